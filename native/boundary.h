@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The whole of what Python may ask of C.
+ *
+ * This text is read twice: by the C compiler (through slk.h) and by cffi (as its cdef), so the two sides cannot
+ * disagree. It may hold declarations and plain numeric #defines only; cffi understands no other preprocessing.
+ *
+ * Every function returns a result >= 0, or -errno. Nothing here prints; only *_create allocates, and only
+ * *_destroy releases. Output parameters come last, are named ret_*, and are written only on success. Python has
+ * released the GIL for the length of the call.
+ */
+
+#define SLK_PATH_MAX 4096
+#define SLK_CALLS_MAX 1024
+#define SLK_BATCH_MAX 64
+#define SLK_RLIMITS_MAX 16
+#define SLK_GROUPS_MAX 64
+
+/* ---- kernel.c: what this kernel has ---------------------------------------------------------------------- */
+
+/* struct seccomp_notif_sizes, seccomp_unotify(2); all in bytes. */
+struct slk_notif_sizes {
+	uint16_t request;
+	uint16_t response;
+	uint16_t data;
+};
+
+int slk_notif_sizes(struct slk_notif_sizes *ret_sizes);
+
+/* The Landlock ABI version (landlock(7)), or -errno: -ENOSYS without Landlock, -EOPNOTSUPP when it is off. */
+int slk_landlock_abi(void);
+/* A ruleset descriptor. The masks are struct landlock_ruleset_attr's. */
+int slk_landlock_create(uint64_t handled_fs, uint64_t handled_net, uint64_t scoped);
+int slk_landlock_add_path(int ruleset_fd, int path_fd, uint64_t access);
+int slk_landlock_add_port(int ruleset_fd, uint64_t port, uint64_t access);
+/* For probes only: restricts the calling thread for ever. */
+int slk_landlock_restrict(int ruleset_fd);
+
+/* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
+
+/* Where a process was when it failed; Python has the words, C has the number. */
+enum slk_stage {
+	SLK_STAGE_NONE,
+	SLK_STAGE_FORK,
+	SLK_STAGE_SUBREAPER,
+	SLK_STAGE_NO_NEW_PRIVS,
+	SLK_STAGE_SIGNAL_SCOPE,
+	SLK_STAGE_DESCRIPTORS,
+	SLK_STAGE_SIGNALS,
+	SLK_STAGE_SESSION,
+	SLK_STAGE_TERMINAL,
+	SLK_STAGE_STDIO,
+	SLK_STAGE_DIRECTORY,
+	SLK_STAGE_CAPABILITIES,
+	SLK_STAGE_LANDLOCK,
+	SLK_STAGE_RLIMITS,
+	SLK_STAGE_SECCOMP,
+	SLK_STAGE_HANDOVER,
+	SLK_STAGE_EXEC,
+};
+
+struct slk_rlimit {
+	int32_t resource;
+	uint64_t soft;
+	uint64_t hard;
+};
+
+/* Everything that happens between fork and exec, decided beforehand. */
+struct slk_launch_plan {
+	const char *executable; /* absolute; execve(2) */
+	char *const *argv;
+	char *const *envp;
+	const char *directory; /* NULL: stay */
+	const void *filter;    /* struct sock_filter[filter_length] */
+	uint16_t filter_length;
+	uint8_t wait_killable; /* SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV */
+	uint8_t scope_signals; /* init confines its own signals to its descendants */
+	uint8_t new_session;   /* setsid(2), and stdio[0] becomes the controlling terminal when it is one */
+	uint8_t drop_capabilities;
+	int32_t stdio[3];   /* -1: inherit */
+	int32_t ruleset_fd; /* -1: no Landlock */
+	int32_t umask;      /* -1: inherit */
+	uint64_t kept_capabilities;
+	uint64_t blocked_signals; /* the program's signal mask: bit n-1 is signal n */
+	uint32_t rlimit_count;
+	struct slk_rlimit rlimits[16];
+};
+
+enum slk_report_kind {
+	SLK_REPORT_STARTED,   /* pid: the program, before exec */
+	SLK_REPORT_LISTENER,  /* fd: the seccomp listener, from the program-to-be */
+	SLK_REPORT_FAILED,    /* stage, error */
+	SLK_REPORT_STOPPED,   /* signal */
+	SLK_REPORT_CONTINUED,
+	SLK_REPORT_EXITED,    /* status: as wait(2) gives it */
+	SLK_REPORT_DONE,      /* nothing of the sandbox is left; usage of all that was reaped */
+	SLK_REPORT_GONE,      /* init has closed its end */
+};
+
+struct slk_report {
+	int32_t kind;
+	int32_t pid;
+	int32_t stage;
+	int32_t error;
+	int32_t status;
+	int32_t fd;
+	uint64_t user_us;
+	uint64_t system_us;
+	uint64_t peak_rss_bytes;
+	uint64_t reaped;
+};
+
+enum slk_order_kind {
+	SLK_ORDER_SIGNAL, /* to the program */
+	SLK_ORDER_SIGNAL_GROUP, /* to the program's process group */
+	SLK_ORDER_KILL,   /* everything, now */
+};
+
+struct slk_order {
+	int32_t kind;
+	int32_t signal;
+};
+
+/* Fork init, which forks the program. Returns init's pid; ret_control_fd is the leash: when its last duplicate
+ * closes, everything in the sandbox dies. */
+int slk_launch(const struct slk_launch_plan *plan, int *ret_control_fd);
+/* One report, if there is one: 1, or 0 when none came within timeout_ms (-1: for ever). */
+int slk_report_read(int control_fd, int timeout_ms, struct slk_report *ret_report);
+int slk_order_send(int control_fd, const struct slk_order *order);
+/* A descriptor that becomes readable when one of the signals arrives; the caller's thread blocks them. */
+int slk_signal_fd(uint64_t signals);
+/* One signal from it: its number, 0 if none; ret_code is si_code, ret_pid the sender. */
+int slk_signal_read(int signal_fd, int32_t *ret_code, int32_t *ret_pid);
+/* Close every descriptor >= first, by method 0: cascade, 1: close_range, 2: getdents64, 3: brute force. */
+int slk_close_from(int first, int method);
+
+/* ---- memory.c: the program's memory ---------------------------------------------------------------------- */
+
+/* A NUL-ended string of at most capacity-1 bytes; its length. -ENAMETOOLONG without a NUL in reach. */
+int slk_read_string(int tid, uint64_t address, uint32_t capacity, char *ret_text);
+/* Exactly size bytes or -EFAULT. */
+int slk_read_memory(int tid, uint64_t address, uint32_t size, void *ret_data);
+int slk_write_memory(int tid, uint64_t address, uint32_t size, const void *data);
+
+/* ---- engine.c, fastpath.c: notifications ------------------------------------------------------------------ */
+
+enum slk_treatment {
+	SLK_CALL_NONE,   /* not ours: refused with ENOSYS if it ever comes */
+	SLK_CALL_OPEN,   /* rights by the flags of open(2) */
+	SLK_CALL_PATH,   /* rights fixed by the row */
+	SLK_CALL_SLOW,   /* Python decides */
+	SLK_CALL_REFUSE, /* answered here with refuse_errno, told to Python for the audit; can never continue */
+};
+
+/* One row of the system call table, at the index of its number. Arguments that it lacks are -1. */
+struct slk_call {
+	uint8_t treatment;
+	int8_t dirfd;
+	int8_t path;
+	int8_t flags;
+	int8_t dirfd2;
+	int8_t path2;
+	int16_t refuse_errno;
+	uint32_t need; /* LANDLOCK_ACCESS_FS_* */
+	uint32_t need2;
+};
+
+#define SLK_ZONE_SLOW 1     /* Python decides about this path and what lies beneath, deeper zones apart */
+#define SLK_ZONE_IDENTITY 2 /* the grant holds for this object only: another one under the same name is Python's */
+
+/* What the kernel grants at and beneath a path. */
+struct slk_zone {
+	const char *path; /* absolute, canonical, without a trailing slash ("" is the root) */
+	uint32_t length;
+	uint32_t flags;
+	uint32_t rights; /* LANDLOCK_ACCESS_FS_* */
+	uint64_t device;
+	uint64_t inode;
+};
+
+struct slk_engine_config {
+	const struct slk_call *calls; /* call_count rows; copied */
+	uint32_t call_count;
+	const struct slk_zone *zones; /* zone_count, copied */
+	uint32_t zone_count;
+	uint32_t native_arch;  /* AUDIT_ARCH_* */
+	int32_t openat_nr;     /* the four openers, -1 where the architecture lacks one */
+	int32_t open_nr;
+	int32_t creat_nr;
+	int32_t openat2_nr;
+	int32_t slow_lookups;  /* a path lookup may block (network or user-space file systems are mounted) */
+	int32_t ledger_fd;     /* a memfd of slk_ledger_bytes() bytes */
+};
+
+enum slk_notif_state { SLK_NOTIF_EMPTY, SLK_NOTIF_PENDING, SLK_NOTIF_TERMINAL };
+
+enum slk_reason {
+	SLK_REASON_SLOW,        /* the table says Python */
+	SLK_REASON_ZONE,        /* the path lies where Python decides */
+	SLK_REASON_NOT_GRANTED, /* the kernel grants less than the call needs */
+	SLK_REASON_UNREADABLE,  /* path_error says why the path could not be read */
+	SLK_REASON_REFUSED,     /* answered already */
+	SLK_REASON_LOOKUP,      /* a lookup may block */
+};
+
+struct slk_request {
+	uint64_t notif_id;
+	uint64_t instruction_pointer;
+	uint64_t args[6];
+	int32_t tid;
+	int32_t nr;
+	uint32_t slot;
+	int16_t reason;
+	int16_t path_error; /* errno, 0 when path holds path_length bytes */
+	uint32_t path_length;
+	char path[4096];
+};
+
+struct slk_engine_counts {
+	uint64_t received;
+	uint64_t continued; /* by the fast path */
+	uint64_t refused;   /* by a table row */
+	uint64_t to_python;
+	uint64_t vanished; /* withdrawn before it was received, or gone before it was answered */
+	uint64_t wakes;
+};
+
+struct slk_engine;
+
+uint64_t slk_ledger_bytes(void);
+int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine);
+void slk_engine_destroy(struct slk_engine *engine);
+/* The listener stays the caller's; returns 1 where SYNC_WAKE_UP took, 0 where the kernel lacks it. */
+int slk_engine_attach(struct slk_engine *engine, int listener_fd);
+int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts);
+int slk_listener_state(int listener_fd);
+int slk_notif_id_valid(int listener_fd, uint64_t notif_id);
+/* Receive all that is queued, answer what the fast path can, put the rest into batch. Returns the state. */
+int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count);
+/* Wait in C: drain until Python is needed (a batch, the listener's end, epoll_fd readable, timeout, new threads). */
+int slk_pump(struct slk_engine *engine, int epoll_fd, int64_t timeout_us, struct slk_request *batch,
+	     uint32_t capacity, uint32_t *ret_count);
+/* Threads that asked for the first time since the last call: how many were copied. */
+int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity);
+void slk_forget_thread(struct slk_engine *engine, int32_t tid);
+
+/* Answers. The slot is free afterwards whatever is returned; -ENOENT: the caller is gone. */
+int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error);
+int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value);
+/* -EPERM, and the program gets EPERM, for a call whose row says refuse. */
+int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
+/* Injects a duplicate of fd; its number there. When that fails the program gets the errno. */
+int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
+int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
+
+/* For tests and doctor: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
+int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
+
+/* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
+
+struct slk_identity {
+	uint32_t fsuid;
+	uint32_t fsgid;
+	uint32_t group_count;
+	uint32_t groups[64];
+};
+
+/* openat2(2) by this thread as that identity (NULL: as ourselves). Returns the descriptor. */
+int slk_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve,
+		const struct slk_identity *identity);
+/* Take the identity on in this thread until slk_identity_leave; every call between is short and cannot block. */
+int slk_identity_enter(const struct slk_identity *identity);
+int slk_identity_leave(void);
+
+/* fchownat(2) with AT_EMPTY_PATH: works on an O_PATH descriptor of a symbolic link too. -1: leave as it is. */
+int slk_fchownat_empty(int fd, uint32_t uid, uint32_t gid);
+int slk_fchmodat(int dirfd, const char *path, uint32_t mode, int follow);
+int slk_setxattr(const char *path, const char *name, const void *value, uint64_t size, int flags, int follow);
+int slk_getxattr(const char *path, const char *name, void *value, uint64_t size, int follow);
+int slk_listxattr(const char *path, char *list, uint64_t size, int follow);
+int slk_removexattr(const char *path, const char *name, int follow);
+int slk_inotify_add_watch(int fd, const char *path, uint32_t mask);
+int slk_utimensat(int dirfd, const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns,
+		  int flags);

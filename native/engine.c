@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Notifications: receive, put into the ledger, answer.
+ *
+ * RECV ignores O_NONBLOCK and blocks on an empty queue, so every RECV is preceded by a poll. A signal withdraws a
+ * notification that has not been received yet and the program sees EINTR, so everything queued is received before
+ * anything is handled. Each received notification owns a slot of the ledger until it is answered, once.
+ */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <errno.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A process that lives shorter than this is never registered: nothing about it could still be asked. */
+#define NEW_THREADS_AFTER_NS 5000000u
+
+uint64_t slk_ledger_bytes(void)
+{
+	return sizeof(struct slk_slot) * SLK_SLOTS_MAX;
+}
+
+int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine)
+{
+	struct slk_engine *engine;
+	void *slots;
+	int result;
+
+	if (config->call_count > SLK_CALLS_MAX)
+		return -E2BIG;
+	slots = mmap(NULL, slk_ledger_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, config->ledger_fd, 0);
+	if (slots == MAP_FAILED)
+		return -errno;
+	engine = calloc(1, sizeof(*engine));
+	if (!engine) {
+		munmap(slots, slk_ledger_bytes());
+		return -ENOMEM;
+	}
+	engine->slots = slots;
+	engine->listener_fd = -1;
+	engine->native_arch = config->native_arch;
+	engine->openat_nr = config->openat_nr;
+	engine->open_nr = config->open_nr;
+	engine->creat_nr = config->creat_nr;
+	engine->openat2_nr = config->openat2_nr;
+	engine->slow_lookups = config->slow_lookups;
+	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
+	result = slk_zones_create(config->zones, config->zone_count, &engine->zones);
+	if (result < 0) {
+		slk_engine_destroy(engine);
+		return result;
+	}
+	*ret_engine = engine;
+	return 0;
+}
+
+void slk_engine_destroy(struct slk_engine *engine)
+{
+	if (!engine)
+		return;
+	slk_zones_destroy(engine->zones);
+	munmap(engine->slots, slk_ledger_bytes());
+	free(engine);
+}
+
+static void set_sync(struct slk_engine *engine, int on)
+{
+	if (!engine->sync_wake_up || engine->sync_now == on)
+		return;
+	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+		  on ? SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP : 0UL) == 0)
+		engine->sync_now = on;
+}
+
+int slk_engine_attach(struct slk_engine *engine, int listener_fd)
+{
+	engine->listener_fd = listener_fd;
+	engine->sync_now = 0;
+	engine->sync_wake_up = 1;
+	set_sync(engine, 1);
+	engine->sync_wake_up = engine->sync_now; /* Linux 6.6; slower without */
+	return engine->sync_wake_up;
+}
+
+int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts)
+{
+	*ret_counts = engine->counts;
+	return 0;
+}
+
+int slk_listener_state(int listener_fd)
+{
+	struct pollfd listener = {listener_fd, POLLIN, 0};
+	int ready;
+
+	do
+		ready = poll(&listener, 1, 0);
+	while (ready < 0 && errno == EINTR);
+	if (ready < 0)
+		return -errno;
+	if (listener.revents & POLLIN)
+		return SLK_NOTIF_PENDING;
+	/* HUP: the last task with the filter is a zombie. ERR, NVAL: never again anything to receive. */
+	return listener.revents ? SLK_NOTIF_TERMINAL : SLK_NOTIF_EMPTY;
+}
+
+int slk_notif_id_valid(int listener_fd, uint64_t notif_id)
+{
+	return ioctl(listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id) < 0 ? -errno : 1;
+}
+
+static int valid(const struct slk_engine *engine, uint64_t notif_id)
+{
+	return ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id) == 0;
+}
+
+/* ---- answers: the one place that writes to the listener ---- */
+
+static struct slk_slot *slot_in_use(struct slk_engine *engine, uint32_t slot)
+{
+	if (slot >= SLK_SLOTS_MAX || engine->slots[slot].phase == SLK_PHASE_FREE)
+		return NULL;
+	return &engine->slots[slot];
+}
+
+static void release(struct slk_slot *slot)
+{
+	slot->notif_id = 0;
+	slot->phase = SLK_PHASE_FREE;
+}
+
+static int send_response(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags)
+{
+	struct seccomp_notif_resp response = {.id = notif_id, .val = value, .error = error, .flags = flags};
+
+	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SEND, &response) == 0)
+		return 0;
+	if (errno == ENOENT)
+		engine->counts.vanished++;
+	return -errno;
+}
+
+static int answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t error, uint32_t flags)
+{
+	struct slk_slot *slot = slot_in_use(engine, index);
+	int result;
+
+	if (!slot)
+		return -EBADSLT;
+	slot->value = value;
+	slot->error = error;
+	slot->phase = SLK_PHASE_PREPARED;
+	result = send_response(engine, slot->notif_id, value, error, flags);
+	release(slot);
+	return result;
+}
+
+int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error)
+{
+	/* Beyond MAX_ERRNO the kernel clamps, and 0 would be success. */
+	if (error <= 0 || error > 4095)
+		error = EIO;
+	return answer(engine, slot, 0, -error, 0);
+}
+
+int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value)
+{
+	return answer(engine, slot, value, 0, 0);
+}
+
+int slk_answer_continue(struct slk_engine *engine, uint32_t index)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+	uint8_t treatment;
+
+	if (!slot)
+		return -EBADSLT;
+	treatment = engine->calls[slot->nr].treatment;
+	if (treatment == SLK_CALL_REFUSE || treatment == SLK_CALL_NONE) {
+		answer(engine, index, 0, -EPERM, 0);
+		return -EPERM;
+	}
+	return answer(engine, index, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+}
+
+int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
+{
+	struct slk_slot *slot = slot_in_use(engine, index);
+	struct seccomp_notif_addfd injection = {
+		.flags = SECCOMP_ADDFD_FLAG_SEND,
+		.srcfd = (uint32_t)fd,
+		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
+	};
+	int number;
+
+	if (!slot)
+		return -EBADSLT;
+	injection.id = slot->notif_id;
+	slot->phase = SLK_PHASE_PREPARED;
+	number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+	if (number >= 0) {
+		release(slot);
+		return number;
+	}
+	if (errno == ENOENT) {
+		engine->counts.vanished++;
+		release(slot);
+		return -ENOENT;
+	}
+	number = -errno; /* EMFILE is the program's own limit and its to see */
+	answer(engine, index, 0, number == -EMFILE ? -EMFILE : -EIO, 0);
+	return number;
+}
+
+int slk_answer_alive(struct slk_engine *engine, uint32_t index)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+
+	if (!slot)
+		return -EBADSLT;
+	return valid(engine, slot->notif_id) ? 1 : -ENOENT;
+}
+
+/* ---- threads seen for the first time ---- */
+
+static void notice_thread(struct slk_engine *engine, int32_t tid)
+{
+	int32_t *seen = &engine->seen[(uint32_t)tid % SLK_SEEN_MAX];
+
+	if (*seen == tid)
+		return;
+	*seen = tid;
+	if (engine->new_count == SLK_NEW_MAX)
+		return; /* the next notification of a thread that was displaced brings it back */
+	if (engine->new_count == 0)
+		engine->new_since_ns = slk_now_ns();
+	engine->new_tids[engine->new_count++] = tid;
+}
+
+int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity)
+{
+	uint32_t count = engine->new_count < capacity ? engine->new_count : capacity;
+
+	memcpy(ret_tids, engine->new_tids, count * sizeof(*ret_tids));
+	memmove(engine->new_tids, engine->new_tids + count, (engine->new_count - count) * sizeof(*ret_tids));
+	engine->new_count -= count;
+	return (int)count;
+}
+
+void slk_forget_thread(struct slk_engine *engine, int32_t tid)
+{
+	int32_t *seen = &engine->seen[(uint32_t)tid % SLK_SEEN_MAX];
+
+	if (*seen == tid)
+		*seen = 0;
+}
+
+/* ---- receiving ---- */
+
+static struct slk_slot *take_slot(struct slk_engine *engine)
+{
+	for (uint32_t tries = 0; tries < SLK_SLOTS_MAX; tries++) {
+		struct slk_slot *slot = &engine->slots[engine->next_slot];
+
+		engine->next_slot = (engine->next_slot + 1) % SLK_SLOTS_MAX;
+		if (slot->phase == SLK_PHASE_FREE)
+			return slot;
+	}
+	return NULL;
+}
+
+/* 1: request is filled and owns a slot; 0: nothing to handle (vanished, or refused for want of a slot). */
+static int receive(struct slk_engine *engine, struct slk_request *request)
+{
+	struct seccomp_notif notif;
+	struct slk_slot *slot;
+
+	memset(&notif, 0, sizeof(notif)); /* the kernel insists */
+	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_RECV, &notif) < 0) {
+		engine->counts.vanished++; /* ENOENT: withdrawn meanwhile; EINTR: the poll will tell again */
+		return 0;
+	}
+	engine->counts.received++;
+	slot = take_slot(engine);
+	/* A thread that our pid namespace does not show has number 0: never act on it. */
+	if (!slot || (int32_t)notif.pid <= 0 || notif.data.arch != engine->native_arch || notif.data.nr < 0 ||
+	    notif.data.nr >= SLK_CALLS_MAX) {
+		send_response(engine, notif.id, 0, slot ? -ENOSYS : -ENOMEM, 0);
+		engine->counts.refused++;
+		return 0;
+	}
+	slot->notif_id = notif.id;
+	memcpy(slot->args, notif.data.args, sizeof(slot->args));
+	slot->tid = (int32_t)notif.pid;
+	slot->nr = notif.data.nr;
+	slot->phase = SLK_PHASE_RECEIVED;
+	request->notif_id = notif.id;
+	request->instruction_pointer = notif.data.instruction_pointer;
+	memcpy(request->args, notif.data.args, sizeof(request->args));
+	request->tid = (int32_t)notif.pid;
+	request->nr = notif.data.nr;
+	request->slot = (uint32_t)(slot - engine->slots);
+	request->path_error = 0;
+	request->path_length = 0;
+	return 1;
+}
+
+/* 1: Python has something to do with it. */
+static int handle(struct slk_engine *engine, struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+
+	notice_thread(engine, request->tid);
+	switch (row->treatment) {
+	case SLK_CALL_OPEN:
+	case SLK_CALL_PATH:
+		if (slk_fast_call(engine, request) != 0)
+			break;
+		if (!valid(engine, request->notif_id)) { /* what we read may have been a stranger's */
+			release(&engine->slots[request->slot]);
+			engine->counts.vanished++;
+			return 0;
+		}
+		engine->counts.continued++;
+		answer(engine, request->slot, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+		return 0;
+	case SLK_CALL_SLOW:
+		request->reason = SLK_REASON_SLOW;
+		break;
+	case SLK_CALL_REFUSE:
+		request->reason = SLK_REASON_REFUSED;
+		engine->counts.refused++;
+		answer(engine, request->slot, 0, -row->refuse_errno, 0);
+		break;
+	default:
+		engine->counts.refused++;
+		answer(engine, request->slot, 0, -ENOSYS, 0);
+		return 0;
+	}
+	engine->counts.to_python++;
+	return 1;
+}
+
+/* Without the unused rest of the path: it is most of the structure. */
+static void move_request(struct slk_request *to, const struct slk_request *from)
+{
+	memcpy(to, from, offsetof(struct slk_request, path) + from->path_length);
+}
+
+int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count)
+{
+	uint32_t kept = 0;
+
+	for (;;) {
+		uint32_t end = kept;
+		int state = SLK_NOTIF_EMPTY;
+
+		while (end < capacity) {
+			state = slk_listener_state(engine->listener_fd);
+			if (state != SLK_NOTIF_PENDING)
+				break;
+			end += (uint32_t)receive(engine, &batch[end]);
+		}
+		/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
+		set_sync(engine, end - kept <= 1);
+		for (uint32_t i = kept; i < end; i++) {
+			if (!handle(engine, &batch[i]))
+				continue;
+			if (kept != i)
+				move_request(&batch[kept], &batch[i]);
+			kept++;
+		}
+		if (state != SLK_NOTIF_PENDING || kept == capacity) {
+			*ret_count = kept;
+			return state;
+		}
+	}
+}
+
+static int64_t until_new_threads(const struct slk_engine *engine)
+{
+	uint64_t now = slk_now_ns();
+	uint64_t due = engine->new_since_ns + NEW_THREADS_AFTER_NS;
+
+	return due > now ? (int64_t)(due - now) : 0;
+}
+
+static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t timeout_ns)
+{
+	struct timespec limit;
+
+	if (engine->new_count) {
+		int64_t due = until_new_threads(engine);
+
+		if (timeout_ns < 0 || due < timeout_ns)
+			timeout_ns = due;
+	}
+	limit.tv_sec = timeout_ns / 1000000000;
+	limit.tv_nsec = timeout_ns % 1000000000;
+	engine->counts.wakes++;
+	return ppoll(waiting, 2, timeout_ns < 0 ? NULL : &limit, NULL);
+}
+
+int slk_pump(struct slk_engine *engine, int epoll_fd, int64_t timeout_us, struct slk_request *batch, uint32_t capacity,
+	     uint32_t *ret_count)
+{
+	uint64_t end_ns = timeout_us < 0 ? 0 : slk_now_ns() + (uint64_t)timeout_us * 1000u;
+	struct pollfd waiting[2] = {{engine->listener_fd, POLLIN, 0}, {epoll_fd, POLLIN, 0}};
+
+	for (;;) {
+		int64_t left = -1;
+		int state = SLK_NOTIF_EMPTY;
+		uint32_t count = 0;
+		int ready;
+
+		if (timeout_us >= 0) {
+			uint64_t now = slk_now_ns();
+
+			left = now < end_ns ? (int64_t)(end_ns - now) : 0;
+		}
+		ready = wait_for(engine, waiting, left);
+		if (ready < 0 && errno != EINTR)
+			return -errno;
+		if (ready > 0 && waiting[0].revents)
+			state = slk_drain(engine, batch, capacity, &count);
+		if (state < 0)
+			return state;
+		if (count || state == SLK_NOTIF_TERMINAL || ready <= 0 || waiting[1].revents ||
+		    (engine->new_count && until_new_threads(engine) == 0)) {
+			*ret_count = count;
+			return state;
+		}
+	}
+}

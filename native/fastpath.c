@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The calls that C lets the kernel judge by itself.
+ *
+ * The fast path only ever says "continue", and only where Landlock is the one that decides: it cannot grant anything.
+ * What it must get right is which calls Python wants to see: those below /proc (answered with opened objects), on the
+ * spine of a hole, and those that Landlock is going to refuse (they belong in the audit log). So it may keep what it
+ * judged for a moment, by a hash of the path: a stale or colliding entry can only let the kernel decide.
+ */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef LANDLOCK_ACCESS_FS_TRUNCATE
+#define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)
+#endif
+#define JUDGED_FOR_NS 250000000u
+
+static uint64_t judged_key(const struct slk_walk *walk, uint32_t need, int follow)
+{
+	uint64_t path = walk->count ? walk->hashes[walk->count - 1] : 1;
+
+	return (path ^ ((uint64_t)need << 1 | (uint64_t)(follow != 0))) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+}
+
+static struct slk_judged *judged_entry(struct slk_engine *engine, uint64_t key)
+{
+	return &engine->judged[(key >> 40) % SLK_JUDGED_MAX];
+}
+
+/* The grant was given to an object; a new one that took over its name has none. */
+static int same_object(const struct slk_zone *zone)
+{
+	struct stat now;
+
+	if (!(zone->flags & SLK_ZONE_IDENTITY))
+		return 1;
+	return stat(zone->path, &now) == 0 && now.st_dev == zone->device && now.st_ino == zone->inode;
+}
+
+/* 0 or reason + 1. */
+static int judge_text(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need)
+{
+	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
+
+	if (!zone)
+		return SLK_REASON_NOT_GRANTED + 1;
+	if (zone->flags & SLK_ZONE_SLOW)
+		return SLK_REASON_ZONE + 1;
+	if ((zone->rights & need) != need)
+		return SLK_REASON_NOT_GRANTED + 1;
+	if (!same_object(zone))
+		return SLK_REASON_ZONE + 1;
+	return 0;
+}
+
+static int open_path(const struct slk_walk *walk, uint64_t flags, uint64_t resolve)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve};
+	long fd = syscall(SYS_openat2, AT_FDCWD, walk->count ? walk->text : "/", &how, sizeof(how));
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
+/* The path as the kernel sees it now, through every symbolic link. */
+static int canonical(const struct slk_walk *walk, int follow, struct slk_walk *ret_walk)
+{
+	char link[64], text[SLK_PATH_MAX];
+	ssize_t length;
+	int fd = open_path(walk, follow ? 0 : O_NOFOLLOW, 0);
+
+	if (fd < 0)
+		return fd;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	length = readlink(link, text, sizeof(text));
+	close(fd);
+	if (length <= 0 || length == (ssize_t)sizeof(text) || text[0] != '/')
+		return -EINVAL; /* a pipe, a socket: Python's */
+	return slk_walk_set(ret_walk, "", 0, text, (uint32_t)length);
+}
+
+/* Look whether a symbolic link leads the path elsewhere. */
+static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+			int *ret_settled)
+{
+	struct slk_walk real;
+	int result;
+	int fd;
+
+	*ret_settled = 0;
+	fd = open_path(walk, follow ? 0 : O_NOFOLLOW,
+		       RESOLVE_NO_SYMLINKS | (engine->slow_lookups ? RESOLVE_CACHED : 0));
+	if (fd == -EAGAIN)
+		return SLK_REASON_LOOKUP + 1;
+	if (fd >= 0) {
+		close(fd);
+		*ret_settled = 1;
+		return 0;
+	}
+	if (fd != -ELOOP)
+		return 0; /* the kernel will find the same error */
+	if (engine->slow_lookups)
+		return SLK_REASON_LOOKUP + 1;
+	result = canonical(walk, follow, &real);
+	if (result == -EINVAL)
+		return SLK_REASON_ZONE + 1;
+	if (result < 0)
+		return 0;
+	*ret_settled = 1;
+	return judge_text(engine, &real, need);
+}
+
+int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
+{
+	uint64_t key = judged_key(walk, need, follow);
+	struct slk_judged *judged = judged_entry(engine, key);
+	uint64_t now = slk_now_ns();
+	int settled, result;
+
+	if (judged->key == key && judged->expires_ns > now)
+		return 0;
+	result = judge_text(engine, walk, need);
+	if (result)
+		return result;
+	result = judge_object(engine, walk, need, follow, &settled);
+	if (result == 0 && settled)
+		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS};
+	return result;
+}
+
+/* What Landlock asks for, from the flags of open(2). O_PATH asks for nothing (landlock(7)). */
+static uint32_t open_rights(uint64_t flags)
+{
+	uint32_t rights = 0;
+	uint64_t mode = flags & O_ACCMODE;
+
+	if (flags & O_PATH)
+		return 0;
+	if (mode == O_RDONLY || mode == O_RDWR)
+		rights |= LANDLOCK_ACCESS_FS_READ_FILE;
+	if (mode == O_WRONLY || mode == O_RDWR)
+		rights |= LANDLOCK_ACCESS_FS_WRITE_FILE;
+	if ((flags & (O_DIRECTORY | O_TMPFILE)) == O_DIRECTORY)
+		rights = LANDLOCK_ACCESS_FS_READ_DIR;
+	return rights;
+}
+
+static int base_of(const struct slk_request *request, int argument, char *base, uint32_t *ret_length)
+{
+	int dirfd = argument < 0 ? AT_FDCWD : (int)(int32_t)request->args[argument];
+	char link[64];
+	ssize_t length;
+
+	if (dirfd == AT_FDCWD)
+		snprintf(link, sizeof(link), "/proc/%d/cwd", request->tid);
+	else
+		snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, dirfd);
+	length = readlink(link, base, SLK_PATH_MAX);
+	if (length <= 0 || length >= SLK_PATH_MAX || base[0] != '/')
+		return -EINVAL;
+	*ret_length = (uint32_t)length;
+	return 0;
+}
+
+static int judge_path(struct slk_engine *engine, const struct slk_request *request, int dirfd_argument,
+		      const char *path, uint32_t length, uint32_t need, int follow)
+{
+	struct slk_walk walk;
+	char base[SLK_PATH_MAX];
+	uint32_t base_length = 0;
+
+	if (length == 0)
+		return SLK_REASON_ZONE + 1; /* ENOENT or AT_EMPTY_PATH: rare */
+	if (path[0] != '/' && base_of(request, dirfd_argument, base, &base_length) < 0)
+		return SLK_REASON_ZONE + 1;
+	if (slk_walk_set(&walk, base, base_length, path, length) < 0)
+		return SLK_REASON_ZONE + 1;
+	return slk_fast_judge(engine, &walk, need, follow);
+}
+
+static int open_flags(const struct slk_engine *engine, const struct slk_request *request, uint64_t *ret_flags)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+
+	if (request->nr == engine->creat_nr)
+		*ret_flags = O_CREAT | O_WRONLY | O_TRUNC;
+	else if (request->nr == engine->openat2_nr)
+		return slk_read_memory(request->tid, request->args[row->flags], sizeof(*ret_flags), ret_flags);
+	else
+		*ret_flags = (uint32_t)request->args[row->flags];
+	return 0;
+}
+
+static int read_path(struct slk_request *request, int argument)
+{
+	int length = slk_read_string(request->tid, request->args[argument], SLK_PATH_MAX, request->path);
+
+	if (length < 0) {
+		request->path_error = (int16_t)-length;
+		return SLK_REASON_UNREADABLE + 1;
+	}
+	request->path_length = (uint32_t)length;
+	return 0;
+}
+
+static int judge_open(struct slk_engine *engine, struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	uint64_t flags = 0;
+	int result = open_flags(engine, request, &flags);
+
+	if (result < 0) {
+		request->path_error = (int16_t)-result;
+		return SLK_REASON_UNREADABLE + 1;
+	}
+	result = read_path(request, row->path);
+	if (result || (flags & O_PATH))
+		return result;
+	return judge_path(engine, request, row->dirfd, request->path, request->path_length, open_rights(flags),
+			  !(flags & O_NOFOLLOW));
+}
+
+static int judge_second(struct slk_engine *engine, struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	char path[SLK_PATH_MAX];
+	int length = slk_read_string(request->tid, request->args[row->path2], SLK_PATH_MAX, path);
+
+	if (length < 0) {
+		request->path_error = (int16_t)-length;
+		return SLK_REASON_UNREADABLE + 1;
+	}
+	return judge_path(engine, request, row->dirfd2, path, (uint32_t)length, row->need2, 0);
+}
+
+static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	/* Names are made, moved and removed as they are; what is executed or truncated is what they lead to. */
+	int follow = (row->need & (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_TRUNCATE)) != 0;
+	int result = read_path(request, row->path);
+
+	if (result)
+		return result;
+	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, row->need, follow);
+	if (result || row->path2 < 0)
+		return result;
+	return judge_second(engine, request);
+}
+
+/* 0: continue; else request->reason is set and Python decides. */
+int slk_fast_call(struct slk_engine *engine, struct slk_request *request)
+{
+	int result;
+
+	if (engine->calls[request->nr].treatment == SLK_CALL_OPEN)
+		result = judge_open(engine, request);
+	else
+		result = judge_fixed(engine, request);
+	if (result)
+		request->reason = (int16_t)(result - 1);
+	return result;
+}
+
+int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow)
+{
+	struct slk_walk walk;
+
+	if (slk_walk_set(&walk, "", 0, path, (uint32_t)strlen(path)) < 0)
+		return 0;
+	return slk_fast_judge(engine, &walk, need, follow) == 0;
+}

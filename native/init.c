@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * init: the subreaper of one sandbox, and the end of everything in it.
+ *
+ * It is a fork of the supervisor that never executes anything, so it holds no descriptor but the control socket.
+ * Every descendant whose parent dies becomes its child (PR_SET_CHILD_SUBREAPER, prctl(2)). When the control socket
+ * hangs up (the supervisor and whoever kept a duplicate are dead) or the program ends, it kills all and reaps all.
+ *
+ * How it kills: before forking it enters a Landlock domain of its own that does nothing but scope signals
+ * (LANDLOCK_SCOPE_SIGNAL): from then on it can signal only itself and what descends from it. kill(-1, SIGKILL) is
+ * then exactly "everything in the sandbox", and atomic: the kernel walks all processes under tasklist_lock, and a
+ * fork that is under way fails on the pending SIGKILL (kernel/fork.c, copy_process). No fork storm, setsid or double
+ * fork escapes it. The program lives in a domain nested in this one, so it cannot signal init.
+ * Where the kernel has no such scope, init walks its tree again and again instead.
+ */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct init {
+	int control_fd;
+	int signal_fd;
+	int scoped; /* proven: we cannot signal our parent */
+	pid_t program;
+	int exited;
+	uint64_t reaped;
+};
+
+static _Noreturn void give_up(int control_fd, enum slk_stage stage, int error)
+{
+	slk_report_failure(control_fd, stage, error);
+	_exit(125);
+}
+
+/* The proof that kill(-1) is safe: what we could signal before, we can no longer. */
+static int scope_signals(void)
+{
+	int ruleset = slk_landlock_create(0, 0, SLK_LANDLOCK_SCOPE_SIGNAL);
+	int result;
+
+	if (ruleset < 0)
+		return ruleset;
+	if (kill(getppid(), 0) < 0)
+		return -errno; /* then the test after it would prove nothing */
+	result = slk_landlock_restrict(ruleset);
+	close(ruleset);
+	if (result < 0)
+		return result;
+	if (kill(getppid(), 0) == 0 || errno != EPERM)
+		return -ENOTRECOVERABLE;
+	return 0;
+}
+
+/* The parent of a process, from /proc/<pid>/stat: the second field after the last ')'. */
+static pid_t parent_of(const char *pid)
+{
+	char path[64], text[512];
+	const char *after;
+	ssize_t got;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (got <= 0)
+		return -1;
+	text[got] = '\0';
+	after = strrchr(text, ')');
+	return after && strlen(after) > 4 ? (pid_t)atoi(after + 4) : -1;
+}
+
+struct raw_dirent { /* struct linux_dirent64, getdents64(2) */
+	uint64_t inode;
+	int64_t offset;
+	unsigned short length;
+	unsigned char type;
+	char name[];
+};
+
+/* One pass: SIGKILL every child of ours. Orphans become our children, so passes reach every depth. */
+static void kill_children_once(void)
+{
+	_Alignas(struct raw_dirent) char buffer[8192];
+	pid_t self = getpid();
+	int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	long got;
+
+	if (dir < 0)
+		return; /* the caller tries again as long as there are children */
+	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
+		for (long at = 0; at < got;) {
+			const struct raw_dirent *entry = (const void *)(buffer + at);
+
+			at += entry->length;
+			if (entry->name[0] >= '1' && entry->name[0] <= '9' && parent_of(entry->name) == self)
+				kill((pid_t)atoi(entry->name), SIGKILL);
+		}
+	}
+	close(dir);
+}
+
+static void kill_all_and_reap(struct init *init)
+{
+	for (;;) {
+		pid_t pid;
+
+		if (init->scoped)
+			kill(-1, SIGKILL);
+		else
+			kill_children_once();
+		/* With the scope all are dying already; without it only our children are, so look again. */
+		pid = waitpid(-1, NULL, init->scoped ? 0 : WNOHANG);
+		if (pid < 0 && errno == ECHILD)
+			return;
+		if (pid > 0)
+			init->reaped++;
+		if (pid == 0)
+			poll(NULL, 0, 1); /* only on kernels without the scope */
+	}
+}
+
+static void report(const struct init *init, enum slk_report_kind kind, int status)
+{
+	struct slk_report message = {.kind = (int32_t)kind, .pid = init->program, .status = status, .fd = -1};
+
+	slk_report_send(init->control_fd, &message, -1); /* a dead supervisor shows as a hang-up */
+}
+
+static _Noreturn void finish(struct init *init)
+{
+	struct slk_report message = {.kind = SLK_REPORT_DONE, .pid = init->program, .fd = -1};
+	struct rusage usage;
+
+	kill_all_and_reap(init);
+	if (getrusage(RUSAGE_CHILDREN, &usage) == 0) {
+		message.user_us = (uint64_t)usage.ru_utime.tv_sec * 1000000u + (uint64_t)usage.ru_utime.tv_usec;
+		message.system_us = (uint64_t)usage.ru_stime.tv_sec * 1000000u + (uint64_t)usage.ru_stime.tv_usec;
+		message.peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024u;
+	}
+	message.reaped = init->reaped;
+	slk_report_send(init->control_fd, &message, -1);
+	_exit(0);
+}
+
+static void reap(struct init *init)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
+		if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+			if (pid == init->program)
+				report(init, WIFSTOPPED(status) ? SLK_REPORT_STOPPED : SLK_REPORT_CONTINUED,
+				       WIFSTOPPED(status) ? WSTOPSIG(status) : 0);
+			continue;
+		}
+		init->reaped++;
+		if (pid == init->program) {
+			init->exited = 1;
+			report(init, SLK_REPORT_EXITED, status);
+			finish(init);
+		}
+	}
+	if (pid < 0 && errno == ECHILD && !init->exited)
+		finish(init); /* somebody else reaped it: nothing is left to wait for */
+}
+
+static void obey(struct init *init)
+{
+	struct slk_order order;
+	ssize_t got = recv(init->control_fd, &order, sizeof(order), MSG_DONTWAIT);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (got != (ssize_t)sizeof(order))
+		finish(init); /* hang-up, or nothing we understand */
+	if (order.kind == SLK_ORDER_SIGNAL)
+		kill(init->program, order.signal); /* not reaped yet, so the number is still the program's */
+	else if (order.kind == SLK_ORDER_SIGNAL_GROUP)
+		kill(-getpgid(init->program), order.signal);
+	else
+		finish(init);
+}
+
+static _Noreturn void serve(struct init *init)
+{
+	struct pollfd waiting[2] = {{init->control_fd, POLLIN, 0}, {init->signal_fd, POLLIN, 0}};
+
+	for (;;) {
+		struct signalfd_siginfo info;
+
+		if (poll(waiting, 2, -1) < 0)
+			continue; /* EINTR: every signal is blocked, so only a debugger gets here */
+		if (waiting[1].revents) {
+			/* Drained before reaping: a child that dies meanwhile makes it readable again. */
+			while (read(init->signal_fd, &info, sizeof(info)) > 0)
+				;
+			reap(init);
+		}
+		if (waiting[0].revents)
+			obey(init);
+	}
+}
+
+/* Descriptors 0 to 2 stay with the program: a pipe must end when the program closes it, not when we do. */
+static int release_stdio(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return -errno;
+	for (int fd = 0; fd <= 2; fd++)
+		if (dup2(null, fd) < 0)
+			return -errno;
+	if (null > 2)
+		close(null);
+	return 0;
+}
+
+static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		slk_child_main(plan, control_fd);
+	if (pid < 0)
+		give_up(control_fd, SLK_STAGE_FORK, errno);
+	return pid;
+}
+
+_Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
+{
+	struct init init = {.control_fd = control_fd};
+	sigset_t all;
+	int result;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	signal(SIGCHLD, SIG_DFL); /* ignored, it would make children vanish unreaped */
+	prctl(PR_SET_NAME, "sandlockd-init", 0, 0, 0);
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+		give_up(control_fd, SLK_STAGE_SUBREAPER, errno);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		give_up(control_fd, SLK_STAGE_NO_NEW_PRIVS, errno);
+	if (plan->scope_signals && (result = scope_signals()) < 0)
+		give_up(control_fd, SLK_STAGE_SIGNAL_SCOPE, -result);
+	init.scoped = plan->scope_signals;
+	init.program = fork_program(plan, control_fd);
+	if ((result = release_stdio()) < 0)
+		give_up(control_fd, SLK_STAGE_DESCRIPTORS, -result);
+	if (dup3(control_fd, 3, O_CLOEXEC) < 0 && errno != EINVAL) /* EINVAL: it is 3 already */
+		give_up(control_fd, SLK_STAGE_DESCRIPTORS, errno);
+	init.control_fd = 3;
+	if ((result = slk_close_from(4, 0)) < 0)
+		give_up(3, SLK_STAGE_DESCRIPTORS, -result);
+	init.signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (init.signal_fd < 0)
+		give_up(3, SLK_STAGE_SIGNALS, errno);
+	report(&init, SLK_REPORT_STARTED, 0);
+	serve(&init);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLK_H
+#define SLK_H
+
+#include <stdint.h>
+
+#include "boundary.h"
+
+/* Newer than Debian 12's headers (6.1); values from the kernel's uapi headers. */
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+#ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
+#endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
+#endif
+#define SLK_LANDLOCK_SCOPE_SIGNAL (1ULL << 1)
+
+/* struct landlock_ruleset_attr of ABI 6; the one in 6.1's header ends after the first member. */
+struct slk_landlock_attr {
+	uint64_t handled_access_fs;
+	uint64_t handled_access_net;
+	uint64_t scoped;
+};
+
+/* fork has happened, exec has not: async-signal-safe calls only. None of the two returns. */
+_Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd);
+_Noreturn void slk_child_main(const struct slk_launch_plan *plan, int control_fd);
+/* Tell the supervisor what failed. Errors are ignored: if it is gone, the leash has said so already. */
+void slk_report_failure(int control_fd, enum slk_stage stage, int error);
+int slk_report_send(int control_fd, const struct slk_report *report, int passed_fd);
+
+/* ---- the fast path's own parts */
+
+struct slk_paths;
+
+/* An absolute path, normalised by its letters alone, with the hash of each prefix that ends at a component. */
+#define SLK_COMPONENTS_MAX 128
+struct slk_walk {
+	uint32_t length;
+	uint32_t count;
+	uint32_t ends[SLK_COMPONENTS_MAX];
+	uint64_t hashes[SLK_COMPONENTS_MAX];
+	char text[2 * SLK_PATH_MAX];
+};
+
+int slk_walk_set(struct slk_walk *walk, const char *base, uint32_t base_length, const char *path, uint32_t length);
+
+struct slk_zone_table;
+int slk_zones_create(const struct slk_zone *zones, uint32_t count, struct slk_zone_table **ret_table);
+void slk_zones_destroy(struct slk_zone_table *table);
+/* The deepest zone that covers the path, or NULL. */
+const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const struct slk_walk *walk);
+
+/* 0: the kernel's own judgement suffices; else enum slk_reason + 1 says why Python must look. */
+int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
+int slk_fast_call(struct slk_engine *engine, struct slk_request *request);
+
+struct slk_judged {
+	uint64_t key;
+	uint64_t expires_ns;
+};
+
+#define SLK_JUDGED_MAX 4096
+#define SLK_SEEN_MAX 8192
+#define SLK_NEW_MAX 1024
+
+/* One notification in flight, for whoever takes over after us. */
+struct slk_slot {
+	uint64_t notif_id; /* 0: free (the kernel's ids start at random; 0 is skipped by giving it up) */
+	uint64_t args[6];
+	int32_t tid;
+	int32_t nr;
+	uint32_t phase;
+	int32_t error;
+	int64_t value;
+};
+
+#define SLK_SLOTS_MAX 4096
+enum slk_phase { SLK_PHASE_FREE, SLK_PHASE_RECEIVED, SLK_PHASE_PREPARED };
+
+struct slk_engine {
+	int listener_fd;
+	int sync_wake_up; /* the kernel has it */
+	int sync_now;     /* it is set at this moment */
+	uint32_t native_arch;
+	int32_t openat_nr, open_nr, creat_nr, openat2_nr;
+	int slow_lookups;
+	struct slk_zone_table *zones;
+	struct slk_slot *slots;
+	uint32_t next_slot;
+	uint32_t new_count;
+	uint64_t new_since_ns;
+	struct slk_engine_counts counts;
+	struct slk_call calls[SLK_CALLS_MAX];
+	struct slk_judged judged[SLK_JUDGED_MAX];
+	int32_t seen[SLK_SEEN_MAX];
+	int32_t new_tids[SLK_NEW_MAX];
+};
+
+uint64_t slk_now_ns(void);
+
+#endif /* SLK_H */

@@ -1,0 +1,186 @@
+"""The notification engine: C receives and answers, Python sees what C does not settle.
+
+One Engine serves one listener and is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+EMPTY = lib.SLK_NOTIF_EMPTY
+PENDING = lib.SLK_NOTIF_PENDING
+TERMINAL = lib.SLK_NOTIF_TERMINAL
+
+REASON_SLOW = lib.SLK_REASON_SLOW
+REASON_ZONE = lib.SLK_REASON_ZONE
+REASON_NOT_GRANTED = lib.SLK_REASON_NOT_GRANTED
+REASON_UNREADABLE = lib.SLK_REASON_UNREADABLE
+REASON_REFUSED = lib.SLK_REASON_REFUSED
+REASON_LOOKUP = lib.SLK_REASON_LOOKUP
+
+ZONE_SLOW = lib.SLK_ZONE_SLOW
+ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
+
+# What the kernel grants at and beneath `path` (b"" is the root). `device` and `inode` count with ZONE_IDENTITY.
+Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
+
+Counts = collections.namedtuple("Counts", "received continued refused to_python vanished wakes")
+
+# path: bytes that C read, or None; path_error: the errno of reading it.
+Request = collections.namedtuple(
+    "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
+)
+
+_BATCH = lib.SLK_BATCH_MAX
+_NEW_THREADS = 256
+
+
+class Engine:
+    """Owns the listener, the ledger and the tables of the fast path."""
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[tuple[int, ...]],
+        zones: Iterable[Zone],
+        native_arch: int,
+        openers: tuple[int, int, int, int],
+        slow_lookups: bool,
+    ) -> None:
+        """rows: as kernel/syscalls.py's c_rows. openers: the numbers of open, openat, creat, openat2, -1: none."""
+        self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
+        os.ftruncate(self.ledger.fd, lib.slk_ledger_bytes())
+        config = ffi.new("struct slk_engine_config *")
+        calls = ffi.new("struct slk_call[]", rows)  # each row in the order of the fields
+        config.calls, config.call_count = calls, len(rows)
+        zone_list = list(zones)
+        texts = [ffi.new("char[]", zone.path) for zone in zone_list]
+        native_zones = ffi.new(
+            "struct slk_zone[]",
+            [
+                (text, len(zone.path), zone.flags, zone.rights, zone.device, zone.inode)
+                for text, zone in zip(texts, zone_list, strict=True)
+            ],
+        )
+        config.zones, config.zone_count = native_zones, len(zone_list)
+        config.native_arch = native_arch
+        config.open_nr, config.openat_nr, config.creat_nr, config.openat2_nr = openers
+        config.slow_lookups = slow_lookups
+        config.ledger_fd = self.ledger.fd
+        holder = ffi.new("struct slk_engine **")
+        check(lib.slk_engine_create(config, holder))
+        self._engine = holder[0]
+        self._batch = ffi.new("struct slk_request[]", _BATCH)
+        self._count = ffi.new("uint32_t *")
+        self._tids = ffi.new("int32_t[]", _NEW_THREADS)
+        self.listener: OwnedFd | None = None
+        self.sync_wake_up = False
+
+    def attach(self, listener: OwnedFd) -> None:
+        """Take the listener over."""
+        self.listener = listener
+        self.sync_wake_up = bool(check(lib.slk_engine_attach(self._engine, listener.fd)))
+
+    @property
+    def listener_fd(self) -> int:
+        if self.listener is None:
+            raise ValueError("no listener yet")
+        return self.listener.fd
+
+    def listener_state(self) -> int:
+        return check(lib.slk_listener_state(self.listener_fd))
+
+    def drain(self) -> tuple[int, list[Request]]:
+        """Receive all that is queued: (state, what Python must handle)."""
+        state = check(lib.slk_drain(self._engine, self._batch, _BATCH, self._count))
+        return state, self._requests()
+
+    def pump(self, epoll_fd: int, timeout_s: float | None) -> tuple[int, list[Request]]:
+        """Serve in C until Python is needed, epoll_fd is readable or the time is up (None: for ever)."""
+        timeout_us = -1 if timeout_s is None else min(int(timeout_s * 1e6), 1 << 50)
+        state = check(
+            lib.slk_pump(self._engine, epoll_fd, timeout_us, self._batch, _BATCH, self._count)
+        )
+        return state, self._requests()
+
+    def _requests(self) -> list[Request]:
+        count = self._count[0]
+        return [self._request(self._batch[index]) for index in range(count)] if count else []
+
+    @staticmethod
+    def _request(native: ffi.CData) -> Request:
+        length = native.path_length
+        return Request(
+            native.notif_id,
+            native.tid,
+            native.nr,
+            tuple(native.args),
+            native.slot,
+            native.reason,
+            ffi.unpack(native.path, length) if length else (b"" if not native.path_error else None),
+            native.path_error,
+            native.instruction_pointer,
+        )
+
+    def new_threads(self) -> list[int]:
+        """Thread ids that asked for the first time since the last call."""
+        tids: list[int] = []
+        while True:
+            count = lib.slk_new_threads(self._engine, self._tids, _NEW_THREADS)
+            tids += self._tids[0:count]
+            if count < _NEW_THREADS:
+                return tids
+
+    def forget_thread(self, tid: int) -> None:
+        lib.slk_forget_thread(self._engine, tid)
+
+    # Answers: 0 or more, or -errno (-ENOENT: the caller is gone). Only notify/reply.py calls these.
+
+    def answer_errno(self, slot: int, error: int) -> int:
+        return int(lib.slk_answer_errno(self._engine, slot, error))
+
+    def answer_value(self, slot: int, value: int) -> int:
+        return int(lib.slk_answer_value(self._engine, slot, value))
+
+    def answer_continue(self, slot: int) -> int:
+        return int(lib.slk_answer_continue(self._engine, slot))
+
+    def answer_fd(self, slot: int, fd: int, *, close_on_exec: bool) -> int:
+        return int(lib.slk_answer_fd(self._engine, slot, fd, close_on_exec))
+
+    def alive(self, slot: int) -> bool:
+        """Is the caller still waiting in this call (seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ID_VALID)?"""
+        return bool(lib.slk_answer_alive(self._engine, slot) == 1)
+
+    def would_continue(self, path: bytes, need: int, *, follow: bool = True) -> bool:
+        """What the fast path thinks of an absolute path."""
+        return bool(lib.slk_engine_judge(self._engine, path, need, follow))
+
+    def counts(self) -> Counts:
+        native = ffi.new("struct slk_engine_counts *")
+        check(lib.slk_engine_counts(self._engine, native))
+        return Counts(
+            native.received,
+            native.continued,
+            native.refused,
+            native.to_python,
+            native.vanished,
+            native.wakes,
+        )
+
+    def close(self) -> None:
+        """Release everything. Trapped calls of a program that still lives get ENOSYS from now on."""
+        if self._engine:
+            lib.slk_engine_destroy(self._engine)
+            self._engine = ffi.NULL
+        if self.listener is not None:
+            self.listener.close()
+        self.ledger.close()

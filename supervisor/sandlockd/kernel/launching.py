@@ -1,0 +1,204 @@
+"""Starting a program: the plan as C wants it, the control socket, reports and orders.
+
+What the steps between fork and exec are is native/child.c's and native/init.c's; what a failed step means in words
+is launch/'s.
+"""
+
+from __future__ import annotations
+
+import collections
+
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+STARTED = lib.SLK_REPORT_STARTED
+LISTENER = lib.SLK_REPORT_LISTENER
+FAILED = lib.SLK_REPORT_FAILED
+STOPPED = lib.SLK_REPORT_STOPPED
+CONTINUED = lib.SLK_REPORT_CONTINUED
+EXITED = lib.SLK_REPORT_EXITED
+DONE = lib.SLK_REPORT_DONE
+GONE = lib.SLK_REPORT_GONE
+
+STAGES: tuple[str, ...] = (
+    "none",
+    "fork",
+    "subreaper",
+    "no_new_privs",
+    "signal_scope",
+    "descriptors",
+    "signals",
+    "session",
+    "terminal",
+    "stdio",
+    "directory",
+    "capabilities",
+    "landlock",
+    "rlimits",
+    "seccomp",
+    "handover",
+    "exec",
+)
+
+# kind: one of the constants above. stage: index into STAGES. status: as wait(2) gives it, or a signal number.
+# fd: an OwnedFd or None. user_us, system_us: microseconds. peak_rss_bytes: the largest single process.
+Report = collections.namedtuple(
+    "Report", "kind pid stage error status fd user_us system_us peak_rss_bytes reaped"
+)
+
+
+class Plan:
+    """Everything about the start, by name; see struct slk_launch_plan in native/boundary.h."""
+
+    __slots__ = (
+        "argv",
+        "blocked_signals",
+        "directory",
+        "drop_capabilities",
+        "environment",
+        "executable",
+        "filter_program",
+        "kept_capabilities",
+        "new_session",
+        "rlimits",
+        "ruleset_fd",
+        "scope_signals",
+        "stdio",
+        "umask",
+        "wait_killable",
+    )
+
+    def __init__(
+        self,
+        *,
+        executable: bytes,
+        argv: Sequence[bytes],
+        environment: Mapping[bytes, bytes],
+        filter_program: bytes,
+        ruleset_fd: int = -1,
+        directory: bytes | None = None,
+        stdio: tuple[int, int, int] = (-1, -1, -1),
+        umask: int = -1,
+        wait_killable: bool = True,
+        scope_signals: bool = True,
+        new_session: bool = False,
+        kept_capabilities: int | None = None,
+        blocked_signals: int = 0,
+        rlimits: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        self.executable = executable
+        self.argv = argv
+        self.environment = environment
+        self.filter_program = filter_program
+        self.ruleset_fd = ruleset_fd
+        self.directory = directory
+        self.stdio = stdio
+        self.umask = umask
+        self.wait_killable = wait_killable
+        self.scope_signals = scope_signals
+        self.new_session = new_session
+        self.drop_capabilities = kept_capabilities is not None
+        self.kept_capabilities = kept_capabilities or 0
+        self.blocked_signals = blocked_signals
+        self.rlimits = rlimits
+
+
+def start(plan: Plan) -> tuple[int, OwnedFd]:
+    """Fork init, which forks the program: (init's pid, the control socket, which is the leash)."""
+    keep: list[object] = []
+
+    def text(value: bytes) -> object:
+        cdata = ffi.new("char[]", value)
+        keep.append(cdata)
+        return cdata
+
+    def vector(values: Sequence[bytes]) -> object:
+        cdata = ffi.new("char *[]", [*(text(value) for value in values), ffi.NULL])
+        keep.append(cdata)
+        return cdata
+
+    native = ffi.new("struct slk_launch_plan *")
+    native.executable = text(plan.executable)
+    native.argv = vector(plan.argv)
+    native.envp = vector([name + b"=" + value for name, value in plan.environment.items()])
+    native.directory = ffi.NULL if plan.directory is None else text(plan.directory)
+    native.filter = ffi.from_buffer(plan.filter_program)
+    native.filter_length = len(plan.filter_program) // 8
+    native.wait_killable = plan.wait_killable
+    native.scope_signals = plan.scope_signals
+    native.new_session = plan.new_session
+    native.drop_capabilities = plan.drop_capabilities
+    native.kept_capabilities = plan.kept_capabilities
+    native.stdio = list(plan.stdio)
+    native.ruleset_fd = plan.ruleset_fd
+    native.umask = plan.umask
+    native.blocked_signals = plan.blocked_signals
+    native.rlimit_count = len(plan.rlimits)
+    for index, (resource, soft, hard) in enumerate(plan.rlimits):
+        limit = native.rlimits[index]
+        limit.resource, limit.soft, limit.hard = resource, soft, hard
+    control = ffi.new("int *")
+    init_pid = check(lib.slk_launch(native, control))
+    return init_pid, OwnedFd(control[0])
+
+
+def read_report(control_fd: int, timeout_ms: int = 0) -> Report | None:
+    """The next report, or None when none came in time (-1: wait for ever)."""
+    native = ffi.new("struct slk_report *")
+    while True:
+        result = lib.slk_report_read(control_fd, timeout_ms, native)
+        if result != -4:  # EINTR: a Python signal handler may want to run; poll again
+            break
+    if check(result) == 0:
+        return None
+    return Report(
+        native.kind,
+        native.pid,
+        native.stage,
+        native.error,
+        native.status,
+        OwnedFd(native.fd) if native.fd >= 0 else None,
+        native.user_us,
+        native.system_us,
+        native.peak_rss_bytes,
+        native.reaped,
+    )
+
+
+def _order(control_fd: int, kind: int, signal: int = 0) -> None:
+    native = ffi.new("struct slk_order *")
+    native.kind, native.signal = kind, signal
+    check(lib.slk_order_send(control_fd, native))
+
+
+def order_signal(control_fd: int, signal: int) -> None:
+    """Ask init to signal the program. Raises OSError EPIPE when init is gone."""
+    _order(control_fd, lib.SLK_ORDER_SIGNAL, signal)
+
+
+def order_signal_group(control_fd: int, signal: int) -> None:
+    _order(control_fd, lib.SLK_ORDER_SIGNAL_GROUP, signal)
+
+
+def order_kill(control_fd: int) -> None:
+    """Ask init to end everything in the sandbox now."""
+    _order(control_fd, lib.SLK_ORDER_KILL)
+
+
+def signal_fd(signals: Sequence[int]) -> OwnedFd:
+    """signalfd(2); the caller has blocked the signals."""
+    mask = 0
+    for number in signals:
+        mask |= 1 << (number - 1)
+    return OwnedFd(check(lib.slk_signal_fd(mask)))
+
+
+def read_signal(fd: int) -> tuple[int, int, int] | None:
+    """(number, si_code, sender's pid), or None when there is none."""
+    code, pid = ffi.new("int32_t *"), ffi.new("int32_t *")
+    number = check(lib.slk_signal_read(fd, code, pid))
+    return (number, code[0], pid[0]) if number else None

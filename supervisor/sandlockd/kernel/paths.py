@@ -1,0 +1,187 @@
+"""Paths as the kernel sees them: opened objects, their identity and their real name.
+
+Whoever authorises an access opens the object first (O_PATH), asks here what it is, and acts on that very object:
+through `/proc/self/fd/N`, never through the name again.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import stat
+
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AT_FDCWD = -100
+O_PATH_CLOEXEC = os.O_PATH | os.O_CLOEXEC
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+# What /proc/self/mountinfo calls them: a lookup there may wait for a server or a user's program.
+SLOW_FILE_SYSTEMS = frozenset(
+    (b"9p", b"afs", b"autofs", b"ceph", b"cifs", b"fuse", b"fuseblk", b"nfs", b"nfs4", b"smb3")
+)
+
+# path: the canonical name (b"pipe:[7]" and the like for what has none). deleted: no name leads there any more.
+Object = collections.namedtuple("Object", "path device inode mode deleted")
+
+# What setfsuid(2), setfsgid(2) and setgroups(2) take.
+Identity = collections.namedtuple("Identity", "fsuid fsgid groups")
+
+Mount = collections.namedtuple("Mount", "point kind device")
+
+
+def openat2(
+    dirfd: int,
+    path: bytes,
+    flags: int,
+    *,
+    mode: int = 0,
+    resolve: int = 0,
+    identity: Identity | None = None,
+) -> OwnedFd:
+    """openat2(2), with the file system identity of somebody else where given. Raises OSError."""
+    native = ffi.NULL if identity is None else _native_identity(identity)
+    return OwnedFd(check(lib.slk_openat2(dirfd, path, flags | os.O_CLOEXEC, mode, resolve, native), path))
+
+
+def _native_identity(identity: Identity) -> ffi.CData:
+    native = ffi.new("struct slk_identity *")
+    native.fsuid, native.fsgid = identity.fsuid, identity.fsgid
+    native.group_count = len(identity.groups)
+    for index, group in enumerate(identity.groups):
+        native.groups[index] = group
+    return native
+
+
+class acting_as:  # noqa: N801 - reads as a statement
+    """Take the identity on in this thread for the length of the block (None: stay ourselves).
+
+    Nothing in the block may block or await: the thread is not itself meanwhile.
+    """
+
+    __slots__ = ("_identity",)
+
+    def __init__(self, identity: Identity | None) -> None:
+        self._identity = identity
+
+    def __enter__(self) -> None:
+        if self._identity is not None:
+            check(lib.slk_identity_enter(_native_identity(self._identity)))
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._identity is not None and lib.slk_identity_leave() < 0:
+            os.abort()  # going on with the program's identity would make every later answer wrong
+
+
+def self_link(fd: int) -> bytes:
+    """The magic link to an object that we hold open."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def describe(fd: int) -> Object:
+    """What an open descriptor is."""
+    status = os.fstat(fd)
+    path = os.readlink(self_link(fd))
+    deleted = status.st_nlink == 0 or path.endswith(b" (deleted)") and not _leads_to(path, status)
+    if deleted:
+        path = path.removesuffix(b" (deleted)")
+    return Object(path, status.st_dev, status.st_ino, status.st_mode, deleted)
+
+
+def _leads_to(path: bytes, status: os.stat_result) -> bool:
+    """A file may really be called "x (deleted)"."""
+    try:
+        named = os.lstat(path)
+    except OSError:
+        return False
+    return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+
+
+def real_path(path: bytes) -> bytes | None:
+    """The canonical name of what a path leads to now, or None."""
+    try:
+        with openat2(AT_FDCWD, path, os.O_PATH) as opened:
+            return describe(opened.fd).path
+    except OSError:
+        return None
+
+
+def is_directory(mode: int) -> bool:
+    return stat.S_ISDIR(mode)
+
+
+def mounts() -> list[Mount]:
+    """Every mount that we see, from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            left, _, right = line.partition(b" - ")
+            fields = left.split()
+            major, minor = fields[2].split(b":")
+            found.append(Mount(unescape(fields[4]), right.split()[0], os.makedev(int(major), int(minor))))
+    return found
+
+
+def unescape(text: bytes) -> bytes:
+    r"""mountinfo writes space, tab, newline and backslash as \ooo."""
+    if b"\\" not in text:
+        return text
+    parts = text.split(b"\\")
+    return parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
+
+
+def may_block(points: Sequence[Mount]) -> bool:
+    """Does any lookup risk waiting for a server or a user's program?"""
+    return any(mount.kind.partition(b".")[0] in SLOW_FILE_SYSTEMS for mount in points)
+
+
+# Metadata through an opened object. `link` is self_link() of an O_PATH descriptor, so the object is the one that was
+# authorised; all raise OSError.
+
+
+def set_mode(link: bytes, mode: int) -> None:
+    check(lib.slk_fchmodat(AT_FDCWD, link, mode, 1))
+
+
+def set_owner(fd: int, uid: int, gid: int) -> None:
+    """Of the object itself, a symbolic link included. 0xffffffff: leave as it is."""
+    check(lib.slk_fchownat_empty(fd, uid, gid))
+
+
+def set_times(fd: int, times: tuple[int, int, int, int]) -> None:
+    """(atime s, atime ns, mtime s, mtime ns), with UTIME_NOW and UTIME_OMIT as utimensat(2) has them."""
+    at_empty_path = 0x1000
+    check(lib.slk_utimensat(fd, b"", *times, at_empty_path))
+
+
+def set_xattr(link: bytes, name: bytes, value: bytes, flags: int) -> None:
+    check(lib.slk_setxattr(link, name, value, len(value), flags, 1))
+
+
+def remove_xattr(link: bytes, name: bytes) -> None:
+    check(lib.slk_removexattr(link, name, 1))
+
+
+def get_xattr(link: bytes, name: bytes, size: int) -> tuple[int, bytes]:
+    """(length, value); with size 0 only the length."""
+    buffer = ffi.new("char[]", size) if size else ffi.NULL
+    length = check(lib.slk_getxattr(link, name, buffer, size, 1))
+    return length, bytes(ffi.buffer(buffer, length)) if size else b""
+
+
+def list_xattr(link: bytes, size: int) -> tuple[int, bytes]:
+    buffer = ffi.new("char[]", size) if size else ffi.NULL
+    length = check(lib.slk_listxattr(link, buffer, size, 1))
+    return length, bytes(ffi.buffer(buffer, length)) if size else b""
+
+
+def add_watch(inotify_fd: int, link: bytes, mask: int) -> int:
+    return check(lib.slk_inotify_add_watch(inotify_fd, link, mask))

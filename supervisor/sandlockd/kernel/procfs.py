@@ -1,0 +1,82 @@
+"""Facts about a process from /proc/<pid>. Raises OSError (ENOENT, ESRCH) when it is gone.
+
+Whoever reads here asks afterwards whether the notification is still valid: the number may be a stranger's by now.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+
+# tgid: the leader. ids: (real, effective, saved, file system). groups: supplementary.
+Status = collections.namedtuple("Status", "tgid ppid uids gids groups umask")
+
+
+def status(tid: int) -> Status:
+    with open(f"/proc/{tid}/status", "rb") as file:
+        text = file.read()
+    fields = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+    return Status(
+        int(fields[b"Tgid"]),
+        int(fields[b"PPid"]),
+        tuple(int(value) for value in fields[b"Uid"].split()),
+        tuple(int(value) for value in fields[b"Gid"].split()),
+        tuple(int(value) for value in fields[b"Groups"].split()),
+        int(fields[b"Umask"], 8) if b"Umask" in fields else 0o022,
+    )
+
+
+def tgid_of(tid: int) -> int:
+    with open(f"/proc/{tid}/status", "rb") as file:
+        text = file.read(512)
+    start = text.index(b"Tgid:") + 5
+    return int(text[start : text.index(b"\n", start)])
+
+
+def command_of(pid: int) -> str:
+    """comm, as the process calls itself: untrusted text. Empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read(64).rstrip(b"\n").decode("utf-8", "backslashreplace")
+    except OSError:
+        return ""
+
+
+def parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        text = file.read()
+    return int(text[text.rindex(b")") + 2 :].split()[1])
+
+
+def descends_from(pid: int, ancestor: int, *, depth_max: int = 4096) -> bool:
+    """Is pid a descendant of ancestor? True also where the chain ends at it over reparented orphans."""
+    for _ in range(depth_max):
+        if pid == ancestor:
+            return True
+        if pid <= 1:
+            return False
+        try:
+            pid = parent_of(pid)
+        except OSError:
+            return False
+    return False
+
+
+def descriptor_flags(tid: int, fd: int) -> int:
+    """The open flags of a descriptor (octal in fdinfo)."""
+    with open(f"/proc/{tid}/fdinfo/{fd}", "rb") as file:
+        for line in file:
+            if line.startswith(b"flags:"):
+                return int(line.split()[1], 8)
+    return 0
+
+
+def directory_of(tid: int, dirfd: int) -> bytes:
+    """The magic link that stands for a dirfd argument of that thread."""
+    if dirfd == -100:  # AT_FDCWD
+        return b"/proc/%d/cwd" % tid
+    return b"/proc/%d/fd/%d" % (tid, dirfd)
+
+
+def open_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
