@@ -237,9 +237,10 @@ int slk_listener_state(int listener_fd);
 int slk_notif_id_valid(int listener_fd, uint64_t notif_id);
 /* Receive all that is queued, answer what the fast path can, put the rest into batch. Returns the state. */
 int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count);
-/* Wait in C: drain until Python is needed (a batch, the listener's end, epoll_fd readable, timeout, new threads). */
-int slk_pump(struct slk_engine *engine, int epoll_fd, int64_t timeout_us, struct slk_request *batch,
-	     uint32_t capacity, uint32_t *ret_count);
+/* Wait in C: drain until Python is needed (a batch, the listener's end, other_fd readable, timeout, new threads).
+ * ret_other: other_fd is readable (-1: there is none). */
+int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct slk_request *batch,
+	     uint32_t capacity, uint32_t *ret_count, int32_t *ret_other);
 /* Threads that asked for the first time since the last call: how many were copied. */
 int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity);
 void slk_forget_thread(struct slk_engine *engine, int32_t tid);
@@ -255,6 +256,11 @@ int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
 /* For tests and doctor: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
+
+int slk_become_subreaper(void);
+int slk_pidfd_getfd(int pidfd, int fd);
+/* 1: the opened object is one of procfs (fstatfs(2), PROC_SUPER_MAGIC). */
+int slk_is_procfs(int fd);
 
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 
@@ -279,6 +285,7 @@ int slk_setxattr(const char *path, const char *name, const void *value, uint64_t
 int slk_getxattr(const char *path, const char *name, void *value, uint64_t size, int follow);
 int slk_listxattr(const char *path, char *list, uint64_t size, int follow);
 int slk_removexattr(const char *path, const char *name, int follow);
+int slk_renameat2(int old_dirfd, const char *old_name, int new_dirfd, const char *new_name, uint32_t flags);
 int slk_inotify_add_watch(int fd, const char *path, uint32_t mask);
 int slk_utimensat(int dirfd, const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns,
 		  int flags);

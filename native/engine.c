@@ -409,24 +409,28 @@ static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t t
 	return ppoll(waiting, 2, timeout_ns < 0 ? NULL : &limit, NULL);
 }
 
-int slk_pump(struct slk_engine *engine, int epoll_fd, int64_t timeout_us, struct slk_request *batch, uint32_t capacity,
-	     uint32_t *ret_count)
+/* Nanoseconds left of timeout_us that began at start_ns; -1: for ever. */
+static int64_t time_left(int64_t timeout_us, uint64_t start_ns)
 {
-	uint64_t end_ns = timeout_us < 0 ? 0 : slk_now_ns() + (uint64_t)timeout_us * 1000u;
-	struct pollfd waiting[2] = {{engine->listener_fd, POLLIN, 0}, {epoll_fd, POLLIN, 0}};
+	uint64_t end_ns = start_ns + (uint64_t)timeout_us * 1000u;
+	uint64_t now = slk_now_ns();
+
+	if (timeout_us < 0)
+		return -1;
+	return now < end_ns ? (int64_t)(end_ns - now) : 0;
+}
+
+int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct slk_request *batch, uint32_t capacity,
+	     uint32_t *ret_count, int32_t *ret_other)
+{
+	uint64_t start_ns = slk_now_ns();
+	struct pollfd waiting[2] = {{engine->listener_fd, POLLIN, 0}, {other_fd, POLLIN, 0}};
 
 	for (;;) {
-		int64_t left = -1;
 		int state = SLK_NOTIF_EMPTY;
 		uint32_t count = 0;
-		int ready;
+		int ready = wait_for(engine, waiting, time_left(timeout_us, start_ns));
 
-		if (timeout_us >= 0) {
-			uint64_t now = slk_now_ns();
-
-			left = now < end_ns ? (int64_t)(end_ns - now) : 0;
-		}
-		ready = wait_for(engine, waiting, left);
 		if (ready < 0 && errno != EINTR)
 			return -errno;
 		if (ready > 0 && waiting[0].revents)
@@ -436,6 +440,7 @@ int slk_pump(struct slk_engine *engine, int epoll_fd, int64_t timeout_us, struct
 		if (count || state == SLK_NOTIF_TERMINAL || ready <= 0 || waiting[1].revents ||
 		    (engine->new_count && until_new_threads(engine) == 0)) {
 			*ret_count = count;
+			*ret_other = ready > 0 && waiting[1].revents;
 			return state;
 		}
 	}

@@ -63,20 +63,24 @@ static int judge_text(const struct slk_engine *engine, const struct slk_walk *wa
 	return 0;
 }
 
-static int open_path(const struct slk_walk *walk, uint64_t flags, uint64_t resolve)
+static int open_path(const struct slk_engine *engine, const struct slk_walk *walk, uint64_t flags, uint64_t resolve)
 {
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve};
-	long fd = syscall(SYS_openat2, AT_FDCWD, walk->count ? walk->text : "/", &how, sizeof(how));
+	long fd;
 
+	if (engine->slow_lookups)
+		how.resolve |= RESOLVE_CACHED; /* then what would block is EAGAIN, and a worker's */
+	fd = syscall(SYS_openat2, AT_FDCWD, walk->count ? walk->text : "/", &how, sizeof(how));
 	return fd < 0 ? -errno : (int)fd;
 }
 
 /* The path as the kernel sees it now, through every symbolic link. */
-static int canonical(const struct slk_walk *walk, int follow, struct slk_walk *ret_walk)
+static int canonical(const struct slk_engine *engine, const struct slk_walk *walk, int follow,
+		     struct slk_walk *ret_walk)
 {
 	char link[64], text[SLK_PATH_MAX];
 	ssize_t length;
-	int fd = open_path(walk, follow ? 0 : O_NOFOLLOW, 0);
+	int fd = open_path(engine, walk, follow ? 0 : O_NOFOLLOW, 0);
 
 	if (fd < 0)
 		return fd;
@@ -88,35 +92,38 @@ static int canonical(const struct slk_walk *walk, int follow, struct slk_walk *r
 	return slk_walk_set(ret_walk, "", 0, text, (uint32_t)length);
 }
 
-/* Look whether a symbolic link leads the path elsewhere. */
-static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
-			int *ret_settled)
+/* Symbolic links lead elsewhere: judge the place. */
+static int judge_canonical(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+			   int *ret_settled)
 {
 	struct slk_walk real;
-	int result;
-	int fd;
+	int result = canonical(engine, walk, follow, &real);
 
-	*ret_settled = 0;
-	fd = open_path(walk, follow ? 0 : O_NOFOLLOW,
-		       RESOLVE_NO_SYMLINKS | (engine->slow_lookups ? RESOLVE_CACHED : 0));
-	if (fd == -EAGAIN)
+	if (result == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
-	if (fd >= 0) {
-		close(fd);
-		*ret_settled = 1;
-		return 0;
-	}
-	if (fd != -ELOOP)
-		return 0; /* the kernel will find the same error */
-	if (engine->slow_lookups)
-		return SLK_REASON_LOOKUP + 1;
-	result = canonical(walk, follow, &real);
 	if (result == -EINVAL)
 		return SLK_REASON_ZONE + 1;
 	if (result < 0)
-		return 0;
+		return 0; /* the kernel will find the same error */
 	*ret_settled = 1;
 	return judge_text(engine, &real, need);
+}
+
+/* The letters say granted: look whether a symbolic link leads the path elsewhere. */
+static int judge_object(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+			int *ret_settled)
+{
+	int fd = open_path(engine, walk, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
+
+	if (fd == -EAGAIN)
+		return SLK_REASON_LOOKUP + 1;
+	if (fd == -ELOOP)
+		return judge_canonical(engine, walk, need, follow, ret_settled);
+	if (fd < 0)
+		return 0; /* the kernel will find the same error */
+	close(fd);
+	*ret_settled = 1;
+	return 0;
 }
 
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
@@ -124,14 +131,19 @@ int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint3
 	uint64_t key = judged_key(walk, need, follow);
 	struct slk_judged *judged = judged_entry(engine, key);
 	uint64_t now = slk_now_ns();
-	int settled, result;
+	int settled = 0;
+	int result;
 
 	if (judged->key == key && judged->expires_ns > now)
 		return 0;
 	result = judge_text(engine, walk, need);
-	if (result)
-		return result;
-	result = judge_object(engine, walk, need, follow, &settled);
+	if (result == 0) {
+		result = judge_object(engine, walk, need, follow, &settled);
+	} else if (result == SLK_REASON_NOT_GRANTED + 1) { /* /bin/sh, where /bin is a link to usr/bin */
+		result = judge_canonical(engine, walk, need, follow, &settled);
+		if (result == 0 && !settled)
+			result = SLK_REASON_NOT_GRANTED + 1;
+	}
 	if (result == 0 && settled)
 		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS};
 	return result;

@@ -129,6 +129,11 @@ int slk_removexattr(const char *path, const char *name, int follow)
 	return checked(follow ? removexattr(path, name) : lremovexattr(path, name));
 }
 
+int slk_renameat2(int old_dirfd, const char *old_name, int new_dirfd, const char *new_name, uint32_t flags)
+{
+	return checked(syscall(SYS_renameat2, old_dirfd, old_name, new_dirfd, new_name, flags));
+}
+
 int slk_inotify_add_watch(int fd, const char *path, uint32_t mask)
 {
 	return checked(inotify_add_watch(fd, path, mask));

@@ -5,9 +5,11 @@
 
 #include <errno.h>
 #include <linux/landlock.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -89,4 +91,25 @@ uint64_t slk_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int slk_is_procfs(int fd)
+{
+	struct statfs status;
+
+	if (fstatfs(fd, &status) < 0)
+		return -errno;
+	return status.f_type == PROC_SUPER_MAGIC;
+}
+
+int slk_pidfd_getfd(int pidfd, int fd)
+{
+	long number = syscall(SYS_pidfd_getfd, pidfd, fd, 0); /* close-on-exec always */
+
+	return number < 0 ? -errno : (int)number;
+}
+
+int slk_become_subreaper(void)
+{
+	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? -errno : 0;
 }

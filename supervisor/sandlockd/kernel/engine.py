@@ -80,6 +80,7 @@ class Engine:
         self._engine = holder[0]
         self._batch = ffi.new("struct slk_request[]", _BATCH)
         self._count = ffi.new("uint32_t *")
+        self._other = ffi.new("int32_t *")
         self._tids = ffi.new("int32_t[]", _NEW_THREADS)
         self.listener: OwnedFd | None = None
         self.sync_wake_up = False
@@ -103,13 +104,18 @@ class Engine:
         state = check(lib.slk_drain(self._engine, self._batch, _BATCH, self._count))
         return state, self._requests()
 
-    def pump(self, epoll_fd: int, timeout_s: float | None) -> tuple[int, list[Request]]:
-        """Serve in C until Python is needed, epoll_fd is readable or the time is up (None: for ever)."""
+    def pump(self, other_fd: int, timeout_s: float | None) -> tuple[int, list[Request], bool]:
+        """Serve in C until Python is needed, other_fd is readable or the time is up (None: for ever).
+
+        Returns: (state, what Python must handle, whether other_fd is readable).
+        """
         timeout_us = -1 if timeout_s is None else min(int(timeout_s * 1e6), 1 << 50)
         state = check(
-            lib.slk_pump(self._engine, epoll_fd, timeout_us, self._batch, _BATCH, self._count)
+            lib.slk_pump(
+                self._engine, other_fd, timeout_us, self._batch, _BATCH, self._count, self._other
+            )
         )
-        return state, self._requests()
+        return state, self._requests(), bool(self._other[0])
 
     def _requests(self) -> list[Request]:
         count = self._count[0]
@@ -135,7 +141,7 @@ class Engine:
         tids: list[int] = []
         while True:
             count = lib.slk_new_threads(self._engine, self._tids, _NEW_THREADS)
-            tids += self._tids[0:count]
+            tids += ffi.unpack(self._tids, count)
             if count < _NEW_THREADS:
                 return tids
 

@@ -183,5 +183,16 @@ def list_xattr(link: bytes, size: int) -> tuple[int, bytes]:
     return length, bytes(ffi.buffer(buffer, length)) if size else b""
 
 
+def rename(old_dirfd: int, old: bytes, new_dirfd: int, new: bytes, flags: int) -> None:
+    """renameat2(2)."""
+    check(lib.slk_renameat2(old_dirfd, old, new_dirfd, new, flags))
+
+
 def add_watch(inotify_fd: int, link: bytes, mask: int) -> int:
     return check(lib.slk_inotify_add_watch(inotify_fd, link, mask))
+
+
+def duplicate_of(pid: int, fd: int) -> OwnedFd:
+    """A descriptor of another process, as ours (pidfd_getfd(2)). Raises OSError: EBADF, EPERM, ESRCH."""
+    with OwnedFd(os.pidfd_open(pid)) as process:
+        return OwnedFd(check(lib.slk_pidfd_getfd(process.fd, fd)))

@@ -1,0 +1,71 @@
+"""`sandlockd check`: every error of a policy, or what it comes to. Starts nothing, changes nothing."""
+
+from __future__ import annotations
+
+import sys
+
+from sandlockd.cli.policy_files import compile_file_rules, load_policy
+from sandlockd.policy.errors import PolicyErrors
+from sandlockd.policy.show import effective, effective_toml, path_rules
+from sandlockd.policy.spelling import spelled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlockd.policy.model import Policy
+
+_EXIT_BAD_POLICY = 125
+
+
+def check(files: Sequence[str], json: bool) -> int:
+    """Print what `--policy` with these files and presets would mean; `base` without any.
+
+    Returns: 0, or 125 with one line per error on stderr (with `json`: in the object on stdout).
+    """
+    try:
+        policy = load_policy(files)
+        # Where the paths lead is part of what may be wrong with them.
+        compile_file_rules(policy, None)
+    except PolicyErrors as errors:
+        _print_errors(errors, json=json)
+        return _EXIT_BAD_POLICY
+    except OSError as error:
+        print(f"sandlockd: this machine's mounts cannot be read: {error}", file=sys.stderr)
+        return _EXIT_BAD_POLICY
+    if json:
+        _print_json(_described(policy))
+    else:
+        sys.stdout.write(effective_toml(policy))
+    return 0
+
+
+def _print_errors(errors: PolicyErrors, *, json: bool) -> None:
+    if json:
+        rows = [
+            {"file": error.file, "line": error.line, "key": error.key, "message": error.message}
+            for error in errors.errors
+        ]
+        _print_json({"ok": False, "errors": rows})
+        return
+    for error in errors.errors:
+        print(f"sandlockd: {error}", file=sys.stderr)
+
+
+def _described(policy: Policy) -> dict[str, object]:
+    rules = [
+        {"rule": rule.rule, "path": spelled(rule.path), "source": rule.source} for rule in path_rules(policy)
+    ]
+    return {
+        "ok": True,
+        "errors": [],
+        "sources": list(policy.sources),
+        "policy": effective(policy),
+        "rules": rules,
+    }
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value))

@@ -1,0 +1,205 @@
+"""The `sandlockd` command: parse, call, print. Nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+SUBCOMMANDS = ("run", "check", "explain", "doctor", "presets", "completion")
+
+_EXAMPLES = """\
+examples:
+  sandlockd -- make -j4                         the base policy: the system's files, nothing of yours
+  sandlockd --write . -- make                   this directory may be changed
+  sandlockd --policy agent.toml -- bash         a policy file
+  sandlockd check agent.toml                    what is wrong with it, or what it comes to
+  sandlockd explain --last                      what was refused, and the line that would allow it
+  sandlockd doctor                              what this machine can enforce
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in SUBCOMMANDS:
+        verb, rest = arguments[0], arguments[1:]
+    else:
+        verb, rest = "run", arguments
+    return _VERBS[verb](rest)
+
+
+def _new_parser(prog: str, description: str, **more: object) -> argparse.ArgumentParser:
+    import argparse
+
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def run_parser() -> argparse.ArgumentParser:
+    from sandlockd import __version__
+
+    parser = _new_parser(
+        "sandlockd",
+        "Run a command that you do not trust. Verbs: " + ", ".join(SUBCOMMANDS) + ".",
+        epilog=_EXAMPLES,
+        usage="sandlockd [run] [--policy FILE|NAME]... [overrides] -- COMMAND [ARG...]",
+    )
+    parser.add_argument("--version", action="version", version=f"sandlockd {__version__}")
+    parser.add_argument("--policy", action="append", default=[], metavar="FILE|NAME", help="several add up")
+    for name, text in (
+        ("read", "a file or directory that may be read and executed"),
+        ("write", "one that may be changed, too"),
+        ("deny", "one that no grant reaches"),
+    ):
+        parser.add_argument(f"--{name}", action="append", default=[], metavar="PATH", help=text)
+    parser.add_argument("--workdir", metavar="DIR", help="copy-on-write tree (not supported yet)")
+    parser.add_argument("--on-exit", metavar="HOW", help="commit|discard|keep|ask (not supported yet)")
+    parser.add_argument("--allow-net", action="append", default=[], metavar="SPEC", help="(not supported yet)")
+    parser.add_argument("--memory", metavar="SIZE", help="(not supported yet)")
+    parser.add_argument("--processes", metavar="N", help="(not supported yet)")
+    parser.add_argument("--timeout", metavar="TIME", help="(not supported yet)")
+    parser.add_argument("--env", action="append", default=[], metavar="K=V", help="add to the environment")
+    parser.add_argument("--clean-env", action="store_true", help="start from an empty environment")
+    parser.add_argument("--cwd", metavar="DIR", help="where the command starts")
+    parser.add_argument("--name", help="what this run is called in its audit log")
+    parser.add_argument("--dry-run", action="store_true", help="(not supported yet)")
+    parser.add_argument("--status-file", metavar="FILE", help="write how it ended there, as JSON")
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("--quiet", action="store_true", help="no closing line about refusals")
+    volume.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    from sandlockd.cli.run import Options, run
+    from sandlockd.policy.inputs import Overrides
+
+    before, command = _split(arguments)
+    parser = run_parser()
+    found = _parse(parser, before)
+    if found.command and command:
+        parser.error(f"{found.command[0]!r} stands before --; options go there, the command after it")
+    encode = os.fsencode
+    overrides = Overrides(
+        read=tuple(map(encode, found.read)),
+        write=tuple(map(encode, found.write)),
+        deny=tuple(map(encode, found.deny)),
+        env=tuple(map(encode, found.env)),
+        clean_env=found.clean_env,
+        cwd=None if found.cwd is None else encode(found.cwd),
+        workdir=None if found.workdir is None else encode(found.workdir),
+        on_exit=found.on_exit,
+        dry_run=found.dry_run,
+        allow_net=tuple(found.allow_net),
+        memory=found.memory,
+        processes=found.processes,
+        timeout=found.timeout,
+    )
+    return run(
+        Options(
+            policies=found.policy,
+            overrides=overrides,
+            command=[encode(word) for word in command or found.command],
+            name=found.name,
+            status_file=found.status_file,
+            quiet=found.quiet,
+            verbose=found.verbose,
+        )
+    )
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Everything behind the first -- is the command, whatever it looks like."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Usage errors are errors of the sandbox: 125, not argparse's 2, which a program could return as well."""
+    parser.error = _usage_error(parser)  # type: ignore[method-assign, assignment]
+    return parser.parse_args(arguments)
+
+
+def _usage_error(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
+    def error(message: str) -> None:
+        sys.stderr.write(f"sandlockd: {message}; see {parser.prog} --help\n")
+        raise SystemExit(125)
+
+    return error
+
+
+def _check(arguments: list[str]) -> int:
+    from sandlockd.cli.check import check
+
+    parser = _new_parser("sandlockd check", "Validate policies and show what they come to.")
+    parser.add_argument("files", nargs="+", metavar="FILE|NAME")
+    parser.add_argument("--json", action="store_true")
+    found = _parse(parser, arguments)
+    return check(found.files, json=found.json)
+
+
+def _explain(arguments: list[str]) -> int:
+    from sandlockd.audit.state import StateError, state_directory
+    from sandlockd.cli.explain import explain
+
+    parser = _new_parser("sandlockd explain", "Tell each refusal of a run, and the line that would allow it.")
+    parser.add_argument("run", nargs="?", metavar="RUN")
+    parser.add_argument("--last", action="store_true", help="the newest run (also without RUN)")
+    parser.add_argument("--json", action="store_true", help="the records, as JSON Lines")
+    found = _parse(parser, arguments)
+    try:
+        directory = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
+    except StateError as error:
+        sys.stderr.write(f"sandlockd: {error}\n")
+        return 125
+    return explain(found.run, last=found.last or found.run is None, json=found.json, state_dir=directory)
+
+
+def _doctor(arguments: list[str]) -> int:
+    from sandlockd.cli.doctor import doctor
+
+    parser = _new_parser("sandlockd doctor", "Test what this machine can enforce, by doing it.")
+    parser.add_argument("--json", action="store_true")
+    return doctor(json=_parse(parser, arguments).json)
+
+
+def _presets(arguments: list[str]) -> int:
+    from sandlockd.cli.presets import presets
+
+    parser = _new_parser("sandlockd presets", "List the shipped policies, or print one.")
+    parser.add_argument("name", nargs="?")
+    return presets(_parse(parser, arguments).name)
+
+
+def _completion(arguments: list[str]) -> int:
+    from sandlockd.cli.completion import completion
+
+    parser = _new_parser("sandlockd completion", "Print a completion script for a shell.")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    return completion(_parse(parser, arguments).shell, run_parser(), SUBCOMMANDS)
+
+
+_VERBS = {
+    "run": _run,
+    "check": _check,
+    "explain": _explain,
+    "doctor": _doctor,
+    "presets": _presets,
+    "completion": _completion,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,288 @@
+"""Policies from the machine: reads the files, fills the Context and the Facts, and hands both to the pure
+code.
+
+Opens nothing that could block (a FIFO without a writer, a device) and reads no more than a policy may hold.
+Decides
+nothing: what a policy means is sandlockd.policy's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sandlockd.policy.errors import PolicyError, PolicyErrors, Unavailable, suggestion
+from sandlockd.policy.files import Facts, Seen, compile_rules
+from sandlockd.policy.inputs import MAX_POLICY_BYTES, Context, Overrides, PathKind, Source
+from sandlockd.policy.load import load
+from sandlockd.policy.shipped import PRESETS, preset_source
+from sandlockd.policy.verdict import FileIdentity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from typing import Final
+
+    from sandlockd.policy.files import FileRules
+    from sandlockd.policy.model import Policy
+
+DEFAULT_POLICY: Final = "base"
+_PIPE_PATIENCE_MS: Final = 10_000  # for whatever writes the policy into a pipe
+
+
+def load_policy(names_or_files: Sequence[str], overrides: Overrides | None = None) -> Policy:
+    """The policy that `--policy` names, in order; `base` if none does.
+
+    Raises:
+        PolicyErrors: everything that is wrong with it.
+    """
+    sources: list[Source] = []
+    errors: list[PolicyError] = []
+    context = context_here(overrides or Overrides())
+    for name in names_or_files or (DEFAULT_POLICY,):
+        try:
+            sources.append(find_policy(name, context.cwd))
+        except Unavailable as error:
+            errors.append(PolicyError(name, None, "", str(error)))
+    try:
+        policy = load(sources, context)
+    except PolicyErrors as more:
+        raise PolicyErrors([*errors, *more.errors]) from None
+    if errors:
+        raise PolicyErrors(errors)
+    return policy
+
+
+def compile_file_rules(
+    policy: Policy, state_dir: bytes | None, *, private: Sequence[bytes] = ()
+) -> FileRules:
+    """The file rules of a policy on this machine, now.
+
+    state_dir: sandlockd's own, which no policy grants.
+    private: directories made for this run, which the program gets whole.
+
+    Raises:
+        PolicyErrors: a granted path has gone, or leads to what no policy can grant.
+        OSError: /proc/self/mountinfo cannot be read: where procfs is mounted would be unknown.
+    """
+    return compile_rules(
+        policy,
+        Facts(
+            look,
+            _matches,
+            procfs=procfs_mounts(),
+            state=() if state_dir is None else (look(state_dir).path,),
+            private=tuple(look(path).path for path in private),
+            home=_home(),
+        ),
+    )
+
+
+def context_here(overrides: Overrides) -> Context:
+    """What a policy needs to know of this process and machine."""
+    return Context(
+        environment=os.environb,
+        home=_home(),
+        cwd=os.getcwdb(),
+        find=find_policy,
+        kind_of=kind_of,
+        syscall_names=_syscall_names,
+        overrides=overrides,
+        resolve=os.path.realpath,
+    )
+
+
+def _home() -> bytes | None:
+    home = os.environb.get(b"HOME")
+    if home and home.startswith(b"/"):
+        return home
+    import pwd
+
+    try:
+        return os.fsencode(pwd.getpwuid(os.getuid()).pw_dir) or None
+    except KeyError:
+        return None
+
+
+def _syscall_names() -> Collection[str]:
+    from sandlockd.kernel.syscalls import BY_NAME
+
+    return BY_NAME
+
+
+# --- reading policies ---
+
+
+def find_policy(name: str, relative_to: bytes) -> Source:
+    """A preset by its name, or else a file.
+
+    Raises:
+        Unavailable: there is none, or it cannot be read.
+    """
+    if name in PRESETS:
+        return preset_source(name)
+    spelled_path = os.fsencode(name)
+    if spelled_path.startswith(b"~/") and (home := _home()):
+        spelled_path = home + spelled_path[1:]
+    path = os.path.join(relative_to, spelled_path)
+    try:
+        content, size_bytes, identity = read_policy_file(path)
+    except FileNotFoundError:
+        if "/" in name or name.endswith(".toml"):
+            raise Unavailable("there is no such file") from None
+        hint = suggestion(name, PRESETS) or f"; the presets are {', '.join(PRESETS)}"
+        raise Unavailable(f'there is no preset and no file "{name}"{hint}') from None
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Unavailable(f"cannot be read: {said}") from None
+    directory = os.path.realpath(os.path.dirname(path))
+    if directory.startswith((b"/proc/", b"/dev/")):
+        directory = os.getcwdb()  # a pipe has no place of its own
+    return Source(name, directory, content, size_bytes, identity)
+
+
+def read_policy_file(path: bytes) -> tuple[bytes, int | None, bytes]:
+    """Content (at most MAX_POLICY_BYTES + 1), the size where it is larger than a policy may be, and the
+    file's identity.
+
+    Raises:
+        OSError: it cannot be read, or is not a file or pipe.
+    """
+    _require_file_or_pipe(os.stat(path))
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        _require_file_or_pipe(status)
+        identity = b"%d:%d" % (status.st_dev, status.st_ino)
+        if stat.S_ISREG(status.st_mode) and status.st_size > MAX_POLICY_BYTES:
+            return b"", status.st_size, identity
+        content = _read_all(fd, is_pipe=stat.S_ISFIFO(status.st_mode))
+    finally:
+        os.close(fd)
+    return content, len(content) if len(content) > MAX_POLICY_BYTES else None, identity
+
+
+def _require_file_or_pipe(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory")
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISFIFO(status.st_mode):
+        raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
+
+
+def _read_all(fd: int, *, is_pipe: bool) -> bytes:
+    chunks, left = [], MAX_POLICY_BYTES + 1
+    while left:
+        if is_pipe:
+            _await_pipe(fd)
+        try:
+            chunk = os.read(fd, min(left, 1 << 16))
+        except BlockingIOError:
+            continue  # another reader was faster
+        if not chunk:
+            break
+        chunks.append(chunk)
+        left -= len(chunk)
+    if is_pipe and not chunks:
+        raise OSError(errno.EPIPE, "nothing was written into the pipe")
+    return b"".join(chunks)
+
+
+def _await_pipe(fd: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    # A FIFO that nobody has opened for writing yet is never ready, and reading it would look like its end.
+    if not poll.poll(_PIPE_PATIENCE_MS):
+        raise TimeoutError(
+            errno.ETIMEDOUT, f"nothing came through the pipe in {_PIPE_PATIENCE_MS // 1000} seconds"
+        )
+
+
+# --- what stands where ---
+
+_UNFINDABLE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+def kind_of(path: bytes) -> PathKind:
+    """What stands at a path, links followed."""
+    try:
+        return _kind(os.stat(path).st_mode)
+    except OSError as error:
+        return PathKind.MISSING if error.errno in _UNFINDABLE else PathKind.UNREADABLE
+
+
+def _kind(mode: int) -> PathKind:
+    if stat.S_ISDIR(mode):
+        return PathKind.DIRECTORY
+    return PathKind.FILE if stat.S_ISREG(mode) else PathKind.OTHER
+
+
+def look(path: bytes) -> Seen:
+    """A path as the kernel resolves it, and the object there."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        missing = error.errno in _UNFINDABLE
+        return Seen(_resolved(path), PathKind.MISSING if missing else PathKind.UNREADABLE, None)
+    try:
+        status = os.fstat(fd)
+        canonical = os.readlink(b"/proc/self/fd/%d" % fd)
+    finally:
+        os.close(fd)
+    if not canonical.startswith(b"/") or canonical.endswith(b" (deleted)"):
+        canonical = os.path.realpath(path)  # gone since, or a name that really ends so
+    return Seen(canonical, _kind(status.st_mode), FileIdentity(status.st_dev, status.st_ino))
+
+
+def _resolved(path: bytes) -> bytes:
+    """A missing path, resolved as far as it exists. Usually only the name is missing."""
+    directory, _, name = path.rpartition(b"/")
+    if name and name not in (b".", b".."):
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            try:
+                fd = os.open(directory or b"/", os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
+            except OSError:
+                return os.path.realpath(path)
+            try:
+                parent = os.readlink(b"/proc/self/fd/%d" % fd)
+            finally:
+                os.close(fd)
+            if parent.startswith(b"/") and not parent.endswith(b" (deleted)"):
+                return parent.rstrip(b"/") + b"/" + name
+        except OSError:
+            pass  # the slow way says what there is to say
+    return os.path.realpath(path)
+
+
+def _matches(directory: bytes, pattern: bytes) -> Iterable[bytes]:
+    prefix, _, suffix = pattern.partition(b"*")
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    exact = b"*" not in pattern
+    return [
+        directory + b"/" + name
+        for name in names
+        if (name == pattern if exact else name.startswith(prefix) and name.endswith(suffix))
+    ]
+
+
+def procfs_mounts() -> tuple[bytes, ...]:
+    """Where a procfs is mounted; /proc always counts. Source: proc(5), mountinfo (octal escapes)."""
+    found = {b"/proc": None}
+    with open("/proc/self/mountinfo", "rb", buffering=1 << 16) as mounts:
+        for line in mounts:
+            place, _, kind = line.partition(b" - ")
+            if kind.startswith(b"proc "):
+                found[_unescaped(place.split(b" ")[4])] = None
+    return tuple(found)
+
+
+def _unescaped(field: bytes) -> bytes:
+    head, *rest = field.split(b"\\")
+    return head + b"".join(bytes([int(piece[:3], 8)]) + piece[3:] for piece in rest)

@@ -1,0 +1,362 @@
+"""`sandlockd run`: a command in the foreground, with the terminal, the signals and the exit status it would have bare.
+
+Order counts here: the program is started before anything is imported that only supervision needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from sandlockd.audit.log import AuditLog
+from sandlockd.audit.records import Level, RunEnd, RunHeader
+from sandlockd.audit.state import StateError, state_directory
+from sandlockd.cli.policy_files import compile_file_rules, load_policy
+from sandlockd.kernel import launching
+from sandlockd.kernel.orphans import become_subreaper
+from sandlockd.kernel.paths import may_block, mounts
+from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit
+from sandlockd.policy.errors import PolicyErrors
+from sandlockd.sandbox.result import Result, write_status_file
+from sandlockd.sandbox.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlockd.policy.inputs import Overrides
+    from sandlockd.policy.model import Policy
+
+EARLY_S = 0.25  # programs that end within this never make us import trio
+_TERM_GRACE_S = 5.0
+
+# What is passed on to the program. SIGKILL and SIGSTOP cannot be caught; SIGCHLD and faults are our own.
+_PASSED_ON = tuple(
+    signal.Signals(number)
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTSTP,
+        signal.SIGWINCH,
+        signal.SIGCONT,
+    )
+)
+# Only kept from stopping us: the terminal sends them to whoever of the group uses it in the background.
+_HELD_OFF = (signal.SIGTTIN, signal.SIGTTOU)
+
+
+class Options:
+    """What the command line of `run` says, besides the policy."""
+
+    def __init__(
+        self,
+        *,
+        policies: Sequence[str],
+        overrides: Overrides,
+        command: Sequence[bytes],
+        name: str | None = None,
+        status_file: str | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.policies = policies
+        self.overrides = overrides
+        self.command = command
+        self.name = name
+        self.status_file = status_file
+        self.quiet = quiet
+        self.verbose = verbose
+
+
+def say(text: str) -> None:
+    """One line to stderr; a closed one is no reason to fail."""
+    try:
+        os.write(2, f"sandlockd: {text}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def run(options: Options) -> int:
+    """The exit status of sandlockd."""
+    result = Result()
+    try:
+        policy = load_policy(options.policies, options.overrides)
+        result = _Foreground(options, policy).run()
+    except PolicyErrors as errors:
+        for error in errors.errors:
+            say(str(error))
+        result.failed(str(errors.errors[0]))
+    except CannotStart as error:
+        say(str(error))
+        result.failed(str(error), error.exit_status)
+    except StateError as error:
+        say(str(error))
+        result.failed(str(error))
+    return _write_status(options, result)
+
+
+def _write_status(options: Options, result: Result) -> int:
+    if options.status_file is not None:
+        try:
+            write_status_file(options.status_file, result)
+        except OSError as error:
+            say(f"--status-file {options.status_file}: {error.strerror}")
+            return result.exit_status or 125
+    return result.exit_status
+
+
+class _Foreground:
+    def __init__(self, options: Options, policy: Policy) -> None:
+        self._options = options
+        self._policy = policy
+        self._state_dir = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
+        self._old_mask: set[int] = set()
+        self._umask = 0o022
+        self._terminate_by: float | None = None
+
+    def run(self) -> Result:
+        """Raises CannotStart, PolicyErrors, StateError."""
+        private = _make_private_directory()
+        try:
+            rules = compile_file_rules(self._policy, self._state_dir, private=[private])
+            prepared = prepare(self._policy, rules, self._options.command, private)
+            try:
+                audit = self._open_audit(prepared.argv)
+            except BaseException:
+                prepared.close()
+                raise
+            return self._run_prepared(Sandbox(prepared, audit, **_surroundings()), audit)
+        finally:
+            remove_tree(private)
+
+    def _open_audit(self, argv: tuple[bytes, ...]) -> AuditLog:
+        audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
+        audit.begin(
+            RunHeader(
+                run_id=audit.run_id,
+                command=argv,
+                cwd=os.getcwdb(),
+                policy_sources=tuple(self._options.policies) or ("base",),
+                policy_digest=_digest(self._policy),
+                version=_version(),
+                uid=os.geteuid(),
+                pid=os.getpid(),
+                level=Level(self._policy.audit.level),
+                name=self._options.name,
+            )
+        )
+        return audit
+
+    def _run_prepared(self, sandbox: Sandbox, audit: AuditLog) -> Result:
+        self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
+        self._umask = os.umask(0)  # what we make on behalf has the caller's umask, not ours
+        become_subreaper()
+        failed = True
+        try:
+            with launching.signal_fd(_PASSED_ON) as signals:
+                sandbox.on_stopped = lambda: self._stop_with(sandbox)
+                sandbox.start(
+                    blocked_signals=sum(1 << (number - 1) for number in self._old_mask),
+                    descriptor_limit=raise_own_descriptor_limit(),
+                    umask=self._umask,
+                )
+                _let_go_of_stdio()
+                self._serve(sandbox, signals.fd)
+            failed = False
+        finally:
+            sandbox.close()
+            self._close_audit(audit, sandbox.result, failed=failed or not sandbox.result.succeeded)
+        if sandbox.result.error is not None:
+            say(sandbox.result.error)
+        return sandbox.result
+
+    def _close_audit(self, audit: AuditLog, result: Result, *, failed: bool) -> None:
+        result.denials = audit.denials
+        audit.close(
+            RunEnd(
+                reason=result.reason.value,
+                exit_code=result.exit_code,
+                signal=result.signal,
+                rule=result.rule,
+                wall_s=result.wall_s,
+            )
+        )
+        if not self._options.quiet:
+            for line in audit.closing_lines(failed=failed):
+                say(line.removeprefix("sandlockd: "))
+
+    # ---- serving ----
+
+    def _serve(self, sandbox: Sandbox, signal_fd: int) -> None:
+        early_until = time.monotonic() + EARLY_S
+        while not sandbox.over and time.monotonic() < early_until:
+            sandbox.serve_early(early_until, signal_fd)
+            self._take_signals(sandbox, signal_fd)
+        if sandbox.over:
+            return
+        self._import_while_serving(sandbox)
+        if not sandbox.over:
+            import trio
+
+            trio.run(self._serve_on, sandbox, signal_fd)
+
+    @staticmethod
+    def _import_while_serving(sandbox: Sandbox) -> None:
+        """Importing trio takes 80 ms: the program is served by another thread meanwhile."""
+        import _thread
+
+        stop, stopper = os.pipe2(os.O_CLOEXEC)
+        finished = _thread.allocate_lock()
+        finished.acquire()
+
+        def serve() -> None:
+            try:
+                sandbox.serve_early(None, stop)
+            finally:
+                finished.release()
+
+        _thread.start_new_thread(serve, ())
+        try:
+            import sandlockd.notify.loop
+            import sandlockd.process.watcher  # noqa: F401 - imported for serve()
+        finally:
+            os.write(stopper, b"x")
+            finished.acquire()
+            os.close(stop)
+            os.close(stopper)
+
+    async def _serve_on(self, sandbox: Sandbox, signal_fd: int) -> None:
+        import trio
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pass_signals_on, sandbox, signal_fd)
+            await sandbox.serve()
+            nursery.cancel_scope.cancel()
+
+    async def _pass_signals_on(self, sandbox: Sandbox, signal_fd: int) -> None:
+        import trio
+
+        while True:
+            with trio.move_on_at(trio.current_time() + self._grace_left()):
+                await trio.lowlevel.wait_readable(signal_fd)
+            self._take_signals(sandbox, signal_fd)
+            if self._terminate_by is not None and time.monotonic() >= self._terminate_by:
+                self._terminate_by = None
+                sandbox.kill("SIGTERM")
+
+    def _grace_left(self) -> float:
+        return 1e9 if self._terminate_by is None else max(self._terminate_by - time.monotonic(), 0.0)
+
+    # ---- signals and job control ----
+
+    def _take_signals(self, sandbox: Sandbox, signal_fd: int) -> None:
+        while (taken := launching.read_signal(signal_fd)) is not None:
+            number, code, _ = taken
+            if number == signal.SIGCONT:
+                sandbox.signal_group(signal.SIGCONT)
+            elif code <= 0:
+                # Sent by a process, to us alone as far as we can know. What the terminal sends (code > 0) goes to the
+                # whole process group, and the program is in it.
+                sandbox.signal(number)
+            if number == signal.SIGTERM:
+                sandbox.asked_to_end()
+                self._terminate_by = self._terminate_by or time.monotonic() + _TERM_GRACE_S
+
+    def _stop_with(self, sandbox: Sandbox) -> None:
+        """The program was stopped (^Z): stop too, so that the shell sees its job stopped; go on with it."""
+        if not _has_terminal():
+            return  # nobody does job control here; a stopped supervisor would only stop other processes too
+        os.kill(os.getpid(), signal.SIGSTOP)
+        sandbox.signal_group(signal.SIGCONT)
+
+
+def _has_terminal() -> bool:
+    try:
+        fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    os.close(fd)
+    return True
+
+
+def _surroundings() -> dict[str, object]:
+    terminal = None
+    for fd in (0, 1, 2):
+        try:
+            if os.isatty(fd):
+                terminal = os.fstat(fd).st_rdev
+                break
+        except OSError:
+            continue  # not open
+    return {"slow_lookups": may_block(mounts()), "terminal_device": terminal}
+
+
+def _let_go_of_stdio() -> None:
+    """A pipe must end when the program closes it, not when we do. stderr stays: we may have to say something."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _make_private_directory() -> bytes:
+    """TMPDIR of the program: new, and nobody else's."""
+    parent = os.fsencode(os.environ.get("TMPDIR") or "/tmp")
+    for _ in range(100):
+        path = os.path.join(parent, b"sandlockd-" + os.urandom(6).hex().encode())
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CannotStart(
+                f"{os.fsdecode(parent)}: cannot make the program's temporary directory: {error.strerror};"
+                " set TMPDIR to a directory that you may write"
+            ) from None
+        return path
+    raise CannotStart(f"{os.fsdecode(parent)}: no free name for the program's temporary directory")
+
+
+def remove_tree(path: bytes) -> None:
+    """Remove what the program left in its temporary directory. It is dead, so nothing changes under us."""
+    try:
+        os.rmdir(path)
+        return
+    except OSError:
+        pass
+    import shutil
+
+    def make_writable_and_retry(function: object, name: bytes, _error: object) -> None:
+        try:
+            os.chmod(os.path.dirname(name), 0o700)
+            os.chmod(name, 0o700, follow_symlinks=True) if os.path.isdir(name) else None
+            function(name)  # type: ignore[operator]
+        except OSError:
+            pass  # told below
+
+    shutil.rmtree(path, onerror=make_writable_and_retry)
+    if os.path.lexists(path):
+        shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        say(f"{os.fsdecode(path)}: the program's temporary directory could not be removed")
+
+
+def _digest(policy: Policy) -> str:
+    """Of the effective policy; sources of its lines do not count."""
+    import _sha256 as sha256  # hashlib would load OpenSSL: 5 ms
+
+    return str(sha256.sha256(repr(policy).encode("utf-8", "surrogateescape")).hexdigest())
+
+
+def _version() -> str:
+    from sandlockd import __version__
+
+    return __version__
+
+

@@ -1,0 +1,1 @@
+"""What becomes of each trapped call, one file per family. A handler gets a Request and gives an Answer."""

@@ -1,0 +1,90 @@
+"""What a handler may answer: a closed type.
+
+`Continue` lets the kernel run the call with arguments that another thread may have changed meanwhile. So it exists
+only together with the kernel rule that makes the worst change harmless. Everything else is a value, an errno or an
+object that the supervisor opened and checked.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Backstop(enum.Enum):
+    """The kernel rule that judges the call again, whatever its memory says by then."""
+
+    LANDLOCK_FILES = "Landlock judges the opened path for reading, writing and executing (landlock(7))"
+    LANDLOCK_NAMES = "Landlock judges making, moving and removing names (landlock(7))"
+    LOOKUP_FAILS = "no such object now; if there is one by then, Landlock judges it"
+    OWN_PROCESS = "the target is the caller's own process, named by registers that cannot change while it waits"
+    FILTERS_ONLY_NARROW = "a stacked seccomp filter can only forbid more (seccomp(2), precedence of actions)"
+    ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    backstop: Backstop
+
+
+@dataclass(frozen=True, slots=True)
+class Errno:
+    error: int  # positive
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    value: int  # what the call returns
+
+
+@dataclass(frozen=True, slots=True)
+class Fd:
+    fd: int  # given: whoever sends the answer closes it
+    close_on_exec: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Put bytes into the caller's memory, then return a value."""
+
+    address: int
+    data: bytes
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the whole sandbox."""
+
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Later(Generic[T]):
+    """What was asked may wait for something that is not the program: `work` does so in a worker thread.
+
+    work: touches nothing that the loop owns. then: back on the loop, makes the answer of what work returned; not
+    called when work raised OSError (its errno is the answer).
+    """
+
+    work: Callable[[], T]
+    then: Callable[[T], Answer | Later[Any]]
+
+
+Answer = Continue | Errno | Value | Fd | Write | Kill
+
+EACCES: Final = Errno(13)
+EPERM: Final = Errno(1)
+ENOENT: Final = Errno(2)
+EIO: Final = Errno(5)
+EFAULT: Final = Errno(14)
+EBADF: Final = Errno(9)
+EINVAL: Final = Errno(22)
+LANDLOCK_FILES: Final = Continue(Backstop.LANDLOCK_FILES)
+LANDLOCK_NAMES: Final = Continue(Backstop.LANDLOCK_NAMES)
+LOOKUP_FAILS: Final = Continue(Backstop.LOOKUP_FAILS)
+OWN_PROCESS: Final = Continue(Backstop.OWN_PROCESS)

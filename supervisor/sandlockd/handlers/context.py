@@ -1,0 +1,105 @@
+"""What every handler needs: the policy's rules, the wall, the index, and a place for refusals."""
+
+from __future__ import annotations
+
+import os
+
+from sandlockd.kernel import procfs
+from sandlockd.kernel.paths import Identity
+from sandlockd.process.key import Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sandlockd.audit.log import AuditLog
+    from sandlockd.kernel.engine import Engine, Request
+    from sandlockd.kernel.syscalls import Syscall
+    from sandlockd.policy.files import FileRules
+    from sandlockd.process.index import ProcessIndex
+
+
+class Context:
+    """One sandbox, as its handlers see it."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        index: ProcessIndex,
+        rules: FileRules,
+        spine: Mapping[bytes, int],
+        rule_for: Callable[[int, tuple[int, ...]], str],
+        rows: Mapping[int, Syscall],
+        audit: AuditLog,
+        init_pid: int,
+        terminal_device: int | None,
+    ) -> None:
+        """spine: the directories around holes that only we serve, with the Landlock rights the policy gives there.
+
+        rule_for: the name of the rule that traps or refuses a call with these arguments.
+        terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
+        """
+        self.engine = engine
+        self.index = index
+        self.rules = rules
+        self.spine = spine
+        self.rule_for = rule_for
+        self.rows = rows
+        self.audit = audit
+        self.init_pid = init_pid
+        self.terminal_device = terminal_device
+        self.own_pid = os.getpid()
+        self.is_root = os.geteuid() == 0
+        self.own_ids = (os.geteuid(), os.getegid())
+
+
+class Caller:
+    """The thread that asked. Facts are read when first needed and checked to be its own.
+
+    Raises (from every property): Vanished when the thread is gone.
+    """
+
+    __slots__ = ("_status", "context", "request")
+
+    def __init__(self, context: Context, request: Request) -> None:
+        self.context = context
+        self.request = request
+        self._status: procfs.Status | None = None
+
+    @property
+    def tid(self) -> int:
+        return int(self.request.tid)
+
+    @property
+    def status(self) -> procfs.Status:
+        if self._status is None:
+            try:
+                self._status = procfs.status(self.tid)
+            except OSError:
+                raise Gone from None
+            self.require_alive()
+        return self._status
+
+    @property
+    def tgid(self) -> int:
+        return int(self.status.tgid)
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose rights on-behalf work must have; None: exactly ours.
+
+        Only root can have become somebody else: no_new_privs keeps every other user from it.
+        """
+        if not self.context.is_root:
+            return None
+        status = self.status
+        fsuid, fsgid = status.uids[3], status.gids[3]
+        if (fsuid, fsgid) == self.context.own_ids and fsuid == 0:
+            return None
+        return Identity(fsuid, fsgid, status.groups)
+
+    def require_alive(self) -> None:
+        """What was read before this line was the caller's: it still waits in this very call."""
+        if not self.context.engine.alive(self.request.slot):
+            raise Gone

@@ -1,0 +1,127 @@
+"""From the path in a call to an opened object, as the caller would find it.
+
+A relative path is looked up through the caller's own magic links (`/proc/<tid>/cwd`, `/proc/<tid>/fd/<n>`), so the
+kernel walks from the very directory that the caller means. `self` below /proc means whoever asks, which here would be
+us: such paths are rewritten to the caller's before they are opened, and what still ends up at our own is refused.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+
+from sandlockd.kernel import procfs
+from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.context import Caller
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.paths import Object
+    from sandlockd.kernel.syscalls import PathOperand
+
+# Links by which a path reaches the asker's own /proc without naming it.
+_ASKER = {
+    b"/dev/fd": b"/proc/self/fd",
+    b"/dev/stdin": b"/proc/self/fd/0",
+    b"/dev/stdout": b"/proc/self/fd/1",
+    b"/dev/stderr": b"/proc/self/fd/2",
+    b"/etc/mtab": b"/proc/self/mounts",
+}
+
+# What a call names. text: as the program wrote it. walk: an absolute path that we can open and that leads where the
+# caller's would. shown: absolute by its letters, for records and rules; never what is authorised.
+Place = collections.namedtuple("Place", "text walk shown")
+
+
+def normalise(path: bytes) -> bytes:
+    """Take `.`, `..` and double slashes out of an absolute path, by its letters."""
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            if parts:
+                parts.pop()
+        elif part and part != b".":
+            parts.append(part)
+    return b"/" + b"/".join(parts)
+
+
+def place_of(caller: Caller, text: bytes, dirfd: int) -> Place:
+    """Where a path of the call leads from. Raises OSError: ENOENT empty, EBADF or ENOTDIR a dirfd that is none."""
+    if not text:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if text.startswith(b"/"):
+        shown = normalise(text)
+        walk = text
+    else:
+        link = procfs.directory_of(caller.tid, dirfd)
+        try:
+            base = os.readlink(link)
+        except FileNotFoundError:
+            caller.require_alive()
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+        shown = normalise(base + b"/" + text) if base.startswith(b"/") else base + b"/" + text
+        walk = link + b"/" + text
+        # Leaving through "..", from /proc/<tid>/cwd too, is the kernel's to walk; by letters only for the record.
+    return Place(text, _as_asked_by(caller, shown, walk), shown)
+
+
+def _as_asked_by(caller: Caller, shown: bytes, walk: bytes) -> bytes:
+    """Rewrite what means "whoever asks" to the caller."""
+    for link, target in _ASKER.items():
+        if shown == link or shown.startswith(link + b"/"):
+            shown = target + shown[len(link) :]
+            walk = shown
+    if shown == b"/proc/self" or shown.startswith(b"/proc/self/"):
+        return b"/proc/%d" % caller.tgid + shown[len(b"/proc/self") :]
+    if shown == b"/proc/thread-self" or shown.startswith(b"/proc/thread-self/"):
+        return b"/proc/%d/task/%d" % (caller.tgid, caller.tid) + shown[len(b"/proc/thread-self") :]
+    return walk
+
+
+def operand(caller: Caller, which: int = 0) -> PathOperand:
+    return caller.context.rows[caller.request.nr].paths[which]
+
+
+def dirfd_of(caller: Caller, which: int = 0) -> int:
+    """The dirfd argument, as the int that the kernel takes it for."""
+    position = operand(caller, which).dirfd
+    if position < 0:
+        return AT_FDCWD
+    value = caller.request.args[position] & 0xFFFFFFFF
+    return int(value - (1 << 32) if value >= 1 << 31 else value)
+
+
+def open_object(caller: Caller, place: Place, *, follow: bool, resolve: int = 0) -> OwnedFd:
+    """The object itself, opened for nothing but looking (O_PATH). Raises OSError as the caller's lookup would."""
+    flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+    return openat2(AT_FDCWD, place.walk, flags, resolve=resolve, identity=caller.identity)
+
+
+def open_parent(caller: Caller, place: Place) -> tuple[OwnedFd, bytes]:
+    """The directory that holds, or will hold, the last name of the path; and that name.
+
+    Raises OSError; EINVAL, EBUSY or EEXIST are the caller's to find for `.`, `..` and the root: name is then empty.
+    """
+    walk = place.walk.rstrip(b"/")
+    head, _, name = walk.rpartition(b"/")
+    if name in (b"", b".", b".."):
+        head, name = walk or b"/", b""
+    parent = openat2(AT_FDCWD, head or b"/", os.O_PATH | os.O_DIRECTORY, identity=caller.identity)
+    return parent, name
+
+
+def child_path(parent: Object, name: bytes) -> bytes:
+    if not name:
+        return bytes(parent.path)
+    return parent.path.rstrip(b"/") + b"/" + name
+
+
+def describe_child(parent: OwnedFd, name: bytes) -> Object | None:
+    """What a name in an opened directory stands for, links not followed; None where there is nothing."""
+    try:
+        with openat2(parent.fd, name, os.O_PATH | os.O_NOFOLLOW) as child:
+            return describe(child.fd)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,258 @@
+"""Mode, owner, times, extended attributes: what Landlock does not judge, by path and by descriptor.
+
+Each is done on behalf, on the object that was opened and judged, or refused. Never Continue: by the time the kernel
+looked, the path could lead elsewhere and no rule of the kernel would stop it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from sandlockd.handlers import lookup, procfiles, record
+from sandlockd.handlers.answers import Errno, Value, Write
+from sandlockd.handlers.context import Caller
+from sandlockd.kernel import memory, paths, procfs
+from sandlockd.kernel.paths import AT_FDCWD, describe, openat2, self_link
+from sandlockd.kernel.syscalls import Follow
+from sandlockd.policy.verdict import FileIdentity, Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Context
+    from sandlockd.kernel.engine import Request
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.paths import Object
+
+    Act = Callable[[Caller, OwnedFd], Answer]
+
+_AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_UTIME_NOW = 0x3FFFFFFF
+_XATTR_SIZE_MAX = 65536  # linux/limits.h
+_XATTR_NAME_MAX = 255
+_XATTR_LIST_MAX = 65536
+
+
+def handle(context: Context, request: Request) -> Answer:
+    """Every call of this family, by its name in the system call table."""
+    caller = Caller(context, request)
+    name = record.call_name(context, request)
+    act, want, by_descriptor = _CALLS[name]
+    try:
+        opened = _by_descriptor(caller, 0) if by_descriptor else _by_path(caller)
+        with opened:
+            return _judged(caller, opened, want, act)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+
+
+def _by_path(caller: Caller) -> OwnedFd:
+    """Raises OSError as the call would."""
+    operand = lookup.operand(caller)
+    row = caller.context.rows[caller.request.nr]
+    flags = caller.request.args[row.flags] if row.flags >= 0 else 0
+    address = caller.request.args[operand.position]
+    if address == 0:  # utimensat(fd, NULL): the descriptor itself
+        return _by_descriptor(caller, operand.dirfd) if operand.dirfd >= 0 else _fault()
+    text = memory.read_path(caller.tid, address)
+    caller.require_alive()
+    if not text and flags & _AT_EMPTY_PATH and operand.dirfd >= 0:
+        return _by_descriptor(caller, operand.dirfd)
+    follow = operand.follow is Follow.ALWAYS or (
+        operand.follow is Follow.UNLESS_FLAG and not flags & operand.follow_flag
+    )
+    place = lookup.place_of(caller, text, lookup.dirfd_of(caller))
+    return lookup.open_object(caller, place, follow=follow)
+
+
+def _fault() -> OwnedFd:
+    raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+def _by_descriptor(caller: Caller, position: int) -> OwnedFd:
+    value = caller.request.args[position] & 0xFFFFFFFF
+    fd = value - (1 << 32) if value >= 1 << 31 else value
+    if fd < 0 and fd != AT_FDCWD:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        opened = openat2(AT_FDCWD, procfs.directory_of(caller.tid, fd), os.O_PATH)
+    except FileNotFoundError:
+        caller.require_alive()
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+    caller.require_alive()
+    return opened
+
+
+def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act) -> Answer:
+    found = describe(opened.fd)
+    context = caller.context
+    if procfiles.is_proc(opened.fd):
+        return Errno(errno.EPERM)  # the kernel's own answer for nearly all of procfs
+    if found.path.startswith(b"/") and not _private(found):
+        verdict = context.rules.judge(found.path, want, FileIdentity(found.device, found.inode))
+        if not verdict.allowed:
+            return record.refuse(context, caller.request, verdict, path=found.path, wanted=want)
+    return act(caller, opened)
+
+
+def _private(found: Object) -> bool:
+    """A memfd: shown as a path, but on no file system that anybody else can reach."""
+    return bool(found.deleted and found.path.startswith(b"/memfd:"))
+
+
+# ---- one small function per call; the object is judged already ----
+
+
+def _arg(caller: Caller, position: int) -> int:
+    return int(caller.request.args[position])
+
+
+def _after_object(caller: Caller) -> int:
+    """The position of the first argument behind the path or descriptor."""
+    row = caller.context.rows[caller.request.nr]
+    return (row.paths[0].position if row.paths else row.fds[0]) + 1
+
+
+def _chmod(caller: Caller, opened: OwnedFd) -> Answer:
+    mode = _arg(caller, _after_object(caller)) & 0o7777
+    with paths.acting_as(caller.identity):
+        paths.set_mode(self_link(opened.fd), mode)
+    return Value(0)
+
+
+def _chown(caller: Caller, opened: OwnedFd) -> Answer:
+    first = _after_object(caller)
+    uid, gid = _arg(caller, first) & 0xFFFFFFFF, _arg(caller, first + 1) & 0xFFFFFFFF
+    with paths.acting_as(caller.identity):
+        paths.set_owner(opened.fd, uid, gid)
+    return Value(0)
+
+
+def _set_times(caller: Caller, opened: OwnedFd, times: tuple[int, int, int, int]) -> Answer:
+    with paths.acting_as(caller.identity):
+        paths.set_times(opened.fd, times)
+    return Value(0)
+
+
+_NOW = (0, _UTIME_NOW, 0, _UTIME_NOW)
+
+
+def _read(caller: Caller, address: int, size: int) -> bytes:
+    data = memory.read_memory(caller.tid, address, size)
+    caller.require_alive()
+    return data
+
+
+def _utime(caller: Caller, opened: OwnedFd) -> Answer:
+    address = _arg(caller, 1)
+    if not address:
+        return _set_times(caller, opened, _NOW)
+    accessed, modified = struct.unpack("=qq", _read(caller, address, 16))
+    return _set_times(caller, opened, (accessed, 0, modified, 0))
+
+
+def _utimes(caller: Caller, opened: OwnedFd) -> Answer:
+    address = _arg(caller, _after_object(caller))
+    if not address:
+        return _set_times(caller, opened, _NOW)
+    a_s, a_us, m_s, m_us = struct.unpack("=qqqq", _read(caller, address, 32))
+    if not (0 <= a_us < 1_000_000 and 0 <= m_us < 1_000_000):
+        return Errno(errno.EINVAL)
+    return _set_times(caller, opened, (a_s, a_us * 1000, m_s, m_us * 1000))
+
+
+def _utimensat(caller: Caller, opened: OwnedFd) -> Answer:
+    address = _arg(caller, 2)
+    if not address:
+        return _set_times(caller, opened, _NOW)
+    a_s, a_ns, m_s, m_ns = struct.unpack("=qqqq", _read(caller, address, 32))
+    return _set_times(caller, opened, (a_s, a_ns, m_s, m_ns))
+
+
+def _attribute_name(caller: Caller) -> bytes:
+    try:
+        name = memory.read_string(caller.tid, _arg(caller, 1), _XATTR_NAME_MAX + 1)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OSError(errno.ERANGE, os.strerror(errno.ERANGE)) from None
+        raise
+    caller.require_alive()
+    if not name:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return name
+
+
+def _set_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+    name = _attribute_name(caller)
+    size = _arg(caller, 3)
+    if size > _XATTR_SIZE_MAX:
+        return Errno(errno.E2BIG)
+    value = _read(caller, _arg(caller, 2), size) if size else b""
+    with paths.acting_as(caller.identity):
+        paths.set_xattr(self_link(opened.fd), name, value, _arg(caller, 4) & 0xFFFFFFFF)
+    return Value(0)
+
+
+def _remove_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+    name = _attribute_name(caller)
+    with paths.acting_as(caller.identity):
+        paths.remove_xattr(self_link(opened.fd), name)
+    return Value(0)
+
+
+def _get_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+    name = _attribute_name(caller)
+    size = min(_arg(caller, 3), _XATTR_SIZE_MAX)
+    with paths.acting_as(caller.identity):
+        length, value = paths.get_xattr(self_link(opened.fd), name, size)
+    return Write(_arg(caller, 2), value, length) if size else Value(length)
+
+
+def _list_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+    size = min(_arg(caller, 2), _XATTR_LIST_MAX)
+    with paths.acting_as(caller.identity):
+        length, names = paths.list_xattr(self_link(opened.fd), size)
+    return Write(_arg(caller, 1), names, length) if size else Value(length)
+
+
+def _add_watch(caller: Caller, opened: OwnedFd) -> Answer:
+    """The instance is the caller's: work on a duplicate of it."""
+    with paths.duplicate_of(caller.tgid, _arg(caller, 0) & 0xFFFFFFFF) as instance:
+        caller.require_alive()
+        with paths.acting_as(caller.identity):
+            return Value(paths.add_watch(instance.fd, self_link(opened.fd), _arg(caller, 2) & 0xFFFFFFFF))
+
+
+_META, _SEE = Want.METADATA, Want.READ
+# The call -> (what does it, what it wants, whether the object is a descriptor).
+_CALLS: dict[str, tuple[Act, Want, bool]] = {
+    "chmod": (_chmod, _META, False),
+    "fchmod": (_chmod, _META, True),
+    "fchmodat": (_chmod, _META, False),
+    "fchmodat2": (_chmod, _META, False),
+    "chown": (_chown, _META, False),
+    "lchown": (_chown, _META, False),
+    "fchown": (_chown, _META, True),
+    "fchownat": (_chown, _META, False),
+    "utime": (_utime, _META, False),
+    "utimes": (_utimes, _META, False),
+    "futimesat": (_utimes, _META, False),
+    "utimensat": (_utimensat, _META, False),
+    "setxattr": (_set_xattr, _META, False),
+    "lsetxattr": (_set_xattr, _META, False),
+    "fsetxattr": (_set_xattr, _META, True),
+    "removexattr": (_remove_xattr, _META, False),
+    "lremovexattr": (_remove_xattr, _META, False),
+    "fremovexattr": (_remove_xattr, _META, True),
+    "getxattr": (_get_xattr, _SEE, False),
+    "lgetxattr": (_get_xattr, _SEE, False),
+    "listxattr": (_list_xattr, _SEE, False),
+    "llistxattr": (_list_xattr, _SEE, False),
+    "inotify_add_watch": (_add_watch, _SEE, False),
+}
+NAMES = tuple(_CALLS)

@@ -1,0 +1,304 @@
+"""Calls that make, move and remove names, and truncate by path.
+
+Landlock judges them wherever it grants; here are those that C did not leave to it: in a spine directory (done on
+behalf, in the opened directory and nowhere else), or refused (recorded). Execution is judged here too: Landlock
+has the last word, the record is ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sandlockd.handlers import lookup, procfiles, record
+from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, LOOKUP_FAILS, Errno, Value
+from sandlockd.handlers.context import Caller
+from sandlockd.kernel import memory, paths
+from sandlockd.kernel.paths import describe
+from sandlockd.policy.verdict import FileIdentity, Verdict, Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Context
+    from sandlockd.kernel.engine import Request
+    from sandlockd.kernel.fds import OwnedFd
+
+_AT_REMOVEDIR = 0x200
+_AT_SYMLINK_FOLLOW = 0x400
+_AT_EMPTY_PATH = 0x1000
+_RENAME_EXCHANGE = 2
+
+
+class Entry:
+    """A name in an opened directory, and what it stands for now. Owns the directory."""
+
+    __slots__ = ("child", "name", "parent", "path", "spine")
+
+    def __init__(self, context: Context, parent: OwnedFd, name: bytes) -> None:
+        self.parent = parent
+        self.name = name
+        directory = describe(parent.fd)
+        self.path = lookup.child_path(directory, name)
+        self.spine = directory.path in context.spine
+        self.child = lookup.describe_child(parent, name) if name else directory
+
+    @property
+    def identity(self) -> FileIdentity | None:
+        return FileIdentity(self.child.device, self.child.inode) if self.child is not None else None
+
+    def close(self) -> None:
+        self.parent.close()
+
+    def __enter__(self) -> Entry:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _entry(caller: Caller, text: bytes, which: int) -> Entry:
+    """Raises OSError: the lookup of the directory failed."""
+    place = lookup.place_of(caller, text, lookup.dirfd_of(caller, which))
+    parent, name = lookup.open_parent(caller, place)
+    return Entry(caller.context, parent, name)
+
+
+def _judge(context: Context, entry: Entry, want: Want) -> Verdict:
+    directory = entry.child is not None and stat.S_ISDIR(entry.child.mode)
+    verdict = context.rules.judge(entry.path, want, entry.identity, directory=directory)
+    if verdict.allowed and want & Want.DELETE and entry.path in context.spine:
+        # Moving it would take the denied thing below it to a new name.
+        return Verdict(False, "filesystem.deny", None)
+    return verdict
+
+
+def handle(context: Context, request: Request) -> Answer:
+    """mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate and their *at forms."""
+    caller = Caller(context, request)
+    name = record.call_name(context, request)
+    try:
+        return _FAMILIES[name](caller)
+    except OSError as error:
+        if error.errno in _LOOKUP_ERRORS:
+            return LOOKUP_FAILS
+        return Errno(error.errno or errno.EIO)
+
+
+# What the kernel's own lookup will find again, after which Landlock judges.
+_LOOKUP_ERRORS = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF, errno.EACCES))
+
+
+def _in_place(
+    caller: Caller, text: bytes, which: int, want: Want, act: Callable[[Entry], None], error: int = errno.EACCES
+) -> Answer:
+    with _entry(caller, text, which) as entry:
+        if not entry.name or procfiles.is_proc(entry.parent.fd):
+            return LANDLOCK_NAMES
+        verdict = _judge(caller.context, entry, want)
+        if not verdict.allowed:
+            return _refused(caller, entry, verdict, want, error)
+        if not entry.spine:
+            return LANDLOCK_NAMES
+        with paths.acting_as(caller.identity):
+            act(entry)
+    return Value(0)
+
+
+def _refused(caller: Caller, entry: Entry, verdict: Verdict, want: Want, error: int = errno.EACCES) -> Answer:
+    """The kernel finds "exists" and "does not exist" before it asks Landlock."""
+    if want & Want.CREATE and not want & Want.DELETE and entry.child is not None:
+        return Errno(errno.EEXIST)
+    if want & Want.DELETE and entry.child is None:
+        return Errno(errno.ENOENT)
+    return record.refuse(caller.context, caller.request, verdict, path=entry.path, wanted=want, error=error)
+
+
+def _mode(caller: Caller, position: int) -> int:
+    return int(caller.request.args[position] & 0o7777) & ~caller.status.umask
+
+
+def _mkdir(caller: Caller) -> Answer:
+    position = lookup.operand(caller).position + 1
+    mode = _mode(caller, position)
+    return _in_place(
+        caller, caller.request.path, 0, Want.CREATE, lambda entry: os.mkdir(entry.name, mode, dir_fd=entry.parent.fd)
+    )
+
+
+def _mknod(caller: Caller) -> Answer:
+    position = lookup.operand(caller).position + 1
+    kind = stat.S_IFMT(caller.request.args[position]) or stat.S_IFREG
+    mode = _mode(caller, position)
+    if kind in (stat.S_IFCHR, stat.S_IFBLK):
+        # No policy grants device files: Landlock refuses them everywhere.
+        with _entry(caller, caller.request.path, 0) as entry:
+            verdict = Verdict(False, "law.devices", None)
+            return _refused(caller, entry, verdict, Want.CREATE)
+    return _in_place(
+        caller,
+        caller.request.path,
+        0,
+        Want.CREATE,
+        lambda entry: os.mknod(entry.name, kind | mode, dir_fd=entry.parent.fd),
+    )
+
+
+def _rmdir(caller: Caller) -> Answer:
+    return _in_place(
+        caller, caller.request.path, 0, Want.DELETE, lambda entry: os.rmdir(entry.name, dir_fd=entry.parent.fd)
+    )
+
+
+def _unlink(caller: Caller) -> Answer:
+    return _in_place(
+        caller, caller.request.path, 0, Want.DELETE, lambda entry: os.unlink(entry.name, dir_fd=entry.parent.fd)
+    )
+
+
+def _unlinkat(caller: Caller) -> Answer:
+    return _rmdir(caller) if caller.request.args[2] & _AT_REMOVEDIR else _unlink(caller)
+
+
+def _second_path(caller: Caller) -> bytes:
+    text = memory.read_path(caller.tid, caller.request.args[lookup.operand(caller, 1).position])
+    caller.require_alive()
+    return text
+
+
+def _symlink(caller: Caller) -> Answer:
+    """The target is text: where it leads is judged when somebody goes there."""
+    target = memory.read_path(caller.tid, caller.request.args[0])
+    caller.require_alive()
+    return _in_place(
+        caller,
+        caller.request.path,
+        0,
+        Want.CREATE,
+        lambda entry: os.symlink(target, entry.name, dir_fd=entry.parent.fd),
+    )
+
+
+def _truncate(caller: Caller) -> Answer:
+    place = lookup.place_of(caller, caller.request.path, lookup.dirfd_of(caller))
+    with lookup.open_object(caller, place, follow=True) as opened:
+        found = describe(opened.fd)
+        if procfiles.is_proc(opened.fd):
+            return LANDLOCK_FILES
+        verdict = caller.context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
+        if not verdict.allowed:
+            return record.refuse(caller.context, caller.request, verdict, path=found.path, wanted=Want.WRITE)
+        if found.path.rpartition(b"/")[0] not in caller.context.spine:
+            return LANDLOCK_FILES
+        if stat.S_ISDIR(found.mode):
+            return Errno(errno.EISDIR)
+        if not stat.S_ISREG(found.mode):
+            return Errno(errno.EINVAL)
+        length = caller.request.args[1]
+        if length >= 1 << 63:
+            return Errno(errno.EINVAL)
+        with paths.acting_as(caller.identity):
+            os.truncate(paths.self_link(opened.fd), length)
+    return Value(0)
+
+
+def _rename(caller: Caller) -> Answer:
+    context = caller.context
+    name = record.call_name(context, caller.request)
+    flags = int(caller.request.args[4]) & 0xFFFFFFFF if name == "renameat2" else 0
+    new_text = _second_path(caller)
+    with _entry(caller, caller.request.path, 0) as old, _entry(caller, new_text, 1) as new:
+        if not old.name or not new.name:
+            return LANDLOCK_NAMES
+        for entry, want in (
+            (old, Want.DELETE | (Want.CREATE if flags & _RENAME_EXCHANGE else Want(0))),
+            (new, Want.CREATE | (Want.DELETE if new.child is not None else Want(0))),
+        ):
+            verdict = _judge(context, entry, want)
+            if not verdict.allowed:
+                if old.child is None:
+                    return Errno(errno.ENOENT)
+                return record.refuse(
+                    context, caller.request, verdict, path=old.path, target=new.path, wanted=want
+                )
+        if not (old.spine or new.spine):
+            return LANDLOCK_NAMES
+        with paths.acting_as(caller.identity):
+            paths.rename(old.parent.fd, old.name, new.parent.fd, new.name, flags)
+    return Value(0)
+
+
+def _link(caller: Caller) -> Answer:
+    context = caller.context
+    name = record.call_name(context, caller.request)
+    flags = int(caller.request.args[4]) if name == "linkat" else 0
+    if flags & _AT_EMPTY_PATH and not caller.request.path:
+        return LANDLOCK_NAMES  # of a descriptor: Landlock judges where the file is and where it goes
+    new_text = _second_path(caller)
+    place = lookup.place_of(caller, caller.request.path, lookup.dirfd_of(caller))
+    with (
+        lookup.open_object(caller, place, follow=bool(flags & _AT_SYMLINK_FOLLOW)) as opened,
+        _entry(caller, new_text, 1) as new,
+    ):
+        found = describe(opened.fd)
+        # A second name must not give more than the first did.
+        source = context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
+        target = _judge(context, new, Want.CREATE)
+        verdict = source if not source.allowed else target
+        if not verdict.allowed:
+            return record.refuse(
+                context, caller.request, verdict, path=found.path, target=new.path, wanted=Want.CREATE
+            )
+        if not new.spine and found.path.rpartition(b"/")[0] not in context.spine:
+            return LANDLOCK_NAMES
+        with paths.acting_as(caller.identity):
+            os.link(paths.self_link(opened.fd), new.name, dst_dir_fd=new.parent.fd, follow_symlinks=True)
+    return Value(0)
+
+
+def handle_execute(context: Context, request: Request) -> Answer:
+    """execve, execveat: Landlock decides; what it will refuse is recorded."""
+    caller = Caller(context, request)
+    if not request.path:
+        return LANDLOCK_FILES  # execveat of a descriptor
+    try:
+        place = lookup.place_of(caller, request.path, lookup.dirfd_of(caller))
+        opened = lookup.open_object(caller, place, follow=True)
+    except OSError:
+        return LOOKUP_FAILS
+    with opened:
+        found = describe(opened.fd)
+        if not found.path.startswith(b"/"):
+            return LANDLOCK_FILES  # a memfd
+        verdict = context.rules.judge(
+            found.path,
+            Want.EXECUTE,
+            FileIdentity(found.device, found.inode),
+            directory=stat.S_ISDIR(found.mode),
+        )
+    if verdict.allowed:
+        return LANDLOCK_FILES
+    return record.refuse(context, request, verdict, path=found.path, wanted=Want.EXECUTE)
+
+
+_FAMILIES: dict[str, Callable[[Caller], Answer]] = {
+    "mkdir": _mkdir,
+    "mkdirat": _mkdir,
+    "mknod": _mknod,
+    "mknodat": _mknod,
+    "rmdir": _rmdir,
+    "unlink": _unlink,
+    "unlinkat": _unlinkat,
+    "rename": _rename,
+    "renameat": _rename,
+    "renameat2": _rename,
+    "link": _link,
+    "linkat": _link,
+    "symlink": _symlink,
+    "symlinkat": _symlink,
+    "truncate": _truncate,
+}
+NAMES = tuple(_FAMILIES)

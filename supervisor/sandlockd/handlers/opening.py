@@ -1,0 +1,213 @@
+"""open, openat, openat2, creat: the opens that C did not leave to the kernel.
+
+Either the kernel's own rules cover the object after all (Continue: Landlock judges what is opened in the end), or the
+object lies on the spine of a hole or below /proc and the caller gets a descriptor that was opened and checked here,
+or it is refused and recorded.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+
+from sandlockd.handlers import lookup, procfiles, record
+from sandlockd.handlers.answers import LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
+from sandlockd.handlers.context import Caller
+from sandlockd.kernel import memory
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS, describe, openat2, self_link
+from sandlockd.policy.verdict import FileIdentity, Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Context
+    from sandlockd.handlers.lookup import Place
+    from sandlockd.kernel.engine import Request
+    from sandlockd.kernel.paths import Object
+
+_READ_FILE, _WRITE_FILE, _READ_DIR = 1 << 2, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_FS_*
+_TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
+# What only matters for finding or making the object, once it is found.
+_FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_RESOLVE_HARMLESS = 0x01 | 0x02 | RESOLVE_NO_SYMLINKS | 0x20  # NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, CACHED
+
+
+class How:
+    """The flags and the mode of an open, whichever call it was."""
+
+    __slots__ = ("flags", "mode", "resolve")
+
+    def __init__(self, flags: int, mode: int, resolve: int = 0) -> None:
+        self.flags = flags
+        self.mode = mode
+        self.resolve = resolve
+
+    @property
+    def follow(self) -> bool:
+        exclusive = self.flags & os.O_CREAT and self.flags & os.O_EXCL
+        return not (self.flags & os.O_NOFOLLOW or exclusive)
+
+    @property
+    def want(self) -> Want:
+        access = self.flags & os.O_ACCMODE
+        want = Want(0)
+        if access in (os.O_RDONLY, os.O_RDWR):
+            want |= Want.READ
+        if access in (os.O_WRONLY, os.O_RDWR) or self.flags & (os.O_TRUNC | _TMPFILE):
+            want |= Want.WRITE
+        return want
+
+    def need(self, *, directory: bool) -> int:
+        """LANDLOCK_ACCESS_FS_* that the kernel will ask for."""
+        if directory:
+            return _READ_DIR
+        return (_READ_FILE if Want.READ in self.want else 0) | (_WRITE_FILE if Want.WRITE in self.want else 0)
+
+
+def how_of(caller: Caller) -> How:
+    """Raises OSError: what the call itself would fail with."""
+    request = caller.request
+    name = record.call_name(caller.context, request)
+    args = request.args
+    if name == "creat":
+        return How(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777)
+    if name == "open":
+        return How(args[1] & 0xFFFFFFFF, args[2] & 0o7777)
+    if name == "openat":
+        return How(args[2] & 0xFFFFFFFF, args[3] & 0o7777)
+    if args[3] < 24:  # OPEN_HOW_SIZE_VER0
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    flags, mode, resolve = struct.unpack("=QQQ", memory.read_memory(caller.tid, args[2], 24))
+    caller.require_alive()
+    return How(flags & 0xFFFFFFFF, mode & 0o7777, resolve)
+
+
+def handle(context: Context, request: Request) -> Answer | Later[Any]:
+    """Never waits: an open that may block is done in a worker thread."""
+    caller = Caller(context, request)
+    try:
+        how = how_of(caller)
+        place = lookup.place_of(caller, request.path, lookup.dirfd_of(caller))
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+    try:
+        opened = lookup.open_object(caller, place, follow=how.follow)
+    except OSError as error:
+        return _not_found(caller, place, how, error.errno or errno.EIO)
+    try:
+        found = describe(opened.fd)
+        if procfiles.is_proc(opened.fd):
+            return procfiles.open_file(caller, place, how, found)
+        return _judge(caller, how, opened, found)
+    finally:
+        opened.close()  # a second time does nothing: a worker may have taken it
+
+
+def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer | Later[Any]:
+    context = caller.context
+    if how.flags & os.O_PATH or not found.path.startswith(b"/"):
+        # O_PATH asks for no right (landlock(7)); what has no path is a pipe, a socket or a memfd that the caller
+        # reaches again through its own descriptor.
+        return LANDLOCK_FILES
+    directory = stat.S_ISDIR(found.mode)
+    identity = FileIdentity(found.device, found.inode)
+    verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
+    if not verdict.allowed:
+        if procfiles.own_terminal(context, found, opened.fd):
+            return _reopen(caller, opened, how, found)
+        return record.refuse(context, caller.request, verdict, path=found.path, wanted=how.want)
+    if context.engine.would_continue(found.path, how.need(directory=directory)):
+        return LANDLOCK_FILES
+    error = _unfit(how, found)
+    return Errno(error) if error else _reopen(caller, opened, how, found)
+
+
+def _unfit(how: How, found: Object) -> int:
+    """The errno that open(2) gives when the object is not what the flags ask for; 0: it is."""
+    directory = stat.S_ISDIR(found.mode)
+    if how.flags & os.O_CREAT and how.flags & os.O_EXCL:
+        return errno.EEXIST
+    if stat.S_ISLNK(found.mode):
+        return errno.ELOOP
+    if directory and (how.flags & os.O_ACCMODE != os.O_RDONLY or how.flags & os.O_CREAT):
+        return errno.EISDIR
+    if not directory and how.flags & os.O_DIRECTORY:
+        return errno.ENOTDIR
+    if how.resolve & ~_RESOLVE_HARMLESS:
+        return errno.EAGAIN  # openat2(2), "try again": beneath a root that we would have to follow by hand
+    return 0
+
+
+def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer | Later[Any]:
+    """Open that very object the way the caller asked, without ever waiting on the loop."""
+    flags = (how.flags & ~_FINDING) | os.O_CLOEXEC
+    close_on_exec = bool(how.flags & os.O_CLOEXEC)
+    identity = caller.identity
+    if stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
+        try:
+            # A lease on a regular file would make us wait for its holder.
+            with openat2(-100, self_link(opened.fd), flags | os.O_NONBLOCK, identity=identity) as file:
+                if not how.flags & os.O_NONBLOCK:
+                    fcntl.fcntl(file.fd, fcntl.F_SETFL, fcntl.fcntl(file.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+                return Fd(file.take(), close_on_exec)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return Errno(error.errno or errno.EIO)
+    held = OwnedFd(opened.take())
+
+    def open_and_wait() -> int:
+        with held:
+            return openat2(-100, self_link(held.fd), flags, identity=identity).take()
+
+    return Later(open_and_wait, lambda fd: Fd(fd, close_on_exec))
+
+
+def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
+    """No such object: make it where the kernel may not, or let the kernel find the same error."""
+    if error != errno.ENOENT or not how.flags & os.O_CREAT:
+        return LOOKUP_FAILS
+    try:
+        parent, name = lookup.open_parent(caller, place)
+    except OSError:
+        return LOOKUP_FAILS
+    with parent:
+        if not name or procfiles.is_proc(parent.fd):
+            return LOOKUP_FAILS
+        return _create(caller, how, parent, name)
+
+
+def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
+    context = caller.context
+    directory = describe(parent.fd)
+    path = lookup.child_path(directory, name)
+    verdict = context.rules.judge(path, Want.CREATE | how.want)
+    if not verdict.allowed:
+        return record.refuse(context, caller.request, verdict, path=path, wanted=Want.CREATE | how.want)
+    if directory.path not in context.spine:
+        return LANDLOCK_FILES
+    flags = (how.flags & ~os.O_CLOEXEC) | os.O_NOFOLLOW | os.O_CREAT
+    try:
+        # O_NOFOLLOW and a single name: what is made or found is in this directory and nowhere else.
+        made = openat2(
+            parent.fd,
+            name,
+            flags,
+            mode=how.mode & ~caller.status.umask,
+            resolve=RESOLVE_NO_SYMLINKS,
+            identity=caller.identity,
+        )
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+    with made:
+        found = describe(made.fd)
+        again = context.rules.judge(found.path, how.want, FileIdentity(found.device, found.inode))
+        if not again.allowed:  # somebody put a denied object there meanwhile
+            return record.refuse(context, caller.request, again, path=found.path, wanted=how.want)
+        return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))

@@ -1,0 +1,170 @@
+"""/proc: never granted to Landlock, answered with descriptors that were opened and checked here.
+
+What is served: the files of the sandbox's own processes, opened below their own number and recognised as objects of
+procfs; and a list of harmless machine-wide files. Everything else below /proc does not exist for the program or is
+refused. A path that leaves /proc through a magic link (`/proc/self/exe`, `fd/3`, `cwd/x`) is judged where it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sandlockd.handlers import record
+from sandlockd.handlers.answers import ENOENT, Errno, Fd
+from sandlockd.kernel import procfs
+from sandlockd.kernel.paths import openat2, self_link
+from sandlockd.kernel.statfs import is_procfs
+from sandlockd.policy.verdict import Verdict, Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Caller, Context
+    from sandlockd.handlers.lookup import Place
+    from sandlockd.handlers.opening import How
+    from sandlockd.kernel.paths import Object
+
+RULE = "law.proc"
+
+# Of a process of the sandbox, whoever in the sandbox asks. `fd`, `task` and the like are directories.
+_OF_ANY = frozenset(
+    b"cmdline comm cgroup cpuset exe fd fdinfo limits loginuid maps mountinfo mounts mountstats net ns "
+    b"numa_maps oom_adj oom_score oom_score_adj personality sched schedstat sessionid setgroups smaps "
+    b"smaps_rollup stack stat statm status task timers timerslack_ns uid_map gid_map wchan attr children "
+    b"autogroup map_files coredump_filter root cwd io syscall patch_state arch_status".split()
+)
+# Of itself only.
+_OF_ITSELF = _OF_ANY | frozenset(b"environ auxv mem pagemap clear_refs".split())
+_WRITABLE = frozenset(
+    b"comm oom_score_adj oom_adj coredump_filter timerslack_ns mem clear_refs autogroup loginuid".split()
+)
+
+# Machine-wide files that tell nothing about other users and are needed by ordinary programs.
+_SHARED = frozenset(
+    b"cgroups cmdline cpuinfo crypto devices diskstats filesystems interrupts loadavg locks meminfo misc "
+    b"partitions stat swaps uptime version vmstat zoneinfo buddyinfo consoles dma softirqs".split()
+)
+_SHARED_BELOW = (b"sys/", b"tty/", b"driver/", b"pressure/")
+_SECRET_BELOW = (b"sys/kernel/keys", b"sys/fs/binfmt_misc", b"sys/kernel/usermodehelper", b"tty/driver")
+# Directories whose list is served; what is in them is judged when it is opened.
+_DIRECTORIES = frozenset((b"", b"sys", b"tty", b"driver", b"pressure", b"self", b"thread-self"))
+
+
+def is_proc(fd: int) -> bool:
+    """Is the opened object one of procfs, whatever path led to it and wherever procfs is mounted?"""
+    return is_procfs(fd)
+
+
+def own_terminal(context: Context, found: Object, fd: int) -> bool:
+    """The terminal that the program was started on, opened again by its own name (`/dev/pts/3`)."""
+    if context.terminal_device is None or not stat.S_ISCHR(found.mode):
+        return False
+    return os.fstat(fd).st_rdev == context.terminal_device
+
+
+def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer:
+    """Serve, or refuse, an object of procfs."""
+    name = _below_mount(found.path)
+    if name is None:
+        return _refuse(caller, found.path, how)
+    first, _, rest = name.partition(b"/")
+    if first.isdigit():
+        return _of_process(caller, how, int(first), rest)
+    if not _shared(name) or how.want & Want.WRITE:
+        return _refuse(caller, found.path, how)
+    return _serve(caller, b"/proc/" + name, how)
+
+
+def _below_mount(path: bytes) -> bytes | None:
+    """The path below /proc; None for procfs mounted elsewhere: no program needs that one."""
+    if path == b"/proc":
+        return b""
+    return path[len(b"/proc/") :] if path.startswith(b"/proc/") else None
+
+
+def _shared(name: bytes) -> bool:
+    if name in _DIRECTORIES or name in _SHARED:
+        return True
+    if any(name == secret or name.startswith(secret + b"/") for secret in _SECRET_BELOW):
+        return False
+    return name.startswith(_SHARED_BELOW)
+
+
+def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer:
+    context = caller.context
+    if pid == context.own_pid:
+        # A link led to `self`, which was us: the caller means itself.
+        pid = caller.tgid
+    own = _leader(pid) == caller.tgid
+    if not own and not _in_sandbox(context, pid):
+        _record(caller, b"/proc/<pid>/" + rest, how)
+        return ENOENT  # what is outside does not exist
+    leaf = _leaf(rest)
+    known = _OF_ITSELF if own else _OF_ANY
+    writes = bool(how.want & Want.WRITE)
+    if leaf and leaf not in known or writes and (not own or leaf not in _WRITABLE):
+        return _refuse(caller, b"/proc/%d/" % pid + rest, how)
+    return _serve(caller, (b"/proc/%d/" % pid + rest).rstrip(b"/"), how, pid=pid)
+
+
+def _leader(pid: int) -> int:
+    """/proc/<tid> works for every thread. 0: gone."""
+    try:
+        return procfs.tgid_of(pid)
+    except (OSError, ValueError):
+        return 0
+
+
+def _leaf(rest: bytes) -> bytes:
+    """`task/12/status` is judged as `status`; empty for a directory of a process or a thread."""
+    parts = rest.split(b"/") if rest else []
+    if len(parts) >= 2 and parts[0] == b"task":
+        parts = parts[2:]
+    return parts[0] if parts else b""
+
+
+def _in_sandbox(context: Context, pid: int) -> bool:
+    """Membership is asked of the kernel: a process may never have asked anything yet."""
+    if context.index.key_for(pid) is not None and context.index.register(pid) is not None:
+        return True
+    if pid == context.init_pid:
+        return False
+    return procfs.descends_from(pid, context.init_pid)
+
+
+def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Answer:
+    """Open below the number itself, check what was opened, and hand it over."""
+    flags = how.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        with openat2(-100, path, os.O_PATH | (os.O_NOFOLLOW if not how.follow else 0)) as opened:
+            if not is_procfs(opened.fd):
+                return ENOENT  # a magic link was put in between
+            if pid is not None and not _still_member(caller.context, caller, pid):
+                return ENOENT
+            fd = os.open(self_link(opened.fd), (flags | os.O_CLOEXEC) & ~os.O_NOFOLLOW)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+    caller.require_alive()
+    return Fd(fd, bool(how.flags & os.O_CLOEXEC))
+
+
+def _still_member(context: Context, caller: Caller, pid: int) -> bool:
+    """Asked after opening: the number could have been given to a stranger before."""
+    if _leader(pid) == caller.tgid:
+        caller.require_alive()
+        return True
+    return _in_sandbox(context, pid)
+
+
+def _verdict() -> Verdict:
+    return Verdict(False, RULE, None)
+
+
+def _record(caller: Caller, path: bytes, how: How) -> None:
+    record.refuse(caller.context, caller.request, _verdict(), path=path, wanted=how.want, error=errno.ENOENT)
+
+
+def _refuse(caller: Caller, path: bytes, how: How) -> Answer:
+    return record.refuse(caller.context, caller.request, _verdict(), path=path, wanted=how.want)

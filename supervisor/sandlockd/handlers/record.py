@@ -1,0 +1,79 @@
+"""Telling the audit log. Nothing here decides."""
+
+from __future__ import annotations
+
+import errno
+
+from sandlockd.audit.records import Failure, Note, Refusal
+from sandlockd.handlers.answers import Errno
+from sandlockd.kernel import procfs
+from sandlockd.process.key import PidKey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.context import Context
+    from sandlockd.kernel.engine import Request
+    from sandlockd.policy.verdict import Verdict, Want
+
+
+def _who(context: Context, tid: int) -> tuple[PidKey, str]:
+    key = context.index.register_thread(tid) or PidKey(tid, 0)  # 0: gone before it could be asked
+    return key, procfs.command_of(key.tgid)
+
+
+def _refusal(
+    context: Context,
+    request: Request,
+    verdict: Verdict,
+    path: bytes | None,
+    wanted: Want | str,
+    target: bytes | None,
+    error: int,
+) -> Refusal:
+    key, command = _who(context, request.tid)
+    return Refusal(
+        call=call_name(context, request),
+        rule=verdict.rule,
+        path=path,
+        target=target,
+        wanted=wanted,
+        pid=key.tgid,
+        birth=key.birth,
+        tid=request.tid,
+        command=command,
+        errno=error,
+        remedy=verdict.remedy,
+    )
+
+
+def call_name(context: Context, request: Request) -> str:
+    row = context.rows.get(request.nr)
+    return row.name if row is not None else str(request.nr)
+
+
+def refuse(
+    context: Context,
+    request: Request,
+    verdict: Verdict,
+    *,
+    path: bytes | None = None,
+    wanted: Want | str = "",
+    target: bytes | None = None,
+    error: int = errno.EACCES,
+) -> Errno:
+    """Put a refusal on record; the answer that goes with it."""
+    context.audit.refuse(_refusal(context, request, verdict, path, wanted, target, error))
+    return Errno(error)
+
+
+def failed(context: Context, request: Request, verdict: Verdict, error: int, traceback: str) -> None:
+    """A handler raised: the program was refused, and this is why."""
+    refusal = _refusal(context, request, verdict, request.path, "", None, error)
+    context.audit.refuse(Failure(refusal=refusal, traceback=traceback))
+
+
+def note(context: Context, request: Request, subject: str, text: str) -> None:
+    key, command = _who(context, request.tid)
+    context.audit.note(
+        Note(subject=subject, text=text, pid=key.tgid, birth=key.birth, tid=request.tid, command=command)
+    )

@@ -1,0 +1,208 @@
+"""What the filter of one sandbox does with each call, before it is a program.
+
+Pure. From the system call table and what a policy says about calls comes, for each number, who answers it and
+under which arguments. The BPF program, the C fast path's rows and the audit's rule names are three views of
+that, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from sandlockd.kernel.syscalls import BY_NAME, ROWS, Syscall, Treatment, native_architecture
+from sandlockd.kernel.syscalls_arguments import (
+    ARGUMENTS,
+    SOCKET_OPEN,
+    SOCKETPAIR_CLOSED,
+    Clause,
+    Conditions,
+)
+
+# Laws that a policy may give back; the kernel (Landlock's domains, Yama) judges the calls then.
+GIVABLE: Final = frozenset({"ptrace", "sysv_ipc", "mqueue", "personality", "dumpable"})
+
+# Never trapped, whatever a policy says: the hot ones, those a process needs to end or to return from a
+# signal, and those that the launcher's child makes between installing the filter and being the program (it
+# hands the listener over by sendmsg: trapped, that would wait for a supervisor who has no listener yet;
+# execve is judged, not refused).
+UNDENIABLE: Final = frozenset(
+    {
+        *("read", "write", "close", "futex"),
+        *("exit", "exit_group", "rt_sigreturn", "restart_syscall"),
+        *("sendmsg", "execve"),
+    }
+)
+
+# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2): struct slk_call in
+# native/boundary.h.
+CallRow = tuple[int, int, int, int, int, int, int, int, int]
+
+_C_TREATMENT: Final = {
+    Treatment.PASS: 0,
+    Treatment.ENOSYS: 0,
+    Treatment.OPEN: 1,
+    Treatment.PATH: 2,
+    Treatment.SLOW: 3,
+    Treatment.REFUSE: 4,
+}
+_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0)
+
+
+class BadPlan(ValueError):
+    """The plan names a call or a law that cannot be denied or given back."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
+class FilterPlan(NamedTuple):
+    """What a policy says about calls.
+
+    deny: (call, rule): refused with EPERM; rule is the audit's name for it, such as `syscalls.deny[0]`.
+    give_back: of GIVABLE.
+    network_closed: the policy has no network rules, so no socket is made.
+    """
+
+    deny: tuple[tuple[str, str], ...] = ()
+    give_back: frozenset[str] = frozenset()
+    network_closed: bool = True
+
+
+class Decision(NamedTuple):
+    """One call under one plan. conditions: where arguments decide; what they do not trap passes.
+
+    rule, refuse_errno: of a refusal; "" and 0 where there is none.
+    """
+
+    treatment: Treatment
+    rule: str
+    refuse_errno: int
+    conditions: Conditions | None
+
+    @property
+    def trapped(self) -> bool:
+        """Whether any call of this number reaches the supervisor."""
+        return self.treatment not in (Treatment.PASS, Treatment.ENOSYS)
+
+
+_PASS: Final = Decision(Treatment.PASS, "", 0, None)
+_UNKNOWN: Final = Decision(Treatment.ENOSYS, "", 0, None)
+
+
+@lru_cache(maxsize=32)
+def decisions(plan: FilterPlan) -> dict[int, Decision]:
+    """By number, for this machine; a number that is not there is ENOSYS. Not to be changed: it is shared.
+
+    Raises: BadPlan.
+    """
+    _check(plan)
+    architecture = native_architecture()
+    denied: dict[str, str] = {}
+    for name, rule in plan.deny:
+        denied.setdefault(name, rule)
+    decided = {}
+    for row in ROWS:
+        number = row.number(architecture)
+        if number is None:
+            continue
+        if row.name in denied:
+            decided[number] = Decision(Treatment.REFUSE, denied[row.name], errno.EPERM, None)
+        else:
+            decided[number] = _decide(row, plan)
+    return decided
+
+
+def _check(plan: FilterPlan) -> None:
+    for name, _ in plan.deny:
+        if name not in BY_NAME:
+            raise BadPlan(name, "no such system call")
+        if name in UNDENIABLE:
+            raise BadPlan(name, "no program can run without this call")
+    for law in sorted(plan.give_back - GIVABLE):
+        raise BadPlan(law, f"not among what may be given back: {', '.join(sorted(GIVABLE))}")
+
+
+def _decide(row: Syscall, plan: FilterPlan) -> Decision:
+    if row.name in ("socket", "socketpair"):
+        return _decide_socket(row, plan)
+    conditions = ARGUMENTS.get(row.name)
+    if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
+        return _PASS
+    if conditions is not None:
+        kept = tuple(clause for clause in conditions.clauses if not _given(clause.rule, plan))
+        conditions = Conditions(kept, conditions.otherwise_trapped)
+    return Decision(row.treatment, row.rule, row.errno, conditions)
+
+
+def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
+    if row.name == "socketpair":
+        if not plan.network_closed:
+            return _PASS
+        return Decision(row.treatment, row.rule, row.errno, SOCKETPAIR_CLOSED)
+    if plan.network_closed:
+        return Decision(row.treatment, row.rule, row.errno, None)
+    return Decision(row.treatment, row.rule, errno.EAFNOSUPPORT, SOCKET_OPEN)
+
+
+def _given(rule: str, plan: FilterPlan) -> bool:
+    return rule.removeprefix("law.") in plan.give_back and rule.startswith("law.")
+
+
+def _holds(clause: Clause, args: tuple[int, ...]) -> bool:
+    return all(
+        ((args[compare.argument] & compare.mask) == compare.value) == compare.equal
+        for compare in clause.compares
+    )
+
+
+def _clause_for(conditions: Conditions, args: tuple[int, ...]) -> Clause:
+    for clause in conditions.clauses:
+        if _holds(clause, args):
+            return clause
+    return Clause(conditions.otherwise_trapped, ())
+
+
+def treatment_of(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> Treatment:
+    """Who answers this call, as the filter must have it. args: all six, unsigned."""
+    decision = decisions(plan).get(nr, _UNKNOWN)
+    if decision.conditions is not None and not _clause_for(decision.conditions, args).trapped:
+        return Treatment.PASS
+    return decision.treatment
+
+
+def rule_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> str:
+    """The name of the rule that traps or refuses this call, "" where the rules about paths decide."""
+    decision = decisions(plan).get(nr, _UNKNOWN)
+    if decision.conditions is None:
+        return decision.rule
+    return _clause_for(decision.conditions, args).rule or decision.rule
+
+
+def c_rows(plan: FilterPlan) -> list[CallRow]:
+    """The fast path's table: a row for each number from 0 to the last known. Raises: BadPlan."""
+    decided = decisions(plan)
+    architecture = native_architecture()
+    rows = [_NO_ROW] * (max(decided) + 1)
+    for row in ROWS:
+        number = row.number(architecture)
+        if number is not None and decided[number].trapped:
+            rows[number] = _c_row(row, decided[number])
+    return rows
+
+
+def _c_row(row: Syscall, decision: Decision) -> CallRow:
+    dirfd, path, need = _place(row, 0)
+    dirfd2, path2, need2 = _place(row, 1)
+    refuse_errno = decision.refuse_errno if decision.treatment is Treatment.REFUSE else 0
+    code = _C_TREATMENT[decision.treatment]
+    return (code, dirfd, path, row.flags, dirfd2, path2, refuse_errno, need, need2)
+
+
+def _place(row: Syscall, index: int) -> tuple[int, int, int]:
+    if index >= len(row.paths):
+        return -1, -1, 0
+    path = row.paths[index]
+    return path.dirfd, path.position, path.need

@@ -1,0 +1,151 @@
+"""From a policy and a command to everything that a start needs: decided here, done by start.py.
+
+Nothing runs yet when this returns, and whatever fails has one line that says which step, why and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of, numbered
+from sandlockd.launch import wall as walls
+from sandlockd.launch.command import CommandError, find_command
+from sandlockd.launch.filter import FilterError, build
+from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_rows, rule_for
+from sandlockd.policy.syscalls import compile_syscalls
+from sandlockd.policy.verdict import Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlockd.kernel.syscalls import Syscall
+    from sandlockd.policy.files import FileRules
+    from sandlockd.policy.model import Policy
+
+
+class CannotStart(Exception):
+    """The sandbox could not be built. One line, with the step, the reason and the fix."""
+
+    def __init__(self, text: str, exit_status: int = 125) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+class Prepared:
+    """A wall, a filter and a command that fit together. Owns the ruleset."""
+
+    def __init__(self, policy: Policy, rules: FileRules, wall: walls.Wall) -> None:
+        self.policy = policy
+        self.rules = rules
+        self.wall = wall
+        self.filter_plan = FilterPlan()
+        self.filter_program = b""
+        self.rows: dict[int, Syscall] = {}
+        self.c_rows: list[tuple[int, ...]] = []
+        self.argv: tuple[bytes, ...] = ()
+        self.executable = b""
+        self.environment: dict[bytes, bytes] = {}
+        self.directory: bytes | None = None
+
+    @property
+    def native_arch(self) -> int:
+        return AUDIT_ARCH[native_architecture()]
+
+    @property
+    def openers(self) -> tuple[int, int, int, int]:
+        return number_of("open"), number_of("openat"), number_of("creat"), number_of("openat2")
+
+    def rule_for(self, number: int, args: tuple[int, ...]) -> str:
+        return rule_for(self.filter_plan, number, args)
+
+    def close(self) -> None:
+        self.wall.close()
+
+
+# What a root program keeps: enough for files, users and low ports; nothing over the kernel, devices or others.
+KEPT_CAPABILITIES = sum(
+    1 << number
+    for number in (
+        0,  # CAP_CHOWN
+        1,  # CAP_DAC_OVERRIDE
+        3,  # CAP_FOWNER
+        4,  # CAP_FSETID
+        5,  # CAP_KILL
+        6,  # CAP_SETGID
+        7,  # CAP_SETUID
+        8,  # CAP_SETPCAP
+        10,  # CAP_NET_BIND_SERVICE
+        31,  # CAP_SETFCAP
+    )
+)
+
+
+def prepare(
+    policy: Policy, rules: FileRules, command: Sequence[bytes], private_directory: bytes
+) -> Prepared:
+    """Decide everything. Raises CannotStart."""
+    try:
+        wall = walls.build(rules, frozenset(policy.degrade.allow))
+    except (walls.MissingFeature, walls.WallError) as error:
+        raise CannotStart(str(error)) from None
+    prepared = Prepared(policy, rules, wall)
+    try:
+        _choose_command(prepared, command, private_directory)
+        _choose_filter(prepared)
+    except BaseException:
+        wall.close()
+        raise
+    return prepared
+
+
+def _choose_command(prepared: Prepared, command: Sequence[bytes], private_directory: bytes) -> None:
+    policy = prepared.policy
+    if command:
+        prepared.argv = tuple(command)
+    elif policy.program.exec is not None:
+        arguments = (argument.encode("utf-8", "surrogateescape") for argument in policy.program.args)
+        prepared.argv = (policy.program.exec, *arguments)
+    else:
+        raise CannotStart("no command: give one after --, or [program] exec in the policy")
+    prepared.environment = policy.program.environment(os.environb)
+    prepared.environment.setdefault(b"PATH", b"/usr/local/bin:/usr/bin:/bin")
+    prepared.environment[b"TMPDIR"] = private_directory
+    prepared.directory = policy.program.cwd
+    if prepared.directory is not None and not os.path.isdir(prepared.directory):
+        raise CannotStart(f"{os.fsdecode(prepared.directory)}: the program's cwd is not a directory")
+    try:
+        prepared.executable = find_command(prepared.argv[0], prepared.environment, prepared.directory)
+    except CommandError as error:
+        raise CannotStart(str(error), error.exit_status) from None
+    real = os.path.realpath(prepared.executable)
+    verdict = prepared.rules.judge(real, Want.EXECUTE)
+    if not verdict.allowed:
+        fix = f"; to allow it: {verdict.remedy}" if verdict.remedy else ""
+        raise CannotStart(
+            f"{os.fsdecode(prepared.argv[0])}: the policy does not let {os.fsdecode(real)} be executed"
+            f" ({verdict.rule}){fix}",
+            126,
+        )
+
+
+def _choose_filter(prepared: Prepared) -> None:
+    calls = compile_syscalls(prepared.policy)
+    prepared.filter_plan = FilterPlan(
+        deny=tuple(calls.denied.items()), give_back=calls.given_back, network_closed=True
+    )
+    try:
+        prepared.filter_program = build(prepared.filter_plan)
+        prepared.c_rows = list(c_rows(prepared.filter_plan))
+    except (BadPlan, FilterError) as error:
+        raise CannotStart(str(error)) from None
+    prepared.rows = numbered(native_architecture())
+
+
+def raise_own_descriptor_limit() -> tuple[int, int]:
+    """A pidfd per process of the program: take all that we may have. Returns what the program is to get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard

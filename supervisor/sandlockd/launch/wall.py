@@ -1,0 +1,250 @@
+"""The Landlock ruleset of a policy, and what the fast path may leave to it.
+
+Landlock rules are recursive and cannot subtract, so a hole in a grant (`deny`, /proc, our own state) is made by
+granting every sibling around it, level by level from the grant down to the hole. The directories on that way are the
+*spine*: the kernel grants nothing on them, so whatever they hold later, the supervisor serves as opened and checked
+objects or nobody does. This holds with the supervisor wrong, stopped or dead.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sandlockd.kernel import landlock
+from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW, Zone
+from sandlockd.policy.verdict import FileIdentity, Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sandlockd.policy.files import FileRules, Grant, Hole
+
+# Where a path leads through the caller's own /proc, by its letters alone.
+ASKER_LINKS = (b"/dev/fd", b"/dev/stdin", b"/dev/stdout", b"/dev/stderr", b"/etc/mtab")
+
+SIBLINGS_MAX = 100_000
+
+_RIGHTS: tuple[tuple[Want, int], ...] = (
+    (Want.READ, landlock.READ_FILE | landlock.READ_DIR),
+    (Want.EXECUTE, landlock.EXECUTE),
+    (Want.WRITE, landlock.WRITE_FILE | landlock.TRUNCATE),
+    (
+        Want.CREATE,
+        landlock.MAKE_DIR
+        | landlock.MAKE_REG
+        | landlock.MAKE_SOCK
+        | landlock.MAKE_FIFO
+        | landlock.MAKE_SYM
+        | landlock.REFER,
+    ),
+    (Want.DELETE, landlock.REMOVE_DIR | landlock.REMOVE_FILE | landlock.REFER),
+)
+
+# The name under which a policy may do without it ([degrade] allow), and the Landlock ABI that brought it.
+_FEATURES: tuple[tuple[str, int], ...] = (
+    ("landlock.refer", 2),
+    ("landlock.truncate", 3),
+    ("landlock.tcp", 4),
+    ("landlock.ioctl_dev", 5),
+    ("landlock.scope_signal", 6),
+    ("landlock.scope_abstract_unix", 6),
+)
+
+
+class MissingFeature(Exception):
+    """The kernel lacks what the wall needs and the policy does not allow to do without it."""
+
+    def __init__(self, feature: str, found: str) -> None:
+        super().__init__(feature, found)
+        self.feature = feature
+        self.found = found
+
+    def __str__(self) -> str:
+        if self.feature == "landlock":
+            return f"this kernel has no Landlock ({self.found}); `sandlockd doctor` says what to do"
+        return (
+            f"this kernel lacks {self.feature} ({self.found}); `sandlockd doctor` says what that means, and"
+            f' [degrade] allow = ["{self.feature}"] runs without it'
+        )
+
+
+class WallError(Exception):
+    """The ruleset could not be built. The text says why and what to do."""
+
+
+def rights_of(want: Want) -> int:
+    """The LANDLOCK_ACCESS_FS_* bits that a policy right stands for."""
+    rights = 0
+    for one, bits in _RIGHTS:
+        if one in want:
+            rights |= bits
+    return rights
+
+
+def check_features(degrade: frozenset[str]) -> tuple[int, list[str]]:
+    """(the ABI, the features that the run does without). Raises MissingFeature."""
+    version = landlock.abi()
+    if version < 1:
+        raise MissingFeature("landlock", "switched off or not built in")
+    missing = [name for name, since in _FEATURES if version < since]
+    for name in missing:
+        if name not in degrade:
+            raise MissingFeature(name, f"Landlock ABI {version}")
+    return version, missing
+
+
+class Wall:
+    """A ruleset ready to be entered, and the zones that tell the fast path what it grants."""
+
+    def __init__(self, ruleset: landlock.Ruleset, missing: list[str]) -> None:
+        self.ruleset = ruleset
+        self.missing = missing
+        self.zones: dict[bytes, Zone] = {}
+        self.spine: dict[bytes, int] = {}  # directory -> rights that the policy gives there, for the handlers
+        self.unlistable: list[bytes] = []  # spine directories that we may not list: nothing below is granted
+
+    @property
+    def scope_signals(self) -> bool:
+        return "landlock.scope_signal" not in self.missing
+
+    def close(self) -> None:
+        self.ruleset.close()
+
+
+def build(rules: FileRules, degrade: frozenset[str]) -> Wall:
+    """Grant what the rules allow, around their holes.
+
+    Raises:
+        MissingFeature: the kernel cannot, and the policy does not degrade it.
+        WallError: a grant could not be opened, or a directory around a hole is too large to grant around.
+    """
+    version, missing = check_features(degrade)
+    wall = Wall(_empty_ruleset(version), missing)
+    try:
+        _Builder(wall, rules).build()
+    except BaseException:
+        wall.close()
+        raise
+    return wall
+
+
+def _empty_ruleset(version: int) -> landlock.Ruleset:
+    return landlock.Ruleset(
+        handled_fs=landlock.supported_fs(version),
+        handled_net=landlock.NET_BIND_TCP | landlock.NET_CONNECT_TCP if version >= 4 else 0,
+        scoped=landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET if version >= 6 else 0,
+    )
+
+
+class _Builder:
+    def __init__(self, wall: Wall, rules: FileRules) -> None:
+        self.wall = wall
+        self.grants: list[Grant] = list(rules.grants())
+        self.holes: list[Hole] = list(rules.holes())
+        self.hole_paths = frozenset(hole.path for hole in self.holes)
+        self.hole_parents = _ancestors(self.hole_paths)
+        self.denied: Mapping[FileIdentity, str] = {
+            hole.identity: hole.rule for hole in self.holes if hole.identity is not None
+        }
+        self.siblings = 0
+
+    def build(self) -> None:
+        for path in (*self.hole_paths, *ASKER_LINKS):
+            self._zone(path, ZONE_SLOW, 0)
+        for grant in self.grants:
+            self._grant(grant.path, rights_of(grant.want), top=True)
+        self._add_up()
+
+    def _add_up(self) -> None:
+        """Landlock gives an object what any directory above it was given; a slow zone was given nothing."""
+        zones = self.wall.zones
+        for path in sorted(zones, key=len):
+            zone = zones[path]
+            if zone.flags & ZONE_SLOW or not path:
+                continue
+            for part in _prefixes(path):
+                above = zones.get(b"" if part == b"/" else part)
+                if part != path and above is not None:
+                    if not above.flags & ZONE_SLOW:
+                        zones[path] = zone._replace(rights=zone.rights | above.rights)
+                    break
+
+    def _grant(self, path: bytes, rights: int, *, top: bool) -> None:
+        if path in self.hole_parents:
+            self._grant_around(path, rights)
+            return
+        try:
+            device, inode = self._allow(path, rights)
+        except FileNotFoundError:
+            if top:
+                raise WallError(f"{os.fsdecode(path)}: it was there a moment ago and is gone") from None
+            return  # a sibling that went away while we listed: nothing to grant
+        except OSError as error:
+            if top:
+                raise WallError(f"{os.fsdecode(path)}: cannot be granted: {error.strerror}") from None
+            return  # not granted is safe; the supervisor will answer for it
+        flags = 0 if top else ZONE_IDENTITY
+        self._zone(path, flags, rights, device, inode)
+
+    def _allow(self, path: bytes, rights: int) -> tuple[int, int]:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(fd)
+            if FileIdentity(status.st_dev, status.st_ino) in self.denied:
+                return 0, 0  # a hard link to a denied file
+            if stat.S_ISCHR(status.st_mode) and rights & landlock.WRITE_FILE:
+                rights |= landlock.IOCTL_DEV
+            if not stat.S_ISDIR(status.st_mode):
+                rights &= landlock.FS_FILE
+            self.wall.ruleset.allow_beneath(fd, rights)
+            return status.st_dev, status.st_ino
+        finally:
+            os.close(fd)
+
+    def _grant_around(self, directory: bytes, rights: int) -> None:
+        self.wall.spine[directory] = self.wall.spine.get(directory, 0) | rights
+        self._zone(directory, ZONE_SLOW, 0)
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            self.wall.unlistable.append(directory)
+            return
+        self.siblings += len(names)
+        if self.siblings > SIBLINGS_MAX:
+            raise WallError(
+                f"{os.fsdecode(directory)}: a deny below it would need more than {SIBLINGS_MAX} rules around it;"
+                " grant the directories beside the denied one instead"
+            )
+        prefix = directory if directory != b"/" else b""
+        for name in names:
+            child = prefix + b"/" + name
+            if child not in self.hole_paths and not os.path.islink(child):
+                self._grant(child, rights, top=False)
+
+    def _zone(self, path: bytes, flags: int, rights: int, device: int = 0, inode: int = 0) -> None:
+        key = b"" if path == b"/" else path
+        old = self.wall.zones.get(key)
+        if old is not None and not flags & ZONE_SLOW and not old.flags & ZONE_SLOW:
+            # Landlock adds up, and so does the wider of two ways to know the object.
+            flags, rights = old.flags & flags, old.rights | rights
+        self.wall.zones[key] = Zone(key, flags, rights, device, inode)
+
+
+def _prefixes(path: bytes) -> Iterable[bytes]:
+    """The path and every directory above it, the root included."""
+    while True:
+        yield path
+        if path == b"/" or not path:
+            return
+        path = path[: path.rindex(b"/")] or b"/"
+
+
+def _ancestors(paths: Iterable[bytes]) -> frozenset[bytes]:
+    found: set[bytes] = set()
+    for path in paths:
+        for part in _prefixes(path):
+            if part != path:
+                found.add(part)
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""The notification loop: receive, dispatch by number, answer exactly once."""

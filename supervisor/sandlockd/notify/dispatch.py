@@ -1,0 +1,133 @@
+"""One table from call number to handler, and what happens around a handler.
+
+A handler that raises has refused: the program gets EACCES (a decision could not be made) or EIO (an object could not
+be had), the audit log gets the cause.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import Any
+
+from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later
+from sandlockd.kernel.engine import REASON_REFUSED, REASON_UNREADABLE
+from sandlockd.notify.reply import reply
+from sandlockd.process.key import Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sandlockd.kernel.engine import Engine, Request
+
+    Handler = Callable[[Request], Answer | Later[Any]]
+    StartTask = Callable[[Callable[[], Any]], None]
+
+# Reading the program's memory failed: what the call itself would have returned.
+_WORKERS_MAX = 256
+_MEMORY_ERRORS = frozenset((errno.EFAULT, errno.ENAMETOOLONG))
+
+
+class Dispatcher:
+    """Sends each request to its handler, and the handler's answer back."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        handlers: Mapping[int, Handler],
+        *,
+        refused: Callable[[Request], None],
+        unreadable: Callable[[Request], None],
+        failed: Callable[[Request, Exception], None],
+        kill: Callable[[str], None],
+    ) -> None:
+        self._engine = engine
+        self._handlers = handlers
+        self._refused = refused
+        self._unreadable = unreadable
+        self._failed = failed
+        self._kill = kill
+        self._workers: Any = None
+        self._waiting: list[Callable[[], Any]] = []
+        self._start_task: StartTask | None = None
+
+    def dispatch(self, request: Request) -> None:
+        """Answer now, or start the task that will. Never raises, never waits."""
+        if request.reason == REASON_REFUSED:
+            self._tell_refused(request)  # answered by C already
+            return
+        answer = self._guarded(request, partial(self._ask, request))
+        if isinstance(answer, Later):
+            self._start(partial(self._work, request, answer))
+        else:
+            self._send(request, answer)
+
+    def _start(self, work: Callable[[], Any]) -> None:
+        if self._start_task is None:
+            self._waiting.append(work)
+        else:
+            self._start_task(work)
+
+    def start_tasks_with(self, start_task: StartTask) -> None:
+        """From now on there is a nursery; what waited for it starts."""
+        self._start_task = start_task
+        waiting, self._waiting = self._waiting, []
+        for work in waiting:
+            start_task(work)
+
+    def _tell_refused(self, request: Request) -> None:
+        try:
+            self._refused(request)
+        except Exception as error:
+            self._failed(request, error)
+
+    def _guarded(self, request: Request, ask: Callable[[], Answer | Later[Any]]) -> Answer | Later[Any]:
+        try:
+            return ask()
+        except Gone:
+            return EIO  # frees the slot; there is nobody to read it
+        except Exception as error:
+            self._failed(request, error)
+            return EIO if isinstance(error, OSError) else EACCES
+
+    def _ask(self, request: Request) -> Answer | Later[Any]:
+        if request.reason == REASON_UNREADABLE:
+            if request.path_error in _MEMORY_ERRORS:
+                return Errno(request.path_error)
+            self._unreadable(request)  # a process that hides its memory from us is not let through
+            return EACCES
+        handler = self._handlers.get(request.nr)
+        if handler is None:
+            raise LookupError(f"no handler for call number {request.nr}")
+        return handler(request)
+
+    async def _work(self, request: Request, later: Later[Any]) -> None:
+        """In a task: wait for the worker, then answer. A caller that dies meanwhile leaves its worker behind."""
+        answer: Answer | Later[Any] = later
+        try:
+            while isinstance(answer, Later):
+                answer = await self._step(request, answer)
+        except BaseException:
+            self._send(request, EIO)  # cancelled: the sandbox is ending
+            raise
+        self._send(request, answer)
+
+    async def _step(self, request: Request, later: Later[Any]) -> Answer | Later[Any]:
+        import trio  # late: a program that ends at once never needs it
+
+        if self._workers is None:
+            self._workers = trio.CapacityLimiter(_WORKERS_MAX)
+        if not self._workers.available_tokens:
+            return Errno(errno.EAGAIN)  # waiting here would let one blocked open block another for ever
+        try:
+            result = await trio.to_thread.run_sync(later.work, abandon_on_cancel=True, limiter=self._workers)
+        except OSError as error:
+            return Errno(error.errno or errno.EIO)
+        except Exception as error:
+            self._failed(request, error)
+            return EACCES
+        return self._guarded(request, partial(later.then, result))
+
+    def _send(self, request: Request, answer: Answer) -> None:
+        reply(self._engine, request, answer, self._kill)

@@ -1,0 +1,1 @@
+"""Who is in the sandbox: identity, membership, and the watcher that tells when a process ends."""

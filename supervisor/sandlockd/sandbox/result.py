@@ -1,0 +1,106 @@
+"""How a run ended, and the exit status and status file that tell it."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal as signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.kernel.launching import Report
+
+SANDBOX_FAILED = 125
+
+
+class Reason(enum.Enum):
+    EXITED = "exited"
+    SIGNALED = "signaled"
+    KILLED = "killed"  # by sandlockd: asked to end, or by a rule
+    SANDBOX_ERROR = "sandbox_error"
+
+
+class Result:
+    """What the status file holds."""
+
+    def __init__(self) -> None:
+        self.reason = Reason.SANDBOX_ERROR
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.rule: str | None = None
+        self.error: str | None = None  # one line: the step, why, what to do
+        self.exit_status = SANDBOX_FAILED  # of sandlockd itself
+        self.wall_s = 0.0
+        self.cpu_s = 0.0
+        self.peak_memory_bytes = 0
+        self.processes = 0
+        self.denials = 0
+        self.run_id: str | None = None
+
+    def program_ended(self, status: int, *, killed: bool = False) -> None:
+        """status: as wait(2) gives it."""
+        if os.WIFSIGNALED(status):
+            self.signal = os.WTERMSIG(status)
+            self.exit_status = 128 + self.signal
+            self.reason = Reason.SIGNALED
+        else:
+            self.exit_code = os.WEXITSTATUS(status)
+            self.exit_status = self.exit_code
+            self.reason = Reason.EXITED
+        if killed:
+            self.reason = Reason.KILLED
+
+    def killed_whole(self, rule: str | None) -> None:
+        """Ended by us before the program's own end was told."""
+        self.reason = Reason.KILLED
+        self.rule = rule
+        self.signal = signals.SIGKILL
+        self.exit_status = 128 + signals.SIGKILL
+
+    def failed(self, text: str, exit_status: int = SANDBOX_FAILED) -> None:
+        self.reason = Reason.SANDBOX_ERROR
+        self.error = text
+        self.exit_code = self.signal = None
+        self.exit_status = exit_status
+
+    def usage_told(self, report: Report) -> None:
+        self.cpu_s = (report.user_us + report.system_us) / 1e6
+        self.peak_memory_bytes = report.peak_rss_bytes
+
+    @property
+    def succeeded(self) -> bool:
+        return self.reason is Reason.EXITED and self.exit_code == 0
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "run": self.run_id,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "reason": self.reason.value,
+            "rule": self.rule,
+            "error": self.error,
+            "usage": {
+                "wall": round(self.wall_s, 6),
+                "cpu": round(self.cpu_s, 6),
+                "peak_memory": self.peak_memory_bytes,
+                "processes": self.processes,
+            },
+            "changes": None,
+            "denials": self.denials,
+        }
+
+
+def write_status_file(path: str, result: Result) -> None:
+    """Whole or not at all: a reader never sees half of it. Raises OSError."""
+    import json
+
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(result.as_dict(), file)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,378 @@
+"""One sandbox: starts it, serves it, ends it.
+
+It is served in two parts. `serve_early` needs no trio: the engine's pump and the handlers alone, enough for all that
+a program asks and for the reports of init. A program that ends within the first moments never makes us import trio
+(which takes longer than most short commands). `serve` is the rest of the life: the loop, the watchers, what waits.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from functools import partial
+
+from sandlockd.handlers import table
+from sandlockd.handlers.context import Context
+from sandlockd.kernel import launching
+from sandlockd.kernel.engine import TERMINAL, Engine
+from sandlockd.kernel.launching import Plan
+from sandlockd.kernel.orphans import kill_orphans
+from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
+from sandlockd.notify.dispatch import Dispatcher
+from sandlockd.process.index import ProcessIndex
+from sandlockd.sandbox.phase import Event, Phase, after
+from sandlockd.sandbox.result import Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.audit.log import AuditLog
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.launching import Report
+    from sandlockd.launch.prepare import Prepared
+    from sandlockd.process.state import PerProcessState
+
+_START_PATIENCE_S = 30.0
+
+# What a failed step means, and what to do about it.
+_STAGE_HELP = {
+    "signal_scope": "the kernel did not confine init's signals; `sandlockd doctor` tests it",
+    "landlock": "the Landlock ruleset could not be entered; `sandlockd doctor` tests it",
+    "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
+    "directory": "the working directory cannot be entered",
+    "rlimits": "a limit above the hard limit needs privileges",
+    "session": "the terminal belongs to another session",
+}
+
+
+class Sandbox:
+    """Everything of one run. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        audit: AuditLog,
+        *,
+        slow_lookups: bool = False,
+        terminal_device: int | None = None,
+    ) -> None:
+        self._prepared = prepared
+        self._audit = audit
+        self._terminal_device = terminal_device
+        self.phase = Phase.PREPARED
+        self.result = Result()
+        self.result.run_id = audit.run_id
+        self._engine = Engine(
+            rows=prepared.c_rows,
+            zones=prepared.wall.zones.values(),
+            native_arch=prepared.native_arch,
+            openers=prepared.openers,
+            slow_lookups=slow_lookups,
+        )
+        self._init_pid = 0
+        self._control: OwnedFd | None = None
+        self._index: ProcessIndex | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._unregistered: list[int] = []  # threads seen before there was anybody to watch them
+        self._status: int | None = None
+        self._kill_rule: str | None = None
+        self._killed = False
+        self._engine_is_terminal = False
+        self._started_at = 0.0
+        self.on_stopped: Callable[[], None] | None = None  # the program was stopped by job control
+        self.on_process_exit: Callable[[object], None] | None = None
+
+    # ---- starting ----
+
+    def start(
+        self,
+        *,
+        stdio: tuple[int, int, int] = (-1, -1, -1),
+        blocked_signals: int = 0,
+        descriptor_limit: tuple[int, int] | None = None,
+        umask: int = -1,
+        new_session: bool = False,
+    ) -> None:
+        """Fork, and wait until the listener is ours. Raises CannotStart."""
+        prepared = self._prepared
+        plan = Plan(
+            executable=prepared.executable,
+            argv=prepared.argv,
+            environment=prepared.environment,
+            filter_program=prepared.filter_program,
+            ruleset_fd=prepared.wall.ruleset.fd,
+            directory=prepared.directory,
+            stdio=stdio,
+            umask=prepared.policy.program.umask if prepared.policy.program.umask is not None else umask,
+            wait_killable=True,
+            scope_signals=prepared.wall.scope_signals,
+            new_session=new_session,
+            kept_capabilities=KEPT_CAPABILITIES if os.geteuid() == 0 else None,
+            blocked_signals=blocked_signals,
+            rlimits=[(7, *descriptor_limit)] if descriptor_limit else (),  # RLIMIT_NOFILE
+        )
+        self._started_at = time.monotonic()
+        self._init_pid, self._control = launching.start(plan)
+        prepared.wall.close()  # the child has its own
+        self._advance(Event.FORKED)
+        self._index = ProcessIndex(self._init_pid)
+        self._make_dispatcher()
+        self._await_listener()
+
+    def _await_listener(self) -> None:
+        deadline = time.monotonic() + _START_PATIENCE_S
+        while self.phase is Phase.STARTING:
+            left_ms = int((deadline - time.monotonic()) * 1000)
+            report = launching.read_report(self.control_fd, max(left_ms, 0))
+            if report is None:
+                self.result.failed("start: no answer from the new process within 30 s")
+                self._advance(Event.BROKEN)
+                break
+            self._on_report(report)
+        if self.phase is Phase.FAILED:
+            text, status = self.result.error or "start: the new process ended at once", self.result.exit_status
+            raise CannotStart(text, status)
+
+    def _make_dispatcher(self) -> None:
+        assert self._index is not None
+        prepared = self._prepared
+        context = Context(
+            engine=self._engine,
+            index=self._index,
+            rules=prepared.rules,
+            spine=prepared.wall.spine,
+            rule_for=prepared.rule_for,
+            rows=prepared.rows,
+            audit=self._audit,
+            init_pid=self._init_pid,
+            terminal_device=self._terminal_device,
+        )
+        self._dispatcher = Dispatcher(
+            self._engine,
+            table.build(context),
+            refused=partial(table.refused_by_table, context),
+            unreadable=partial(table.unreadable, context),
+            failed=partial(table.failed, context),
+            kill=self.kill,
+        )
+
+    @property
+    def control_fd(self) -> int:
+        assert self._control is not None
+        return self._control.fd
+
+    @property
+    def index(self) -> ProcessIndex:
+        assert self._index is not None
+        return self._index
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        assert self._dispatcher is not None
+        return self._dispatcher
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @property
+    def over(self) -> bool:
+        return self.phase in (Phase.ENDED, Phase.FAILED)
+
+    # ---- reports of init ----
+
+    def _advance(self, event: Event) -> None:
+        self.phase = after(self.phase, event)
+
+    def read_reports(self) -> None:
+        """Take every report that is there."""
+        while not self.over:
+            report = launching.read_report(self.control_fd)
+            if report is None:
+                return
+            self._on_report(report)
+
+    def _on_report(self, report: Report) -> None:
+        kind = report.kind
+        if kind == launching.LISTENER:
+            self._engine.attach(report.fd)
+            self._advance(Event.LISTENING)
+        elif kind == launching.FAILED:
+            self._start_failed(report)
+        elif kind == launching.STOPPED:
+            self._advance(Event.STOPPED)
+            if self.on_stopped is not None:
+                self.on_stopped()
+        elif kind == launching.CONTINUED:
+            self._advance(Event.CONTINUED)
+        elif kind == launching.EXITED:
+            self._program_exited(report.status)
+        elif kind == launching.DONE:
+            self._done(report)
+        elif kind == launching.GONE:
+            self._init_gone()
+
+    def _program_exited(self, status: int) -> None:
+        self._status = status
+        if self.result.error is None:
+            self.result.program_ended(status, killed=self._killed)
+            self.result.rule = self._kill_rule
+        self._advance(Event.EXITED)
+
+    def _done(self, report: Report) -> None:
+        self.result.usage_told(report)
+        if self._status is None and self.result.error is None:
+            self.result.killed_whole(self._kill_rule)
+        self._advance(Event.DONE)
+
+    def _start_failed(self, report: Report) -> None:
+        stage = launching.STAGES[report.stage]
+        reason = os.strerror(report.error)
+        if stage == "exec":
+            name = os.fsdecode(self._prepared.argv[0])
+            self.result.failed(f"{name}: cannot be executed: {reason}", 127 if report.error == 2 else 126)
+        else:
+            help_text = _STAGE_HELP.get(stage)
+            self.result.failed(f"start: step {stage}: {reason}" + (f"; {help_text}" if help_text else ""))
+            if self.phase is Phase.STARTING:
+                self._advance(Event.BROKEN)
+
+    def _init_gone(self) -> None:
+        """Its end is closed without a last word: somebody killed it. Law 8: nothing outlives the sandbox."""
+        if not self.over and self.result.error is None:
+            self.result.failed("init of the sandbox was killed from outside; everything in it was ended")
+        self._advance(Event.BROKEN)
+
+    # ---- serving ----
+
+    def serve_early(self, until: float | None, extra_fd: int = -1) -> None:
+        """Serve without trio until the time (monotonic), the end, or until extra_fd becomes readable."""
+        with select.epoll(flags=select.EPOLL_CLOEXEC) as waiting:
+            waiting.register(self.control_fd, select.EPOLLIN)
+            if extra_fd >= 0:
+                waiting.register(extra_fd, select.EPOLLIN)
+            while not self.over:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return
+                self._serve_once(waiting.fileno(), left)
+                if extra_fd >= 0 and any(fd == extra_fd for fd, _ in waiting.poll(0)):
+                    return
+
+    def _serve_once(self, waiting_fd: int, left_s: float | None) -> None:
+        if self._engine_is_terminal:
+            self._wait_for_report(left_s)
+            return
+        state, requests, other = self._engine.pump(waiting_fd, left_s)
+        for request in requests:
+            self.dispatcher.dispatch(request)
+        if not requests:
+            self._unregistered += self._engine.new_threads()
+        if state == TERMINAL:
+            self._engine_is_terminal = True
+        if other:
+            self.read_reports()
+
+    def _wait_for_report(self, left_s: float | None) -> None:
+        report = launching.read_report(self.control_fd, -1 if left_s is None else int(left_s * 1000) + 1)
+        if report is not None:
+            self._on_report(report)
+
+    async def serve(self) -> None:
+        """Serve until nothing of the sandbox is left."""
+        import trio
+
+        from sandlockd.notify.loop import Loop
+        from sandlockd.process.watcher import prune_now_and_then
+
+        loop = Loop(self._engine, self.dispatcher, self._new_thread, self._pump_failed)
+        token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            # Handlers run between the steps of trio, outside of any task: what they start goes in by the token.
+            start_soon = partial(token.run_sync_soon, nursery.start_soon)
+            self.dispatcher.start_tasks_with(start_soon)
+            self._watch_with(start_soon)
+            nursery.start_soon(prune_now_and_then, self.index)
+            if not self._engine_is_terminal:
+                nursery.start_soon(loop.run)
+            while not self.over:
+                await trio.lowlevel.wait_readable(self.control_fd)
+                self.read_reports()
+            nursery.cancel_scope.cancel()
+
+    def _watch_with(self, start_soon: Callable[..., None]) -> None:
+        import trio
+
+        from sandlockd.process.watcher import watch
+
+        def registered(entry: PerProcessState) -> None:
+            start_soon(watch, self.index, entry, self.on_process_exit)
+
+        def unregistered(entry: PerProcessState) -> None:
+            for tid in entry.threads:
+                self._engine.forget_thread(tid)
+            trio.lowlevel.notify_closing(entry.pidfd.fd)
+
+        for pid in self.index.pids_snapshot():
+            key = self.index.key_for(pid)
+            entry = self.index.entry_for(key) if key is not None else None
+            if entry is not None:
+                registered(entry)
+        self.index.on_register = registered
+        self.index.on_unregister = unregistered
+        waiting, self._unregistered = self._unregistered, []
+        for tid in waiting:
+            self._new_thread(tid)
+
+    def _new_thread(self, tid: int) -> None:
+        if self.index.register_thread(tid) is None:
+            self._engine.forget_thread(tid)  # it is gone: its number may come again
+
+    def _pump_failed(self, error: Exception) -> None:
+        from sandlockd.audit.records import Note
+
+        self._audit.note(Note(subject="pump", text=f"the pump failed and the loop goes on alone: {error!r}"))
+
+    # ---- ending ----
+
+    def signal(self, number: int) -> None:
+        """To the program. Nothing happens when it is gone."""
+        self._tell_init(partial(launching.order_signal, self.control_fd, number))
+
+    def signal_group(self, number: int) -> None:
+        self._tell_init(partial(launching.order_signal_group, self.control_fd, number))
+
+    def kill(self, rule: str | None = None) -> None:
+        """End everything in the sandbox now."""
+        self._killed = True
+        self._kill_rule = self._kill_rule or rule
+        self._tell_init(partial(launching.order_kill, self.control_fd))
+
+    def asked_to_end(self) -> None:
+        """The end that follows was asked for."""
+        self._killed = True
+
+    @staticmethod
+    def _tell_init(order: Callable[[], None]) -> None:
+        try:
+            order()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # init is gone, and everything with it
+
+    def close(self) -> None:
+        """Release everything; whatever still lives dies with the leash. The result is final afterwards."""
+        self.result.wall_s = time.monotonic() - self._started_at if self._started_at else 0.0
+        self.result.processes = self._index.registered if self._index is not None else 0
+        if self._control is not None:
+            self._control.close()  # the leash
+        if self._init_pid:
+            os.waitpid(self._init_pid, 0)
+        if self.phase is Phase.FAILED and self._init_pid:
+            kill_orphans()
+        if self._index is not None:
+            self._index.on_unregister = None
+            self._index.clear()
+        self._engine.close()
+        self._prepared.close()
