@@ -241,7 +241,7 @@ int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t cap
  * ret_other: other_fd is readable (-1: there is none). */
 int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct slk_request *batch,
 	     uint32_t capacity, uint32_t *ret_count, int32_t *ret_other);
-/* Threads that asked for the first time since the last call: how many were copied. */
+/* Threads that asked for the first time some milliseconds ago and still live: how many were copied. */
 int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity);
 void slk_forget_thread(struct slk_engine *engine, int32_t tid);
 

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A process that lives shorter than this is never registered: nothing about it could still be asked. */
+/* A thread that ends sooner is never registered: nothing about it could still be asked. */
 #define NEW_THREADS_AFTER_NS 5000000u
 
 uint64_t slk_ledger_bytes(void)
@@ -235,23 +235,31 @@ static void notice_thread(struct slk_engine *engine, int32_t tid)
 {
 	int32_t *seen = &engine->seen[(uint32_t)tid % SLK_SEEN_MAX];
 
-	if (*seen == tid)
-		return;
+	if (*seen == tid || engine->new_count == SLK_NEW_MAX)
+		return; /* without room, its next notification brings it back */
 	*seen = tid;
-	if (engine->new_count == SLK_NEW_MAX)
-		return; /* the next notification of a thread that was displaced brings it back */
-	if (engine->new_count == 0)
-		engine->new_since_ns = slk_now_ns();
-	engine->new_tids[engine->new_count++] = tid;
+	engine->new_threads[engine->new_count++] = (struct slk_new_thread){tid, slk_now_ns()};
 }
 
+/* Threads come in the order of their age. The short-lived ones are dropped here, for next to nothing. */
 int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity)
 {
-	uint32_t count = engine->new_count < capacity ? engine->new_count : capacity;
+	uint64_t now = slk_now_ns();
+	uint32_t taken = 0;
+	uint32_t count = 0;
 
-	memcpy(ret_tids, engine->new_tids, count * sizeof(*ret_tids));
-	memmove(engine->new_tids, engine->new_tids + count, (engine->new_count - count) * sizeof(*ret_tids));
-	engine->new_count -= count;
+	while (taken < engine->new_count && count < capacity &&
+	       engine->new_threads[taken].since_ns + NEW_THREADS_AFTER_NS <= now) {
+		int32_t tid = engine->new_threads[taken++].tid;
+
+		if (getpgid(tid) >= 0)
+			ret_tids[count++] = tid;
+		else
+			slk_forget_thread(engine, tid); /* its number may come again */
+	}
+	memmove(engine->new_threads, engine->new_threads + taken,
+		(engine->new_count - taken) * sizeof(*engine->new_threads));
+	engine->new_count -= taken;
 	return (int)count;
 }
 
@@ -388,7 +396,7 @@ int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t cap
 static int64_t until_new_threads(const struct slk_engine *engine)
 {
 	uint64_t now = slk_now_ns();
-	uint64_t due = engine->new_since_ns + NEW_THREADS_AFTER_NS;
+	uint64_t due = engine->new_threads[0].since_ns + NEW_THREADS_AFTER_NS;
 
 	return due > now ? (int64_t)(due - now) : 0;
 }

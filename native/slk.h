@@ -81,6 +81,11 @@ struct slk_slot {
 #define SLK_SLOTS_MAX 4096
 enum slk_phase { SLK_PHASE_FREE, SLK_PHASE_RECEIVED, SLK_PHASE_PREPARED };
 
+struct slk_new_thread {
+	int32_t tid;
+	uint64_t since_ns;
+};
+
 struct slk_engine {
 	int listener_fd;
 	int sync_wake_up; /* the kernel has it */
@@ -92,12 +97,11 @@ struct slk_engine {
 	struct slk_slot *slots;
 	uint32_t next_slot;
 	uint32_t new_count;
-	uint64_t new_since_ns;
 	struct slk_engine_counts counts;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];
 	int32_t seen[SLK_SEEN_MAX];
-	int32_t new_tids[SLK_NEW_MAX];
+	struct slk_new_thread new_threads[SLK_NEW_MAX]; /* the oldest first */
 };
 
 uint64_t slk_now_ns(void);

@@ -218,7 +218,7 @@ def test_letters_that_the_terminal_lacks_are_escaped() -> None:
 def test_every_law_in_the_source_has_words() -> None:
     source = Path(sandlockd.__file__).parent
     texts = [path.read_text() for path in source.rglob("*.py") if path.parent.name != "audit"]
-    # In prose a full stop may follow; a name ends in a letter. law.x stands for any, law.rule is an attribute.
+    # In prose a full stop may follow. law.x stands for any law, law.rule is an attribute.
     named = set(re.findall(r"\blaw\.[a-z_]*[a-z]\b", "\n".join(texts))) - {"law.x", "law.rule"}
     assert "law.io_uring" in named
     assert {law for law in named if "is a law of sandlockd" in laws.reason(law)} == set()

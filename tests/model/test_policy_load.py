@@ -60,9 +60,13 @@ def test_a_syntax_error_is_told_with_its_line(text: str, line: int) -> None:
     assert told.startswith(f"my.toml:{line}: is not TOML: ")
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a." * 50_000 + "b = 1"])
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a." * 500_000 + "b = 1", "'a'.\"\\\"\" . " * 50_000 + "b = 1"])
 def test_a_policy_made_to_break_the_parser_is_refused(text: str) -> None:
     assert errors_of(text)
+
+
+def test_a_path_with_many_dots_is_no_deep_key() -> None:
+    policy_of(f"[filesystem]\ndeny = ['{'../' * 200}x', '{'a.b/' * 200}']\n")
 
 
 # --- keys ---

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sandlockd.policy.inputs import Source
     from sandlockd.policy.lines import Place
 
+_KEY_PARTS_MAX = 64
+
 
 class Document:
     """A parsed policy.
@@ -72,6 +74,9 @@ def _text_of(source: Source) -> str:
 def _tree_of(name: str, text: str) -> dict[str, Any]:
     import tomllib  # 8 ms that presets do not cost
 
+    deep = _deep_key_line(text)
+    if deep is not None:
+        raise _whole(name, deep, f"has a key of more than {_KEY_PARTS_MAX} parts, too deep for a policy")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -79,6 +84,18 @@ def _tree_of(name: str, text: str) -> dict[str, Any]:
     except ValueError as error:  # TOMLDecodeError, and int() on thousands of digits
         message, line = _with_line(str(error), text)
         raise _whole(name, line, f"is not TOML: {message}") from None
+
+
+def _deep_key_line(text: str) -> int | None:
+    """The line of a dotted key with too many parts. Its parts cost tomllib the square of their number: minutes."""
+    if not any(line.count(".") >= _KEY_PARTS_MAX for line in text.split("\n")):
+        return None
+    import re
+
+    # Begins behind what cannot be in a part, so that a long part is not tried from each of its letters.
+    part = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+    found = re.search(rf"(?<![A-Za-z0-9_-])(?:{part}){{{_KEY_PARTS_MAX}}}", text)
+    return None if found is None else text.count("\n", 0, found.start()) + 1
 
 
 def _with_line(message: str, text: str) -> tuple[str, int | None]:

@@ -7,6 +7,7 @@ a program asks and for the reports of init. A program that ends within the first
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -232,7 +233,7 @@ class Sandbox:
         reason = os.strerror(report.error)
         if stage == "exec":
             name = os.fsdecode(self._prepared.argv[0])
-            self.result.failed(f"{name}: cannot be executed: {reason}", 127 if report.error == 2 else 126)
+            self.result.failed(f"{name}: cannot be executed: {reason}{_exec_help(report.error)}", 127 if report.error == 2 else 126)
         else:
             help_text = _STAGE_HELP.get(stage)
             self.result.failed(f"start: step {stage}: {reason}" + (f"; {help_text}" if help_text else ""))
@@ -376,3 +377,10 @@ class Sandbox:
             self._index.clear()
         self._engine.close()
         self._prepared.close()
+
+
+def _exec_help(error: int) -> str:
+    """The file itself was looked at before; what remains is what it needs."""
+    if error in (errno.EACCES, errno.ENOENT):
+        return "; its loader or interpreter is missing or not granted: [filesystem] base = true grants the system's"
+    return ""
