@@ -47,7 +47,9 @@ def context(
         return Source(name, relative_to, files[name].encode())
 
     return Context(
-        environment={b"HOME": b"/home/u", b"DATA": b"/opt/data", b"EMPTY": b""} if environment is None else environment,
+        environment={b"HOME": b"/home/u", b"DATA": b"/opt/data", b"EMPTY": b""}
+        if environment is None
+        else environment,
         home=home,
         cwd=b"/work/proj",
         find=find,

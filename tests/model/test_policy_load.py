@@ -60,7 +60,15 @@ def test_a_syntax_error_is_told_with_its_line(text: str, line: int) -> None:
     assert told.startswith(f"my.toml:{line}: is not TOML: ")
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a." * 500_000 + "b = 1", "'a'.\"\\\"\" . " * 50_000 + "b = 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "a = " + "9" * 5000,
+        "a." * 500_000 + "b = 1",
+        '\'a\'."\\"" . ' * 50_000 + "b = 1",
+    ],
+)
 def test_a_policy_made_to_break_the_parser_is_refused(text: str) -> None:
     assert errors_of(text)
 
@@ -87,7 +95,9 @@ def test_a_key_in_the_wrong_section_is_sent_to_the_right_one() -> None:
     assert errors_of("[limits]\numask = '022'\n") == [
         'my.toml:2: limits.umask: unknown key; did you mean "program.umask"?'
     ]
-    assert errors_of("timeout = '5m'\n") == ['my.toml:1: timeout: unknown key; did you mean "limits.timeout"?']
+    assert errors_of("timeout = '5m'\n") == [
+        'my.toml:1: timeout: unknown key; did you mean "limits.timeout"?'
+    ]
 
 
 def test_a_key_that_resembles_nothing_gets_the_list_of_what_there_is() -> None:
@@ -144,7 +154,9 @@ def test_all_errors_are_reported_in_the_order_of_their_lines() -> None:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-@pytest.mark.parametrize("wrong", ["3.5", "1979-05-27", "[[1]]", "{ a = { b = 1 } }", "inf", "[true]", "''", "['']"])
+@pytest.mark.parametrize(
+    "wrong", ["3.5", "1979-05-27", "[[1]]", "{ a = { b = 1 } }", "inf", "[true]", "''", "['']"]
+)
 def test_a_value_of_the_wrong_type_is_an_error_for_every_key(key: object, wrong: str) -> None:
     name = key.name  # type: ignore[attr-defined]
     fine = {
@@ -237,7 +249,9 @@ def test_a_path_expands_and_is_relative_to_the_policy_file(text: str, path: byte
     assert only(policy_of(f"[filesystem]\nread = ['{text}']\n"), "read").path == path
 
 
-@pytest.mark.parametrize("text", ["$NOPE/x", "${NOPE}", "$EMPTY/etc", "${HOME", "$/x", "~bob/x", "${A-B}", "a\\u0000b", ""])
+@pytest.mark.parametrize(
+    "text", ["$NOPE/x", "${NOPE}", "$EMPTY/etc", "${HOME", "$/x", "~bob/x", "${A-B}", "a\\u0000b", ""]
+)
 def test_a_path_that_cannot_be_expanded_is_an_error(text: str) -> None:
     (told,) = errors_of(f'[filesystem]\ndeny = ["{text}"]\n')
     assert told.startswith("my.toml:2: filesystem.deny[0]: ")
@@ -335,7 +349,9 @@ def test_a_rule_of_a_preset_names_the_preset() -> None:
 def test_options_are_applied_last_and_are_taken_literally() -> None:
     policy = policy_of(
         "[program]\ncwd = '/tmp'\nenv = { A = '1' }\n[filesystem]\ndeny = ['/x']\n",
-        Overrides(read=(b"file", b"/etc"), deny=(b"~/$x\xff",), env=(b"A=a=b", b"N="), clean_env=True, cwd=b"/opt"),
+        Overrides(
+            read=(b"file", b"/etc"), deny=(b"~/$x\xff",), env=(b"A=a=b", b"N="), clean_env=True, cwd=b"/opt"
+        ),
     )
     assert [(rule.path, rule.source) for rule in policy.filesystem.read] == [
         (b"/work/proj/file", "--read"),
@@ -387,7 +403,9 @@ def test_extends_that_go_too_deep_are_an_error() -> None:
 
 def test_too_many_policies_are_an_error() -> None:
     names = [f"f{n}" for n in range(70)]
-    told = errors_of(f"extends = {[name + '.toml' for name in names]}\n", **{f"{name}_toml": "" for name in names})
+    told = errors_of(
+        f"extends = {[name + '.toml' for name in names]}\n", **{f"{name}_toml": "" for name in names}
+    )
     assert "one policy too many" in told[0]
 
 

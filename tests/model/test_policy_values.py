@@ -17,7 +17,15 @@ SCOPE = Scope(context(), b"/work/proj")
 
 @pytest.mark.parametrize(
     ("value", "size_bytes"),
-    [("1", 1), ("512M", 512 << 20), ("2G", 2 << 30), ("1.5K", 1536), (4096, 4096), ("7E", 7 << 60), ("1T", 1 << 40)],
+    [
+        ("1", 1),
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("1.5K", 1536),
+        (4096, 4096),
+        ("7E", 7 << 60),
+        ("1T", 1 << 40),
+    ],
 )
 def test_a_size_is_a_number_with_a_unit_of_1024(value: object, size_bytes: int) -> None:
     assert values.size(value, SCOPE) == size_bytes
@@ -35,7 +43,16 @@ def test_an_impossible_size_is_refused_and_never_wraps(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("30s", 30), ("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("1.5s", 1.5), (2, 2), (0.25, 0.25), ("1d", 86400)],
+    [
+        ("30s", 30),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+        (2, 2),
+        (0.25, 0.25),
+        ("1d", 86400),
+    ],
 )
 def test_a_duration_is_numbers_with_units(value: object, seconds: float) -> None:
     assert values.duration(value, SCOPE) == seconds

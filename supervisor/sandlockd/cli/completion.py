@@ -11,7 +11,7 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Final
 
 SHELLS: Final = ("bash", "zsh", "fish")
@@ -35,10 +35,15 @@ _PATH_OPTIONS: Final = frozenset(
 class _Command:
     """What may follow one (sub)command."""
 
-    def __init__(self, name: str, parser: argparse.ArgumentParser) -> None:
+    def __init__(
+        self,
+        name: str,
+        parser: argparse.ArgumentParser,
+        subcommands: Mapping[str, argparse.ArgumentParser] | None = None,
+    ) -> None:
         self.name = name  # empty: the command itself
         self.options = [action for action in parser._actions if _is_shown(action) and action.option_strings]
-        self.subcommands = _subcommands(parser)
+        self.subcommands = dict(subcommands or {})
         self.choices = [
             str(choice)
             for action in parser._actions
@@ -52,14 +57,16 @@ class _Command:
         return [*self.subcommands, *self.choices, *options]
 
 
-def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+def completion(
+    parser: argparse.ArgumentParser, subcommands: Mapping[str, argparse.ArgumentParser], shell: str
+) -> str:
     """The completion of `parser.prog` for one shell, to be sourced or put where that shell looks.
 
     Raises:
         ValueError: a shell that is not one of SHELLS.
     """
-    commands = [_Command("", parser)]
-    commands += [_Command(name, sub) for name, sub in _subcommands(parser).items()]
+    commands = [_Command("", parser, subcommands)]
+    commands += [_Command(name, sub) for name, sub in subcommands.items()]
     if shell == "bash":
         return _bash(parser.prog, commands)
     if shell == "zsh":
@@ -69,13 +76,6 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     if shell == "fish":
         return _fish(parser.prog, commands)
     raise ValueError(f"no completion for {shell!r}; there is {', '.join(SHELLS)}")
-
-
-def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
 
 
 def _is_shown(action: argparse.Action) -> bool:

@@ -63,7 +63,9 @@ def run_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", action="append", default=[], metavar="PATH", help=text)
     parser.add_argument("--workdir", metavar="DIR", help="copy-on-write tree (not supported yet)")
     parser.add_argument("--on-exit", metavar="HOW", help="commit|discard|keep|ask (not supported yet)")
-    parser.add_argument("--allow-net", action="append", default=[], metavar="SPEC", help="(not supported yet)")
+    parser.add_argument(
+        "--allow-net", action="append", default=[], metavar="SPEC", help="(not supported yet)"
+    )
     parser.add_argument("--memory", metavar="SIZE", help="(not supported yet)")
     parser.add_argument("--processes", metavar="N", help="(not supported yet)")
     parser.add_argument("--timeout", metavar="TIME", help="(not supported yet)")
@@ -128,7 +130,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """Usage errors are errors of the sandbox: 125, not argparse's 2, which a program could return as well."""
-    parser.error = _usage_error(parser)  # type: ignore[method-assign, assignment]
+    parser.error = _usage_error(parser)  # type: ignore[method-assign]
     return parser.parse_args(arguments)
 
 
@@ -140,25 +142,33 @@ def _usage_error(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-de
     return error
 
 
-def _check(arguments: list[str]) -> int:
-    from sandlockd.cli.check import check
-
+def _check_parser() -> argparse.ArgumentParser:
     parser = _new_parser("sandlockd check", "Validate policies and show what they come to.")
     parser.add_argument("files", nargs="+", metavar="FILE|NAME")
     parser.add_argument("--json", action="store_true")
-    found = _parse(parser, arguments)
+    return parser
+
+
+def _check(arguments: list[str]) -> int:
+    from sandlockd.cli.check import check
+
+    found = _parse(_check_parser(), arguments)
     return check(found.files, json=found.json)
+
+
+def _explain_parser() -> argparse.ArgumentParser:
+    parser = _new_parser("sandlockd explain", "Tell each refusal of a run, and the line that would allow it.")
+    parser.add_argument("run", nargs="?", metavar="RUN")
+    parser.add_argument("--last", action="store_true", help="the newest run (also without RUN)")
+    parser.add_argument("--json", action="store_true", help="the records, as JSON Lines")
+    return parser
 
 
 def _explain(arguments: list[str]) -> int:
     from sandlockd.audit.state import StateError, state_directory
     from sandlockd.cli.explain import explain
 
-    parser = _new_parser("sandlockd explain", "Tell each refusal of a run, and the line that would allow it.")
-    parser.add_argument("run", nargs="?", metavar="RUN")
-    parser.add_argument("--last", action="store_true", help="the newest run (also without RUN)")
-    parser.add_argument("--json", action="store_true", help="the records, as JSON Lines")
-    found = _parse(parser, arguments)
+    found = _parse(_explain_parser(), arguments)
     try:
         directory = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
     except StateError as error:
@@ -167,30 +177,54 @@ def _explain(arguments: list[str]) -> int:
     return explain(found.run, last=found.last or found.run is None, json=found.json, state_dir=directory)
 
 
+def _doctor_parser() -> argparse.ArgumentParser:
+    parser = _new_parser("sandlockd doctor", "Test what this machine can enforce, by doing it.")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
 def _doctor(arguments: list[str]) -> int:
     from sandlockd.cli.doctor import doctor
 
-    parser = _new_parser("sandlockd doctor", "Test what this machine can enforce, by doing it.")
+    return doctor(json=_parse(_doctor_parser(), arguments).json)
+
+
+def _presets_parser() -> argparse.ArgumentParser:
+    parser = _new_parser("sandlockd presets", "List the shipped policies, or print one.")
+    parser.add_argument("name", nargs="?")
     parser.add_argument("--json", action="store_true")
-    return doctor(json=_parse(parser, arguments).json)
+    return parser
 
 
 def _presets(arguments: list[str]) -> int:
     from sandlockd.cli.presets import presets
 
-    parser = _new_parser("sandlockd presets", "List the shipped policies, or print one.")
-    parser.add_argument("name", nargs="?")
-    return presets(_parse(parser, arguments).name)
+    found = _parse(_presets_parser(), arguments)
+    return presets(found.name, json=found.json)
+
+
+def _completion_parser() -> argparse.ArgumentParser:
+    parser = _new_parser("sandlockd completion", "Print a completion script for a shell.")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    return parser
 
 
 def _completion(arguments: list[str]) -> int:
     from sandlockd.cli.completion import completion
 
-    parser = _new_parser("sandlockd completion", "Print a completion script for a shell.")
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
-    return completion(_parse(parser, arguments).shell, run_parser(), SUBCOMMANDS)
+    shell = _parse(_completion_parser(), arguments).shell
+    sys.stdout.write(completion(run_parser(), {name: make() for name, make in _PARSERS.items()}, shell))
+    return 0
 
 
+_PARSERS = {
+    "run": run_parser,
+    "check": _check_parser,
+    "explain": _explain_parser,
+    "doctor": _doctor_parser,
+    "presets": _presets_parser,
+    "completion": _completion_parser,
+}
 _VERBS = {
     "run": _run,
     "check": _check,

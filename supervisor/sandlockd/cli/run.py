@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
     from sandlockd.policy.model import Policy
 
@@ -130,9 +131,13 @@ class _Foreground:
             except BaseException:
                 prepared.close()
                 raise
-            return self._run_prepared(Sandbox(prepared, audit, **_surroundings()), audit)
+            return self._run_prepared(self._sandbox(prepared, audit), audit)
         finally:
             remove_tree(private)
+
+    @staticmethod
+    def _sandbox(prepared: Prepared, audit: AuditLog) -> Sandbox:
+        return Sandbox(prepared, audit, slow_lookups=may_block(mounts()), terminal_device=_terminal_device())
 
     def _open_audit(self, argv: tuple[bytes, ...]) -> AuditLog:
         audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
@@ -284,16 +289,15 @@ def _has_terminal() -> bool:
     return True
 
 
-def _surroundings() -> dict[str, object]:
-    terminal = None
+def _terminal_device() -> int | None:
+    """st_rdev of the terminal that the program is given."""
     for fd in (0, 1, 2):
         try:
             if os.isatty(fd):
-                terminal = os.fstat(fd).st_rdev
-                break
+                return os.fstat(fd).st_rdev
         except OSError:
             continue  # not open
-    return {"slow_lookups": may_block(mounts()), "terminal_device": terminal}
+    return None
 
 
 def _let_go_of_stdio() -> None:
@@ -329,34 +333,27 @@ def remove_tree(path: bytes) -> None:
         os.rmdir(path)
         return
     except OSError:
-        pass
+        pass  # not empty
     import shutil
 
-    def make_writable_and_retry(function: object, name: bytes, _error: object) -> None:
-        try:
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700, follow_symlinks=True) if os.path.isdir(name) else None
-            function(name)  # type: ignore[operator]
-        except OSError:
-            pass  # told below
-
-    shutil.rmtree(path, onerror=make_writable_and_retry)
-    if os.path.lexists(path):
-        shutil.rmtree(path, ignore_errors=True)
+    for directory, names, _ in os.walk(path):  # never through symbolic links
+        for name in names:
+            child = os.path.join(directory, name)
+            if not os.path.islink(child):
+                os.chmod(child, 0o700)  # the program may have closed it to itself
+    shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         say(f"{os.fsdecode(path)}: the program's temporary directory could not be removed")
 
 
 def _digest(policy: Policy) -> str:
     """Of the effective policy; sources of its lines do not count."""
-    import _sha256 as sha256  # hashlib would load OpenSSL: 5 ms
+    import hashlib
 
-    return str(sha256.sha256(repr(policy).encode("utf-8", "surrogateescape")).hexdigest())
+    return hashlib.sha256(repr(policy).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _version() -> str:
     from sandlockd import __version__
 
     return __version__
-
-

@@ -115,7 +115,7 @@ def open_parent(caller: Caller, place: Place) -> tuple[OwnedFd, bytes]:
 def child_path(parent: Object, name: bytes) -> bytes:
     if not name:
         return bytes(parent.path)
-    return parent.path.rstrip(b"/") + b"/" + name
+    return bytes(parent.path.rstrip(b"/") + b"/" + name)
 
 
 def describe_child(parent: OwnedFd, name: bytes) -> Object | None:

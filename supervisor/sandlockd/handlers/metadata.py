@@ -88,6 +88,26 @@ def _by_descriptor(caller: Caller, position: int) -> OwnedFd:
     return opened
 
 
+def handle_attributes(context: Context, request: Request) -> Answer:
+    """getxattr and listxattr by path. Only `user.` attributes are content; the rest tells what stat tells too."""
+    caller = Caller(context, request)
+    lists = record.call_name(context, request) in ("listxattr", "llistxattr")
+    try:
+        with _by_path(caller) as opened:
+            if procfiles.is_proc(opened.fd):
+                return Errno(errno.EOPNOTSUPP)
+            readable = _may_read(caller, opened)
+            return _list_xattr(caller, opened, readable) if lists else _get_xattr(caller, opened, readable)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+
+
+def _may_read(caller: Caller, opened: OwnedFd) -> bool:
+    found = describe(opened.fd)
+    identity = FileIdentity(found.device, found.inode)
+    return bool(caller.context.rules.judge(found.path, Want.READ, identity).allowed)
+
+
 def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act) -> Answer:
     found = describe(opened.fd)
     context = caller.context
@@ -205,19 +225,30 @@ def _remove_xattr(caller: Caller, opened: OwnedFd) -> Answer:
     return Value(0)
 
 
-def _get_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+_CONTENT = b"user."
+
+
+def _get_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
     name = _attribute_name(caller)
+    if name.startswith(_CONTENT) and not readable:
+        return Errno(errno.ENODATA)
     size = min(_arg(caller, 3), _XATTR_SIZE_MAX)
     with paths.acting_as(caller.identity):
         length, value = paths.get_xattr(self_link(opened.fd), name, size)
     return Write(_arg(caller, 2), value, length) if size else Value(length)
 
 
-def _list_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+def _list_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
     size = min(_arg(caller, 2), _XATTR_LIST_MAX)
     with paths.acting_as(caller.identity):
-        length, names = paths.list_xattr(self_link(opened.fd), size)
-    return Write(_arg(caller, 1), names, length) if size else Value(length)
+        _, names = paths.list_xattr(self_link(opened.fd), _XATTR_LIST_MAX)
+    if not readable:
+        names = b"".join(
+            name + b"\0" for name in names.split(b"\0") if name and not name.startswith(_CONTENT)
+        )
+    if not size:
+        return Value(len(names))
+    return Errno(errno.ERANGE) if len(names) > size else Write(_arg(caller, 1), names, len(names))
 
 
 def _add_watch(caller: Caller, opened: OwnedFd) -> Answer:
@@ -228,7 +259,7 @@ def _add_watch(caller: Caller, opened: OwnedFd) -> Answer:
             return Value(paths.add_watch(instance.fd, self_link(opened.fd), _arg(caller, 2) & 0xFFFFFFFF))
 
 
-_META, _SEE = Want.METADATA, Want.READ
+_META = Want.METADATA
 # The call -> (what does it, what it wants, whether the object is a descriptor).
 _CALLS: dict[str, tuple[Act, Want, bool]] = {
     "chmod": (_chmod, _META, False),
@@ -249,10 +280,7 @@ _CALLS: dict[str, tuple[Act, Want, bool]] = {
     "removexattr": (_remove_xattr, _META, False),
     "lremovexattr": (_remove_xattr, _META, False),
     "fremovexattr": (_remove_xattr, _META, True),
-    "getxattr": (_get_xattr, _SEE, False),
-    "lgetxattr": (_get_xattr, _SEE, False),
-    "listxattr": (_list_xattr, _SEE, False),
-    "llistxattr": (_list_xattr, _SEE, False),
-    "inotify_add_watch": (_add_watch, _SEE, False),
+    "inotify_add_watch": (_add_watch, Want.READ, False),
 }
 NAMES = tuple(_CALLS)
+ATTRIBUTES = ("getxattr", "lgetxattr", "listxattr", "llistxattr")

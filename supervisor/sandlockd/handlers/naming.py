@@ -89,11 +89,18 @@ def handle(context: Context, request: Request) -> Answer:
 
 
 # What the kernel's own lookup will find again, after which Landlock judges.
-_LOOKUP_ERRORS = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF, errno.EACCES))
+_LOOKUP_ERRORS = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF, errno.EACCES)
+)
 
 
 def _in_place(
-    caller: Caller, text: bytes, which: int, want: Want, act: Callable[[Entry], None], error: int = errno.EACCES
+    caller: Caller,
+    text: bytes,
+    which: int,
+    want: Want,
+    act: Callable[[Entry], None],
+    error: int = errno.EACCES,
 ) -> Answer:
     with _entry(caller, text, which) as entry:
         if not entry.name or procfiles.is_proc(entry.parent.fd):
@@ -118,14 +125,18 @@ def _refused(caller: Caller, entry: Entry, verdict: Verdict, want: Want, error: 
 
 
 def _mode(caller: Caller, position: int) -> int:
-    return int(caller.request.args[position] & 0o7777) & ~caller.status.umask
+    return int(caller.request.args[position] & 0o7777 & ~caller.status.umask)
 
 
 def _mkdir(caller: Caller) -> Answer:
     position = lookup.operand(caller).position + 1
     mode = _mode(caller, position)
     return _in_place(
-        caller, caller.request.path, 0, Want.CREATE, lambda entry: os.mkdir(entry.name, mode, dir_fd=entry.parent.fd)
+        caller,
+        caller.request.path,
+        0,
+        Want.CREATE,
+        lambda entry: os.mkdir(entry.name, mode, dir_fd=entry.parent.fd),
     )
 
 
@@ -149,13 +160,21 @@ def _mknod(caller: Caller) -> Answer:
 
 def _rmdir(caller: Caller) -> Answer:
     return _in_place(
-        caller, caller.request.path, 0, Want.DELETE, lambda entry: os.rmdir(entry.name, dir_fd=entry.parent.fd)
+        caller,
+        caller.request.path,
+        0,
+        Want.DELETE,
+        lambda entry: os.rmdir(entry.name, dir_fd=entry.parent.fd),
     )
 
 
 def _unlink(caller: Caller) -> Answer:
     return _in_place(
-        caller, caller.request.path, 0, Want.DELETE, lambda entry: os.unlink(entry.name, dir_fd=entry.parent.fd)
+        caller,
+        caller.request.path,
+        0,
+        Want.DELETE,
+        lambda entry: os.unlink(entry.name, dir_fd=entry.parent.fd),
     )
 
 

@@ -23,8 +23,6 @@ from sandlockd.policy.verdict import FileIdentity, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from sandlockd.handlers.answers import Answer
     from sandlockd.handlers.context import Context
     from sandlockd.handlers.lookup import Place
@@ -88,7 +86,7 @@ def how_of(caller: Caller) -> How:
     return How(flags & 0xFFFFFFFF, mode & 0o7777, resolve)
 
 
-def handle(context: Context, request: Request) -> Answer | Later[Any]:
+def handle(context: Context, request: Request) -> Answer | Later:
     """Never waits: an open that may block is done in a worker thread."""
     caller = Caller(context, request)
     try:
@@ -109,7 +107,7 @@ def handle(context: Context, request: Request) -> Answer | Later[Any]:
         opened.close()  # a second time does nothing: a worker may have taken it
 
 
-def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer | Later[Any]:
+def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer | Later:
     context = caller.context
     if how.flags & os.O_PATH or not found.path.startswith(b"/"):
         # O_PATH asks for no right (landlock(7)); what has no path is a pipe, a socket or a memfd that the caller
@@ -144,7 +142,7 @@ def _unfit(how: How, found: Object) -> int:
     return 0
 
 
-def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer | Later[Any]:
+def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer | Later:
     """Open that very object the way the caller asked, without ever waiting on the loop."""
     flags = (how.flags & ~_FINDING) | os.O_CLOEXEC
     close_on_exec = bool(how.flags & os.O_CLOEXEC)

@@ -33,10 +33,10 @@ _OF_ANY = frozenset(
     b"cmdline comm cgroup cpuset exe fd fdinfo limits loginuid maps mountinfo mounts mountstats net ns "
     b"numa_maps oom_adj oom_score oom_score_adj personality sched schedstat sessionid setgroups smaps "
     b"smaps_rollup stack stat statm status task timers timerslack_ns uid_map gid_map wchan attr children "
-    b"autogroup map_files coredump_filter root cwd io syscall patch_state arch_status".split()
+    b"autogroup map_files coredump_filter root cwd io syscall patch_state arch_status environ auxv".split()
 )
 # Of itself only.
-_OF_ITSELF = _OF_ANY | frozenset(b"environ auxv mem pagemap clear_refs".split())
+_OF_ITSELF = _OF_ANY | frozenset(b"mem pagemap clear_refs".split())
 _WRITABLE = frozenset(
     b"comm oom_score_adj oom_adj coredump_filter timerslack_ns mem clear_refs autogroup loginuid".split()
 )
@@ -104,7 +104,7 @@ def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer:
     leaf = _leaf(rest)
     known = _OF_ITSELF if own else _OF_ANY
     writes = bool(how.want & Want.WRITE)
-    if leaf and leaf not in known or writes and (not own or leaf not in _WRITABLE):
+    if (leaf and leaf not in known) or (writes and (not own or leaf not in _WRITABLE)):
         return _refuse(caller, b"/proc/%d/" % pid + rest, how)
     return _serve(caller, (b"/proc/%d/" % pid + rest).rstrip(b"/"), how, pid=pid)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import traceback
 from functools import partial
 
 from sandlockd.handlers import metadata, naming, opening, record, targets
@@ -15,7 +14,6 @@ from sandlockd.policy.verdict import Verdict
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from sandlockd.handlers.answers import Answer, Later
     from sandlockd.handlers.context import Context
@@ -24,13 +22,14 @@ if TYPE_CHECKING:
 _OPENERS = ("open", "openat", "openat2", "creat")
 
 
-def build(context: Context) -> dict[int, Callable[[Request], Answer | Later[Any]]]:
+def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
     """Handlers by number, for this machine's architecture."""
-    by_name: dict[str, Callable[[Context, Request], Answer | Later[Any]]] = {
+    by_name: dict[str, Callable[[Context, Request], Answer | Later]] = {
         **dict.fromkeys(_OPENERS, opening.handle),
         **dict.fromkeys(naming.NAMES, naming.handle),
         **dict.fromkeys(("execve", "execveat"), naming.handle_execute),
         **dict.fromkeys(metadata.NAMES, metadata.handle),
+        **dict.fromkeys(metadata.ATTRIBUTES, metadata.handle_attributes),
         **dict.fromkeys(targets.PROCESS_CALLS, targets.handle_process),
         "seccomp": targets.handle_seccomp,
         "prctl": targets.handle_prctl,
@@ -39,8 +38,8 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later[Any]
 
 
 def _numbered(
-    context: Context, by_name: dict[str, Callable[[Context, Request], Answer | Later[Any]]]
-) -> dict[int, Callable[[Request], Answer | Later[Any]]]:
+    context: Context, by_name: dict[str, Callable[[Context, Request], Answer | Later]]
+) -> dict[int, Callable[[Request], Answer | Later]]:
     return {
         number_of(name): partial(handler, context)
         for name, handler in by_name.items()
@@ -81,6 +80,8 @@ def unreadable(context: Context, request: Request) -> None:
 
 def failed(context: Context, request: Request, error: Exception) -> None:
     """A handler raised; the program was refused."""
+    import traceback
+
     verdict = Verdict(False, "law.errors_refuse", None)
     text = "".join(traceback.format_exception(error))
     record.failed(context, request, verdict, errno.EIO if isinstance(error, OSError) else errno.EACCES, text)

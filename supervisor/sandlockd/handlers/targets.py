@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _FILTER_NEW_LISTENER = 1 << 3
 _PR_SET_SECCOMP, _PR_SET_DUMPABLE = 22, 4
-_SCOPES = {"setpriority": (0, 0), "ioprio_set": (0, 1)}  # call -> (position of `which`, its "one process" value)
+_SCOPES = {
+    "setpriority": (0, 0),
+    "ioprio_set": (0, 1),
+}  # call -> (position of `which`, its "one process" value)
 
 
 def handle_process(context: Context, request: Request) -> Answer:

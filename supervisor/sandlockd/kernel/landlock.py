@@ -39,7 +39,7 @@ SCOPE_SIGNAL = 1 << 1
 def abi() -> int:
     """The ABI version, 0 where the kernel has no Landlock or it is switched off."""
     version = lib.slk_landlock_abi()
-    return max(version, 0)
+    return int(max(version, 0))
 
 
 def supported_fs(version: int) -> int:

@@ -61,7 +61,7 @@ def _native_identity(identity: Identity) -> ffi.CData:
     return native
 
 
-class acting_as:  # noqa: N801 - reads as a statement
+class acting_as:
     """Take the identity on in this thread for the length of the block (None: stay ourselves).
 
     Nothing in the block may block or await: the thread is not itself meanwhile.
@@ -90,7 +90,7 @@ def describe(fd: int) -> Object:
     """What an open descriptor is."""
     status = os.fstat(fd)
     path = os.readlink(self_link(fd))
-    deleted = status.st_nlink == 0 or path.endswith(b" (deleted)") and not _leads_to(path, status)
+    deleted = status.st_nlink == 0 or (path.endswith(b" (deleted)") and not _leads_to(path, status))
     if deleted:
         path = path.removesuffix(b" (deleted)")
     return Object(path, status.st_dev, status.st_ino, status.st_mode, deleted)
@@ -109,7 +109,7 @@ def real_path(path: bytes) -> bytes | None:
     """The canonical name of what a path leads to now, or None."""
     try:
         with openat2(AT_FDCWD, path, os.O_PATH) as opened:
-            return describe(opened.fd).path
+            return bytes(describe(opened.fd).path)
     except OSError:
         return None
 

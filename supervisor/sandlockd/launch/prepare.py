@@ -82,15 +82,13 @@ KEPT_CAPABILITIES = sum(
 )
 
 
-def prepare(
-    policy: Policy, rules: FileRules, command: Sequence[bytes], private_directory: bytes
-) -> Prepared:
+def prepare(policy: Policy, rules: FileRules, command: Sequence[bytes], private_directory: bytes) -> Prepared:
     """Decide everything. Raises CannotStart."""
     try:
         wall = walls.build(rules, frozenset(policy.degrade.allow))
     except (walls.MissingFeature, walls.WallError) as error:
         raise CannotStart(str(error)) from None
-    prepared = Prepared(policy, rules, wall)
+    prepared = Prepared(policy, wall.rules, wall)
     try:
         _choose_command(prepared, command, private_directory)
         _choose_filter(prepared)

@@ -13,13 +13,14 @@ import stat
 
 from sandlockd.kernel import landlock
 from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW, Zone
+from sandlockd.launch import hardlinks
 from sandlockd.policy.verdict import FileIdentity, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sandlockd.policy.files import FileRules, Grant, Hole
+    from sandlockd.policy.files import FileRules, Grant
 
 # Where a path leads through the caller's own /proc, by its letters alone.
 ASKER_LINKS = (b"/dev/fd", b"/dev/stdin", b"/dev/stdout", b"/dev/stderr", b"/etc/mtab")
@@ -98,9 +99,11 @@ def check_features(degrade: frozenset[str]) -> tuple[int, list[str]]:
 class Wall:
     """A ruleset ready to be entered, and the zones that tell the fast path what it grants."""
 
-    def __init__(self, ruleset: landlock.Ruleset, missing: list[str]) -> None:
+    def __init__(self, ruleset: landlock.Ruleset, missing: list[str], rules: FileRules) -> None:
+        """rules: with every denied object in them, for the handlers."""
         self.ruleset = ruleset
         self.missing = missing
+        self.rules = rules
         self.zones: dict[bytes, Zone] = {}
         self.spine: dict[bytes, int] = {}  # directory -> rights that the policy gives there, for the handlers
         self.unlistable: list[bytes] = []  # spine directories that we may not list: nothing below is granted
@@ -121,9 +124,16 @@ def build(rules: FileRules, degrade: frozenset[str]) -> Wall:
         WallError: a grant could not be opened, or a directory around a hole is too large to grant around.
     """
     version, missing = check_features(degrade)
-    wall = Wall(_empty_ruleset(version), missing)
     try:
-        _Builder(wall, rules).build()
+        names, linked = hardlinks.other_names(rules)
+    except hardlinks.TooMany as error:
+        if "hard_links" not in degrade:
+            raise WallError(str(error)) from None
+        names, linked = {}, {}
+        missing.append("hard_links")
+    wall = Wall(_empty_ruleset(version), missing, rules.also_denied(linked) if linked else rules)
+    try:
+        _Builder(wall, names).build()
     except BaseException:
         wall.close()
         raise
@@ -139,15 +149,14 @@ def _empty_ruleset(version: int) -> landlock.Ruleset:
 
 
 class _Builder:
-    def __init__(self, wall: Wall, rules: FileRules) -> None:
+    def __init__(self, wall: Wall, other_names: Mapping[bytes, str]) -> None:
+        """other_names: further holes, where denied files have a second name."""
         self.wall = wall
-        self.grants: list[Grant] = list(rules.grants())
-        self.holes: list[Hole] = list(rules.holes())
-        self.hole_paths = frozenset(hole.path for hole in self.holes)
+        self.grants: tuple[Grant, ...] = wall.rules.grants()
+        holes = wall.rules.holes()
+        self.hole_paths = frozenset((*(hole.path for hole in holes), *other_names))
         self.hole_parents = _ancestors(self.hole_paths)
-        self.denied: Mapping[FileIdentity, str] = {
-            hole.identity: hole.rule for hole in self.holes if hole.identity is not None
-        }
+        self.denied = frozenset(hole.identity for hole in holes if hole.identity is not None)
         self.siblings = 0
 
     def build(self) -> None:

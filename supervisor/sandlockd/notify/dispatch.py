@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandlockd.kernel.engine import Engine, Request
 
-    Handler = Callable[[Request], Answer | Later[Any]]
+    Handler = Callable[[Request], Answer | Later]
     StartTask = Callable[[Callable[[], Any]], None]
 
 # Reading the program's memory failed: what the call itself would have returned.
@@ -82,7 +82,7 @@ class Dispatcher:
         except Exception as error:
             self._failed(request, error)
 
-    def _guarded(self, request: Request, ask: Callable[[], Answer | Later[Any]]) -> Answer | Later[Any]:
+    def _guarded(self, request: Request, ask: Callable[[], Answer | Later]) -> Answer | Later:
         try:
             return ask()
         except Gone:
@@ -91,7 +91,7 @@ class Dispatcher:
             self._failed(request, error)
             return EIO if isinstance(error, OSError) else EACCES
 
-    def _ask(self, request: Request) -> Answer | Later[Any]:
+    def _ask(self, request: Request) -> Answer | Later:
         if request.reason == REASON_UNREADABLE:
             if request.path_error in _MEMORY_ERRORS:
                 return Errno(request.path_error)
@@ -102,9 +102,9 @@ class Dispatcher:
             raise LookupError(f"no handler for call number {request.nr}")
         return handler(request)
 
-    async def _work(self, request: Request, later: Later[Any]) -> None:
+    async def _work(self, request: Request, later: Later) -> None:
         """In a task: wait for the worker, then answer. A caller that dies meanwhile leaves its worker behind."""
-        answer: Answer | Later[Any] = later
+        answer: Answer | Later = later
         try:
             while isinstance(answer, Later):
                 answer = await self._step(request, answer)
@@ -113,7 +113,7 @@ class Dispatcher:
             raise
         self._send(request, answer)
 
-    async def _step(self, request: Request, later: Later[Any]) -> Answer | Later[Any]:
+    async def _step(self, request: Request, later: Later) -> Answer | Later:
         import trio  # late: a program that ends at once never needs it
 
         if self._workers is None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import assert_never
 
-from sandlockd.kernel import memory
 from sandlockd.handlers.answers import Answer, Continue, Errno, Fd, Kill, Value, Write
+from sandlockd.kernel import memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -106,6 +106,7 @@ class FileRules:
         self._holes = holes
         self._sources = sources
         self._home = home
+        self._execute_is_given = any(rule.startswith("filesystem.execute") for rule in sources)
         self._grants_at: dict[bytes, list[tuple[int, str]]] = {}
         for grant in grants:
             self._grants_at.setdefault(grant.path, []).append((grant.want.value, grant.rule))
@@ -150,18 +151,18 @@ class FileRules:
             return self._refused(self._objects[identity], path, need, directory)
         if not path.startswith(b"/"):
             return Verdict(False, "default")
-        if need & _DELETE_BIT and path in self._hole_above:
-            # Renaming a directory above a denied path would carry what is denied out of the rule's reach.
-            rule = self._hole_above[path]
-            return Verdict(False, rule, self._narrower(rule))
         rights, named, partial, hole = self._walk(path, need)
         if hole is not None and hole != base_tree.SECRETS_RULE:
             return self._refused(hole, path, need, directory)
         if need & ~rights == 0 and (named or partial):
+            if need & _DELETE_BIT and path in self._hole_above:
+                # Renaming a directory above a denied path would carry what is denied out of the rule's reach.
+                rule = self._hole_above[path]
+                return Verdict(False, rule, self._narrower(rule))
             return Verdict(True, named or partial)
         if hole is not None:
             return self._refused(hole, path, need, directory)
-        if need & ~rights == _EXECUTE_BIT and rights & _READ_BIT:
+        if self._execute_is_given and need & ~rights == _EXECUTE_BIT and rights & _READ_BIT:
             return Verdict(False, "filesystem.execute", self._line("execute", path, directory))
         return self._refused("default", path, need, directory)
 
@@ -200,7 +201,7 @@ class FileRules:
         key = "read"
         if need & ~(_READ_BIT | _EXECUTE_BIT):
             key = "write"
-        elif need & _EXECUTE_BIT and any(name.startswith("filesystem.execute") for name in self._sources):
+        elif need & _EXECUTE_BIT and self._execute_is_given:
             key = "execute"
         if rule == base_tree.SECRETS_RULE and not need & _NAME_BITS:
             return Verdict(False, rule, _policy_line(key, path))
@@ -300,11 +301,11 @@ def _policy_grants(
         for rule in rules:
             seen = facts.look(rule.path)
             law = next((hole for hole in laws if is_within(seen.path, hole.path)), None)
-            if seen.kind in (PathKind.MISSING, PathKind.UNREADABLE):
-                errors.append(_gone(rule, "was there a moment ago and cannot be found now"))
-            elif law is not None:
+            if law is not None:
                 shown = printable(seen.path.decode("utf-8", "backslashreplace"))
                 errors.append(_gone(rule, f"leads to {shown}, which no policy can grant ({law.rule})"))
+            elif seen.kind in (PathKind.MISSING, PathKind.UNREADABLE):
+                errors.append(_gone(rule, "was there a moment ago and cannot be found now"))
             else:
                 yield Grant(seen.path, want, rule.rule)
 

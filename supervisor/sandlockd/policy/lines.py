@@ -158,25 +158,31 @@ class _Scanner:
             self._at += 1
 
     def _string(self) -> None:
-        """Stand behind the string that begins here."""
-        text, quote = self._text, self._text[self._at]
-        if text.startswith(quote * 3, self._at):
-            end = self._closing(quote * 3, self._at + 3)
-            while text.startswith(quote, end):  # up to two quotes may stand before the closing three
-                end += 1
-            self._at = end
-        else:
-            self._at = self._closing(quote, self._at + 1)
+        self._at = string_end(self._text, self._at)
 
-    def _closing(self, quotes: str, at: int) -> int:
-        """The offset behind the closing quotes. A backslash escapes in basic strings only."""
-        text = self._text
-        while True:
-            end = text.index(quotes, at)
-            escape = text.find("\\", at, end) if quotes[0] == '"' else -1
-            if escape < 0:
-                return end + len(quotes)
-            at = escape + 2
+
+def string_end(text: str, at: int) -> int:
+    """The offset behind the string that begins here, -1 if it does not end. One pass, whatever the text."""
+    quote = text[at]
+    is_long = text.startswith(quote * 3, at)
+    quotes = quote * 3 if is_long else quote
+    at += len(quotes)
+    end = text.find(quotes, at)
+    while end >= 0 and quote == '"':
+        escape = text.find("\\", at, end)
+        if escape < 0:
+            break
+        at = escape + 2
+        if at > end:  # the quote itself was escaped
+            end = text.find(quotes, at)
+    if end < 0:
+        return -1
+    end += len(quotes)
+    # Up to two quotes may stand before the closing three.
+    extra = 2 if is_long else 0
+    while extra and text.startswith(quote, end):
+        end, extra = end + 1, extra - 1
+    return end
 
 
 def _unquoted(key: str) -> str:

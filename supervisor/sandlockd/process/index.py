@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlockd.kernel.fds import OwnedFd
+
 
 class ProcessIndex:
     """Processes by the number of their leader; a number leads to one living process at most."""
@@ -56,7 +58,7 @@ class ProcessIndex:
             return None
         return self._enter(key, pidfd)
 
-    def _enter(self, key: PidKey, pidfd: pidfds.OwnedFd) -> PidKey:
+    def _enter(self, key: PidKey, pidfd: OwnedFd) -> PidKey:
         entry = PerProcessState(key, pidfd, time.monotonic())
         self._entries[key.tgid] = entry
         self.registered += 1

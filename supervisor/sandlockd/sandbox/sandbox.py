@@ -13,14 +13,11 @@ import select
 import time
 from functools import partial
 
-from sandlockd.handlers import table
-from sandlockd.handlers.context import Context
 from sandlockd.kernel import launching
 from sandlockd.kernel.engine import TERMINAL, Engine
 from sandlockd.kernel.launching import Plan
 from sandlockd.kernel.orphans import kill_orphans
 from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
-from sandlockd.notify.dispatch import Dispatcher
 from sandlockd.process.index import ProcessIndex
 from sandlockd.sandbox.phase import Event, Phase, after
 from sandlockd.sandbox.result import Result
@@ -28,11 +25,13 @@ from sandlockd.sandbox.result import Result
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
     from sandlockd.launch.prepare import Prepared
+    from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
 
 _START_PATIENCE_S = 30.0
@@ -133,10 +132,18 @@ class Sandbox:
                 break
             self._on_report(report)
         if self.phase is Phase.FAILED:
-            text, status = self.result.error or "start: the new process ended at once", self.result.exit_status
+            text, status = (
+                self.result.error or "start: the new process ended at once",
+                self.result.exit_status,
+            )
             raise CannotStart(text, status)
 
     def _make_dispatcher(self) -> None:
+        # Imported here: the new process is on its way meanwhile.
+        from sandlockd.handlers import table
+        from sandlockd.handlers.context import Context
+        from sandlockd.notify.dispatch import Dispatcher
+
         assert self._index is not None
         prepared = self._prepared
         context = Context(
@@ -233,7 +240,10 @@ class Sandbox:
         reason = os.strerror(report.error)
         if stage == "exec":
             name = os.fsdecode(self._prepared.argv[0])
-            self.result.failed(f"{name}: cannot be executed: {reason}{_exec_help(report.error)}", 127 if report.error == 2 else 126)
+            self.result.failed(
+                f"{name}: cannot be executed: {reason}{_exec_help(report.error)}",
+                127 if report.error == 2 else 126,
+            )
         else:
             help_text = _STAGE_HELP.get(stage)
             self.result.failed(f"start: step {stage}: {reason}" + (f"; {help_text}" if help_text else ""))
@@ -291,8 +301,11 @@ class Sandbox:
         loop = Loop(self._engine, self.dispatcher, self._new_thread, self._pump_failed)
         token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
-            # Handlers run between the steps of trio, outside of any task: what they start goes in by the token.
-            start_soon = partial(token.run_sync_soon, nursery.start_soon)
+
+            def start_soon(task: Callable[..., Any], *args: object) -> None:
+                # Handlers run between the steps of trio, outside of any task: what they start goes in by the token.
+                token.run_sync_soon(partial(nursery.start_soon, task, *args))
+
             self.dispatcher.start_tasks_with(start_soon)
             self._watch_with(start_soon)
             nursery.start_soon(prune_now_and_then, self.index)
@@ -382,5 +395,5 @@ class Sandbox:
 def _exec_help(error: int) -> str:
     """The file itself was looked at before; what remains is what it needs."""
     if error in (errno.EACCES, errno.ENOENT):
-        return "; its loader or interpreter is missing or not granted: [filesystem] base = true grants the system's"
+        return "; its loader or interpreter is missing or not granted ([filesystem] base = true grants the system's)"
     return ""
