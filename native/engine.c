@@ -96,6 +96,14 @@ int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts 
 	return 0;
 }
 
+/* HUP: the last task with the filter is a zombie. ERR, NVAL: never again anything to receive. */
+static int state_of(short revents)
+{
+	if (revents & POLLIN)
+		return SLK_NOTIF_PENDING;
+	return revents ? SLK_NOTIF_TERMINAL : SLK_NOTIF_EMPTY;
+}
+
 int slk_listener_state(int listener_fd)
 {
 	struct pollfd listener = {listener_fd, POLLIN, 0};
@@ -106,10 +114,7 @@ int slk_listener_state(int listener_fd)
 	while (ready < 0 && errno == EINTR);
 	if (ready < 0)
 		return -errno;
-	if (listener.revents & POLLIN)
-		return SLK_NOTIF_PENDING;
-	/* HUP: the last task with the filter is a zombie. ERR, NVAL: never again anything to receive. */
-	return listener.revents ? SLK_NOTIF_TERMINAL : SLK_NOTIF_EMPTY;
+	return state_of(listener.revents);
 }
 
 int slk_notif_id_valid(int listener_fd, uint64_t notif_id)
@@ -363,19 +368,18 @@ static void move_request(struct slk_request *to, const struct slk_request *from)
 	memcpy(to, from, offsetof(struct slk_request, path) + from->path_length);
 }
 
-int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count)
+/* state: what the caller's own poll has just said, so that the first one here can be spared. */
+static int drain(struct slk_engine *engine, int state, struct slk_request *batch, uint32_t capacity,
+		 uint32_t *ret_count)
 {
 	uint32_t kept = 0;
 
 	for (;;) {
 		uint32_t end = kept;
-		int state = SLK_NOTIF_EMPTY;
 
-		while (end < capacity) {
-			state = slk_listener_state(engine->listener_fd);
-			if (state != SLK_NOTIF_PENDING)
-				break;
+		while (end < capacity && state == SLK_NOTIF_PENDING) {
 			end += (uint32_t)receive(engine, &batch[end]);
+			state = slk_listener_state(engine->listener_fd);
 		}
 		/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
 		set_sync(engine, end - kept <= 1);
@@ -391,6 +395,11 @@ int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t cap
 			return state;
 		}
 	}
+}
+
+int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count)
+{
+	return drain(engine, slk_listener_state(engine->listener_fd), batch, capacity, ret_count);
 }
 
 static int64_t until_new_threads(const struct slk_engine *engine)
@@ -442,7 +451,7 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 		if (ready < 0 && errno != EINTR)
 			return -errno;
 		if (ready > 0 && waiting[0].revents)
-			state = slk_drain(engine, batch, capacity, &count);
+			state = drain(engine, state_of(waiting[0].revents), batch, capacity, &count);
 		if (state < 0)
 			return state;
 		if (count || state == SLK_NOTIF_TERMINAL || ready <= 0 || waiting[1].revents ||

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from sandlockd.policy.model import Policy
 
 DEFAULT_POLICY: Final = "base"
-_PIPE_PATIENCE_MS: Final = 10_000  # for whatever writes the policy into a pipe
+_WRITER_PATIENCE_S: Final = 10  # for whatever has a pipe open and will write the policy into it
+_OPENING_PATIENCE_S: Final = 1  # for whatever will open a FIFO
 
 
 def load_policy(names_or_files: Sequence[str], overrides: Overrides | None = None) -> Policy:
@@ -171,33 +172,35 @@ def _require_file_or_pipe(status: os.stat_result) -> None:
 
 
 def _read_all(fd: int, *, is_pipe: bool) -> bytes:
-    chunks, left = [], MAX_POLICY_BYTES + 1
+    chunks, left, may_be_early = [], MAX_POLICY_BYTES + 1, is_pipe
     while left:
-        if is_pipe:
-            _await_pipe(fd)
         try:
             chunk = os.read(fd, min(left, 1 << 16))
         except BlockingIOError:
-            continue  # another reader was faster
+            _await_pipe(fd, _WRITER_PATIENCE_S)
+            continue
+        if not chunk and may_be_early:
+            # A FIFO that nobody has opened for writing yet looks like one that has ended (fifo(7)).
+            may_be_early = False
+            _await_pipe(fd, _OPENING_PATIENCE_S)
+            continue
         if not chunk:
             break
         chunks.append(chunk)
         left -= len(chunk)
+        may_be_early = False
     if is_pipe and not chunks:
         raise OSError(errno.EPIPE, "nothing was written into the pipe")
     return b"".join(chunks)
 
 
-def _await_pipe(fd: int) -> None:
+def _await_pipe(fd: int, patience_s: int) -> None:
     import select
 
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    # A FIFO that nobody has opened for writing yet is never ready, and reading it would look like its end.
-    if not poll.poll(_PIPE_PATIENCE_MS):
-        raise TimeoutError(
-            errno.ETIMEDOUT, f"nothing came through the pipe in {_PIPE_PATIENCE_MS // 1000} seconds"
-        )
+    if not poll.poll(patience_s * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, f"nothing came through the pipe for {patience_s} s")
 
 
 # --- what stands where ---

@@ -69,6 +69,11 @@ class Dispatcher:
         else:
             self._start_task(work)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Is there work that only a nursery can do, and no nursery yet?"""
+        return bool(self._waiting)
+
     def start_tasks_with(self, start_task: StartTask) -> None:
         """From now on there is a nursery; what waited for it starts."""
         self._start_task = start_task

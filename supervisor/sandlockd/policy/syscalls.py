@@ -59,7 +59,6 @@ UNDENIABLE: Final = frozenset(
         "rt_sigreturn",
         "restart_syscall",
         "sendmsg",
-        "recvmsg",
         "execve",
     )
 )

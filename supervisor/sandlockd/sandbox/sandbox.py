@@ -186,6 +186,11 @@ class Sandbox:
         return self._engine
 
     @property
+    def needs_tasks(self) -> bool:
+        """Something waits for a nursery."""
+        return self.dispatcher.has_waiting
+
+    @property
     def over(self) -> bool:
         return self.phase in (Phase.ENDED, Phase.FAILED)
 
@@ -264,7 +269,7 @@ class Sandbox:
             waiting.register(self.control_fd, select.EPOLLIN)
             if extra_fd >= 0:
                 waiting.register(extra_fd, select.EPOLLIN)
-            while not self.over:
+            while not self.over and (until is None or not self.needs_tasks):
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
                     return
