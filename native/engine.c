@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 /* A thread that ends sooner is never registered: nothing about it could still be asked. */
-#define NEW_THREADS_AFTER_NS 5000000u
+#define NEW_THREADS_AFTER_NS 20000000u
 
 uint64_t slk_ledger_bytes(void)
 {
@@ -246,25 +246,34 @@ static void notice_thread(struct slk_engine *engine, int32_t tid)
 	engine->new_threads[engine->new_count++] = (struct slk_new_thread){tid, slk_now_ns()};
 }
 
-/* Threads come in the order of their age. The short-lived ones are dropped here, for next to nothing. */
+static void drop_new_threads(struct slk_engine *engine, uint32_t count)
+{
+	engine->new_count -= count;
+	memmove(engine->new_threads, engine->new_threads + count, engine->new_count * sizeof(*engine->new_threads));
+}
+
+/* The oldest come first. The short-lived ones end here, for next to nothing. Is one due that lives? */
+static int new_thread_is_due(struct slk_engine *engine)
+{
+	uint64_t now = engine->new_count ? slk_now_ns() : 0;
+	uint32_t dead = 0;
+
+	while (dead < engine->new_count && engine->new_threads[dead].since_ns + NEW_THREADS_AFTER_NS <= now &&
+	       getpgid(engine->new_threads[dead].tid) < 0)
+		slk_forget_thread(engine, engine->new_threads[dead++].tid); /* its number may come again */
+	if (dead)
+		drop_new_threads(engine, dead);
+	return engine->new_count && engine->new_threads[0].since_ns + NEW_THREADS_AFTER_NS <= now;
+}
+
 int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity)
 {
-	uint64_t now = slk_now_ns();
-	uint32_t taken = 0;
 	uint32_t count = 0;
 
-	while (taken < engine->new_count && count < capacity &&
-	       engine->new_threads[taken].since_ns + NEW_THREADS_AFTER_NS <= now) {
-		int32_t tid = engine->new_threads[taken++].tid;
-
-		if (getpgid(tid) >= 0)
-			ret_tids[count++] = tid;
-		else
-			slk_forget_thread(engine, tid); /* its number may come again */
+	while (count < capacity && new_thread_is_due(engine)) {
+		ret_tids[count++] = engine->new_threads[0].tid;
+		drop_new_threads(engine, 1);
 	}
-	memmove(engine->new_threads, engine->new_threads + taken,
-		(engine->new_count - taken) * sizeof(*engine->new_threads));
-	engine->new_count -= taken;
 	return (int)count;
 }
 
@@ -446,18 +455,22 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 	for (;;) {
 		int state = SLK_NOTIF_EMPTY;
 		uint32_t count = 0;
+		int due;
 		int ready = wait_for(engine, waiting, time_left(timeout_us, start_ns));
 
 		if (ready < 0 && errno != EINTR)
 			return -errno;
-		if (ready > 0 && waiting[0].revents)
+		if (ready <= 0)
+			waiting[0].revents = waiting[1].revents = 0;
+		if (waiting[0].revents)
 			state = drain(engine, state_of(waiting[0].revents), batch, capacity, &count);
 		if (state < 0)
 			return state;
-		if (count || state == SLK_NOTIF_TERMINAL || ready <= 0 || waiting[1].revents ||
-		    (engine->new_count && until_new_threads(engine) == 0)) {
+		due = new_thread_is_due(engine);
+		if (count || state == SLK_NOTIF_TERMINAL || waiting[1].revents || due || ready < 0 ||
+		    time_left(timeout_us, start_ns) == 0) {
 			*ret_count = count;
-			*ret_other = ready > 0 && waiting[1].revents;
+			*ret_other = waiting[1].revents != 0;
 			return state;
 		}
 	}

@@ -75,13 +75,16 @@ static int receive(int control_fd, struct slk_report *ret_report)
 		.msg_iov = &text,
 		.msg_iovlen = 1,
 		.msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes),
+		/* Not CMSG_SPACE: the padding has room for a second descriptor, which nobody would close. */
+		.msg_controllen = CMSG_LEN(sizeof(int)),
 	};
 	ssize_t got = recvmsg(control_fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
 	if (got < 0 && errno != ECONNRESET)
 		return -errno;
 	if (got <= 0) { /* every other end is closed */
+		if (got == 0 && (report.fd = passed_descriptor(&message)) >= 0)
+			close(report.fd); /* an empty message; we have never sent one */
 		memset(&report, 0, sizeof(report));
 		report.kind = SLK_REPORT_GONE;
 		report.fd = -1;

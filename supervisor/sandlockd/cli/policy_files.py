@@ -67,10 +67,11 @@ def compile_file_rules(
         PolicyErrors: a granted path has gone, or leads to what no policy can grant.
         OSError: /proc/self/mountinfo cannot be read: where procfs is mounted would be unknown.
     """
+    known: dict[bytes, Seen] = {}
     return compile_rules(
         policy,
         Facts(
-            look,
+            lambda path: look(path, known),
             _matches,
             procfs=procfs_mounts(),
             state=() if state_dir is None else (look(state_dir).path,),
@@ -222,13 +223,17 @@ def _kind(mode: int) -> PathKind:
     return PathKind.FILE if stat.S_ISREG(mode) else PathKind.OTHER
 
 
-def look(path: bytes) -> Seen:
-    """A path as the kernel resolves it, and the object there."""
+def look(path: bytes, known: dict[bytes, Seen] | None = None) -> Seen:
+    """A path as the kernel resolves it, and the object there.
+
+    known: what was seen of the directories of missing paths, for callers who ask about many.
+    """
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        missing = error.errno in _UNFINDABLE
-        return Seen(_resolved(path), PathKind.MISSING if missing else PathKind.UNREADABLE, None)
+        if error.errno in _UNFINDABLE:
+            return Seen(_resolved(path, {} if known is None else known), PathKind.MISSING, None)
+        return Seen(os.path.realpath(path), PathKind.UNREADABLE, None)
     try:
         status = os.fstat(fd)
         canonical = os.readlink(b"/proc/self/fd/%d" % fd)
@@ -239,25 +244,18 @@ def look(path: bytes) -> Seen:
     return Seen(canonical, _kind(status.st_mode), FileIdentity(status.st_dev, status.st_ino))
 
 
-def _resolved(path: bytes) -> bytes:
-    """A missing path, resolved as far as it exists. Usually only the name is missing."""
+def _resolved(path: bytes, known: dict[bytes, Seen]) -> bytes:
+    """A missing path, resolved as far as it exists: what realpath does, without asking about /etc sixty times."""
     directory, _, name = path.rpartition(b"/")
-    if name and name not in (b".", b".."):
-        try:
-            os.lstat(path)
-        except FileNotFoundError:
-            try:
-                fd = os.open(directory or b"/", os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
-            except OSError:
-                return os.path.realpath(path)
-            try:
-                parent = os.readlink(b"/proc/self/fd/%d" % fd)
-            finally:
-                os.close(fd)
-            if parent.startswith(b"/") and not parent.endswith(b" (deleted)"):
-                return parent.rstrip(b"/") + b"/" + name
-        except OSError:
-            pass  # the slow way says what there is to say
+    if name in (b"", b".", b".."):
+        return os.path.realpath(path)
+    above = known.get(directory)
+    if above is None:
+        above = known[directory] = look(directory or b"/", known)
+    if above.kind is PathKind.DIRECTORY and not os.path.islink(path):
+        return above.path.rstrip(b"/") + b"/" + name
+    if above.kind is PathKind.MISSING:
+        return above.path + b"/" + name
     return os.path.realpath(path)
 
 
