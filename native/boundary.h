@@ -77,7 +77,7 @@ struct slk_launch_plan {
 	uint8_t scope_signals; /* init confines its own signals to its descendants */
 	uint8_t new_session;   /* setsid(2), and stdio[0] becomes the controlling terminal when it is one */
 	uint8_t drop_capabilities;
-	int32_t stdio[3];   /* -1: inherit */
+	int32_t stdio[3];   /* -1: inherit, -2: closed */
 	int32_t ruleset_fd; /* -1: no Landlock */
 	int32_t umask;      /* -1: inherit */
 	uint64_t kept_capabilities;

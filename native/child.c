@@ -48,6 +48,8 @@ static int place_stdio(const struct slk_launch_plan *plan)
 	int high[3];
 
 	for (int i = 0; i < 3; i++) {
+		if (plan->stdio[i] == -2)
+			close(i); /* it may be closed already */
 		high[i] = plan->stdio[i] < 0 ? -1 : fcntl(plan->stdio[i], F_DUPFD_CLOEXEC, 10);
 		if (plan->stdio[i] >= 0 && high[i] < 0)
 			return -errno;

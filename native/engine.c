@@ -299,7 +299,8 @@ static struct slk_slot *take_slot(struct slk_engine *engine)
 	return NULL;
 }
 
-/* 1: request is filled and owns a slot; 0: nothing to handle (vanished, or refused for want of a slot). */
+/* 1: request is filled and owns a slot; 0: nothing to handle (vanished, or refused for want of a slot). -errno: the
+ * listener is none any more. */
 static int receive(struct slk_engine *engine, struct slk_request *request)
 {
 	struct seccomp_notif notif;
@@ -307,6 +308,8 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 
 	memset(&notif, 0, sizeof(notif)); /* the kernel insists */
 	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_RECV, &notif) < 0) {
+		if (errno != ENOENT && errno != EINTR)
+			return -errno;
 		engine->counts.vanished++; /* ENOENT: withdrawn meanwhile; EINTR: the poll will tell again */
 		return 0;
 	}
@@ -387,8 +390,11 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 		uint32_t end = kept;
 
 		while (end < capacity && state == SLK_NOTIF_PENDING) {
-			end += (uint32_t)receive(engine, &batch[end]);
-			state = slk_listener_state(engine->listener_fd);
+			int received = receive(engine, &batch[end]);
+
+			if (received > 0)
+				end++;
+			state = received < 0 ? received : slk_listener_state(engine->listener_fd);
 		}
 		/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
 		set_sync(engine, end - kept <= 1);

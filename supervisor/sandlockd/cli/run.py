@@ -118,6 +118,7 @@ class _Foreground:
         self._state_dir = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
         self._old_mask: set[int] = set()
         self._umask = 0o022
+        self._stdio = _occupy_stdio()
         self._terminate_by: float | None = None
 
     def run(self) -> Result:
@@ -166,6 +167,7 @@ class _Foreground:
             with launching.signal_fd(_PASSED_ON) as signals:
                 sandbox.on_stopped = lambda: self._stop_with(sandbox)
                 sandbox.start(
+                    stdio=self._stdio,
                     blocked_signals=sum(1 << (number - 1) for number in self._old_mask),
                     descriptor_limit=raise_own_descriptor_limit(),
                     umask=self._umask,
@@ -298,6 +300,18 @@ def _terminal_device() -> int | None:
         except OSError:
             continue  # not open
     return None
+
+
+def _occupy_stdio() -> tuple[int, int, int]:
+    """What we were started without the program shall be without; for us, 0 to 2 must not become anything else."""
+    stdio = [-1, -1, -1]
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            stdio[fd] = -2
+            os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the lowest free number: this one
+    return stdio[0], stdio[1], stdio[2]
 
 
 def _let_go_of_stdio() -> None:
