@@ -162,7 +162,8 @@ static int install_filter(const struct slk_launch_plan *plan)
 
 static int hand_over(int listener_fd)
 {
-	struct slk_report report = {.kind = SLK_REPORT_LISTENER, .pid = getpid(), .fd = -1};
+	/* Every call from here to exec may be trapped, and nobody has the listener yet: sendmsg and close only. */
+	struct slk_report report = {.kind = SLK_REPORT_LISTENER, .fd = -1};
 	int result = slk_report_send(CONTROL_FD, &report, listener_fd);
 
 	close(listener_fd);

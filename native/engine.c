@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -204,13 +205,18 @@ int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t
 		.srcfd = (uint32_t)fd,
 		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
 	};
+	sigset_t all, before;
 	int number;
 
 	if (!slot)
 		return -EBADSLT;
 	injection.id = slot->notif_id;
 	slot->phase = SLK_PHASE_PREPARED;
+	/* Interrupted, the kernel forgets the descriptor, not that the call is answered: the program's open returns 0. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
 	number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+	sigprocmask(SIG_SETMASK, &before, NULL); /* leaves errno alone */
 	if (number >= 0) {
 		release(slot);
 		return number;

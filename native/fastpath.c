@@ -56,6 +56,8 @@ static int judge_text(const struct slk_engine *engine, const struct slk_walk *wa
 		return SLK_REASON_NOT_GRANTED + 1;
 	if (zone->flags & SLK_ZONE_SLOW)
 		return SLK_REASON_ZONE + 1;
+	if (zone->length == walk->length) /* it exists, so O_CREAT makes nothing: `> /dev/null` */
+		need &= ~(uint32_t)LANDLOCK_ACCESS_FS_MAKE_REG;
 	if ((zone->rights & need) != need)
 		return SLK_REASON_NOT_GRANTED + 1;
 	if (!same_object(zone))
@@ -161,6 +163,8 @@ static uint32_t open_rights(uint64_t flags)
 		rights |= LANDLOCK_ACCESS_FS_READ_FILE;
 	if (mode == O_WRONLY || mode == O_RDWR)
 		rights |= LANDLOCK_ACCESS_FS_WRITE_FILE;
+	if (flags & O_CREAT)
+		rights |= LANDLOCK_ACCESS_FS_MAKE_REG;
 	if ((flags & (O_DIRECTORY | O_TMPFILE)) == O_DIRECTORY)
 		rights = LANDLOCK_ACCESS_FS_READ_DIR;
 	return rights;

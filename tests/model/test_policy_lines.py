@@ -55,8 +55,8 @@ def decoded(key: str) -> str:
 class Renderer:
     """Writes TOML and knows on which line it stands."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self._draw = draw
+    def __init__(self, data: st.DataObject) -> None:
+        self._draw = data.draw
         self.text = ""
         self.lines: dict[Place, int] = {}
 
@@ -106,7 +106,7 @@ class Renderer:
 def test_every_key_and_element_has_the_line_it_was_written_on(
     data: st.DataObject, document: dict[tuple[str, ...], dict[str, Tree]]
 ) -> None:
-    renderer = Renderer(data.draw)
+    renderer = Renderer(data)
     for keys, body in document.items():
         place = renderer.header(keys)
         for key, tree in body.items():

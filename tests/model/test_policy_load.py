@@ -318,9 +318,11 @@ def test_a_program_by_path_must_exist_and_by_name_need_not() -> None:
 
 def test_lists_of_several_policies_add_up_and_scalars_override() -> None:
     policy = policy_of(
-        "extends = ['a.toml']\n[filesystem]\nbase = true\nread = ['/opt']\ndeny = ['/b']\n[program]\numask = '077'\nargs = ['new']\n"
+        "extends = ['a.toml']\n[filesystem]\nbase = true\nread = ['/opt']\ndeny = ['/b']\n"
+        "[program]\numask = '077'\nargs = ['new']\n"
         "env = { B = '2', C = '3' }\n",
-        a_toml="[filesystem]\nbase = false\nread = ['/etc', '/opt']\ndeny = ['/a']\n[program]\numask = '022'\nargs = ['old']\n"
+        a_toml="[filesystem]\nbase = false\nread = ['/etc', '/opt']\ndeny = ['/a']\n"
+        "[program]\numask = '022'\nargs = ['old']\n"
         "env = { A = '1', B = '1' }\n",
     )
     assert policy.filesystem.base
@@ -397,15 +399,14 @@ def test_a_circle_of_extends_is_an_error() -> None:
 
 def test_extends_that_go_too_deep_are_an_error() -> None:
     chain = {f"f{n}_toml": f"extends = ['f{n + 1}.toml']\n" for n in range(MAX_EXTENDS_DEPTH + 2)}
-    (told,) = errors_of("extends = ['f0.toml']\n", **chain)
+    (told,) = errors_of("extends = ['f0.toml']\n", None, **chain)
     assert "policies deep" in told
 
 
 def test_too_many_policies_are_an_error() -> None:
     names = [f"f{n}" for n in range(70)]
-    told = errors_of(
-        f"extends = {[name + '.toml' for name in names]}\n", **{f"{name}_toml": "" for name in names}
-    )
+    files = {f"{name}_toml": "" for name in names}
+    told = errors_of(f"extends = {[name + '.toml' for name in names]}\n", None, **files)
     assert "one policy too many" in told[0]
 
 

@@ -85,6 +85,7 @@ def say(text: str) -> None:
 def run(options: Options) -> int:
     """The exit status of sandlockd."""
     result = Result()
+    _occupy_closed_stdio()
     try:
         policy = load_policy(options.policies, options.overrides)
         result = _Foreground(options, policy).run()
@@ -312,6 +313,13 @@ def _occupy_stdio() -> tuple[int, int, int]:
             stdio[fd] = -2
             os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the lowest free number: this one
     return stdio[0], stdio[1], stdio[2]
+
+
+def _occupy_closed_stdio() -> None:
+    """What we open must not land on 0 to 2, which we let go of later. Close-on-exec: closed for the program, too."""
+    while (null := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass
+    os.close(null)
 
 
 def _let_go_of_stdio() -> None:

@@ -23,6 +23,7 @@ class Backstop(enum.Enum):
     OWN_PROCESS = (
         "the target is the caller's own process, named by registers that cannot change while it waits"
     )
+    LANDLOCK_PROCESSES = "Landlock lets a process trace or read only what is in its own domain (landlock(7))"
     FILTERS_ONLY_NARROW = "a stacked seccomp filter can only forbid more (seccomp(2), precedence of actions)"
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
 

@@ -30,6 +30,7 @@ class Context:
         rules: FileRules,
         spine: Mapping[bytes, int],
         rule_for: Callable[[int, tuple[int, ...]], str],
+        given_back: frozenset[str],
         rows: Mapping[int, Syscall],
         audit: AuditLog,
         init_pid: int,
@@ -38,6 +39,7 @@ class Context:
         """spine: the directories around holes that only we serve, with the Landlock rights the policy gives there.
 
         rule_for: the name of the rule that traps or refuses a call with these arguments.
+        given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         """
         self.engine = engine
@@ -45,6 +47,7 @@ class Context:
         self.rules = rules
         self.spine = spine
         self.rule_for = rule_for
+        self.given_back = given_back
         self.rows = rows
         self.audit = audit
         self.init_pid = init_pid

@@ -69,11 +69,7 @@ def _entry(caller: Caller, text: bytes, which: int) -> Entry:
 
 def _judge(context: Context, entry: Entry, want: Want) -> Verdict:
     directory = entry.child is not None and stat.S_ISDIR(entry.child.mode)
-    verdict = context.rules.judge(entry.path, want, entry.identity, directory=directory)
-    if verdict.allowed and want & Want.DELETE and entry.path in context.spine:
-        # Moving it would take the denied thing below it to a new name.
-        return Verdict(False, "filesystem.deny", None)
-    return verdict
+    return context.rules.judge(entry.path, want, entry.identity, directory=directory)
 
 
 def handle(context: Context, request: Request) -> Answer:

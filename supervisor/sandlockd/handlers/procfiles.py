@@ -37,6 +37,11 @@ _OF_ANY = frozenset(
 )
 # Of itself only.
 _OF_ITSELF = _OF_ANY | frozenset(b"mem pagemap clear_refs".split())
+# What the kernel keeps between users; we may be root where the caller no longer is.
+_PRIVATE = frozenset(
+    b"environ auxv maps smaps smaps_rollup numa_maps mem pagemap fd fdinfo map_files cwd root exe io stack "
+    b"syscall personality timers wchan patch_state clear_refs".split()
+)
 _WRITABLE = frozenset(
     b"comm oom_score_adj oom_adj coredump_filter timerslack_ns mem clear_refs autogroup loginuid".split()
 )
@@ -106,7 +111,21 @@ def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer:
     writes = bool(how.want & Want.WRITE)
     if (leaf and leaf not in known) or (writes and (not own or leaf not in _WRITABLE)):
         return _refuse(caller, b"/proc/%d/" % pid + rest, how)
+    if not own and leaf in _PRIVATE and not _same_user(caller, pid):
+        return _refuse(caller, b"/proc/%d/" % pid + rest, how)
     return _serve(caller, (b"/proc/%d/" % pid + rest).rstrip(b"/"), how, pid=pid)
+
+
+def _same_user(caller: Caller, pid: int) -> bool:
+    """As ptrace(2), "Ptrace access mode checking", would have it for somebody without capabilities."""
+    if caller.identity is None:
+        return True
+    try:
+        target = procfs.status(pid)
+    except OSError:
+        return False
+    fsuid, fsgid = caller.identity.fsuid, caller.identity.fsgid
+    return set(target.uids[:3]) == {fsuid} and set(target.gids[:3]) == {fsgid}
 
 
 def _leader(pid: int) -> int:

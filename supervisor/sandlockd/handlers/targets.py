@@ -30,6 +30,8 @@ def handle_process(context: Context, request: Request) -> Answer:
     """Only the caller's own process: its number cannot change while it waits in this call."""
     caller = Caller(context, request)
     row = context.rows[request.nr]
+    if row.name in context.given_back:
+        return Continue(Backstop.LANDLOCK_PROCESSES)
     if row.pids and _whole_process_or_thread(request, row.name):
         target = request.args[row.pids[0]] & 0xFFFFFFFF
         targets = [request.args[position] & 0xFFFFFFFF for position in row.pids]

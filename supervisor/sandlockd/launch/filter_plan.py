@@ -19,21 +19,10 @@ from sandlockd.kernel.syscalls_arguments import (
     Clause,
     Conditions,
 )
+from sandlockd.policy.syscalls import GIVE_BACK, UNDENIABLE
 
 # Laws that a policy may give back; the kernel (Landlock's domains, Yama) judges the calls then.
-GIVABLE: Final = frozenset({"ptrace", "sysv_ipc", "mqueue", "personality", "dumpable"})
-
-# Never trapped, whatever a policy says: the hot ones, those a process needs to end or to return from a
-# signal, and those that the launcher's child makes between installing the filter and being the program (it
-# hands the listener over by sendmsg: trapped, that would wait for a supervisor who has no listener yet;
-# execve is judged, not refused).
-UNDENIABLE: Final = frozenset(
-    {
-        *("read", "write", "close", "futex"),
-        *("exit", "exit_group", "rt_sigreturn", "restart_syscall"),
-        *("sendmsg", "execve"),
-    }
-)
+GIVABLE: Final = frozenset(GIVE_BACK)
 
 # (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2): struct slk_call in
 # native/boundary.h.

@@ -41,6 +41,7 @@ class Prepared:
         self.rules = rules
         self.wall = wall
         self.filter_plan = FilterPlan()
+        self.given_back: frozenset[str] = frozenset()
         self.filter_program = b""
         self.rows: dict[int, Syscall] = {}
         self.c_rows: list[tuple[int, ...]] = []
@@ -130,6 +131,7 @@ def _choose_command(prepared: Prepared, command: Sequence[bytes], private_direct
 
 def _choose_filter(prepared: Prepared) -> None:
     calls = compile_syscalls(prepared.policy)
+    prepared.given_back = calls.calls
     prepared.filter_plan = FilterPlan(
         deny=tuple(calls.denied.items()), give_back=calls.given_back, network_closed=True
     )

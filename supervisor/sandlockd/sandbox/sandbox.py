@@ -152,6 +152,7 @@ class Sandbox:
             rules=prepared.rules,
             spine=prepared.wall.spine,
             rule_for=prepared.rule_for,
+            given_back=prepared.given_back,
             rows=prepared.rows,
             audit=self._audit,
             init_pid=self._init_pid,
