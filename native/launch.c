@@ -4,6 +4,7 @@
 #include "slk.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -17,6 +18,16 @@ int slk_launch(const struct slk_launch_plan *plan, int *ret_control_fd)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return -errno;
+	for (int i = 0; i < 2; i++) { /* where stdio is closed: its places are filled later, over what is there */
+		int low = ends[i];
+
+		if (low > 2)
+			continue;
+		ends[i] = fcntl(low, F_DUPFD_CLOEXEC, 3);
+		close(low);
+	}
+	if (ends[0] < 0 || ends[1] < 0)
+		return -EMFILE;
 	/* No handler of the supervisor may run in the child: it would run Python there. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);

@@ -86,13 +86,21 @@ def context_here(overrides: Overrides) -> Context:
     return Context(
         environment=os.environb,
         home=_home(),
-        cwd=os.getcwdb(),
+        cwd=working_directory(),
         find=find_policy,
         kind_of=kind_of,
         syscall_names=_syscall_names,
         overrides=overrides,
         resolve=os.path.realpath,
     )
+
+
+def working_directory() -> bytes:
+    """Where we are; a name that leads nowhere when the directory was removed, as relative paths do then."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        return os.readlink(b"/proc/self/cwd")
 
 
 def _home() -> bytes | None:

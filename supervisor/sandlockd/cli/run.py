@@ -12,7 +12,7 @@ import time
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, RunEnd, RunHeader
 from sandlockd.audit.state import StateError, state_directory
-from sandlockd.cli.policy_files import compile_file_rules, load_policy
+from sandlockd.cli.policy_files import compile_file_rules, load_policy, working_directory
 from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.kernel.paths import may_block, mounts
@@ -85,7 +85,6 @@ def say(text: str) -> None:
 def run(options: Options) -> int:
     """The exit status of sandlockd."""
     result = Result()
-    _occupy_closed_stdio()
     try:
         policy = load_policy(options.policies, options.overrides)
         result = _Foreground(options, policy).run()
@@ -124,6 +123,8 @@ class _Foreground:
 
     def run(self) -> Result:
         """Raises CannotStart, PolicyErrors, StateError."""
+        # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
+        self._umask = os.umask(0)
         private = _make_private_directory()
         try:
             rules = compile_file_rules(self._policy, self._state_dir, private=[private])
@@ -136,6 +137,7 @@ class _Foreground:
             return self._run_prepared(self._sandbox(prepared, audit), audit)
         finally:
             remove_tree(private)
+            os.umask(self._umask)
 
     @staticmethod
     def _sandbox(prepared: Prepared, audit: AuditLog) -> Sandbox:
@@ -147,7 +149,7 @@ class _Foreground:
             RunHeader(
                 run_id=audit.run_id,
                 command=argv,
-                cwd=os.getcwdb(),
+                cwd=working_directory(),
                 policy_sources=tuple(self._options.policies) or ("base",),
                 policy_digest=_digest(self._policy),
                 version=_version(),
@@ -161,7 +163,6 @@ class _Foreground:
 
     def _run_prepared(self, sandbox: Sandbox, audit: AuditLog) -> Result:
         self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
-        self._umask = os.umask(0)  # what we make on behalf has the caller's umask, not ours
         become_subreaper()
         failed = True
         try:
@@ -315,13 +316,6 @@ def _occupy_stdio() -> tuple[int, int, int]:
     return stdio[0], stdio[1], stdio[2]
 
 
-def _occupy_closed_stdio() -> None:
-    """What we open must not land on 0 to 2, which we let go of later. Close-on-exec: closed for the program, too."""
-    while (null := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        pass
-    os.close(null)
-
-
 def _let_go_of_stdio() -> None:
     """A pipe must end when the program closes it, not when we do. stderr stays: we may have to say something."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -358,6 +352,7 @@ def remove_tree(path: bytes) -> None:
         pass  # not empty
     import shutil
 
+    os.chmod(path, 0o700)
     for directory, names, _ in os.walk(path):  # never through symbolic links
         for name in names:
             child = os.path.join(directory, name)

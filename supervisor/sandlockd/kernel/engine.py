@@ -14,6 +14,7 @@ from sandlockd.kernel.native import check, ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any, NamedTuple
 
 EMPTY = lib.SLK_NOTIF_EMPTY
 PENDING = lib.SLK_NOTIF_PENDING
@@ -29,15 +30,44 @@ REASON_LOOKUP = lib.SLK_REASON_LOOKUP
 ZONE_SLOW = lib.SLK_ZONE_SLOW
 ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
 
-# What the kernel grants at and beneath `path` (b"" is the root). `device` and `inode` count with ZONE_IDENTITY.
-Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
+if TYPE_CHECKING:
 
-Counts = collections.namedtuple("Counts", "received continued refused to_python vanished wakes")
+    class Zone(NamedTuple):
+        """What the kernel grants at and beneath `path` (b"" is the root)."""
 
-# path: bytes that C read, or None; path_error: the errno of reading it.
-Request = collections.namedtuple(
-    "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
-)
+        path: bytes
+        flags: int
+        rights: int
+        device: int = 0  # counts with ZONE_IDENTITY, as inode does
+        inode: int = 0
+
+    class Counts(NamedTuple):
+        received: int
+        continued: int
+        refused: int
+        to_python: int
+        vanished: int
+        wakes: int
+
+    class Request(NamedTuple):
+        """One call of the program."""
+
+        notif_id: int
+        tid: int
+        nr: int
+        args: tuple[int, ...]
+        slot: int
+        reason: int
+        path: Any  # bytes; None where path_error tells why there are none, which no handler is asked about
+        path_error: int  # an errno, or 0
+        instruction_pointer: int
+
+else:  # without importing typing
+    Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
+    Counts = collections.namedtuple("Counts", "received continued refused to_python vanished wakes")
+    Request = collections.namedtuple(
+        "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
+    )
 
 _BATCH = lib.SLK_BATCH_MAX
 _NEW_THREADS = 256
@@ -111,9 +141,7 @@ class Engine:
         """
         timeout_us = -1 if timeout_s is None else min(int(timeout_s * 1e6), 1 << 50)
         state = check(
-            lib.slk_pump(
-                self._engine, other_fd, timeout_us, self._batch, _BATCH, self._count, self._other
-            )
+            lib.slk_pump(self._engine, other_fd, timeout_us, self._batch, _BATCH, self._count, self._other)
         )
         return state, self._requests(), bool(self._other[0])
 

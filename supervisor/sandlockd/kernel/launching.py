@@ -14,6 +14,7 @@ from sandlockd.kernel.native import check, ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import NamedTuple
 
 STARTED = lib.SLK_REPORT_STARTED
 LISTENER = lib.SLK_REPORT_LISTENER
@@ -44,11 +45,24 @@ STAGES: tuple[str, ...] = (
     "exec",
 )
 
-# kind: one of the constants above. stage: index into STAGES. status: as wait(2) gives it, or a signal number.
-# fd: an OwnedFd or None. user_us, system_us: microseconds. peak_rss_bytes: the largest single process.
-Report = collections.namedtuple(
-    "Report", "kind pid stage error status fd user_us system_us peak_rss_bytes reaped"
-)
+if TYPE_CHECKING:
+
+    class Report(NamedTuple):
+        kind: int  # one of the constants above
+        pid: int
+        stage: int  # index into STAGES
+        error: int
+        status: int  # as wait(2) gives it, or a signal number
+        fd: OwnedFd | None
+        user_us: int
+        system_us: int
+        peak_rss_bytes: int  # of the largest single process
+        reaped: int
+
+else:  # without importing typing
+    Report = collections.namedtuple(
+        "Report", "kind pid stage error status fd user_us system_us peak_rss_bytes reaped"
+    )
 
 
 class Plan:

@@ -16,6 +16,7 @@ from sandlockd.kernel.native import check, ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NamedTuple
 
 AT_FDCWD = -100
 O_PATH_CLOEXEC = os.O_PATH | os.O_CLOEXEC
@@ -29,13 +30,31 @@ SLOW_FILE_SYSTEMS = frozenset(
     (b"9p", b"afs", b"autofs", b"ceph", b"cifs", b"fuse", b"fuseblk", b"nfs", b"nfs4", b"smb3")
 )
 
-# path: the canonical name (b"pipe:[7]" and the like for what has none). deleted: no name leads there any more.
-Object = collections.namedtuple("Object", "path device inode mode deleted")
+if TYPE_CHECKING:
 
-# What setfsuid(2), setfsgid(2) and setgroups(2) take.
-Identity = collections.namedtuple("Identity", "fsuid fsgid groups")
+    class Object(NamedTuple):
+        path: bytes  # the canonical name (b"pipe:[7]" and the like for what has none)
+        device: int
+        inode: int
+        mode: int
+        deleted: bool  # no name leads there any more
 
-Mount = collections.namedtuple("Mount", "point kind device")
+    class Identity(NamedTuple):
+        """What setfsuid(2), setfsgid(2) and setgroups(2) take."""
+
+        fsuid: int
+        fsgid: int
+        groups: tuple[int, ...]
+
+    class Mount(NamedTuple):
+        point: bytes
+        kind: bytes
+        device: int
+
+else:  # without importing typing
+    Object = collections.namedtuple("Object", "path device inode mode deleted")
+    Identity = collections.namedtuple("Identity", "fsuid fsgid groups")
+    Mount = collections.namedtuple("Mount", "point kind device")
 
 
 def openat2(

@@ -8,8 +8,20 @@ from __future__ import annotations
 import collections
 import os
 
-# tgid: the leader. ids: (real, effective, saved, file system). groups: supplementary.
-Status = collections.namedtuple("Status", "tgid ppid uids gids groups umask")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class Status(NamedTuple):
+        tgid: int  # the leader
+        ppid: int
+        uids: tuple[int, ...]  # real, effective, saved, file system
+        gids: tuple[int, ...]
+        groups: tuple[int, ...]  # supplementary
+        umask: int
+
+else:  # without importing typing
+    Status = collections.namedtuple("Status", "tgid ppid uids gids groups umask")
 
 
 def status(tid: int) -> Status:

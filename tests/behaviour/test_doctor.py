@@ -1,0 +1,188 @@
+"""`sandlockd doctor` finds everything here, and says what is missing where a system call is taken away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from harness.running import SANDLOCKD, Runner
+from sandlockd.kernel.probe import Broken, Finding, Missing, State, in_child
+from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of
+
+# Installs a filter under which one system call fails, and becomes the command after it.
+_TAKE_AWAY = f"""
+import ctypes, os, struct, sys
+number, error, *command = sys.argv[1:]
+code = [(0x20, 0, 0, 4), (0x15, 0, 3, {AUDIT_ARCH[native_architecture()]}), (0x20, 0, 0, 0),
+        (0x15, 0, 1, int(number)), (0x06, 0, 0, 0x00050000 | int(error)), (0x06, 0, 0, 0x7FFF0000)]
+text = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in code))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(Program(len(code), ctypes.addressof(text)))) == 0  # PR_SET_SECCOMP
+os.execv(command[0], command)
+"""
+
+LATER = {"cgroup.delegation", "overlay.user_xattrs", "overlay.whiteouts"}
+
+
+def _without(call: str, error: int) -> list[str]:
+    return [sys.executable, "-c", _TAKE_AWAY, str(number_of(call)), str(error)]
+
+
+def _run(runner: Runner, *words: object, wrap: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(wrap or []), str(SANDLOCKD), *map(str, words)],
+        **runner.popen_arguments(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def _checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["ok"] == (done.returncode == 0)
+    return {check["name"]: check for check in found["checks"]}
+
+
+def test_here_everything_that_a_run_needs_is_found(runner: Runner) -> None:
+    done = _run(runner, "doctor", "--json")
+    checks = _checks(done)
+    assert {name: check for name, check in checks.items() if check["state"] != "ok"}.keys() <= LATER
+    assert done.returncode == 0
+    for check in checks.values():
+        assert check["detail"]
+        assert (check["fix"] is None) == (check["state"] == "ok")
+        assert check["need"] == "later" or check["name"] not in LATER
+
+
+def test_there_is_one_line_per_check_and_one_of_summary(runner: Runner) -> None:
+    checks = _checks(_run(runner, "doctor", "--json"))
+    done = _run(runner, "doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, last = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == list(checks)
+    assert [line.split()[0] for line in lines] == [check["state"] for check in checks.values()]
+    assert last == "sandlockd works here."
+
+
+def test_nothing_stays_behind(runner: Runner) -> None:
+    assert _run(runner, "doctor").returncode == 0
+    assert not os.listdir(runner.place.temporary)
+    runs = runner.place.state / "runs"
+    assert not runs.exists() or not os.listdir(runs)
+    assert not os.listdir(runner.work)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(38, "no Landlock"), (95, "switched off at boot")],
+    ids=["ENOSYS", "EOPNOTSUPP"],
+)
+def test_without_landlock_it_says_so_and_what_to_do(runner: Runner, error: int, words: str) -> None:
+    wrap = _without("landlock_create_ruleset", error)
+    done = _run(runner, "doctor", "--json", wrap=wrap)
+    checks = _checks(done)
+    assert done.returncode == 1
+    assert {name for name in checks if name.startswith("landlock")} == {
+        name for name, check in checks.items() if check["state"] == "missing" and name not in LATER
+    }
+    assert words in checks["landlock"]["detail"]
+    assert "boot with lsm=landlock" in checks["landlock"]["fix"]
+    assert checks["run"]["state"] == "broken"
+    text = _run(runner, "doctor", wrap=wrap)
+    assert text.returncode == 1
+    (line,) = (line for line in text.stdout.splitlines() if line.split()[1] == "landlock.files")
+    assert line.startswith("missing ")
+    assert "no file can be protected" in line
+    assert text.stdout.splitlines()[-1].startswith("sandlockd does not work here: landlock")
+
+
+def test_without_landlock_a_run_is_refused_and_names_the_doctor(runner: Runner) -> None:
+    done = _run(runner, "--", "true", wrap=_without("landlock_create_ruleset", 38))
+    assert (done.returncode, done.stdout) == (125, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sandlockd: ")
+    assert "Landlock" in line
+    assert "sandlockd doctor" in line
+
+
+def test_without_filters_the_seccomp_checks_fail_and_the_others_do_not(runner: Runner) -> None:
+    done = _run(runner, "doctor", "--json", wrap=_without("seccomp", 38))
+    checks = _checks(done)
+    assert done.returncode == 1
+    assert checks["seccomp.user_notification"]["state"] == "missing"
+    assert "ENOSYS" in checks["seccomp.user_notification"]["detail"]
+    assert checks["landlock.files"]["state"] == "ok"
+    assert checks["process.memory"]["state"] == "ok"
+
+
+def test_memory_that_cannot_be_read_is_broken_with_the_errno(runner: Runner) -> None:
+    done = _run(runner, "doctor", "--json", wrap=_without("process_vm_readv", 1))
+    checks = _checks(done)
+    assert done.returncode == 1
+    assert checks["process.memory"]["state"] == "broken"
+    assert "EPERM" in checks["process.memory"]["detail"]
+    assert "ptrace_scope" in checks["process.memory"]["fix"]
+
+
+def test_a_state_directory_that_others_may_write_is_told(runner: Runner) -> None:
+    runner.place.state.mkdir(exist_ok=True)
+    runner.place.state.chmod(0o777)
+    check = _checks(_run(runner, "doctor", "--json"))["state_directory"]
+    assert check["state"] == "broken"
+    assert "may be written by others" in check["detail"]
+
+
+# ---- the frame that probes run in
+
+
+def _raise(error: Exception) -> str:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Missing("not there"), Finding(State.MISSING, "not there")),
+        (Broken("did not hold"), Finding(State.BROKEN, "did not hold")),
+        (
+            OSError(38, "Function not implemented"),
+            Finding(State.MISSING, "Function not implemented (ENOSYS)"),
+        ),
+        (OSError(1, "Operation not permitted"), Finding(State.BROKEN, "Operation not permitted (EPERM)")),
+        (ValueError("x"), Finding(State.BROKEN, "the probe failed: ValueError('x')")),
+    ],
+)
+def test_what_a_probe_raises_is_its_finding(error: Exception, expected: Finding) -> None:
+    assert in_child(lambda: _raise(error)) == expected
+
+
+def test_a_probe_that_dies_is_broken() -> None:
+    found = in_child(lambda: str(os.kill(os.getpid(), 31)))
+    assert found.state is State.BROKEN
+    assert "SIGSYS" in found.detail
+
+
+def test_a_probe_that_hangs_is_broken_and_its_children_are_killed() -> None:
+    reading, writing = os.pipe()
+
+    def hang() -> str:
+        os.fork()
+        while True:
+            os.read(reading, 1)
+
+    found = in_child(hang, timeout_s=0.2)
+    os.close(writing)
+    assert found == Finding(State.BROKEN, "no answer within 0.2 s")
+    assert os.read(reading, 1) == b""
+    os.close(reading)

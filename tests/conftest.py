@@ -1,0 +1,100 @@
+"""Fixtures that every test may use. What they give is documented in harness/."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("harness.running")
+
+from harness.compiling import Compiler
+from harness.places import Place, new_place, remove_tree
+from harness.running import Runner
+from harness.survivors import end, marked
+from harness.users import User, current, temporary_user, why_unable_to_run
+from harness.waiting import Patience, until
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long tests too, and others longer")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--soak"):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="a long run, only with --soak"))
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Take the time that it takes."""
+    return bool(request.config.getoption("--soak"))
+
+
+@pytest.fixture(scope="session")
+def _ordinary_user() -> Iterator[User]:
+    if os.geteuid() != 0:
+        yield current()
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            user = stack.enter_context(temporary_user())
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no ordinary user could be made: {error}")
+        reason = why_unable_to_run(user)
+        if reason is not None:
+            pytest.skip(reason)
+        yield user
+
+
+@pytest.fixture(params=["root", "ordinary"])
+def as_user(request: pytest.FixtureRequest) -> User:
+    """The test runs twice: as root, and as an ordinary user."""
+    if request.param == "root":
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        return current()
+    user: User = request.getfixturevalue("_ordinary_user")
+    return user
+
+
+@pytest.fixture(scope="session")
+def compiler() -> Iterator[Compiler]:
+    """C programs for tests, each compiled once."""
+    directory = Path(tempfile.mkdtemp(prefix="sandlockd-test-programs-", dir="/var/tmp")).resolve()
+    directory.chmod(0o755)
+    try:
+        yield Compiler(directory)
+    finally:
+        remove_tree(directory)
+
+
+@pytest.fixture
+def place(as_user: User) -> Iterator[Place]:
+    """Directories of the user's: work, state, temporary, home."""
+    with new_place(as_user) as made:
+        yield made
+
+
+@pytest.fixture
+def runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
+    """Runs commands bare and sandboxed. Fails the test that leaves a process or a temporary file behind."""
+    made = Runner(place, uuid.uuid4().hex, compiler)
+    yield made
+    try:
+        # A process that was just killed may still be on its way out.
+        until(lambda: not marked(made.marker), "the end of all that the test started", limit_s=5)
+    except Patience:
+        survivors = marked(made.marker)
+        end(survivors)
+        pytest.fail(f"left behind: {survivors}")
+    left = [name for name in os.listdir(place.temporary) if name.startswith("sandlockd-")]
+    assert not left or made.may_leave_temporary, f"temporary directories left behind: {left}"

@@ -1,0 +1,1 @@
+"""What tests share: users, places, running bare and sandboxed, waiting, terminals, C programs, survivors."""

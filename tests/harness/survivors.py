@@ -1,0 +1,66 @@
+"""Which processes a test has left behind: those that carry its marker in their environment.
+
+Every command of a Runner has the marker. A program that cleans its environment escapes the marker, so a process also
+counts when an ancestor of it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MARKER = "SANDLOCKD_TEST"
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A process that lives; a zombie does not."""
+
+    pid: int
+    state: str
+    command: str
+
+
+def marked(value: str) -> list[Survivor]:
+    """Processes, the caller apart, that were started with MARKER=value or descend from one that was."""
+    text = f"{MARKER}={value}".encode()
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    details: dict[int, Survivor] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        pid = int(name)
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                stat = file.read()
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = file.read().split(b"\0")
+        except OSError:
+            environment = []  # somebody else's, or gone: an ancestor may still tell
+        else:
+            fields = stat[stat.rindex(b")") + 2 :].split()
+            if fields[0] in (b"Z", b"X"):
+                continue
+            parents[pid] = int(fields[1])
+            command = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
+            details[pid] = Survivor(pid, fields[0].decode(), command)
+        if text in environment:
+            found.add(pid)
+    for pid in details:
+        above = pid
+        while above in parents and above not in found:
+            above = parents[above]
+        if above in found:
+            found.add(pid)
+    return [details[pid] for pid in sorted(found) if pid in details]
+
+
+def end(survivors: Iterable[Survivor]) -> None:
+    """Kill what a failed test left, so that the next one has a clean machine."""
+    for survivor in survivors:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(survivor.pid, signal.SIGKILL)

@@ -1,0 +1,190 @@
+"""Nothing outlives its sandbox: not when the program ends, not when sandlockd or init is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from harness.running import Runner, system_python
+from harness.survivors import marked
+from harness.waiting import line_of, until, wait_dead
+
+_KILL_LIMIT_S = 0.1
+
+# Each leaves processes behind in its own way, says "ready", and goes on.
+_SHAPES = {
+    "one child": "sleep 1000 & echo ready; wait",
+    "setsid": "setsid sh -c '(sleep 1000 &)' & setsid sleep 1000 & echo ready; wait; sleep 1000",
+    "double fork": "( ( sleep 1000 & ) & ); ( (sh -c 'sleep 1000' &) ); echo ready; exec sleep 1000",
+    "stopped": "sh -c 'kill -STOP $$; sleep 1000' & sleep 1000 & kill -STOP $!; echo ready; wait; sleep 1000",
+    "ignoring": "trap '' TERM HUP INT; (trap '' TERM HUP; sleep 1000) & echo ready; while :; do sleep 1000; done",
+    "wide": "i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; echo ready; wait",
+    "clean environment": "env -i setsid sleep 1000 & env -i sh -c '(sleep 1000 &)'; echo ready; wait; sleep 1000",
+}
+
+# Up to 100 processes at a time that do nothing but fork and end; each child takes a session of its own.
+_FORK_STORM = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void)
+{
+	int *alive = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	signal(SIGCHLD, SIG_IGN);
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		if (__atomic_load_n(alive, __ATOMIC_SEQ_CST) < 100) {
+			__atomic_add_fetch(alive, 1, __ATOMIC_SEQ_CST);
+			pid_t pid = fork();
+			if (pid == 0)
+				setsid(); /* goes on forking, as its parent does */
+			else if (pid > 0 && rand() % 2) {
+				__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
+				_exit(0);
+			} else if (pid < 0)
+				__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
+		} else
+			usleep(1000);
+	}
+}
+"""
+
+
+def _init_of(supervisor: int) -> int:
+    """The child that holds the leash; its end is that of everything, because it reaps all before."""
+    for pid in _children(supervisor):
+        with open(f"/proc/{pid}/comm") as file:
+            if file.read() == "sandlockd-init\n":
+                return pid
+    raise LookupError("there is no init")
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            found += [int(word) for word in file.read().split()]
+    return found
+
+
+@contextmanager
+def _pidfds_of(runner: Runner, *, but: int) -> Iterator[list[int]]:
+    """Descriptors of all that the test started and that lives, one process apart."""
+    with ExitStack() as stack:
+        fds = []
+        for survivor in marked(runner.marker):
+            if survivor.pid == but:
+                continue
+            fds.append(os.pidfd_open(survivor.pid))
+            stack.callback(os.close, fds[-1])
+        yield fds
+
+
+@pytest.mark.parametrize("shape", list(_SHAPES))
+@pytest.mark.parametrize("stop_first", [False, True], ids=["running", "supervisor stopped"])
+def test_killing_sandlockd_leaves_no_process_after_a_tenth_of_a_second(
+    runner: Runner, shape: str, stop_first: bool, record_property: Any
+) -> None:
+    runner.may_leave_temporary = True
+    with runner.started(runner.command_line(["sh", "-c", _SHAPES[shape]])) as process:
+        assert process.stdout is not None
+        line_of(process.stdout.fileno())
+        if shape == "stopped":
+            until(lambda: sum(s.state == "T" for s in marked(runner.marker)) == 2, "two stopped processes")
+        with _pidfds_of(runner, but=process.pid) as pidfds:
+            assert len(pidfds) >= 2  # init and the program at least
+            if stop_first:
+                process.send_signal(signal.SIGSTOP)
+            process.kill()
+            took_s = wait_dead(pidfds)
+        assert marked(runner.marker) == []
+    record_property("kill_latency_ms", round(took_s * 1000, 2))
+    assert took_s < _KILL_LIMIT_S
+
+
+def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, record_property: Any) -> None:
+    runner.may_leave_temporary = True
+    program = runner.compiler.compile(_FORK_STORM)
+    with runner.started(runner.command_line([program])) as process:
+        assert process.stdout is not None
+        line_of(process.stdout.fileno())
+        until(lambda: len(marked(runner.marker)) > 60, "the storm")
+        init = os.pidfd_open(_init_of(process.pid))
+        try:
+            process.kill()
+            took_s = wait_dead([init])
+        finally:
+            os.close(init)
+        assert marked(runner.marker) == []
+    record_property("kill_latency_ms", round(took_s * 1000, 2))
+    assert took_s < _KILL_LIMIT_S
+
+
+@pytest.mark.parametrize("shape", [shape for shape in _SHAPES if shape not in ("ignoring",)])
+def test_the_programs_end_is_the_end_of_its_descendants(runner: Runner, shape: str) -> None:
+    script = _SHAPES[shape].partition("echo ready")[0] + "exit 3"
+    ended = runner.sandboxed(["sh", "-c", script])
+    assert marked(runner.marker) == []
+    assert ended.returncode == 3
+    assert ended.reason == "exited"
+
+
+def test_descendants_do_not_delay_the_end(runner: Runner) -> None:
+    """They hold the pipe: it must end, too."""
+    start = time.monotonic()
+    ended = runner.sandboxed(["sh", "-c", "setsid sleep 1000 & echo out; exit 0"])
+    assert ended.stdout == b"out\n"
+    assert time.monotonic() - start < 5
+
+
+def test_exit_of_the_program_from_another_thread(runner: Runner) -> None:
+    text = "import os, threading; t = threading.Thread(target=lambda: os._exit(5)); t.start(); t.join()"
+    runner.both([system_python(), "-c", text])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_killing_init_from_outside_ends_everything_and_is_an_error_of_the_sandbox(
+    runner: Runner, stopped: bool
+) -> None:
+    script = "setsid sh -c '(sleep 1000 &)'; sleep 1000 & echo ready; wait"
+    with runner.started(runner.command_line(["sh", "-c", script])) as process:
+        assert process.stdout is not None and process.stderr is not None
+        line_of(process.stdout.fileno())
+        init = _init_of(process.pid)
+        with _pidfds_of(runner, but=process.pid) as pidfds:
+            if stopped:
+                os.kill(init, signal.SIGSTOP)
+            os.kill(init, signal.SIGKILL)
+            took_s = wait_dead(pidfds)
+        assert process.wait(timeout=10) == 125
+        assert marked(runner.marker) == []
+        assert process.stderr.read().startswith(b"sandlockd: init of the sandbox was killed")
+    status = runner.status()
+    assert status is not None and status["reason"] == "sandbox_error"
+    assert took_s < 1
+
+
+def test_the_program_cannot_kill_init_or_sandlockd(runner: Runner) -> None:
+    script = "kill -9 $PPID; kill -9 -1; kill -9 $(ps -o ppid= -p $PPID); echo still here"
+    ended = runner.sandboxed(["bash", "-c", script])
+    assert ended.returncode in (0, 137)  # kill(-1) may reach bash itself
+    assert ended.reason in ("exited", "signaled")
+
+
+def test_killing_the_program_by_its_number_is_its_signal(runner: Runner) -> None:
+    with runner.started(runner.command_line(["sh", "-c", "sleep 1000 & echo $$; wait"])) as process:
+        assert process.stdout is not None
+        os.kill(int(line_of(process.stdout.fileno())), signal.SIGKILL)
+        assert process.wait(timeout=10) == 137
+    status = runner.status()
+    assert status is not None
+    assert (status["reason"], status["signal"]) == ("signaled", signal.SIGKILL)

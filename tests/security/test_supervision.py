@@ -1,0 +1,281 @@
+"""Attacks on the supervisor: floods, bad pointers, dying callers, handlers that fail, its cleaning up."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.running import Runner
+from harness.waiting import line_of
+from security import broken
+from security.canaries import changed, outside, snapshot
+from security.raw_calls import ATTACKS, AT_FDCWD, Buffer, Bytes, Edge, Script
+
+_FLOOD = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* argv[1]: how many; argv[2]: "same", "different" or "sockets". */
+int main(int argc, char **argv)
+{
+	int count = atoi(argv[1]);
+	char path[64];
+
+	for (int i = 0; i < count; i++) {
+		snprintf(path, sizeof(path), "/root/refused/%d", argv[2][0] == 'd' ? i : 0);
+		if (argv[2][0] == 'm') {
+			int fd = open("/etc/hostname", O_RDONLY);
+			if (fd < 0)
+				return 2;
+			close(fd);
+		} else if (argv[2][0] == 's' && argv[2][1] == 'o') {
+			if (socket(AF_INET, SOCK_STREAM, 0) >= 0)
+				return 3;
+		} else if (open("/etc/shadow", O_RDONLY) >= 0 || (argv[2][0] == 'd' && truncate(path, 0) == 0)) {
+			return 4;
+		}
+	}
+	puts("over");
+	fflush(stdout);
+	return getchar() == EOF ? argc - 3 : 5;
+}
+"""
+
+
+@pytest.mark.parametrize(("kind", "count"), [("same", 5_000), ("sockets", 30_000), ("many", 100_000)])
+def test_a_flood(runner: Runner, kind: str, count: int, soak: bool) -> None:
+    """The supervisor's memory stays bounded, and every refusal is counted."""
+    attack = runner.compiler.compile(_FLOOD)
+    with subprocess.Popen(
+        runner.command_line([attack, str(count * (10 if soak else 1)), kind]),
+        **runner.popen_arguments(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
+    ) as process:
+        assert process.stdout is not None
+        assert line_of(process.stdout.fileno(), 120) == b"over\n"
+        kib = int(Path(f"/proc/{process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert kib < 120 * 1024
+    counted = {}
+    for record in runner.audit():
+        if record["kind"] == "refusal":
+            counted[record["number"]] = record["count"]
+    expected = 0 if kind == "many" else count * (10 if soak else 1)
+    assert sum(counted.values()) == expected
+
+
+# ---- pointers ----
+
+_UNMAPPED = 0x10
+
+
+def _pointers(work: Path) -> Script:
+    script = Script()
+    long = b"x" * 4096
+    edge = os.fsencode(work / "file") + b"\0"
+    for call in ("open", "creat", "chmod", "mkdir", "unlink", "rmdir", "mknod", "execve", "truncate", "chown"):
+        for address in (0, _UNMAPPED, 1 << 63, (1 << 64) - 1):
+            getattr(script, call)(address, 0o644, 0)
+        getattr(script, call)(long, 0o644, 0)
+        getattr(script, call)(Edge(long), 0o644, 0)
+        getattr(script, call)(b"", 0o644, 0)
+        getattr(script, call)(b"d/" * 2047 + b"x", 0, 0)
+        getattr(script, call)(b"y" * 256, 0, 0)
+    for call in ("rename", "link", "symlink"):
+        getattr(script, call)(work / "file", _UNMAPPED)
+        getattr(script, call)(_UNMAPPED, work / "other")
+        getattr(script, call)(work / "file", Edge(long))
+        getattr(script, call)(work / "file", b"")
+    script.openat(AT_FDCWD, Edge(edge), os.O_RDONLY)
+    script.openat(AT_FDCWD, Edge(edge[:-1]), os.O_RDONLY)
+    script.openat2(AT_FDCWD, work / "file", _UNMAPPED, 24)
+    script.openat2(AT_FDCWD, work / "file", Buffer(24), 23)
+    script.openat2(AT_FDCWD, work / "file", Bytes(bytes(24) + b"x" * 8), 32)
+    script.openat2(AT_FDCWD, work / "file", Buffer(24), 1 << 40)
+    for fd in (99, -1, 1 << 31):
+        script.openat(fd, b"file", os.O_RDONLY)
+        script.fchmod(fd, 0o644)
+        script.fchown(fd, -1, -1)
+        script.fsetxattr(fd, b"user.x", b"y", 1, 0)
+        script.mkdirat(fd, b"made", 0o755)
+        script.unlinkat(fd, b"made", 0)
+    script.setxattr(work / "file", _UNMAPPED, b"x", 1, 0)
+    script.setxattr(work / "file", b"user.x", _UNMAPPED, 1, 0)
+    script.setxattr(work / "file", b"user.x", b"x", 1 << 40, 0)
+    script.setxattr(work / "file", b"user." + b"x" * 300, b"x", 1, 0)
+    script.setxattr(work / "file", b"", b"x", 1, 0)
+    script.setxattr(work / "file", b"nonsense", b"x", 1, 0)
+    script.setxattr(work / "file", b"user.x", b"x", 1, 77)
+    script.getxattr(work / "file", b"user.none", Buffer(8), 8)
+    script.listxattr(work / "file", _UNMAPPED, 0)
+    script.utimensat(AT_FDCWD, work / "file", _UNMAPPED, 0)
+    script.utimensat(AT_FDCWD, work / "file", Bytes(b"\xff" * 32), 0)
+    script.utimensat(AT_FDCWD, work / "file", Bytes(bytes(32)), 0x8000)
+    script.utimes(work / "file", Bytes(b"\xff" * 32))
+    script.fchmodat2(AT_FDCWD, work / "file", 0o644, 0x8000)
+    script.fchownat(AT_FDCWD, work / "file", -1, -1, 0x8000)
+    script.unlinkat(AT_FDCWD, work / "file", 0x8000)
+    script.renameat2(AT_FDCWD, work / "file", AT_FDCWD, work / "b", 0x8000)
+    script.linkat(AT_FDCWD, work / "file", AT_FDCWD, work / "c", 0x8000)
+    return script
+
+
+def test_bad_pointers_and_arguments_fail_as_bare(runner: Runner) -> None:
+    """EFAULT, ENAMETOOLONG, EBADF, EINVAL: what the kernel says, call by call."""
+    runner.place.file("work/file", "text")
+    script = _pointers(runner.work)
+    bare = script.bare(runner, cwd=runner.work)
+    runner.place.empty_work()
+    runner.place.file("work/file", "text")
+    outcomes, _ = script.sandboxed(runner, "--write", runner.work, cwd=runner.work)
+    differing = [
+        (script.names[index], script.lines[index][:60], one.error or one.result, other.error or other.result)
+        for index, (one, other) in enumerate(zip(bare, outcomes, strict=True))
+        if one.result != other.result
+    ]
+    assert differing == [], "\n".join(map(str, differing))
+
+
+def test_a_full_descriptor_table(runner: Runner) -> None:
+    """EMFILE where a descriptor would have been handed over; nothing is left in the supervisor."""
+    script = Script()
+    script.setrlimit(7, Bytes((3).to_bytes(8, "little") * 2))
+    script.openat(AT_FDCWD, b"/proc/self/status", os.O_RDONLY)
+    script.openat(AT_FDCWD, b"/etc/hostname", os.O_RDONLY)
+    outcomes, _ = script.sandboxed(runner)
+    assert [outcome.error for outcome in outcomes[1:]] == ["EMFILE"] * 2 == [
+        outcome.error for outcome in script.bare(runner)[1:]
+    ]
+
+
+# ---- threads and processes that end while they are judged ----
+
+
+@pytest.mark.parametrize("case", ["thread-dies", "exec-from-a-thread", "leader-exits-first", "vfork", "orphans"])
+def test_callers_that_vanish(runner: Runner, case: str) -> None:
+    program = runner.compiler.compile((ATTACKS / "vanishing.c").read_text())
+    ended = runner.both([program, case])
+    assert ended.stdout.endswith(b"over\n")
+
+
+def test_a_fifo_that_nobody_opens(runner: Runner) -> None:
+    """An open on the spine that waits for its other end keeps nobody else waiting, nor the end of the sandbox."""
+    work = runner.work
+    (work / "denied").mkdir()
+    runner.place.give(work)
+    program = (
+        "mkfifo pipe; (cat pipe & cat pipe & cat pipe & echo to-be-read > pipe2 & true); mkfifo pipe3;"
+        " cat /etc/hostname >/dev/null && echo went on; (cat pipe3 & echo text > pipe3; wait)"
+    )
+    ended = runner.sandboxed(["sh", "-c", program], options=["--write", work, "--deny", work / "denied"], timeout=30)
+    assert ended.stdout == b"went on\ntext\n"
+
+
+# ---- handlers that fail ----
+
+
+@pytest.mark.parametrize(("error", "name"), [("ValueError('broken')", "EACCES"), ("OSError(5, 'broken')", "EIO")])
+def test_a_handler_that_raises_has_refused(runner: Runner, error: str, name: str) -> None:
+    directory = outside(runner)
+    before = snapshot(directory)
+    patch = (
+        "from sandlockd.handlers import metadata, opening\n"
+        f"def broken(*_): raise {error}\n"
+        "metadata.handle = opening.handle = broken\n"
+    )
+    script = Script()
+    script.chmod(directory / "canary", 0o777)
+    script.openat(AT_FDCWD, directory / "canary", os.O_RDONLY)
+    script.openat(AT_FDCWD, b"/proc/self/environ", os.O_RDONLY)
+    options = ["--read", runner.place.root / "script"]
+    ended = broken.run(runner, patch, script.command(runner), options=options)
+    assert [outcome.error for outcome in script.results(ended.stdout)] == [name] * 3
+    assert changed(before, snapshot(directory)) == set()
+    errors = [record for record in ended.audit if record["kind"] == "error"]
+    assert {record["call"] for record in errors} == {"chmod", "openat"}
+    assert all("broken" in record["traceback"] for record in errors)
+
+
+def test_a_call_that_no_handler_knows_is_refused(runner: Runner) -> None:
+    patch = (
+        "from sandlockd.handlers import table\nmade = table._numbered\n"
+        "table._numbered = lambda context, names: {}\n"
+    )
+    directory = outside(runner)
+    script = Script()
+    script.chmod(directory / "canary", 0o777)
+    options = ["--read", runner.place.root / "script"]
+    ended = broken.run(runner, patch, script.command(runner), options=options)
+    assert script.results(ended.stdout)[0].error == "EACCES"
+    assert stat.S_IMODE((directory / "canary").stat().st_mode) == 0o640
+
+
+def test_a_supervisor_that_says_continue_to_what_c_refuses(runner: Runner) -> None:
+    """The native core sends no CONTINUE for a call that the table refuses, whatever Python says."""
+    patch = (
+        "from sandlockd.notify import dispatch\nfrom sandlockd.handlers import answers\n"
+        "dispatch.Dispatcher._ask = lambda self, request: answers.LANDLOCK_FILES\n"
+        "from sandlockd.launch import filter_plan as plan\nrows = plan.c_rows\n"
+        "def slow(given):\n"
+        "    return [(3, *row[1:]) if row[0] == 4 else row for row in rows(given)]\n"
+    )
+    script = Script()
+    script.unshare(0x10000000)
+    script.socket(1, 1, 0)
+    script.ptrace(0, 0, 0, 0)
+    outcomes = broken.results(runner, patch, script)
+    assert not any(outcome.ok for outcome in outcomes)
+
+
+# ---- what is left to the supervisor when the program has ended ----
+
+
+def test_a_link_to_a_directory_outside_in_the_temporary_directory(runner: Runner) -> None:
+    """Removing what the program left must not change the mode of what a link of its leads to."""
+    directory = outside(runner)
+    directory.chmod(0o751)
+    before = snapshot(directory)
+    attack = f'mkdir "$TMPDIR/d" && ln -s {directory} "$TMPDIR/d/link" && ln -s {directory}/sub "$TMPDIR/d/sub";'
+    runner.sandboxed(["sh", "-c", attack + ' chmod 500 "$TMPDIR/d"; chmod 500 "$TMPDIR"'])
+    assert changed(before, snapshot(directory)) == set()
+
+
+def test_a_deep_tree_in_the_temporary_directory(runner: Runner) -> None:
+    """It is removed, and the program's exit status is still the program's."""
+    python = "/usr/bin/python3"
+    if not os.access(python, os.X_OK):
+        pytest.skip("there is no python3 of the machine's own")
+    attack = "import os\nos.chdir(os.environ['TMPDIR'])\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nos._exit(7)"
+    try:
+        ended = runner.sandboxed([python, "-c", attack])
+        assert ended.returncode == 7, ended.stderr[-300:]
+        assert list(runner.place.temporary.iterdir()) == []
+    finally:
+        subprocess.run(["rm", "-rf", "--", runner.place.temporary], check=True)
+        runner.place.temporary.mkdir()
+
+
+def test_a_module_planted_where_the_supervisor_imports_from(runner: Runner) -> None:
+    """Some modules are imported late, when the program is running or has ended: trio, shutil, json, traceback."""
+    planted = runner.work / "modules"
+    planted.mkdir()
+    runner.place.give(planted)
+    marker = runner.place.root / "home/executed-outside"
+    attack = (
+        f"for m in trio shutil json traceback tempfile subprocess; do echo \"open('{marker}', 'w')\" > modules/$m.py; done;"
+        ' : > "$TMPDIR/not-empty"'
+    )
+    line = runner.command_line(["sh", "-c", attack], options=["--write", runner.work])
+    path = os.pathsep.join([str(planted), *(entry for entry in sys.path if entry)])
+    ended = runner.run(line, env={"PYTHONPATH": path})
+    assert not marker.exists(), "a module of the program's was executed by the supervisor"
+    assert ended.returncode in (0, 125)
