@@ -267,6 +267,7 @@ int slk_is_procfs(int fd);
 struct slk_identity {
 	uint32_t fsuid;
 	uint32_t fsgid;
+	uint64_t capabilities; /* effective; what we lack we do not gain */
 	uint32_t group_count;
 	uint32_t groups[64];
 };

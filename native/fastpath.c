@@ -159,9 +159,10 @@ static uint32_t open_rights(uint64_t flags)
 
 	if (flags & O_PATH)
 		return 0;
-	if (mode == O_RDONLY || mode == O_RDWR)
+	/* The fourth mode gives neither (open(2), "flags 3"), but opens the device or FIFO all the same. */
+	if (mode != O_WRONLY)
 		rights |= LANDLOCK_ACCESS_FS_READ_FILE;
-	if (mode == O_WRONLY || mode == O_RDWR)
+	if (mode != O_RDONLY)
 		rights |= LANDLOCK_ACCESS_FS_WRITE_FILE;
 	if (flags & O_CREAT)
 		rights |= LANDLOCK_ACCESS_FS_MAKE_REG;

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <stddef.h>
 #include <sys/fsuid.h>
@@ -22,6 +23,19 @@
 
 static _Thread_local struct slk_identity own;
 
+/* The effective set of this thread; permitted stays, so it can come back (capabilities(7)). */
+static int set_effective(uint64_t wanted)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct sets[2];
+
+	if (syscall(SYS_capget, &header, sets) < 0)
+		return -errno;
+	for (int half = 0; half < 2; half++)
+		sets[half].effective = sets[half].permitted & (uint32_t)(wanted >> (32 * half));
+	return syscall(SYS_capset, &header, sets) < 0 ? -errno : 0;
+}
+
 static int remember_own(void)
 {
 	long count = syscall(SYS_getgroups, SLK_GROUPS_MAX, own.groups);
@@ -31,6 +45,7 @@ static int remember_own(void)
 	own.group_count = (uint32_t)count;
 	own.fsuid = (uint32_t)geteuid();
 	own.fsgid = (uint32_t)getegid();
+	own.capabilities = UINT64_MAX; /* all that are permitted */
 	return 0;
 }
 
@@ -46,13 +61,22 @@ static int set_ids(uint32_t fsuid, uint32_t fsgid)
 	return 0;
 }
 
+static int take_on(const struct slk_identity *identity)
+{
+	int result;
+
+	if (syscall(SYS_setgroups, identity->group_count, identity->groups) < 0)
+		return -errno;
+	result = set_ids(identity->fsuid, identity->fsgid);
+	/* Last: changing fsuid moves the file capabilities in and out of the effective set by itself. */
+	return result < 0 ? result : set_effective(identity->capabilities);
+}
+
 int slk_identity_leave(void)
 {
-	int result = set_ids(own.fsuid, own.fsgid); /* fsuid 0 first gives CAP_SETGID's file rights back */
+	int result = set_effective(UINT64_MAX); /* CAP_SETUID and CAP_SETGID first: the rest needs them */
 
-	if (syscall(SYS_setgroups, own.group_count, own.groups) < 0 && !result)
-		result = -errno;
-	return result;
+	return result < 0 ? result : take_on(&own);
 }
 
 int slk_identity_enter(const struct slk_identity *identity)
@@ -63,9 +87,7 @@ int slk_identity_enter(const struct slk_identity *identity)
 		return result;
 	if (identity->group_count > SLK_GROUPS_MAX)
 		return -E2BIG;
-	if (syscall(SYS_setgroups, identity->group_count, identity->groups) < 0)
-		return -errno;
-	result = set_ids(identity->fsuid, identity->fsgid);
+	result = take_on(identity);
 	if (result < 0)
 		slk_identity_leave(); /* the first error is the one to tell */
 	return result;

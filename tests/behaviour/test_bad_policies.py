@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from harness.running import Ended, Runner
 
 

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 import pytest
-
 from harness.running import SANDLOCKD, Runner
+
 from sandlockd.kernel.probe import Broken, Finding, Missing, State, in_child
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of
 
@@ -138,9 +138,12 @@ def test_memory_that_cannot_be_read_is_broken_with_the_errno(runner: Runner) -> 
 def test_a_state_directory_that_others_may_write_is_told(runner: Runner) -> None:
     runner.place.state.mkdir(exist_ok=True)
     runner.place.state.chmod(0o777)
-    check = _checks(_run(runner, "doctor", "--json"))["state_directory"]
-    assert check["state"] == "broken"
-    assert "may be written by others" in check["detail"]
+    done = _run(runner, "doctor", "--json")
+    checks = _checks(done)
+    assert done.returncode == 1
+    assert checks["run"]["state"] == "ok"
+    assert checks["state_directory"]["state"] == "broken"
+    assert "may be written by others" in checks["state_directory"]["detail"]
 
 
 # ---- the frame that probes run in

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from harness.running import Ended, Runner
 
 # Names below the work directory, which `_commands` fills. The oracle is env(1), which runs its arguments by execvp(3).

@@ -8,7 +8,7 @@ the wake-up of the supervisor. Bare these calls never fail so.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from harness.running import Runner
 
@@ -86,17 +86,17 @@ def _parsed(stdout: bytes) -> tuple[int, dict[str, tuple[int, int, int]]]:
 
 
 def test_a_timer_rarely_interrupts_calls_that_it_cannot_interrupt_bare(
-    runner: Runner, record_property: Any
+    runner: Runner, measured: Callable[[str, object], None]
 ) -> None:
     program = runner.compiler.compile(_UNDER_A_TIMER)
     _, bare = _parsed(runner.bare([program, "0.5"]).stdout)
     ended = runner.sandboxed([program, "2"])
     ticks, ours = _parsed(ended.stdout)
     for name, (calls, interrupted, failed) in ours.items():
-        record_property(f"{name}_calls", calls)
-        record_property(f"{name}_interrupted", interrupted)
+        measured(f"{name}_calls", calls)
+        measured(f"{name}_interrupted", interrupted)
         assert failed == 0
-    record_property("signals", ticks)
+    measured("signals", ticks)
     assert all(interrupted == failed == 0 for _, interrupted, failed in bare.values())
     # Not trapped: as bare.
     assert ours["close"][1] == 0

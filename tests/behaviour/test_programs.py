@@ -6,7 +6,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner, require, system_python
 
 _GIT = {
@@ -61,7 +60,8 @@ def test_everyday_commands(runner: Runner, script: str) -> None:
     "script",
     [
         'perl -e \'open(F, ">f"); print F "x\\n" for 1..3; close F; print -s "f", "\\n"\'',
-        "perl -MPOSIX -e 'my $p = fork // die; if (!$p) { exit 3 } waitpid $p, 0; print $? >> 8, \"\\n\"; print getcwd()'",
+        "perl -MPOSIX -e 'my $p = fork // die; if (!$p) { exit 3 } waitpid $p, 0;"
+        ' print $? >> 8, "\\n"; print getcwd()\'',
     ],
 )
 def test_perl(runner: Runner, script: str) -> None:
@@ -146,7 +146,8 @@ def test_python_venv_and_pip_install_of_a_wheel(runner: Runner) -> None:
         "import multiprocessing as m; print(m.get_context('fork').Pool(2).map(abs, range(-3, 3)))",
         "import threading; t = [threading.Thread(target=print, args=(i,)) for i in range(3)];"
         " [(x.start(), x.join()) for x in t]",
-        "import tempfile, os; f = tempfile.TemporaryFile(); f.write(b'x'); f.flush(); print(os.fstat(f.fileno()).st_size)",
+        "import tempfile, os; f = tempfile.TemporaryFile(); f.write(b'x'); f.flush();"
+        " print(os.fstat(f.fileno()).st_size)",
         "import os; print(os.cpu_count(), os.getcwd(), sorted(os.listdir('/proc/self/fd'))[:3])",
         "import ssl, socket, select, asyncio; asyncio.run(asyncio.sleep(0)); print('ok')",
         "import os; os.mkdir('d'); f = os.open('d/f', os.O_CREAT | os.O_RDWR, 0o640); os.write(f, b'abc');"

@@ -7,8 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-
-from harness.running import Runner, require
+from harness.running import Argument, Runner, require
 from harness.waiting import line_of
 
 _SECRET = "secret.txt"
@@ -166,7 +165,7 @@ def test_a_full_disk_under_the_log_is_told_by_the_run_and_not_to_the_program(
         pytest.skip("mounting needs root")
     command = ["sh", "-c", f"cat {secret}; echo $?; cat /etc/hostname >/dev/null; echo $?"]
     healthy = runner.sandboxed(command, options=["--quiet"])
-    wrap = ["unshare", "-m", "sh", "-c", _FULL_DISK, "sh", runner.place.state]
+    wrap: list[Argument] = ["unshare", "-m", "sh", "-c", _FULL_DISK, "sh", runner.place.state]
     ended = runner.sandboxed(command, wrap=wrap)
     assert (ended.returncode, ended.stdout) == (healthy.returncode, healthy.stdout)
     assert ended.status is not None and ended.status["denials"] == 1

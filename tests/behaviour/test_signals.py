@@ -6,7 +6,6 @@ import os
 import signal
 
 import pytest
-
 from harness.running import Runner
 from harness.waiting import line_of, until
 

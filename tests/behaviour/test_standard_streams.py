@@ -6,8 +6,7 @@ import os
 import subprocess
 
 import pytest
-
-from harness.running import Runner
+from harness.running import Argument, Runner
 from harness.waiting import line_of
 
 _ALL_BYTES = bytes(range(256)) * 4096  # 1 MiB
@@ -64,7 +63,7 @@ def test_a_writer_learns_that_the_program_closed_its_input(runner: Runner) -> No
     fifo = runner.work / "fifo"
     os.mkfifo(fifo)
     runner.place.give(fifo)
-    command = ["sh", "-c", script, "sh", fifo]
+    command: list[Argument] = ["sh", "-c", script, "sh", fifo]
     for line in (command, runner.command_line(command, options=["--read", runner.work])):
         # Both ends, so that opening the FIFO does not wait.
         gate = os.open(fifo, os.O_RDWR)

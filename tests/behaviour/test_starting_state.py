@@ -1,4 +1,4 @@
-"""What a program finds when it starts: signals, mask, directory, environment, limits, descriptors, priority, arguments."""
+"""What a program finds when it starts: signals, directory, environment, limits, descriptors, priority, arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from harness.running import SYSTEM_PATH, Ended, Runner, require, system_python
 
 _SHOW_ARGUMENTS = r"""
@@ -164,8 +163,7 @@ def test_the_temporary_directory_is_private_and_gone_afterwards(runner: Runner) 
     [
         "mkdir -p a/b/c; touch a/b/c/f; chmod 000 a/b/c a/b a .",
         "mkdir a; mkfifo a/p; ln -s / a/l; touch a/-rf; chmod 500 a",
-        # Deeper than a path may be long, and than a naive recursion goes.
-        f'exec {system_python()} -c \'import os; [(os.mkdir("directory"), os.chdir("directory")) for _ in range(1500)]\'',
+        f"exec {system_python()} {{deep}}",
         'touch "$(printf "\\377\\n\\001")"; mkdir " "',
     ],
     ids=["no rights", "odd kinds", "deep", "odd names"],
@@ -173,9 +171,32 @@ def test_the_temporary_directory_is_private_and_gone_afterwards(runner: Runner) 
 def test_whatever_the_program_leaves_in_its_temporary_directory_is_removed(
     runner: Runner, script: str
 ) -> None:
-    ended = runner.sandboxed(["sh", "-c", f'cd "$TMPDIR"; {script}'])
+    deep = runner.place.file("deep.py", _AS_DEEP_AS_POSSIBLE)
+    script = script.replace("{deep}", str(deep))
+    ended = runner.sandboxed(["sh", "-c", f'cd "$TMPDIR"; {script}'], options=["--read", deep])
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert os.listdir(runner.place.temporary) == []
+
+
+# Deeper than a path may be long, if it is let; and than a naive recursion goes.
+_AS_DEEP_AS_POSSIBLE = """
+import os
+try:
+    for _ in range(2500):
+        os.mkdir("d")
+        os.chdir("d")
+except OSError:
+    pass
+"""
+
+
+def test_directories_may_be_nested_deeper_than_a_path_is_long(runner: Runner) -> None:
+    text = (
+        "import os\nfor _ in range(50):\n os.mkdir('d' * 100); os.chdir('d' * 100)\n"
+        "open('f', 'w').write('x'); print(os.listdir('.'))"
+    )
+    script = f'{system_python()} -c "{text}"; rm -rf d*'
+    runner.both(["sh", "-c", script])
 
 
 def test_removing_the_temporary_directory_changes_nothing_that_it_links_to(runner: Runner) -> None:

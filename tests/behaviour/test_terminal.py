@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Callable, Sequence
 
 import pytest
-
 from harness.running import Argument, Runner, require
 from harness.terminal import Terminal, open_terminal
+from harness.waiting import until
 
 _BASH = ["/bin/bash", "--norc", "--noprofile", "-i"]
 
@@ -72,25 +71,23 @@ def _shell_status(status: int) -> int:
 
 
 def _leave(terminal: Terminal) -> None:
-    terminal.type(b"exit 0\r")
+    terminal.send(b"exit 0\r")
     assert terminal.wait() == 0
 
 
-def _foreground(terminal: Terminal, shown: bytes) -> None:
-    """At the next prompt, `fg`; until the shell has shown the command, so that the terminal is the job's.
-
-    Keys that come while the shell still edits its line would be the shell's.
-    """
+def _foreground(terminal: Terminal) -> None:
+    """At the next prompt, `fg`; until the terminal is the job's, so that keys are not the shell's."""
     terminal.expect(rb"\[prompt\]")
-    terminal.type(b"fg\r")
+    shell = terminal.foreground_group()
+    terminal.send(b"fg\r")
     terminal.expect(rb"fg\r\n")
-    terminal.expect(re.escape(shown))
+    until(lambda: terminal.foreground_group() != shell, "the job in the foreground")
 
 
 def test_control_c_kills_the_program(runner: Runner, line_for: Line) -> None:
     with _on_terminal(runner, line_for(["/bin/sh", "-c", "echo ready; exec sleep 1000"])) as terminal:
         terminal.expect(b"ready")
-        terminal.type(b"\x03")
+        terminal.send(b"\x03")
         assert _shell_status(terminal.wait()) == 130
 
 
@@ -99,7 +96,7 @@ def test_control_backslash_kills_the_program(runner: Runner, line_for: Line) -> 
         runner, line_for(["/bin/sh", "-c", "ulimit -c 0; echo ready; exec sleep 1000"])
     ) as terminal:
         terminal.expect(b"ready")
-        terminal.type(b"\x1c")
+        terminal.send(b"\x1c")
         assert _shell_status(terminal.wait()) == 131
 
 
@@ -107,9 +104,9 @@ def test_a_program_that_handles_control_c_goes_on(runner: Runner, line_for: Line
     script = "trap 'echo caught' INT; echo ready; read line; read line; echo got $line"
     with _on_terminal(runner, line_for(["/bin/bash", "-c", script])) as terminal:
         terminal.expect(b"ready")
-        terminal.type(b"\x03")
+        terminal.send(b"\x03")
         terminal.expect(b"caught")
-        terminal.type(b"one\rtwo\r")
+        terminal.send(b"one\rtwo\r")
         terminal.expect(b"got (one|two)")
         assert terminal.wait() == 0
         assert terminal.screen.count(b"caught") == 1
@@ -117,11 +114,11 @@ def test_a_program_that_handles_control_c_goes_on(runner: Runner, line_for: Line
 
 def test_control_c_in_a_shell_gives_the_prompt_and_the_status_back(runner: Runner, line_for: Line) -> None:
     with _shell(runner) as terminal:
-        terminal.type(shlex.join(line_for(["sh", "-c", "echo rea''dy; exec sleep 1000"])).encode() + b"\r")
+        terminal.send(shlex.join(line_for(["sh", "-c", "echo rea''dy; exec sleep 1000"])).encode() + b"\r")
         terminal.expect(b"ready")
-        terminal.type(b"\x03")
+        terminal.send(b"\x03")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"echo status=$?\r")
+        terminal.send(b"echo status=$?\r")
         terminal.expect(b"status=130")
         _leave(terminal)
 
@@ -129,40 +126,43 @@ def test_control_c_in_a_shell_gives_the_prompt_and_the_status_back(runner: Runne
 def test_control_z_stops_the_job_and_fg_goes_on_with_it(runner: Runner, line_for: Line) -> None:
     script = "echo rea''dy; read line; echo got-$line; exit 3"
     with _shell(runner) as terminal:
-        terminal.type(shlex.join(line_for(["sh", "-c", script])).encode() + b"\r")
+        terminal.send(shlex.join(line_for(["sh", "-c", script])).encode() + b"\r")
         terminal.expect(b"ready")
-        terminal.type(b"\x1a")
+        terminal.send(b"\x1a")
         terminal.expect(b"Stopped")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"jobs\r")
+        terminal.send(b"jobs\r")
         terminal.expect(rb"\[1\]\+ +Stopped")
-        _foreground(terminal, b"exit 3'")
-        terminal.type(b"hello\r")
+        _foreground(terminal)
+        terminal.send(b"hello\r")
         terminal.expect(b"got-hello")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"echo status=$?\r")
+        terminal.send(b"echo status=$?\r")
         terminal.expect(b"status=3")
         _leave(terminal)
 
 
 def test_control_z_twice_and_then_in_the_background(runner: Runner, line_for: Line) -> None:
     with _shell(runner) as terminal:
-        script = "trap 'echo contin\\ued' CONT; echo rea''dy; while :; do read -t 0.01 line < gate && break; done; echo ov''er; exit 6"
-        terminal.type(b"mkfifo gate; exec 9<>gate\r")
+        script = (
+            "trap 'echo contin\\ued' CONT; echo rea''dy; "
+            "while :; do read -t 0.01 line < gate && break; done; echo ov''er; exit 6"
+        )
+        terminal.send(b"mkfifo gate; exec 9<>gate\r")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(shlex.join(line_for(["bash", "-c", script])).encode() + b"\r")
+        terminal.send(shlex.join(line_for(["bash", "-c", script])).encode() + b"\r")
         terminal.expect(b"ready")
         for _ in range(2):
-            terminal.type(b"\x1a")
+            terminal.send(b"\x1a")
             terminal.expect(b"Stopped")
-            _foreground(terminal, b"contin")
+            _foreground(terminal)
             terminal.expect(b"\ncontinued")
-        terminal.type(b"\x1a")
+        terminal.send(b"\x1a")
         terminal.expect(b"Stopped")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"bg\r")
+        terminal.send(b"bg\r")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"echo go >&9; wait %1; echo status=$?\r")
+        terminal.send(b"echo go >&9; wait %1; echo status=$?\r")
         terminal.expect(b"over")
         terminal.expect(b"status=6")
         _leave(terminal)
@@ -182,28 +182,28 @@ def test_a_new_window_size_reaches_the_program_once(runner: Runner, line_for: Li
 def test_in_the_middle_of_a_pipeline(runner: Runner, line_for: Line) -> None:
     with _shell(runner) as terminal:
         words = shlex.join(line_for(["cat"]))
-        terminal.type(f"echo da''ta | cat | {words} | cat; echo status=$?\r".encode())
+        terminal.send(f"echo da''ta | cat | {words} | cat; echo status=$?\r".encode())
         terminal.expect(b"\r\ndata")
         terminal.expect(b"status=0")
-        terminal.type(f"cat | {words} | cat; true\r".encode())
-        terminal.expect(b"true\r\n")
-        terminal.type(b"line\r")
+        terminal.send(f"{{ echo rea''dy; cat; }} | {words} | cat\r".encode())
+        terminal.expect(b"ready")
+        terminal.send(b"line\r")
         terminal.expect(b"line\r\nline\r\n")
-        terminal.type(b"\x04")
+        terminal.send(b"\x04")
         terminal.expect(rb"\[prompt\]")
         _leave(terminal)
 
 
 def test_reading_the_terminal_in_the_background_stops_the_job(runner: Runner, line_for: Line) -> None:
     with _shell(runner) as terminal:
-        terminal.type(shlex.join(line_for(["sh", "-c", "echo rea''dy; exec cat"])).encode() + b" &\r")
+        terminal.send(shlex.join(line_for(["sh", "-c", "echo rea''dy; exec cat"])).encode() + b" &\r")
         terminal.expect(b"ready")
-        terminal.type(b'while [ -z "$(jobs -s)" ]; do read -t 0.01 < /dev/null; done; jobs\r')
+        terminal.send(b'while [ -z "$(jobs -s)" ]; do read -t 0.01 < /dev/null; done; jobs\r')
         terminal.expect(rb"\[1\]\+ +Stopped")
-        _foreground(terminal, b"exec cat'")
-        terminal.type(b"hello\r")
+        _foreground(terminal)
+        terminal.send(b"hello\r")
         terminal.expect(b"hello\r\nhello")
-        terminal.type(b"\x04")
+        terminal.send(b"\x04")
         terminal.expect(rb"\[prompt\]")
         _leave(terminal)
 
@@ -212,24 +212,22 @@ def test_an_interactive_shell_inside_has_job_control(runner: Runner, line_for: L
     require("bash")
     with _on_terminal(runner, line_for(_BASH)) as terminal:
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"sh -c \"echo rea''dy; exec sleep 1000\"\r")
+        terminal.send(b"sh -c \"echo rea''dy; exec sleep 1000\"\r")
         terminal.expect(b"ready")
-        terminal.type(b"\x1a")
+        terminal.send(b"\x1a")
         terminal.expect(rb"\[1\]\+ +Stopped")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"bg\r")
+        terminal.send(b"bg\r")
         terminal.expect(rb"\[1\]\+ .*&")
+        _foreground(terminal)
+        terminal.send(b"\x03")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"fg\r")
-        terminal.expect(b"exec sleep 1000")
-        terminal.type(b"\x03")
-        terminal.expect(rb"\[prompt\]")
-        terminal.type(b"echo status=$?; tty; test -t 0 && echo term''inal\r")
+        terminal.send(b"echo status=$?; tty; test -t 0 && echo term''inal\r")
         terminal.expect(b"status=130")
         terminal.expect(b"/dev/pts/")
         terminal.expect(b"terminal")
         terminal.expect(rb"\[prompt\]")
-        terminal.type(b"echo x > /dev/tty; exit 7\r")
+        terminal.send(b"echo x > /dev/tty; exit 7\r")
         assert terminal.wait() == 7
         assert b"no job control" not in terminal.screen
 

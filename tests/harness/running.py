@@ -221,11 +221,11 @@ class Runner:
         ignored: Sequence[str] = (),
         **popen: Any,
     ) -> Ended:
-        """Bare, then sandboxed, each in the same work directory made anew: same status, output and tree. sandlockd is --quiet.
+        """Bare, then sandboxed, each in the same work directory made anew: same status, output and tree.
 
-        prepare: fills the work directory; what it makes is then the user's. write: the directory is granted for
-        writing, otherwise for reading. wrap: as in command_line, for both. ignored: patterns of paths in the tree
-        that differ from run to run. Returns: the sandboxed one.
+        sandlockd is --quiet. prepare: fills the work directory; what it makes is then the user's. write: the directory
+        is granted for writing, otherwise for reading. wrap: as in command_line, for both. ignored: patterns of paths
+        in the tree that differ from run to run. Returns: the sandboxed one.
         """
         ends: list[Ended] = []
         for sandboxed in (False, True):

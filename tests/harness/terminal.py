@@ -31,7 +31,7 @@ class Terminal:
         self._seen = 0
         self._status: int | None = None
 
-    def type(self, text: bytes) -> None:
+    def send(self, text: bytes) -> None:
         """Keys, as bytes: b"\\x03" is ^C."""
         os.write(self._master_fd, text)
 

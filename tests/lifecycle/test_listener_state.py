@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from harness.supervisor_driver import new_sandbox
 from harness.waiting import until
+
 from sandlockd.notify.listener import NotifFdState, state_of
 from sandlockd.sandbox.phase import Phase
 from sandlockd.sandbox.sandbox import Sandbox
@@ -82,7 +82,7 @@ def test_after_the_last_process_it_is_terminal_and_stays_so(driven: Driven) -> N
     assert driven.state is NotifFdState.TERMINAL
     state, requests = driven.sandbox.engine.drain()
     assert (NotifFdState(state), requests) == (NotifFdState.TERMINAL, [])
-    state, requests, other = driven.sandbox.engine.pump(driven.from_program, 5)
+    state, _, _ = driven.sandbox.engine.pump(driven.from_program, 5)
     assert NotifFdState(state) is NotifFdState.TERMINAL
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import supervisor_driver
-from harness.running import Runner, SYSTEM_PATH
+from harness.running import SYSTEM_PATH, Runner
 
 _MANY = r"""
 #include <stdio.h>
@@ -57,7 +58,7 @@ int main(int argc, char **argv)
 
 
 def test_after_ten_thousand_processes_nothing_is_kept_of_them(
-    runner: Runner, record_property: object
+    runner: Runner, measured: Callable[[str, object], None]
 ) -> None:
     program = runner.compiler.compile(_MANY)
     policy = runner.policy_file(f'[filesystem]\nbase = true\nread = ["{runner.compiler.directory}"]\n')
@@ -71,6 +72,8 @@ def test_after_ten_thousand_processes_nothing_is_kept_of_them(
     assert told["phase"] == "ended"
     assert told["index"] == 0
     after_1000, _, after_10000 = told["milestones"]
+    measured("rss_kib", [milestone["rss_kib"] for milestone in told["milestones"]])
+    measured("descriptors", [milestone["descriptors"] for milestone in told["milestones"]])
     for milestone in (after_1000, after_10000):
         assert milestone["index"] <= 1  # the program itself
     assert after_10000["descriptors"] == after_1000["descriptors"]

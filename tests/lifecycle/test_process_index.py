@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 import trio
 import trio.testing
-
 from harness.compiling import Compiler
 from harness.waiting import line_of, until
+
 from sandlockd.kernel import pidfd as pidfds
 from sandlockd.process.index import ProcessIndex
 from sandlockd.process.key import PidKey
@@ -256,8 +256,7 @@ def test_a_number_used_again_is_another_process(
     first.leave()
     first.process.wait()
     program = compiler.compile(_NUMBERED)
-    command = [program, str(first.pid)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as second:
+    with subprocess.Popen([program, str(first.pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as second:
         assert second.stdout is not None and second.stdin is not None
         said = line_of(second.stdout.fileno())
         if said != b"ready\n":
@@ -277,7 +276,10 @@ def test_a_number_used_again_is_another_process(
 
 
 def test_a_thread_is_its_leaders(index: ProcessIndex) -> None:
-    text = "import threading, sys; threading.Thread(target=lambda: (print(threading.get_native_id(), flush=True), sys.stdin.read())).start()"
+    text = (
+        "import threading, sys; wait = lambda: (print(threading.get_native_id(), flush=True), sys.stdin.read());"
+        "threading.Thread(target=wait).start()"
+    )
     command = [sys.executable, "-c", text]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None

@@ -242,7 +242,7 @@ static void test_several_threads_come_oldest_first_and_as_many_as_fit(void)
 static void test_threads_that_ended_meanwhile_are_never_new(void)
 {
 	int32_t tids[64];
-	int done = 0;
+	int done = 0, told_new = 0;
 
 	begin(1);
 	make_worker_known(0);
@@ -253,10 +253,10 @@ static void test_threads_that_ended_meanwhile_are_never_new(void)
 
 		answer(&pumped);
 		done += (int)pumped.count;
-		for (int count = new_threads(tids); count > 0; count--) /* only one that is slow to be scheduled */
-			CHECK(tids[count - 1] > 0);
+		told_new += new_threads(tids);
 	}
 	CHECK_EQUAL(0, told(&target, 0));
+	CHECK(told_new < 100); /* one that was slow to be scheduled lived long enough */
 	CHECK(COMES_TRUE(new_threads(tids) == 0 && served.engine->new_count == 0));
 	end();
 }

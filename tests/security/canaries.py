@@ -89,7 +89,9 @@ class Victim:
     def facts(self) -> dict[str, Any]:
         """What a program may try to change about it. Raises ProcessLookupError."""
         status = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if ":\t" in line
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            if ":\t" in line
         )
         return {
             "nice": os.getpriority(os.PRIO_PROCESS, self.pid),
@@ -98,7 +100,7 @@ class Victim:
             "limits": Path(f"/proc/{self.pid}/limits").read_text(),
             "io": _libc.syscall(252, 1, self.pid),  # ioprio_get
             "signals": [status[name] for name in ("SigPnd", "ShdPnd", "SigIgn", "SigCgt")],
-            "state": status["State"][0],
+            "stopped": status["State"][0] in "TtZX",
             "tracer": status["TracerPid"],
             "oom": Path(f"/proc/{self.pid}/oom_score_adj").read_text(),
             "group": Path(f"/proc/{self.pid}/autogroup").read_text() if _autogroup() else "",
@@ -153,7 +155,9 @@ def victim(runner: Runner, directory: Path | None = None) -> Iterator[tuple[Vict
     """(the process, the address of the secret in its memory)."""
     program = runner.compiler.compile(VICTIM_SOURCE)
     deleted = (directory or runner.place.home) / "deleted"
-    arguments = runner.popen_arguments(runner.place.home, env={"VICTIM_SECRET": SECRET.decode()}, stdin=subprocess.PIPE)
+    arguments = runner.popen_arguments(
+        runner.place.home, env={"VICTIM_SECRET": SECRET.decode()}, stdin=subprocess.PIPE
+    )
     with subprocess.Popen(
         [program, SECRET, deleted], stdout=subprocess.PIPE, start_new_session=True, **arguments
     ) as process:

@@ -1,9 +1,9 @@
 """Attacks as lists of raw system calls, made by attacks/calls.c: no libc comes between a test and the kernel.
 
-    script = Script()
-    fd = script.openat(AT_FDCWD, b"/etc/shadow", os.O_RDONLY)
-    script.read(fd, Buffer(64), 64)
-    opened, read = script.results(ended.stdout)
+script = Script()
+fd = script.openat(AT_FDCWD, b"/etc/shadow", os.O_RDONLY)
+script.read(fd, Buffer(64), 64)
+opened, read = script.results(ended.stdout)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.running import Ended, Runner
+
 from sandlockd.kernel.syscalls import number_of
 
 ATTACKS = Path(__file__).parent / "attacks"

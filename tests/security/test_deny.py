@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import stat
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from harness.waiting import line_of, until
 from security import broken
@@ -319,7 +317,11 @@ def test_a_file_that_appears_under_the_denied_name_later(runner: Runner) -> None
     """The name is denied before there is anything by it: neither the program makes it, nor reads what others made."""
     work = runner.place.work
     runner.place.file("work/beside", "beside")
-    program = ["sh", "-c", "echo mine > denied; mkdir denied; ln -s beside denied; echo ready; read go; cat denied"]
+    program = [
+        "sh",
+        "-c",
+        "echo mine > denied; mkdir denied; ln -s beside denied; echo ready; read go; cat denied",
+    ]
     with subprocess.Popen(
         runner.command_line(program, options=["--write", work, "--deny", work / "denied"]),
         **runner.popen_arguments(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
@@ -406,7 +408,9 @@ def test_a_bind_mount_made_before_the_start(runner: Runner, as_user: object) -> 
     for name in ("secret", "private/file"):
         _read(script, script.openat(AT_FDCWD, work / "other/mounted" / name, os.O_RDONLY))
     user = runner.place.user
-    become = [] if user.is_root else ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    become = (
+        [] if user.is_root else ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    )
     mount = ["unshare", "-m", "sh", "-c", 'mount --bind a other/mounted && exec "$@"', "sh", *become]
     command = script.command(runner)
     as_root = {"user": 0, "group": 0} if not user.is_root else {}
@@ -433,7 +437,8 @@ def test_the_spine_is_of_use(runner: Runner) -> None:
         "umask 027; ls -a . a | grep -v secret | grep -v private; cat a/beside; echo new > a/new; mkdir a/made;"
         " mkfifo a/pipe; ln -s beside a/soft; cat a/soft; ln a/beside a/hard; mv a/beside a/moved; cat a/moved a/hard;"
         " echo more >> a/new; cat a/new; rm a/hard a/pipe; rmdir a/made; mkdir -p top; mv a/new top-new; cat top-new;"
-        " chmod 600 a/moved; touch -d @1000000 a/moved; : > a/moved; mv top-new a/; ls -l --time-style=+ a | grep -v total"
+        " chmod 600 a/moved; touch -d @1000000 a/moved; : > a/moved; mv top-new a/; ls -l --time-style=+ a"
+        " | grep -v total"
         " | grep -v secret | grep -v private"
     )
     work = runner.work
@@ -444,7 +449,10 @@ def test_a_directory_made_on_the_spine_is_of_use(runner: Runner) -> None:
     def prepare(work: Path) -> None:
         _world(runner)
 
-    script = "mkdir -p made/deep && echo text > made/deep/file && cat made/deep/file && mv made/deep/file . && rm -r made"
+    script = (
+        "mkdir -p made/deep && echo text > made/deep/file && cat made/deep/file && mv made/deep/file ."
+        " && rm -r made"
+    )
     runner.both(["sh", "-c", script], prepare=prepare, options=_denials(runner.work))
 
 
@@ -531,7 +539,11 @@ def _waits_for_an_answer(supervisor: int) -> bool:
         except OSError:
             continue
         group_leader = int(stat_text[stat_text.rindex(")") + 2 :].split()[2])
-        if call.split()[0] in ("59", "257", "2") and group_leader == os.getpgid(supervisor) and int(name) != supervisor:
+        if (
+            call.split()[0] in ("59", "257", "2")
+            and group_leader == os.getpgid(supervisor)
+            and int(name) != supervisor
+        ):
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""Calls that would leave the wall: refused or unknown, whatever their high bits; and what a program may do to itself."""
+"""Calls that would leave the wall: refused or unknown, whatever their high bits; and what a program does to itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from harness.terminal import open_terminal
 from security import broken
 from security.canaries import SECRET, outside
-from security.raw_calls import AT_FDCWD, Buffer, Bytes, Script, program
+from security.raw_calls import AT_FDCWD, Buffer, Bytes, Script
 
 _HIGH = 1 << 32
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 has more than one way in")
@@ -27,7 +26,9 @@ def _refused(script: Script, runner: Runner, *options: object) -> list[str]:
     outcomes, ended = script.sandboxed(runner, *options)
     assert not any(outcome.ok for outcome in outcomes), list(zip(script.names, outcomes, strict=True))
     called = {refusal["call"] for refusal in ended.refusals}
-    unknown = {name for name, outcome in zip(script.names, outcomes, strict=True) if outcome.error == "ENOSYS"}
+    unknown = {
+        name for name, outcome in zip(script.names, outcomes, strict=True) if outcome.error == "ENOSYS"
+    }
     assert called | unknown >= set(script.names)
     return [outcome.error for outcome in outcomes]
 
@@ -136,7 +137,13 @@ def test_typing_for_the_person_at_the_terminal(runner: Runner) -> None:
     fd = script.openat(AT_FDCWD, b"/dev/tty", os.O_RDWR)
     script.ioctl(fd, 0x5412, b"Y")
     line = runner.command_line(script.command(runner), options=["--read", runner.place.root / "script"])
-    shell = ["/bin/sh", "-c", '"$@" >out 2>&1; echo over; read -r line; echo "[$line]"', "sh", *map(str, line)]
+    shell = [
+        "/bin/sh",
+        "-c",
+        '"$@" >out 2>&1; echo over; read -r line; echo "[$line]"',
+        "sh",
+        *map(str, line),
+    ]
     with open_terminal(
         shell, user=runner.place.user, cwd=str(runner.work), environment=runner.environment()
     ) as terminal:
@@ -277,7 +284,34 @@ def test_root_without_its_capabilities(runner: Runner) -> None:
         pytest.skip("root only")
     ended = runner.sandboxed(["grep", "Cap", "/proc/self/status"])
     sets = dict(line.split(":\t") for line in ended.stdout.decode().splitlines())
-    dangerous = [2, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 34, 36, 37, 38, 39, 40]
+    dangerous = [
+        2,
+        9,
+        12,
+        13,
+        14,
+        16,
+        17,
+        18,
+        19,
+        20,
+        21,
+        22,
+        23,
+        24,
+        25,
+        26,
+        27,
+        28,
+        29,
+        30,
+        34,
+        36,
+        37,
+        38,
+        39,
+        40,
+    ]
     for name in ("CapPrm", "CapEff", "CapBnd"):
         assert [bit for bit in dangerous if int(sets[name], 16) >> bit & 1] == [], name
     assert int(sets["CapInh"], 16) == int(sets["CapAmb"], 16) == 0
@@ -289,7 +323,20 @@ def test_device_nodes(runner: Runner) -> None:
     for kind, device in ((stat.S_IFCHR, os.makedev(1, 1)), (stat.S_IFBLK, os.makedev(254, 0))):
         script.mknod(runner.work / f"node{kind}", kind | 0o666, device)
         script.mknodat(AT_FDCWD, runner.work / f"at{kind}", kind | 0o666, device)
-    for name in ("mem", "kmem", "port", "kmsg", "ptmx", "console", "fuse", "kvm", "loop-control", "vda", "vsock", "tty1"):
+    for name in (
+        "mem",
+        "kmem",
+        "port",
+        "kmsg",
+        "ptmx",
+        "console",
+        "fuse",
+        "kvm",
+        "loop-control",
+        "vda",
+        "vsock",
+        "tty1",
+    ):
         script.openat(AT_FDCWD, f"/dev/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
         script.openat(AT_FDCWD, f"/dev/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         script.openat(AT_FDCWD, f"/dev/{name}", 3 | os.O_NONBLOCK | os.O_NOCTTY)
@@ -306,7 +353,13 @@ def test_a_set_user_id_program_of_root_s_for_others(runner: Runner) -> None:
     script = Script()
     script.chmod(runner.work / "tool", 0o4755)
     script.openat(AT_FDCWD, runner.work / "made", os.O_WRONLY | os.O_CREAT, 0o4755)
-    script.setxattr(runner.work / "tool", b"security.capability", Bytes(struct.pack("=IQQ", 0x02000001, 1 << 21, 0)), 20, 0)
+    script.setxattr(
+        runner.work / "tool",
+        b"security.capability",
+        Bytes(struct.pack("=IQQ", 0x02000001, 1 << 21, 0)),
+        20,
+        0,
+    )
     script.sandboxed(runner, "--write", runner.work)
     modes = {path.name: path.stat().st_mode & 0o6000 for path in runner.work.iterdir()}
     assert set(modes.values()) == {0}, modes
@@ -317,9 +370,13 @@ def test_a_set_user_id_program_of_root_s_for_others(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("unshare",), ("userfaultfd",), ("personality",), ("chroot",), ("add_key",), ("shmget",)], ids=str
+    "names",
+    [("unshare",), ("userfaultfd",), ("personality",), ("chroot",), ("add_key",), ("shmget",)],
+    ids=str,
 )
-def test_the_attack_succeeds_when_the_filter_gives_the_call_back(runner: Runner, names: tuple[str, ...]) -> None:
+def test_the_attack_succeeds_when_the_filter_gives_the_call_back(
+    runner: Runner, names: tuple[str, ...]
+) -> None:
     script = Script()
     calls = {
         "unshare": (0x10000000,),

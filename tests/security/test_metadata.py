@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from harness.places import Place
 from harness.running import Runner
 from harness.waiting import line_of
@@ -98,7 +97,10 @@ def test_changing_what_may_not_even_be_read(runner: Runner) -> None:
     script = _attacks(directory)
     outcomes, _ = script.sandboxed(runner)
     assert changed(before, snapshot(directory)) == set()
-    assert [script.names[index] for index, outcome in enumerate(outcomes) if outcome.ok] == ["openat", "openat"]
+    assert [script.names[index] for index, outcome in enumerate(outcomes) if outcome.ok] == [
+        "openat",
+        "openat",
+    ]
 
 
 def test_changing_what_may_be_written_does_what_it_does_bare(runner: Runner) -> None:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from harness.waiting import line_of
 from security import broken
@@ -178,7 +177,7 @@ def test_killing_everybody_kills_nobody_outside(runner: Runner) -> None:
             ended = runner.sandboxed(["sh", "-c", f"kill -KILL -- {everybody}; echo went on"])
             assert ended.returncode in (0, 137)
             assert process.alive
-        assert process.facts()["state"] == "S"
+        assert process.facts()["stopped"] is False
 
 
 def test_a_signal_by_the_owner_of_a_descriptor(runner: Runner) -> None:
@@ -203,10 +202,20 @@ def test_the_priority_of_the_session_by_its_autogroup(runner: Runner) -> None:
     own = Path("/proc/self/autogroup")
     if not own.exists() or Path("/proc/sys/kernel/sched_autogroup_enabled").read_text() != "1\n":
         pytest.skip("this kernel has no autogroups")
-    attack = "echo 7 > /proc/self/autogroup; cat /proc/self/autogroup"
+    # The kernel takes a change every 100 ms only, of anybody's, and says EAGAIN in between.
+    attack = (
+        "n=0; until echo 7 > /proc/self/autogroup || [ $n = 20000 ]; do n=$((n + 1)); done 2>/dev/null;"
+        " cat /proc/self/autogroup"
+    )
     bare = runner.bare(["sh", "-c", attack], start_new_session=True)
     assert bare.stdout.endswith(b"nice 7\n"), bare
-    both = ["sh", "-c", '"$@"; cat /proc/self/autogroup', "sh", *runner.command_line(["sh", "-c", attack])]
+    both = [
+        "sh",
+        "-c",
+        '"$@"; cat /proc/self/autogroup',
+        "sh",
+        *runner.command_line(["sh", "-c", attack.replace("20000", "2000")]),
+    ]
     ended = runner.run(both, start_new_session=True)
     assert ended.stdout.splitlines()[-1].endswith(b"nice 0"), ended
 

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from harness.waiting import line_of
 from security import broken
@@ -88,7 +87,14 @@ def test_the_files_of_its_own_keepers(runner: Runner, target: str) -> None:
     script_path = runner.place.root / "script/calls"
     waiting = ["sh", "-c", 'echo ready; read go; exec "$@"', "sh", program(runner, "calls"), script_path]
     (runner.place.root / "script").mkdir()
-    options = ["--read", runner.place.root / "script", "--read", runner.compiler.directory, "--write", runner.work]
+    options = [
+        "--read",
+        runner.place.root / "script",
+        "--read",
+        runner.compiler.directory,
+        "--write",
+        runner.work,
+    ]
     with subprocess.Popen(
         runner.command_line(waiting, options=[*options, "--clean-env"]),
         **runner.popen_arguments(
@@ -123,10 +129,14 @@ def test_links_to_self_mean_the_program(runner: Runner) -> None:
     script = Script()
     for name in ("me/environ", "my-thread/comm", "me/comm", "me/fd/0", "me/cwd/me/comm"):
         script.read(script.openat(AT_FDCWD, runner.work / name, os.O_RDONLY), Buffer(64), 10)
-    assert script.sandboxed(runner, "--read", runner.work, cwd=runner.work)[0] == script.bare(runner, cwd=runner.work)
+    assert script.sandboxed(runner, "--read", runner.work, cwd=runner.work)[0] == script.bare(
+        runner, cwd=runner.work
+    )
 
 
-_OF_THE_MACHINE_READ = "kcore kallsyms kmsg keys key-users iomem ioports modules sysvipc/shm timer_list slabinfo vmallocinfo"
+_OF_THE_MACHINE_READ = (
+    "kcore kallsyms kmsg keys key-users iomem ioports modules sysvipc/shm timer_list slabinfo vmallocinfo"
+)
 _OF_THE_MACHINE_WRITE = (
     "sysrq-trigger sys/kernel/hostname sys/kernel/core_pattern sys/vm/drop_caches sys/kernel/sysrq sys/fs/file-max"
     " irq/default_smp_affinity sys/net/ipv4/ip_forward sys/kernel/ns_last_pid sys/kernel/random/boot_id"
@@ -163,7 +173,9 @@ def test_a_procfs_that_is_mounted_elsewhere(runner: Runner) -> None:
     mounted = runner.work / "elsewhere"
     mounted.mkdir()
     user = runner.place.user
-    become = [] if user.is_root else ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    become = (
+        [] if user.is_root else ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    )
     mount = ["unshare", "-m", "sh", "-c", f'mount -t proc proc {mounted} && exec "$@"', "sh", *become]
     as_root = {} if user.is_root else {"user": 0, "group": 0}
     with victim(runner) as (process, _):

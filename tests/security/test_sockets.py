@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from security import broken
 from security.canaries import SECRET
 from security.raw_calls import Buffer, Bytes, Script
 
 _FAMILIES = [
-    number for name in dir(socket) if name.startswith("AF_") and 0 <= (number := int(getattr(socket, name))) < 100
+    number
+    for name in dir(socket)
+    if name.startswith("AF_") and 0 <= (number := int(getattr(socket, name))) < 100
 ]
 
 
@@ -97,7 +98,12 @@ def _reaching(canary: Canary, runner: Runner) -> Script:
         script.connect(number, Bytes(path), len(path))
         script.connect(number, Bytes(log), len(log))
     for kind, server in ((1, canary.tcp), (2, canary.udp)):
-        address = struct.pack("=H", 2) + struct.pack(">H", server.getsockname()[1]) + bytes((127, 0, 0, 1)) + bytes(8)
+        address = (
+            struct.pack("=H", 2)
+            + struct.pack(">H", server.getsockname()[1])
+            + bytes((127, 0, 0, 1))
+            + bytes(8)
+        )
         fd = script.socket(2, kind, 0)
         script.connect(fd, Bytes(address), 16)
         script.sendto(fd, b"hello", 5, 0x4000, Bytes(address), 16)
@@ -255,7 +261,9 @@ def test_the_servers_are_reached_when_the_filter_gives_the_calls_back(runner: Ru
     assert {"stream", "datagram", "udp"} <= set(canary.reached()) <= {"stream", "tcp", "datagram", "udp"}
 
 
-def test_a_datagram_pair_reaches_a_socket_by_name_when_it_is_given_back(runner: Runner, canary: Canary) -> None:
+def test_a_datagram_pair_reaches_a_socket_by_name_when_it_is_given_back(
+    runner: Runner, canary: Canary
+) -> None:
     script = _reaching(canary, runner)
     broken.results(runner, broken.give_back("socketpair"), script, "--write", canary.directory)
     assert canary.reached() == ["datagram"]

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from security import broken
 from security.canaries import outside
@@ -83,7 +82,9 @@ def test_a_first_run_that_makes_the_state_directory(runner: Runner) -> None:
     """There is none when the wall is built; the program finds it made, and cannot get at it."""
     directory = runner.place.home / ".local/state/sandlockd"
     attack = f"ls -R {directory}; cat {directory}/runs/*/*; echo x > {directory}/x; mkdir -p {directory}/runs/x; true"
-    ended = runner.sandboxed(["sh", "-c", attack], options=["--write", runner.place.home], env=_env(directory))
+    ended = runner.sandboxed(
+        ["sh", "-c", attack], options=["--write", runner.place.home], env=_env(directory)
+    )
     assert b"audit" not in ended.stdout
     assert sorted(os.listdir(directory)) == ["runs"]
     assert len(os.listdir(directory / "runs")) == 1

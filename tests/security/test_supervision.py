@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from harness.running import Runner
 from harness.waiting import line_of
 from security import broken
 from security.canaries import changed, outside, snapshot
-from security.raw_calls import ATTACKS, AT_FDCWD, Buffer, Bytes, Edge, Script
+from security.raw_calls import AT_FDCWD, ATTACKS, Buffer, Bytes, Edge, Script
 
 _FLOOD = r"""
 #define _GNU_SOURCE
@@ -82,7 +81,18 @@ def _pointers(work: Path) -> Script:
     script = Script()
     long = b"x" * 4096
     edge = os.fsencode(work / "file") + b"\0"
-    for call in ("open", "creat", "chmod", "mkdir", "unlink", "rmdir", "mknod", "execve", "truncate", "chown"):
+    for call in (
+        "open",
+        "creat",
+        "chmod",
+        "mkdir",
+        "unlink",
+        "rmdir",
+        "mknod",
+        "execve",
+        "truncate",
+        "chown",
+    ):
         for address in (0, _UNMAPPED, 1 << 63, (1 << 64) - 1):
             getattr(script, call)(address, 0o644, 0)
         getattr(script, call)(long, 0o644, 0)
@@ -152,15 +162,19 @@ def test_a_full_descriptor_table(runner: Runner) -> None:
     script.openat(AT_FDCWD, b"/proc/self/status", os.O_RDONLY)
     script.openat(AT_FDCWD, b"/etc/hostname", os.O_RDONLY)
     outcomes, _ = script.sandboxed(runner)
-    assert [outcome.error for outcome in outcomes[1:]] == ["EMFILE"] * 2 == [
-        outcome.error for outcome in script.bare(runner)[1:]
-    ]
+    assert (
+        [outcome.error for outcome in outcomes[1:]]
+        == ["EMFILE"] * 2
+        == [outcome.error for outcome in script.bare(runner)[1:]]
+    )
 
 
 # ---- threads and processes that end while they are judged ----
 
 
-@pytest.mark.parametrize("case", ["thread-dies", "exec-from-a-thread", "leader-exits-first", "vfork", "orphans"])
+@pytest.mark.parametrize(
+    "case", ["thread-dies", "exec-from-a-thread", "leader-exits-first", "vfork", "orphans"]
+)
 def test_callers_that_vanish(runner: Runner, case: str) -> None:
     program = runner.compiler.compile((ATTACKS / "vanishing.c").read_text())
     ended = runner.both([program, case])
@@ -176,14 +190,18 @@ def test_a_fifo_that_nobody_opens(runner: Runner) -> None:
         "mkfifo pipe; (cat pipe & cat pipe & cat pipe & echo to-be-read > pipe2 & true); mkfifo pipe3;"
         " cat /etc/hostname >/dev/null && echo went on; (cat pipe3 & echo text > pipe3; wait)"
     )
-    ended = runner.sandboxed(["sh", "-c", program], options=["--write", work, "--deny", work / "denied"], timeout=30)
+    ended = runner.sandboxed(
+        ["sh", "-c", program], options=["--write", work, "--deny", work / "denied"], timeout=30
+    )
     assert ended.stdout == b"went on\ntext\n"
 
 
 # ---- handlers that fail ----
 
 
-@pytest.mark.parametrize(("error", "name"), [("ValueError('broken')", "EACCES"), ("OSError(5, 'broken')", "EIO")])
+@pytest.mark.parametrize(
+    ("error", "name"), [("ValueError('broken')", "EACCES"), ("OSError(5, 'broken')", "EIO")]
+)
 def test_a_handler_that_raises_has_refused(runner: Runner, error: str, name: str) -> None:
     directory = outside(runner)
     before = snapshot(directory)
@@ -244,7 +262,9 @@ def test_a_link_to_a_directory_outside_in_the_temporary_directory(runner: Runner
     directory = outside(runner)
     directory.chmod(0o751)
     before = snapshot(directory)
-    attack = f'mkdir "$TMPDIR/d" && ln -s {directory} "$TMPDIR/d/link" && ln -s {directory}/sub "$TMPDIR/d/sub";'
+    attack = (
+        f'mkdir "$TMPDIR/d" && ln -s {directory} "$TMPDIR/d/link" && ln -s {directory}/sub "$TMPDIR/d/sub";'
+    )
     runner.sandboxed(["sh", "-c", attack + ' chmod 500 "$TMPDIR/d"; chmod 500 "$TMPDIR"'])
     assert changed(before, snapshot(directory)) == set()
 
@@ -254,7 +274,10 @@ def test_a_deep_tree_in_the_temporary_directory(runner: Runner) -> None:
     python = "/usr/bin/python3"
     if not os.access(python, os.X_OK):
         pytest.skip("there is no python3 of the machine's own")
-    attack = "import os\nos.chdir(os.environ['TMPDIR'])\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nos._exit(7)"
+    attack = (
+        "import os\nos.chdir(os.environ['TMPDIR'])\n"
+        "for _ in range(3000): os.mkdir('d'); os.chdir('d')\nos._exit(7)"
+    )
     try:
         ended = runner.sandboxed([python, "-c", attack])
         assert ended.returncode == 7, ended.stderr[-300:]
@@ -271,7 +294,8 @@ def test_a_module_planted_where_the_supervisor_imports_from(runner: Runner) -> N
     runner.place.give(planted)
     marker = runner.place.root / "home/executed-outside"
     attack = (
-        f"for m in trio shutil json traceback tempfile subprocess; do echo \"open('{marker}', 'w')\" > modules/$m.py; done;"
+        "for m in trio shutil json traceback tempfile subprocess; do"
+        f" echo \"open('{marker}', 'w')\" > modules/$m.py; done;"
         ' : > "$TMPDIR/not-empty"'
     )
     line = runner.command_line(["sh", "-c", attack], options=["--write", runner.work])

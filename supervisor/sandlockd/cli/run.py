@@ -16,7 +16,7 @@ from sandlockd.cli.policy_files import compile_file_rules, load_policy, working_
 from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.kernel.paths import may_block, mounts
-from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit
+from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.sandbox.result import Result, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
@@ -128,6 +128,7 @@ class _Foreground:
         private = _make_private_directory()
         try:
             rules = compile_file_rules(self._policy, self._state_dir, private=[private])
+            refuse_open_sockets()
             prepared = prepare(self._policy, rules, self._options.command, private)
             try:
                 audit = self._open_audit(prepared.argv)
@@ -203,7 +204,9 @@ class _Foreground:
 
     def _serve(self, sandbox: Sandbox, signal_fd: int) -> None:
         early_until = time.monotonic() + EARLY_S
-        while not (sandbox.over or sandbox.needs_tasks or self._terminate_by) and time.monotonic() < early_until:
+        while (
+            not (sandbox.over or sandbox.needs_tasks or self._terminate_by) and time.monotonic() < early_until
+        ):
             sandbox.serve_early(early_until, signal_fd)
             self._take_signals(sandbox, signal_fd)
         if sandbox.over:
@@ -344,23 +347,57 @@ def _make_private_directory() -> bytes:
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove what the program left in its temporary directory. It is dead, so nothing changes under us."""
-    try:
-        os.rmdir(path)
-        return
-    except OSError:
-        pass  # not empty
-    import shutil
+    """Remove what the program left in its temporary directory. It is dead, so nothing changes under us.
 
-    os.chmod(path, 0o700)
-    for directory, names, _ in os.walk(path):  # never through symbolic links
-        for name in names:
-            child = os.path.join(directory, name)
-            if not os.path.islink(child):
-                os.chmod(child, 0o700)  # the program may have closed it to itself
-    shutil.rmtree(path, ignore_errors=True)
-    if os.path.lexists(path):
-        say(f"{os.fsdecode(path)}: the program's temporary directory could not be removed")
+    One directory is open at a time and names are relative to it: the tree may be deeper than any path is long.
+    """
+    try:
+        _empty_directory(path)
+        os.rmdir(path)
+    except OSError as error:
+        say(f"{os.fsdecode(path)}: the program's temporary directory could not be removed: {error.strerror}")
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _empty_directory(path: bytes) -> None:
+    fd = os.open(path, _DIRECTORY)
+    names: list[str] = []  # of the directories that we are in
+    waiting = [_unlink_files(fd)]  # for each, what is still to be entered
+    try:
+        while True:
+            if waiting[-1]:
+                names.append(waiting[-1].pop())
+                os.chmod(names[-1], 0o700, dir_fd=fd)  # the program may have closed it to itself
+                fd = _exchange(fd, names[-1])
+                waiting.append(_unlink_files(fd))
+                continue
+            waiting.pop()
+            if not names:
+                return
+            fd = _exchange(fd, "..")
+            os.rmdir(names.pop(), dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _exchange(fd: int, name: str) -> int:
+    other = os.open(name, _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    return other
+
+
+def _unlink_files(fd: int) -> list[str]:
+    """Remove all but directories; their names."""
+    directories = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    return directories
 
 
 def _digest(policy: Policy) -> str:

@@ -54,7 +54,6 @@ class Context:
         self.terminal_device = terminal_device
         self.own_pid = os.getpid()
         self.is_root = os.geteuid() == 0
-        self.own_ids = (os.geteuid(), os.getegid())
 
 
 class Caller:
@@ -92,15 +91,13 @@ class Caller:
     def identity(self) -> Identity | None:
         """Whose rights on-behalf work must have; None: exactly ours.
 
-        Only root can have become somebody else: no_new_privs keeps every other user from it.
+        Only root can have become somebody else, or have capabilities to lose: no_new_privs keeps every other user
+        from the first, and nobody else has any.
         """
         if not self.context.is_root:
             return None
         status = self.status
-        fsuid, fsgid = status.uids[3], status.gids[3]
-        if (fsuid, fsgid) == self.context.own_ids and fsuid == 0:
-            return None
-        return Identity(fsuid, fsgid, status.groups)
+        return Identity(status.uids[3], status.gids[3], status.groups, status.capabilities)
 
     def require_alive(self) -> None:
         """What was read before this line was the caller's: it still waits in this very call."""

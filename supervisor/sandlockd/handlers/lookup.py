@@ -1,6 +1,6 @@
 """From the path in a call to an opened object, as the caller would find it.
 
-A relative path is looked up through the caller's own magic links (`/proc/<tid>/cwd`, `/proc/<tid>/fd/<n>`), so the
+A relative path is looked up from the caller's own magic links (`/proc/<tid>/cwd`, `/proc/<tid>/fd/<n>`), so the
 kernel walks from the very directory that the caller means. `self` below /proc means whoever asks, which here would be
 us: such paths are rewritten to the caller's before they are opened, and what still ends up at our own is refused.
 """
@@ -30,9 +30,9 @@ _ASKER = {
     b"/etc/mtab": b"/proc/self/mounts",
 }
 
-# What a call names. text: as the program wrote it. walk: an absolute path that we can open and that leads where the
-# caller's would. shown: absolute by its letters, for records and rules; never what is authorised.
-Place = collections.namedtuple("Place", "text walk shown")
+# What a call names. text: as the program wrote it. link: the caller's magic link that walk starts from, or None where
+# walk is absolute. shown: absolute by its letters, for records; never what is authorised.
+Place = collections.namedtuple("Place", "text link walk shown")
 
 
 def normalise(path: bytes) -> bytes:
@@ -52,32 +52,32 @@ def place_of(caller: Caller, text: bytes, dirfd: int) -> Place:
     if not text:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     if text.startswith(b"/"):
-        shown = normalise(text)
-        walk = text
+        shown, link = normalise(text), None
     else:
         link = procfs.directory_of(caller.tid, dirfd)
-        try:
-            base = os.readlink(link)
-        except FileNotFoundError:
-            caller.require_alive()
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
-        shown = normalise(base + b"/" + text) if base.startswith(b"/") else base + b"/" + text
-        walk = link + b"/" + text
-        # Leaving through "..", from /proc/<tid>/cwd too, is the kernel's to walk; by letters only for the record.
-    return Place(text, _as_asked_by(caller, shown, walk), shown)
+        shown = normalise(_target_of(caller, link) + b"/" + text)
+    rewritten = _as_asked_by(caller, shown)
+    return Place(text, link, text, shown) if rewritten is None else Place(text, None, rewritten, rewritten)
 
 
-def _as_asked_by(caller: Caller, shown: bytes, walk: bytes) -> bytes:
-    """Rewrite what means "whoever asks" to the caller."""
+def _target_of(caller: Caller, link: bytes) -> bytes:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        caller.require_alive()
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+
+def _as_asked_by(caller: Caller, shown: bytes) -> bytes | None:
+    """What means "whoever asks", as the caller's own; None: it means the same for us."""
     for link, target in _ASKER.items():
         if shown == link or shown.startswith(link + b"/"):
             shown = target + shown[len(link) :]
-            walk = shown
     if shown == b"/proc/self" or shown.startswith(b"/proc/self/"):
         return b"/proc/%d" % caller.tgid + shown[len(b"/proc/self") :]
     if shown == b"/proc/thread-self" or shown.startswith(b"/proc/thread-self/"):
         return b"/proc/%d/task/%d" % (caller.tgid, caller.tid) + shown[len(b"/proc/thread-self") :]
-    return walk
+    return None
 
 
 def operand(caller: Caller, which: int = 0) -> PathOperand:
@@ -96,20 +96,28 @@ def dirfd_of(caller: Caller, which: int = 0) -> int:
 def open_object(caller: Caller, place: Place, *, follow: bool, resolve: int = 0) -> OwnedFd:
     """The object itself, opened for nothing but looking (O_PATH). Raises OSError as the caller's lookup would."""
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
-    return openat2(AT_FDCWD, place.walk, flags, resolve=resolve, identity=caller.identity)
+    return _walk(caller, place, place.walk, flags, resolve)
 
 
-def open_parent(caller: Caller, place: Place) -> tuple[OwnedFd, bytes]:
+def open_parent(caller: Caller, place: Place, resolve: int = 0) -> tuple[OwnedFd, bytes]:
     """The directory that holds, or will hold, the last name of the path; and that name.
 
     Raises OSError; EINVAL, EBUSY or EEXIST are the caller's to find for `.`, `..` and the root: name is then empty.
     """
-    walk = place.walk.rstrip(b"/")
-    head, _, name = walk.rpartition(b"/")
+    head, slash, name = place.walk.rstrip(b"/").rpartition(b"/")
     if name in (b"", b".", b".."):
-        head, name = walk or b"/", b""
-    parent = openat2(AT_FDCWD, head or b"/", os.O_PATH | os.O_DIRECTORY, identity=caller.identity)
-    return parent, name
+        return _walk(caller, place, place.walk, os.O_PATH | os.O_DIRECTORY, resolve), b""
+    directory = head or (b"/" if slash else b".")
+    return _walk(caller, place, directory, os.O_PATH | os.O_DIRECTORY, resolve), name
+
+
+def _walk(caller: Caller, place: Place, path: bytes, flags: int, resolve: int) -> OwnedFd:
+    """From the very directory that the caller means: its link is opened as ourselves, what follows as the caller."""
+    if place.link is None:
+        return openat2(AT_FDCWD, path, flags, resolve=resolve, identity=caller.identity)
+    with openat2(AT_FDCWD, place.link, os.O_PATH) as base:
+        caller.require_alive()
+        return openat2(base.fd, path, flags, resolve=resolve, identity=caller.identity)
 
 
 def child_path(parent: Object, name: bytes) -> bytes:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
+_AT_FLAGS = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
 _UTIME_NOW = 0x3FFFFFFF
 _XATTR_SIZE_MAX = 65536  # linux/limits.h
 _XATTR_NAME_MAX = 255
@@ -56,6 +57,12 @@ def _by_path(caller: Caller) -> OwnedFd:
     operand = lookup.operand(caller)
     row = caller.context.rows[caller.request.nr]
     flags = caller.request.args[row.flags] if row.flags >= 0 else 0
+    if (
+        operand.follow is Follow.UNLESS_FLAG
+        and row.name != "inotify_add_watch"
+        and flags & ~_AT_FLAGS & 0xFFFFFFFF
+    ):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     address = caller.request.args[operand.position]
     if address == 0:  # utimensat(fd, NULL): the descriptor itself
         return _by_descriptor(caller, operand.dirfd) if operand.dirfd >= 0 else _fault()

@@ -1,4 +1,4 @@
-"""open, openat, openat2, creat: the opens that C did not leave to the kernel.
+"""open, openat, creat: the opens that C did not leave to the kernel. All that decides is in registers, path apart.
 
 Either the kernel's own rules cover the object after all (Continue: Landlock judges what is opened in the end), or the
 object lies on the spine of a hole or below /proc and the caller gets a descriptor that was opened and checked here,
@@ -11,12 +11,10 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 
 from sandlockd.handlers import lookup, procfiles, record
 from sandlockd.handlers.answers import LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
 from sandlockd.handlers.context import Caller
-from sandlockd.kernel import memory
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS, describe, openat2, self_link
 from sandlockd.policy.verdict import FileIdentity, Want
@@ -33,18 +31,16 @@ _READ_FILE, _WRITE_FILE, _READ_DIR = 1 << 2, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_F
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
 # What only matters for finding or making the object, once it is found.
 _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-_RESOLVE_HARMLESS = 0x01 | 0x02 | RESOLVE_NO_SYMLINKS | 0x20  # NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, CACHED
 
 
 class How:
     """The flags and the mode of an open, whichever call it was."""
 
-    __slots__ = ("flags", "mode", "resolve")
+    __slots__ = ("flags", "mode")
 
-    def __init__(self, flags: int, mode: int, resolve: int = 0) -> None:
+    def __init__(self, flags: int, mode: int) -> None:
         self.flags = flags
         self.mode = mode
-        self.resolve = resolve
 
     @property
     def follow(self) -> bool:
@@ -55,9 +51,9 @@ class How:
     def want(self) -> Want:
         access = self.flags & os.O_ACCMODE
         want = Want(0)
-        if access in (os.O_RDONLY, os.O_RDWR):
+        if access != os.O_WRONLY:
             want |= Want.READ
-        if access in (os.O_WRONLY, os.O_RDWR) or self.flags & (os.O_TRUNC | _TMPFILE):
+        if access != os.O_RDONLY or self.flags & (os.O_TRUNC | _TMPFILE):
             want |= Want.WRITE
         return want
 
@@ -69,7 +65,6 @@ class How:
 
 
 def how_of(caller: Caller) -> How:
-    """Raises OSError: what the call itself would fail with."""
     request = caller.request
     name = record.call_name(caller.context, request)
     args = request.args
@@ -77,20 +72,14 @@ def how_of(caller: Caller) -> How:
         return How(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777)
     if name == "open":
         return How(args[1] & 0xFFFFFFFF, args[2] & 0o7777)
-    if name == "openat":
-        return How(args[2] & 0xFFFFFFFF, args[3] & 0o7777)
-    if args[3] < 24:  # OPEN_HOW_SIZE_VER0
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    flags, mode, resolve = struct.unpack("=QQQ", memory.read_memory(caller.tid, args[2], 24))
-    caller.require_alive()
-    return How(flags & 0xFFFFFFFF, mode & 0o7777, resolve)
+    return How(args[2] & 0xFFFFFFFF, args[3] & 0o7777)
 
 
 def handle(context: Context, request: Request) -> Answer | Later:
     """Never waits: an open that may block is done in a worker thread."""
     caller = Caller(context, request)
+    how = how_of(caller)
     try:
-        how = how_of(caller)
         place = lookup.place_of(caller, request.path, lookup.dirfd_of(caller))
     except OSError as error:
         return Errno(error.errno or errno.EIO)
@@ -137,8 +126,6 @@ def _unfit(how: How, found: Object) -> int:
         return errno.EISDIR
     if not directory and how.flags & os.O_DIRECTORY:
         return errno.ENOTDIR
-    if how.resolve & ~_RESOLVE_HARMLESS:
-        return errno.EAGAIN  # openat2(2), "try again": beneath a root that we would have to follow by hand
     return 0
 
 

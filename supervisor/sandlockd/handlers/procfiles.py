@@ -157,16 +157,18 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
     """Open below the number itself, check what was opened, and hand it over."""
     flags = how.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_CLOEXEC)
     try:
-        with openat2(-100, path, os.O_PATH | (os.O_NOFOLLOW if not how.follow else 0)) as opened:
+        identity = caller.identity
+        nofollow = 0 if how.follow else os.O_NOFOLLOW
+        with openat2(-100, path, os.O_PATH | nofollow, identity=identity) as opened:
             if not is_procfs(opened.fd):
                 return ENOENT  # a magic link was put in between
             if pid is not None and not _still_member(caller.context, caller, pid):
                 return ENOENT
-            fd = os.open(self_link(opened.fd), (flags | os.O_CLOEXEC) & ~os.O_NOFOLLOW)
+            with openat2(-100, self_link(opened.fd), flags & ~os.O_NOFOLLOW, identity=identity) as file:
+                caller.require_alive()
+                return Fd(file.take(), bool(how.flags & os.O_CLOEXEC))
     except OSError as error:
         return Errno(error.errno or errno.EIO)
-    caller.require_alive()
-    return Fd(fd, bool(how.flags & os.O_CLOEXEC))
 
 
 def _still_member(context: Context, caller: Caller, pid: int) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
 
-_OPENERS = ("open", "openat", "openat2", "creat")
+_OPENERS = ("open", "openat", "creat")
 
 
 def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:

@@ -40,11 +40,12 @@ if TYPE_CHECKING:
         deleted: bool  # no name leads there any more
 
     class Identity(NamedTuple):
-        """What setfsuid(2), setfsgid(2) and setgroups(2) take."""
+        """What setfsuid(2), setfsgid(2), setgroups(2) and capset(2) take."""
 
         fsuid: int
         fsgid: int
         groups: tuple[int, ...]
+        capabilities: int  # effective; those that we lack are not gained
 
     class Mount(NamedTuple):
         point: bytes
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 else:  # without importing typing
     Object = collections.namedtuple("Object", "path device inode mode deleted")
-    Identity = collections.namedtuple("Identity", "fsuid fsgid groups")
+    Identity = collections.namedtuple("Identity", "fsuid fsgid groups capabilities")
     Mount = collections.namedtuple("Mount", "point kind device")
 
 
@@ -74,6 +75,7 @@ def openat2(
 def _native_identity(identity: Identity) -> ffi.CData:
     native = ffi.new("struct slk_identity *")
     native.fsuid, native.fsgid = identity.fsuid, identity.fsgid
+    native.capabilities = identity.capabilities
     native.group_count = len(identity.groups)
     for index, group in enumerate(identity.groups):
         native.groups[index] = group

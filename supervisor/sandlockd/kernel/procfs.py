@@ -19,9 +19,10 @@ if TYPE_CHECKING:
         gids: tuple[int, ...]
         groups: tuple[int, ...]  # supplementary
         umask: int
+        capabilities: int  # effective
 
 else:  # without importing typing
-    Status = collections.namedtuple("Status", "tgid ppid uids gids groups umask")
+    Status = collections.namedtuple("Status", "tgid ppid uids gids groups umask capabilities")
 
 
 def status(tid: int) -> Status:
@@ -35,6 +36,7 @@ def status(tid: int) -> Status:
         tuple(int(value) for value in fields[b"Gid"].split()),
         tuple(int(value) for value in fields[b"Groups"].split()),
         int(fields[b"Umask"], 8) if b"Umask" in fields else 0o022,
+        int(fields[b"CapEff"], 16),
     )
 
 

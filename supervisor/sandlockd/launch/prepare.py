@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
+import sys
 
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of, numbered
 from sandlockd.launch import wall as walls
@@ -91,12 +93,60 @@ def prepare(policy: Policy, rules: FileRules, command: Sequence[bytes], private_
         raise CannotStart(str(error)) from None
     prepared = Prepared(policy, wall.rules, wall)
     try:
+        _protect_ourselves(wall.rules)
         _choose_command(prepared, command, private_directory)
         _choose_filter(prepared)
     except BaseException:
         wall.close()
         raise
     return prepared
+
+
+def _protect_ourselves(rules: FileRules) -> None:
+    """What the program may change must never be code that we run: we import late, and the next run starts anew."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    own = [package, os.path.dirname(os.__file__), sys.executable, *(entry or os.curdir for entry in sys.path)]
+    for path in dict.fromkeys(own):
+        real = os.fsencode(os.path.realpath(path))
+        if os.path.isdir(real):
+            changeable = rules.judge(real + b"/new", Want.CREATE).allowed
+        else:
+            changeable = os.path.exists(real) and bool(rules.judge(real, Want.WRITE).allowed)
+        if changeable:
+            raise CannotStart(
+                f"the policy lets the program change {os.fsdecode(real)}, which sandlockd itself runs from; install"
+                " sandlockd elsewhere, or deny that directory"
+            )
+
+
+def refuse_open_sockets() -> None:
+    """The program gets our descriptors 0 to 2. A socket that can still go anywhere would be a way out of the wall.
+
+    A connected stream leads where its owner has connected it. Raises CannotStart.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        except OSError:
+            continue  # closed
+        if is_socket and not _is_connected_stream(fd):
+            raise CannotStart(
+                f"{name} is a socket that is not a connected stream: the program could reach other places by it;"
+                " redirect it, from /dev/null or through `| cat`"
+            )
+
+
+def _is_connected_stream(fd: int) -> bool:
+    import socket  # late: 5 ms, and hardly ever needed
+
+    with socket.socket(fileno=os.dup(fd)) as duplicate:
+        if duplicate.type not in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            return False
+        try:
+            duplicate.getpeername()
+        except OSError:
+            return False
+    return True
 
 
 def _choose_command(prepared: Prepared, command: Sequence[bytes], private_directory: bytes) -> None:

@@ -211,6 +211,10 @@ class Sandbox:
     def _on_report(self, report: Report) -> None:
         kind = report.kind
         if kind == launching.LISTENER:
+            if report.fd is None:
+                self.result.failed("start: the listener did not arrive; raise the limit of open files")
+                self._advance(Event.BROKEN)
+                return
             self._engine.attach(report.fd)
             self._advance(Event.LISTENING)
         elif kind == launching.FAILED:
