@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <poll.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,8 @@
 #include <unistd.h>
 
 /* A thread that ends sooner is never registered: nothing about it could still be asked. */
+/* After so many rounds the caller gets a turn, however full the queue is kept. */
+#define ROUNDS_MAX 16
 #define NEW_THREADS_AFTER_NS 20000000u
 
 uint64_t slk_ledger_bytes(void)
@@ -197,29 +198,29 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t index)
 	return answer(engine, index, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 }
 
+/*
+ * Two calls, not ADDFD with SEND: when a stop signal reaches us inside that one, the kernel forgets the descriptor but
+ * not that the call is answered, and the program's open returns 0, its own stdin. Between two calls nothing is lost
+ * but, if we die there, a descriptor that the program does not know of.
+ */
 int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
 {
 	struct slk_slot *slot = slot_in_use(engine, index);
 	struct seccomp_notif_addfd injection = {
-		.flags = SECCOMP_ADDFD_FLAG_SEND,
 		.srcfd = (uint32_t)fd,
 		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
 	};
-	sigset_t all, before;
-	int number;
+	int number, result;
 
 	if (!slot)
 		return -EBADSLT;
 	injection.id = slot->notif_id;
-	slot->phase = SLK_PHASE_PREPARED;
-	/* Interrupted, the kernel forgets the descriptor, not that the call is answered: the program's open returns 0. */
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &before);
-	number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
-	sigprocmask(SIG_SETMASK, &before, NULL); /* leaves errno alone */
+	do
+		number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+	while (number < 0 && errno == EINTR);
 	if (number >= 0) {
-		release(slot);
-		return number;
+		result = answer(engine, index, number, 0, 0);
+		return result < 0 ? result : number;
 	}
 	if (errno == ENOENT) {
 		engine->counts.vanished++;
@@ -392,7 +393,7 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 {
 	uint32_t kept = 0;
 
-	for (;;) {
+	for (uint32_t rounds = 1;; rounds++) {
 		uint32_t end = kept;
 
 		while (end < capacity && state == SLK_NOTIF_PENDING) {
@@ -411,7 +412,7 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 				move_request(&batch[kept], &batch[i]);
 			kept++;
 		}
-		if (state != SLK_NOTIF_PENDING || kept == capacity) {
+		if (state != SLK_NOTIF_PENDING || kept == capacity || rounds == ROUNDS_MAX) {
 			*ret_count = kept;
 			return state;
 		}

@@ -37,14 +37,33 @@ static struct slk_judged *judged_entry(struct slk_engine *engine, uint64_t key)
 	return &engine->judged[(key >> 40) % SLK_JUDGED_MAX];
 }
 
-/* The grant was given to an object; a new one that took over its name has none. */
-static int same_object(const struct slk_zone *zone)
+static int open_path(const struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve};
+	long fd;
+
+	if (engine->slow_lookups)
+		how.resolve |= RESOLVE_CACHED; /* then what would block is EAGAIN, and a worker's */
+	fd = syscall(SYS_openat2, AT_FDCWD, *path ? path : "/", &how, sizeof(how));
+	return fd < 0 ? -errno : (int)fd;
+}
+
+/* The grant was given to an object; a new one that took over its name has none. 0 or reason + 1. */
+static int judge_identity(const struct slk_engine *engine, const struct slk_zone *zone)
 {
 	struct stat now;
+	int fd, result;
 
 	if (!(zone->flags & SLK_ZONE_IDENTITY))
-		return 1;
-	return stat(zone->path, &now) == 0 && now.st_dev == zone->device && now.st_ino == zone->inode;
+		return 0;
+	fd = open_path(engine, zone->path, 0, 0);
+	if (fd < 0)
+		return (fd == -EAGAIN ? SLK_REASON_LOOKUP : SLK_REASON_ZONE) + 1;
+	result = fstat(fd, &now);
+	close(fd);
+	if (result < 0 || now.st_dev != zone->device || now.st_ino != zone->inode)
+		return SLK_REASON_ZONE + 1;
+	return 0;
 }
 
 /* 0 or reason + 1. */
@@ -60,20 +79,7 @@ static int judge_text(const struct slk_engine *engine, const struct slk_walk *wa
 		need &= ~(uint32_t)LANDLOCK_ACCESS_FS_MAKE_REG;
 	if ((zone->rights & need) != need)
 		return SLK_REASON_NOT_GRANTED + 1;
-	if (!same_object(zone))
-		return SLK_REASON_ZONE + 1;
-	return 0;
-}
-
-static int open_path(const struct slk_engine *engine, const struct slk_walk *walk, uint64_t flags, uint64_t resolve)
-{
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve};
-	long fd;
-
-	if (engine->slow_lookups)
-		how.resolve |= RESOLVE_CACHED; /* then what would block is EAGAIN, and a worker's */
-	fd = syscall(SYS_openat2, AT_FDCWD, walk->count ? walk->text : "/", &how, sizeof(how));
-	return fd < 0 ? -errno : (int)fd;
+	return judge_identity(engine, zone);
 }
 
 /* The path as the kernel sees it now, through every symbolic link. */
@@ -82,7 +88,7 @@ static int canonical(const struct slk_engine *engine, const struct slk_walk *wal
 {
 	char link[64], text[SLK_PATH_MAX];
 	ssize_t length;
-	int fd = open_path(engine, walk, follow ? 0 : O_NOFOLLOW, 0);
+	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, 0);
 
 	if (fd < 0)
 		return fd;
@@ -115,7 +121,7 @@ static int judge_canonical(const struct slk_engine *engine, const struct slk_wal
 static int judge_object(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 			int *ret_settled)
 {
-	int fd = open_path(engine, walk, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
+	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
 
 	if (fd == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
@@ -229,6 +235,14 @@ static int read_path(struct slk_request *request, int argument)
 	return 0;
 }
 
+static int makes_setuid(const struct slk_engine *engine, const struct slk_request *request, uint64_t flags)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	int mode = request->nr == engine->creat_nr ? row->path + 1 : row->flags + 1;
+
+	return (flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY))) && (request->args[mode] & (S_ISUID | S_ISGID));
+}
+
 static int judge_open(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
@@ -242,6 +256,8 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 	result = read_path(request, row->path);
 	if (result || (flags & O_PATH))
 		return result;
+	if ((flags & O_ACCMODE) == O_ACCMODE || makes_setuid(engine, request, flags))
+		return SLK_REASON_SLOW + 1; /* Landlock has no rule for either */
 	return judge_path(engine, request, row->dirfd, request->path, request->path_length, open_rights(flags),
 			  !(flags & O_NOFOLLOW));
 }
@@ -268,6 +284,9 @@ static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
 
 	if (result)
 		return result;
+	if (row->need & LANDLOCK_ACCESS_FS_MAKE_REG && row->path2 < 0 &&
+	    request->args[row->path + 1] & (S_ISUID | S_ISGID))
+		return SLK_REASON_SLOW + 1; /* mknod of a file with a set-user-ID bit */
 	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, row->need, follow);
 	if (result || row->path2 < 0)
 		return result;

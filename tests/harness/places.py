@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -84,16 +83,29 @@ def new_place(user: User) -> Iterator[Place]:
 
 
 def remove_tree(path: Path) -> None:
-    """All of it, whatever modes a test left behind (we own it, or are root)."""
+    """All of it, however deep and whatever modes a test left behind (we own it, or are root).
+
+    Directories are moved to the top before they are emptied: no path grows longer than two names below it.
+    """
     if not os.path.lexists(path):
         return
-    for directory, _, _ in os.walk(path):
-        os.chmod(directory, 0o700)
-        for name in os.listdir(directory):
-            child = os.path.join(directory, name)
-            if os.path.isdir(child) and not os.path.islink(child):
-                os.chmod(child, 0o700)
-    shutil.rmtree(path)
+    path.chmod(0o700)
+    waiting, moved = [str(path)], 0
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in list(entries):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    continue
+                os.chmod(entry.path, 0o700)
+                moved += 1
+                target = path / f".removing-{moved}"
+                os.rename(entry.path, target)
+                waiting.append(str(target))
+        if directory != str(path):
+            os.rmdir(directory)
+    path.rmdir()
 
 
 # What tells two trees apart: by path, the type and mode, and the content, target or nothing.

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <grp.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
@@ -11,7 +12,8 @@
 #define THEIR_GROUP 4343u
 
 static char tree[64];
-static const struct slk_identity somebody = {SOMEBODY, THEIR_GROUP, 2, {7001, 7002}};
+static const struct slk_identity somebody = {
+	.fsuid = SOMEBODY, .fsgid = THEIR_GROUP, .group_count = 2, .groups = {7001, 7002}};
 
 static const char *below(const char *name)
 {
@@ -37,6 +39,17 @@ static int groups(gid_t *ret_groups)
 	return (int)syscall(SYS_getgroups, SLK_GROUPS_MAX, ret_groups);
 }
 
+static uint64_t effective_capabilities(void)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct sets[2];
+
+	CHECK_EQUAL(0, syscall(SYS_capget, &header, sets));
+	return (uint64_t)sets[1].effective << 32 | sets[0].effective;
+}
+
+static uint64_t all_capabilities;
+
 static void check_ourselves(void)
 {
 	gid_t found[SLK_GROUPS_MAX];
@@ -47,6 +60,7 @@ static void check_ourselves(void)
 	CHECK_EQUAL(11, found[0]);
 	CHECK_EQUAL(12, found[1]);
 	CHECK_EQUAL(0, geteuid());
+	CHECK_EQUAL(all_capabilities, effective_capabilities());
 }
 
 static void test_the_identity_is_taken_on_and_given_back(void)
@@ -96,6 +110,45 @@ static void test_permissions_are_judged_for_the_identity(void)
 	CHECK(fd >= 0);
 	close(fd);
 	CHECK_EQUAL(0, unlink(below("secret")));
+}
+
+/* User 0 of a program that gave its capabilities up is an ordinary user to the kernel, and so to us on its behalf. */
+static void test_what_the_identity_lacks_in_capabilities_is_not_lent(void)
+{
+	struct slk_identity root = {.capabilities = 0};
+	int fd;
+
+	make_file(below("theirs"));
+	CHECK_EQUAL(0, chown(below("theirs"), SOMEBODY, THEIR_GROUP));
+	CHECK_EQUAL(0, chmod(below("theirs"), 0600));
+	CHECK_EQUAL(-EACCES, slk_openat2(AT_FDCWD, below("theirs"), O_RDONLY | O_CLOEXEC, 0, 0, &root));
+	check_ourselves();
+	CHECK_EQUAL(0, slk_identity_enter(&root));
+	CHECK_EQUAL(0, effective_capabilities());
+	CHECK_EQUAL(0, slk_identity_leave());
+	root.capabilities = 1 << CAP_DAC_OVERRIDE;
+	fd = slk_openat2(AT_FDCWD, below("theirs"), O_RDONLY | O_CLOEXEC, 0, 0, &root);
+	CHECK(fd >= 0);
+	close(fd);
+	check_ourselves();
+	CHECK_EQUAL(0, unlink(below("theirs")));
+}
+
+/* Somebody who is not root may still hold a capability over files. */
+static void test_a_capability_of_an_ordinary_identity_counts(void)
+{
+	struct slk_identity holder = somebody;
+	int fd;
+
+	make_file(below("closed"));
+	CHECK_EQUAL(0, chmod(below("closed"), 0));
+	CHECK_EQUAL(-EACCES, slk_openat2(AT_FDCWD, below("closed"), O_RDONLY | O_CLOEXEC, 0, 0, &holder));
+	holder.capabilities = 1 << CAP_DAC_OVERRIDE;
+	fd = slk_openat2(AT_FDCWD, below("closed"), O_RDONLY | O_CLOEXEC, 0, 0, &holder);
+	CHECK(fd >= 0);
+	close(fd);
+	check_ourselves();
+	CHECK_EQUAL(0, unlink(below("closed")));
 }
 
 static void test_a_supplementary_group_of_the_identity_counts(void)
@@ -169,7 +222,8 @@ static void test_another_thread_stays_itself(void)
 
 static void *comes_and_goes(void *argument)
 {
-	struct slk_identity own = {*(uint32_t *)argument, *(uint32_t *)argument, 1, {*(uint32_t *)argument}};
+	uint32_t id = *(uint32_t *)argument;
+	struct slk_identity own = {.fsuid = id, .fsgid = id, .group_count = 1, .groups = {id}};
 
 	for (int i = 0; i < 2000; i++) {
 		gid_t found[SLK_GROUPS_MAX];
@@ -222,11 +276,14 @@ int main(void)
 	begin_tests();
 	if (geteuid() != 0 || setgroups(2, ours) < 0)
 		skip_all("taking on another identity needs root");
+	all_capabilities = effective_capabilities();
 	make_tree(tree, sizeof(tree));
 	CHECK_EQUAL(0, chmod(tree, 0777));
 	RUN(test_the_identity_is_taken_on_and_given_back);
 	RUN(test_a_file_made_belongs_to_the_identity);
 	RUN(test_permissions_are_judged_for_the_identity);
+	RUN(test_what_the_identity_lacks_in_capabilities_is_not_lent);
+	RUN(test_a_capability_of_an_ordinary_identity_counts);
 	RUN(test_a_supplementary_group_of_the_identity_counts);
 	RUN(test_an_error_leaves_us_as_we_were);
 	RUN(test_as_many_groups_as_there_is_room_for);

@@ -219,8 +219,8 @@ def test_reading_what_is_denied(runner: Runner, attack: Attack, grant: str) -> N
     assert ended.refusals or attack in _WITHOUT_RECORD
 
 
-# What says "no such attribute", and what a test of its own below is about.
-_WITHOUT_RECORD = (_by_its_attributes, _by_dots_behind_a_descriptor_of_proc)
+# What says "no such attribute" or "no such call", and what a test of its own below is about.
+_WITHOUT_RECORD = (_by_its_attributes, _by_openat2, _by_dots_behind_a_descriptor_of_proc)
 
 
 def test_dots_behind_a_magic_link_lead_where_the_kernel_says(runner: Runner) -> None:

@@ -148,7 +148,7 @@ def test_typing_for_the_person_at_the_terminal(runner: Runner) -> None:
         shell, user=runner.place.user, cwd=str(runner.work), environment=runner.environment()
     ) as terminal:
         terminal.expect(rb"over")
-        terminal.type(b"mine\n")
+        terminal.send(b"mine\n")
         terminal.expect(rb"\[mine\]")
         terminal.wait()
     outcomes = script.results((runner.work / "out").read_bytes().split(b"sandlockd:")[0])

@@ -269,6 +269,10 @@ def test_a_deleted_file_of_another_process_on_the_spine(runner: Runner) -> None:
 
 def test_the_attack_succeeds_with_the_check_removed(runner: Runner) -> None:
     """A supervisor that serves every process's files."""
+    if runner.place.user.is_root:
+        pytest.skip(
+            "for root the kernel refuses as well: the supervisor opens with the program's capabilities"
+        )
     patch = (
         "from sandlockd.handlers import procfiles\n"
         "procfiles._in_sandbox = lambda context, pid: True\n"
@@ -283,8 +287,7 @@ def test_the_attack_succeeds_with_the_check_removed(runner: Runner) -> None:
 def test_the_environment_of_the_supervisor_is_read_when_self_is_not_rewritten(runner: Runner) -> None:
     patch = (
         "from sandlockd.handlers import lookup, procfiles\n"
-        "lookup._as_asked_by = lambda caller, shown, walk: walk\n"
-        "serve = procfiles._serve\n"
+        "lookup._as_asked_by = lambda caller, shown: None\n"
         "procfiles._of_process = lambda caller, how, pid, rest: "
         "procfiles._serve(caller, b'/proc/%d/' % pid + rest, how)\n"
     )

@@ -107,10 +107,6 @@ def _pointers(work: Path) -> Script:
         getattr(script, call)(work / "file", b"")
     script.openat(AT_FDCWD, Edge(edge), os.O_RDONLY)
     script.openat(AT_FDCWD, Edge(edge[:-1]), os.O_RDONLY)
-    script.openat2(AT_FDCWD, work / "file", _UNMAPPED, 24)
-    script.openat2(AT_FDCWD, work / "file", Buffer(24), 23)
-    script.openat2(AT_FDCWD, work / "file", Bytes(bytes(24) + b"x" * 8), 32)
-    script.openat2(AT_FDCWD, work / "file", Buffer(24), 1 << 40)
     for fd in (99, -1, 1 << 31):
         script.openat(fd, b"file", os.O_RDONLY)
         script.fchmod(fd, 0o644)

@@ -25,6 +25,9 @@ _REASONS = {
     "law.process_access": "it reaches into a process outside of the sandbox",
     "law.proc": "/proc tells of the host; what is the program's own there is served without a grant",
     "law.ptrace": "who traces a process decides what it does, after the filter has judged it",
+    "law.new_beside_denied": "it was made in this run beside something denied, where the kernel grants nothing new;"
+    " the next run can execute it",
+    "law.setuid": "a set-user-ID file would give whoever executes it, outside too, the rights of this user",
     "law.seccomp": "a second listener would take decisions away from this one",
     "law.state": "these are sandlockd's own records, and the program could change what they say",
     "law.sysv_ipc": "System V IPC is the machine's: programs outside can be met there",

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sandlockd.process.index import ProcessIndex
 
 
+_REMOVE_FILE, _MAKE_DIR = 1 << 5, 1 << 7  # LANDLOCK_ACCESS_FS_*
+
+
 class Context:
     """One sandbox, as its handlers see it."""
 
@@ -28,7 +31,6 @@ class Context:
         engine: Engine,
         index: ProcessIndex,
         rules: FileRules,
-        spine: Mapping[bytes, int],
         rule_for: Callable[[int, tuple[int, ...]], str],
         given_back: frozenset[str],
         rows: Mapping[int, Syscall],
@@ -36,16 +38,13 @@ class Context:
         init_pid: int,
         terminal_device: int | None,
     ) -> None:
-        """spine: the directories around holes that only we serve, with the Landlock rights the policy gives there.
-
-        rule_for: the name of the rule that traps or refuses a call with these arguments.
+        """rule_for: the name of the rule that traps or refuses a call with these arguments.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         """
         self.engine = engine
         self.index = index
         self.rules = rules
-        self.spine = spine
         self.rule_for = rule_for
         self.given_back = given_back
         self.rows = rows
@@ -54,6 +53,10 @@ class Context:
         self.terminal_device = terminal_device
         self.own_pid = os.getpid()
         self.is_root = os.geteuid() == 0
+
+    def kernel_grants_names_in(self, directory: bytes) -> bool:
+        """May names in this directory be left to Landlock? Not on the spine of a hole, nor in what was made there."""
+        return self.engine.would_continue(directory, _REMOVE_FILE | _MAKE_DIR)
 
 
 class Caller:

@@ -51,13 +51,12 @@ def place_of(caller: Caller, text: bytes, dirfd: int) -> Place:
     """Where a path of the call leads from. Raises OSError: ENOENT empty, EBADF or ENOTDIR a dirfd that is none."""
     if not text:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    if text.startswith(b"/"):
-        shown, link = normalise(text), None
-    else:
-        link = procfs.directory_of(caller.tid, dirfd)
-        shown = normalise(_target_of(caller, link) + b"/" + text)
-    rewritten = _as_asked_by(caller, shown)
-    return Place(text, link, text, shown) if rewritten is None else Place(text, None, rewritten, rewritten)
+    link = None if text.startswith(b"/") else procfs.directory_of(caller.tid, dirfd)
+    whole = text if link is None else _target_of(caller, link) + b"/" + text
+    rewritten = _as_asked_by(caller, whole)
+    if rewritten is not None:
+        return Place(text, None, rewritten, normalise(rewritten))
+    return Place(text, link, text, normalise(whole))
 
 
 def _target_of(caller: Caller, link: bytes) -> bytes:
@@ -68,16 +67,46 @@ def _target_of(caller: Caller, link: bytes) -> bytes:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
 
-def _as_asked_by(caller: Caller, shown: bytes) -> bytes | None:
-    """What means "whoever asks", as the caller's own; None: it means the same for us."""
-    for link, target in _ASKER.items():
-        if shown == link or shown.startswith(link + b"/"):
-            shown = target + shown[len(link) :]
-    if shown == b"/proc/self" or shown.startswith(b"/proc/self/"):
-        return b"/proc/%d" % caller.tgid + shown[len(b"/proc/self") :]
-    if shown == b"/proc/thread-self" or shown.startswith(b"/proc/thread-self/"):
-        return b"/proc/%d/task/%d" % (caller.tgid, caller.tid) + shown[len(b"/proc/thread-self") :]
+def _as_asked_by(caller: Caller, whole: bytes) -> bytes | None:
+    """What means "whoever asks", as the caller's own; None: it means the same for us.
+
+    Only the beginning of the path is replaced, and only where no `..` comes before: what `..` behind a magic link
+    means, the kernel knows. A path that gets to /proc/self in any other way ends at our own, and is seen there.
+    """
+    start, rest = _first_components(whole, 2)
+    asker = _ASKER.get(start)
+    if asker is not None:
+        whole = asker + rest
+        start, rest = _first_components(whole, 2)
+    if start == b"/proc/self":
+        return b"/proc/%d" % caller.tgid + rest
+    if start == b"/proc/thread-self":
+        return b"/proc/%d/task/%d" % (caller.tgid, caller.tid) + rest
     return None
+
+
+def _first_components(path: bytes, count: int) -> tuple[bytes, bytes]:
+    """(the first components, normalised; the rest as it is written). Nothing first where `..` is among them."""
+    first = b""
+    rest = path
+    while count:
+        rest = rest.lstrip(b"/")
+        part, slash, behind = rest.partition(b"/")
+        if part == b"..":
+            return b"", path
+        rest = slash + behind
+        if part and part != b".":
+            first += b"/" + part
+            count -= 1
+        elif not part:
+            break
+    return first, rest
+
+
+def is_own_process(caller: Caller, place: Place) -> bool:
+    """Does the path, as it was asked, begin in the caller's own /proc?"""
+    own = b"/proc/%d/" % caller.tgid
+    return place.link is None and place.walk.startswith(own)
 
 
 def operand(caller: Caller, which: int = 0) -> PathOperand:

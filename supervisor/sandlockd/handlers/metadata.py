@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 
 from sandlockd.handlers import lookup, procfiles, record
@@ -16,7 +17,7 @@ from sandlockd.handlers.context import Caller
 from sandlockd.kernel import memory, paths, procfs
 from sandlockd.kernel.paths import AT_FDCWD, describe, openat2, self_link
 from sandlockd.kernel.syscalls import Follow
-from sandlockd.policy.verdict import FileIdentity, Want
+from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
-    from sandlockd.kernel.paths import Object
 
     Act = Callable[[Caller, OwnedFd], Answer]
 
@@ -45,15 +45,15 @@ def handle(context: Context, request: Request) -> Answer:
     name = record.call_name(context, request)
     act, want, by_descriptor = _CALLS[name]
     try:
-        opened = _by_descriptor(caller, 0) if by_descriptor else _by_path(caller)
+        opened, own = (_by_descriptor(caller, 0), True) if by_descriptor else _by_path(caller)
         with opened:
-            return _judged(caller, opened, want, act)
+            return _judged(caller, opened, want, act, own=own)
     except OSError as error:
         return Errno(error.errno or errno.EIO)
 
 
-def _by_path(caller: Caller) -> OwnedFd:
-    """Raises OSError as the call would."""
+def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
+    """(the object, whether it is the caller's by a descriptor of its own). Raises OSError as the call would."""
     operand = lookup.operand(caller)
     row = caller.context.rows[caller.request.nr]
     flags = caller.request.args[row.flags] if row.flags >= 0 else 0
@@ -65,28 +65,29 @@ def _by_path(caller: Caller) -> OwnedFd:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     address = caller.request.args[operand.position]
     if address == 0:  # utimensat(fd, NULL): the descriptor itself
-        return _by_descriptor(caller, operand.dirfd) if operand.dirfd >= 0 else _fault()
+        if operand.dirfd < 0:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return _by_descriptor(caller, operand.dirfd), True
     text = memory.read_path(caller.tid, address)
     caller.require_alive()
     if not text and flags & _AT_EMPTY_PATH and operand.dirfd >= 0:
-        return _by_descriptor(caller, operand.dirfd)
+        return _by_descriptor(caller, operand.dirfd, path_only=True), True
     follow = operand.follow is Follow.ALWAYS or (
         operand.follow is Follow.UNLESS_FLAG and not flags & operand.follow_flag
     )
     place = lookup.place_of(caller, text, lookup.dirfd_of(caller))
-    return lookup.open_object(caller, place, follow=follow)
+    return lookup.open_object(caller, place, follow=follow), lookup.is_own_process(caller, place)
 
 
-def _fault() -> OwnedFd:
-    raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-
-
-def _by_descriptor(caller: Caller, position: int) -> OwnedFd:
+def _by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> OwnedFd:
+    """path_only: an O_PATH descriptor will do (AT_EMPTY_PATH). Raises OSError EBADF."""
     value = caller.request.args[position] & 0xFFFFFFFF
     fd = value - (1 << 32) if value >= 1 << 31 else value
     if fd < 0 and fd != AT_FDCWD:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     try:
+        if not path_only and fd != AT_FDCWD and procfs.descriptor_flags(caller.tid, fd) & os.O_PATH:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         opened = openat2(AT_FDCWD, procfs.directory_of(caller.tid, fd), os.O_PATH)
     except FileNotFoundError:
         caller.require_alive()
@@ -100,7 +101,8 @@ def handle_attributes(context: Context, request: Request) -> Answer:
     caller = Caller(context, request)
     lists = record.call_name(context, request) in ("listxattr", "llistxattr")
     try:
-        with _by_path(caller) as opened:
+        opened, _ = _by_path(caller)
+        with opened:
             if procfiles.is_proc(opened.fd):
                 return Errno(errno.EOPNOTSUPP)
             readable = _may_read(caller, opened)
@@ -115,21 +117,22 @@ def _may_read(caller: Caller, opened: OwnedFd) -> bool:
     return bool(caller.context.rules.judge(found.path, Want.READ, identity).allowed)
 
 
-def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act) -> Answer:
+def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act, *, own: bool) -> Answer:
+    """own: the caller holds the object by a descriptor."""
     found = describe(opened.fd)
     context = caller.context
     if procfiles.is_proc(opened.fd):
         return Errno(errno.EPERM)  # the kernel's own answer for nearly all of procfs
-    if found.path.startswith(b"/") and not _private(found):
+    named = found.path.startswith(b"/") and not (found.deleted and found.path.startswith(b"/memfd:"))
+    if (not named or found.deleted) and not own:
+        # A pipe, a memfd, a deleted file of some other process of the user: we may look at it, nobody may use us to.
+        verdict = Verdict(False, "law.process_access", None)
+        return record.refuse(context, caller.request, verdict, path=found.path, wanted=want)
+    if named:
         verdict = context.rules.judge(found.path, want, FileIdentity(found.device, found.inode))
         if not verdict.allowed:
             return record.refuse(context, caller.request, verdict, path=found.path, wanted=want)
     return act(caller, opened)
-
-
-def _private(found: Object) -> bool:
-    """A memfd: shown as a path, but on no file system that anybody else can reach."""
-    return bool(found.deleted and found.path.startswith(b"/memfd:"))
 
 
 # ---- one small function per call; the object is judged already ----
@@ -147,6 +150,12 @@ def _after_object(caller: Caller) -> int:
 
 def _chmod(caller: Caller, opened: OwnedFd) -> Answer:
     mode = _arg(caller, _after_object(caller)) & 0o7777
+    if mode & 0o6000 and not stat.S_ISDIR(os.fstat(opened.fd).st_mode):
+        path = describe(opened.fd).path
+        verdict = Verdict(False, "law.setuid", None)
+        return record.refuse(
+            caller.context, caller.request, verdict, path=path, wanted=Want.METADATA, error=errno.EPERM
+        )
     with paths.acting_as(caller.identity):
         paths.set_mode(self_link(opened.fd), mode)
     return Value(0)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
 
+_EXECUTE, _TRUNCATE = 1 << 0, 1 << 14  # LANDLOCK_ACCESS_FS_*
 _AT_REMOVEDIR = 0x200
 _AT_SYMLINK_FOLLOW = 0x400
 _AT_EMPTY_PATH = 0x1000
@@ -36,14 +37,14 @@ _RENAME_EXCHANGE = 2
 class Entry:
     """A name in an opened directory, and what it stands for now. Owns the directory."""
 
-    __slots__ = ("child", "name", "parent", "path", "spine")
+    __slots__ = ("child", "name", "parent", "path", "served")
 
     def __init__(self, context: Context, parent: OwnedFd, name: bytes) -> None:
         self.parent = parent
         self.name = name
         directory = describe(parent.fd)
         self.path = lookup.child_path(directory, name)
-        self.spine = directory.path in context.spine
+        self.served = not context.kernel_grants_names_in(directory.path)
         self.child = lookup.describe_child(parent, name) if name else directory
 
     @property
@@ -67,7 +68,11 @@ def _entry(caller: Caller, text: bytes, which: int) -> Entry:
     return Entry(caller.context, parent, name)
 
 
-def _judge(context: Context, entry: Entry, want: Want) -> Verdict:
+def _judge(context: Context, entry: Entry, want: Want, *, new_directory: bool = False) -> Verdict:
+    above = context.rules.hole_beneath(entry.path)
+    if above is not None and Want.CREATE in want and not new_directory:
+        # A link, or a directory with grants of its own, would lead whoever stores the secret later elsewhere.
+        return Verdict(False, above, None)
     directory = entry.child is not None and stat.S_ISDIR(entry.child.mode)
     return context.rules.judge(entry.path, want, entry.identity, directory=directory)
 
@@ -96,28 +101,29 @@ def _in_place(
     which: int,
     want: Want,
     act: Callable[[Entry], None],
-    error: int = errno.EACCES,
+    *,
+    new_directory: bool = False,
 ) -> Answer:
     with _entry(caller, text, which) as entry:
         if not entry.name or procfiles.is_proc(entry.parent.fd):
             return LANDLOCK_NAMES
-        verdict = _judge(caller.context, entry, want)
+        verdict = _judge(caller.context, entry, want, new_directory=new_directory)
         if not verdict.allowed:
-            return _refused(caller, entry, verdict, want, error)
-        if not entry.spine:
+            return _refused(caller, entry, verdict, want)
+        if not entry.served:
             return LANDLOCK_NAMES
         with paths.acting_as(caller.identity):
             act(entry)
     return Value(0)
 
 
-def _refused(caller: Caller, entry: Entry, verdict: Verdict, want: Want, error: int = errno.EACCES) -> Answer:
+def _refused(caller: Caller, entry: Entry, verdict: Verdict, want: Want) -> Answer:
     """The kernel finds "exists" and "does not exist" before it asks Landlock."""
     if want & Want.CREATE and not want & Want.DELETE and entry.child is not None:
         return Errno(errno.EEXIST)
     if want & Want.DELETE and entry.child is None:
         return Errno(errno.ENOENT)
-    return record.refuse(caller.context, caller.request, verdict, path=entry.path, wanted=want, error=error)
+    return record.refuse(caller.context, caller.request, verdict, path=entry.path, wanted=want)
 
 
 def _mode(caller: Caller, position: int) -> int:
@@ -125,21 +131,28 @@ def _mode(caller: Caller, position: int) -> int:
 
 
 def _mkdir(caller: Caller) -> Answer:
-    position = lookup.operand(caller).position + 1
-    mode = _mode(caller, position)
-    return _in_place(
-        caller,
-        caller.request.path,
-        0,
-        Want.CREATE,
-        lambda entry: os.mkdir(entry.name, mode, dir_fd=entry.parent.fd),
-    )
+    mode = _mode(caller, lookup.operand(caller).position + 1)
+
+    def make(entry: Entry) -> None:
+        os.mkdir(entry.name, mode, dir_fd=entry.parent.fd)
+
+    return _in_place(caller, caller.request.path, 0, Want.CREATE, make, new_directory=True)
 
 
 def _mknod(caller: Caller) -> Answer:
     position = lookup.operand(caller).position + 1
     kind = stat.S_IFMT(caller.request.args[position]) or stat.S_IFREG
     mode = _mode(caller, position)
+    if mode & 0o6000:
+        verdict = Verdict(False, "law.setuid", None)
+        return record.refuse(
+            caller.context,
+            caller.request,
+            verdict,
+            path=caller.request.path,
+            wanted=Want.CREATE,
+            error=errno.EPERM,
+        )
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
         # No policy grants device files: Landlock refuses them everywhere.
         with _entry(caller, caller.request.path, 0) as entry:
@@ -206,7 +219,7 @@ def _truncate(caller: Caller) -> Answer:
         verdict = caller.context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
         if not verdict.allowed:
             return record.refuse(caller.context, caller.request, verdict, path=found.path, wanted=Want.WRITE)
-        if found.path.rpartition(b"/")[0] not in caller.context.spine:
+        if found.deleted or caller.context.engine.would_continue(found.path, _TRUNCATE):
             return LANDLOCK_FILES
         if stat.S_ISDIR(found.mode):
             return Errno(errno.EISDIR)
@@ -239,7 +252,7 @@ def _rename(caller: Caller) -> Answer:
                 return record.refuse(
                     context, caller.request, verdict, path=old.path, target=new.path, wanted=want
                 )
-        if not (old.spine or new.spine):
+        if not (old.served or new.served):
             return LANDLOCK_NAMES
         with paths.acting_as(caller.identity):
             paths.rename(old.parent.fd, old.name, new.parent.fd, new.name, flags)
@@ -267,7 +280,7 @@ def _link(caller: Caller) -> Answer:
             return record.refuse(
                 context, caller.request, verdict, path=found.path, target=new.path, wanted=Want.CREATE
             )
-        if not new.spine and found.path.rpartition(b"/")[0] not in context.spine:
+        if not new.served and context.kernel_grants_names_in(found.path.rpartition(b"/")[0] or b"/"):
             return LANDLOCK_NAMES
         with paths.acting_as(caller.identity):
             os.link(paths.self_link(opened.fd), new.name, dst_dir_fd=new.parent.fd, follow_symlinks=True)
@@ -294,6 +307,8 @@ def handle_execute(context: Context, request: Request) -> Answer:
             FileIdentity(found.device, found.inode),
             directory=stat.S_ISDIR(found.mode),
         )
+    if verdict.allowed and not found.deleted and not context.engine.would_continue(found.path, _EXECUTE):
+        verdict = Verdict(False, "law.new_beside_denied", None)
     if verdict.allowed:
         return LANDLOCK_FILES
     return record.refuse(context, request, verdict, path=found.path, wanted=Want.EXECUTE)

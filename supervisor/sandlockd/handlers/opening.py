@@ -13,11 +13,11 @@ import os
 import stat
 
 from sandlockd.handlers import lookup, procfiles, record
-from sandlockd.handlers.answers import LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
+from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS, describe, openat2, self_link
-from sandlockd.policy.verdict import FileIdentity, Want
+from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.paths import Object
 
 _READ_FILE, _WRITE_FILE, _READ_DIR = 1 << 2, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_FS_*
+_SET_ID_BITS = 0o6000
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
 # What only matters for finding or making the object, once it is found.
 _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
@@ -46,6 +47,15 @@ class How:
     def follow(self) -> bool:
         exclusive = self.flags & os.O_CREAT and self.flags & os.O_EXCL
         return not (self.flags & os.O_NOFOLLOW or exclusive)
+
+    @property
+    def asks_for_no_access(self) -> bool:
+        """The fourth access mode: Landlock asks for nothing then, so such an open is never let through."""
+        return self.flags & os.O_ACCMODE == os.O_ACCMODE
+
+    @property
+    def makes_setuid(self) -> bool:
+        return bool(self.flags & (os.O_CREAT | _TMPFILE) and self.mode & _SET_ID_BITS)
 
     @property
     def want(self) -> Want:
@@ -79,6 +89,11 @@ def handle(context: Context, request: Request) -> Answer | Later:
     """Never waits: an open that may block is done in a worker thread."""
     caller = Caller(context, request)
     how = how_of(caller)
+    if how.makes_setuid:
+        verdict = Verdict(False, "law.setuid", None)
+        return record.refuse(
+            context, request, verdict, path=request.path, wanted=Want.CREATE, error=errno.EPERM
+        )
     try:
         place = lookup.place_of(caller, request.path, lookup.dirfd_of(caller))
     except OSError as error:
@@ -98,10 +113,11 @@ def handle(context: Context, request: Request) -> Answer | Later:
 
 def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer | Later:
     context = caller.context
-    if how.flags & os.O_PATH or not found.path.startswith(b"/"):
-        # O_PATH asks for no right (landlock(7)); what has no path is a pipe, a socket or a memfd that the caller
-        # reaches again through its own descriptor.
-        return LANDLOCK_FILES
+    if how.flags & os.O_PATH:
+        return LANDLOCK_FILES  # asks for no right (landlock(7))
+    if not found.path.startswith(b"/") or found.deleted:
+        # A pipe, a socket, a memfd, a deleted file: reached through a descriptor, whose process the kernel checks.
+        return EACCES if how.asks_for_no_access else LANDLOCK_FILES
     directory = stat.S_ISDIR(found.mode)
     identity = FileIdentity(found.device, found.inode)
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
@@ -109,7 +125,8 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
         if procfiles.own_terminal(context, found, opened.fd):
             return _reopen(caller, opened, how, found)
         return record.refuse(context, caller.request, verdict, path=found.path, wanted=how.want)
-    if context.engine.would_continue(found.path, how.need(directory=directory)):
+    granted = context.engine.would_continue(found.path, how.need(directory=directory))
+    if granted and not how.asks_for_no_access:
         return LANDLOCK_FILES
     error = _unfit(how, found)
     return Errno(error) if error else _reopen(caller, opened, how, found)
@@ -175,7 +192,7 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
     verdict = context.rules.judge(path, Want.CREATE | how.want)
     if not verdict.allowed:
         return record.refuse(context, caller.request, verdict, path=path, wanted=Want.CREATE | how.want)
-    if directory.path not in context.spine:
+    if context.kernel_grants_names_in(directory.path):
         return LANDLOCK_FILES
     flags = (how.flags & ~os.O_CLOEXEC) | os.O_NOFOLLOW | os.O_CREAT
     try:

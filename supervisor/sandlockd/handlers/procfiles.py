@@ -42,9 +42,7 @@ _PRIVATE = frozenset(
     b"environ auxv maps smaps smaps_rollup numa_maps mem pagemap fd fdinfo map_files cwd root exe io stack "
     b"syscall personality timers wchan patch_state clear_refs".split()
 )
-_WRITABLE = frozenset(
-    b"comm oom_score_adj oom_adj coredump_filter timerslack_ns mem clear_refs autogroup loginuid".split()
-)
+_WRITABLE = frozenset(b"comm oom_score_adj oom_adj coredump_filter timerslack_ns mem clear_refs".split())
 
 # Machine-wide files that tell nothing about other users and are needed by ordinary programs.
 _SHARED = frozenset(
@@ -102,6 +100,8 @@ def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer:
     if pid == context.own_pid:
         # A link led to `self`, which was us: the caller means itself.
         pid = caller.tgid
+        if rest.startswith(b"task/"):  # and to `thread-self`
+            rest = b"/".join((b"task", b"%d" % caller.tid, *rest.split(b"/")[2:]))
     own = _leader(pid) == caller.tgid
     if not own and not _in_sandbox(context, pid):
         _record(caller, b"/proc/<pid>/" + rest, how)

@@ -51,11 +51,12 @@ if TYPE_CHECKING:
         point: bytes
         kind: bytes
         device: int
+        root: bytes  # what of the file system is mounted: b"/" is all of it
 
 else:  # without importing typing
     Object = collections.namedtuple("Object", "path device inode mode deleted")
     Identity = collections.namedtuple("Identity", "fsuid fsgid groups capabilities")
-    Mount = collections.namedtuple("Mount", "point kind device")
+    Mount = collections.namedtuple("Mount", "point kind device root")
 
 
 def openat2(
@@ -147,7 +148,8 @@ def mounts() -> list[Mount]:
             left, _, right = line.partition(b" - ")
             fields = left.split()
             major, minor = fields[2].split(b":")
-            found.append(Mount(unescape(fields[4]), right.split()[0], os.makedev(int(major), int(minor))))
+            device = os.makedev(int(major), int(minor))
+            found.append(Mount(unescape(fields[4]), right.split()[0], device, unescape(fields[3])))
     return found
 
 

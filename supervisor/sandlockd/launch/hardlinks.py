@@ -1,4 +1,4 @@
-"""Other names of denied files.
+"""Other names of what is denied: hard links, and mounts of the same directory elsewhere.
 
 A rule of the kernel's on a granted tree reaches every file in it, also one that has a second name in a denied place.
 So before the start: the denied files with more than one link are found, and if there are any, the granted trees of the
@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from sandlockd.kernel.paths import Mount
     from sandlockd.policy.files import FileRules
 
 DENIED_ENTRIES_MAX = 200_000
@@ -135,3 +136,34 @@ def _outermost(paths: Iterable[bytes]) -> list[bytes]:
         for path in given
         if not any(path != above and path.startswith(above.rstrip(b"/") + b"/") for above in given)
     ]
+
+
+def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> dict[bytes, str]:
+    """(path -> rule) of each place where a mount shows something denied once more: a bind mount, say."""
+    names: dict[bytes, str] = {}
+    for hole in rules.holes():
+        if hole.rule == "law.proc":
+            continue  # every procfs is a hole by itself
+        home = max(
+            (mount for mount in mounts if _is_at_or_below(hole.path, mount.point)),
+            key=lambda mount: len(mount.point),
+        )
+        inside = _joined(home.root, hole.path[len(home.point.rstrip(b"/")) :])
+        for mount in mounts:
+            if mount.device != home.device or mount == home:
+                continue
+            if _is_at_or_below(inside, mount.root):
+                names[_joined(mount.point, inside[len(mount.root.rstrip(b"/")) :])] = hole.rule
+            elif _is_at_or_below(mount.root, inside):
+                names[mount.point] = hole.rule
+    for hole in rules.holes():
+        names.pop(hole.path, None)
+    return names
+
+
+def _is_at_or_below(path: bytes, above: bytes) -> bool:
+    return path == above or path.startswith(above.rstrip(b"/") + b"/")
+
+
+def _joined(path: bytes, rest: bytes) -> bytes:
+    return path.rstrip(b"/") + rest if rest else path

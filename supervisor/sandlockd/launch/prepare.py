@@ -80,7 +80,6 @@ KEPT_CAPABILITIES = sum(
         7,  # CAP_SETUID
         8,  # CAP_SETPCAP
         10,  # CAP_NET_BIND_SERVICE
-        31,  # CAP_SETFCAP
     )
 )
 

@@ -13,6 +13,7 @@ import stat
 
 from sandlockd.kernel import landlock
 from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW, Zone
+from sandlockd.kernel.paths import mounts
 from sandlockd.launch import hardlinks
 from sandlockd.policy.verdict import FileIdentity, Want
 
@@ -124,6 +125,9 @@ def build(rules: FileRules, degrade: frozenset[str]) -> Wall:
         WallError: a grant could not be opened, or a directory around a hole is too large to grant around.
     """
     version, missing = check_features(degrade)
+    mounted = hardlinks.mounted_elsewhere(rules, mounts())
+    if mounted:
+        rules = rules.also_holes(mounted)
     try:
         names, linked = hardlinks.other_names(rules)
     except hardlinks.TooMany as error:

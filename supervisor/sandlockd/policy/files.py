@@ -136,6 +136,17 @@ class FileRules:
         rules._objects = {**objects, **self._objects}
         return rules
 
+    def also_holes(self, names: Mapping[bytes, str]) -> FileRules:
+        """The same rules with more holes: further names of what is denied."""
+        more = tuple(Hole(path, rule, None) for path, rule in names.items())
+        rules = FileRules(self._grants, (*self._holes, *more), self._sources, self._home)
+        rules._objects = {**rules._objects, **self._objects}
+        return rules
+
+    def hole_beneath(self, path: bytes) -> str | None:
+        """The rule of a hole that lies below this path, if there is one: whoever makes the path prepares its place."""
+        return self._hole_above.get(path)
+
     def judge(
         self, path: bytes, want: Want, identity: FileIdentity | None = None, *, directory: bool = False
     ) -> Verdict:

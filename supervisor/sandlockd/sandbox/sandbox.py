@@ -150,7 +150,6 @@ class Sandbox:
             engine=self._engine,
             index=self._index,
             rules=prepared.rules,
-            spine=prepared.wall.spine,
             rule_for=prepared.rule_for,
             given_back=prepared.given_back,
             rows=prepared.rows,
