@@ -67,8 +67,9 @@ struct slk_rlimit {
 
 /* Everything that happens between fork and exec, decided beforehand. */
 struct slk_launch_plan {
-	const char *executable; /* absolute; execve(2) */
+	const char *executable; /* execve(2), after the directory was entered */
 	char *const *argv;
+	char *const *shell_argv; /* what runs a script without #!, as execvp(3) does; its first is executed */
 	char *const *envp;
 	const char *directory; /* NULL: stay */
 	const void *filter;    /* struct sock_filter[filter_length] */

@@ -197,6 +197,8 @@ static struct failure become_program(const struct slk_launch_plan *plan, int con
 	STEP(SLK_STAGE_SECCOMP, listener = install_filter(plan));
 	STEP(SLK_STAGE_HANDOVER, hand_over(listener));
 	execve(plan->executable, plan->argv, plan->envp);
+	if (errno == ENOEXEC && plan->shell_argv)
+		execve(plan->shell_argv[0], plan->shell_argv, plan->envp);
 	return (struct failure){SLK_STAGE_EXEC, errno, swept};
 }
 

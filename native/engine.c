@@ -349,18 +349,20 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 static int handle(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
+	int judged;
 
 	notice_thread(engine, request->tid);
 	switch (row->treatment) {
 	case SLK_CALL_OPEN:
 	case SLK_CALL_PATH:
-		if (slk_fast_call(engine, request) != 0)
-			break;
+		judged = slk_fast_call(engine, request);
 		if (!valid(engine, request->notif_id)) { /* what we read may have been a stranger's */
 			release(&engine->slots[request->slot]);
 			engine->counts.vanished++;
 			return 0;
 		}
+		if (judged != 0)
+			break;
 		engine->counts.continued++;
 		answer(engine, request->slot, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		return 0;

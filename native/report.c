@@ -80,6 +80,10 @@ static int receive(int control_fd, struct slk_report *ret_report)
 	};
 	ssize_t got = recvmsg(control_fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
+	/* init ended with an order unread: told once, before the reports that are still queued (unix(7)). */
+	if (got < 0 && errno == ECONNRESET)
+		got = recvmsg(control_fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+
 	if (got < 0 && errno != ECONNRESET)
 		return -errno;
 	if (got <= 0) { /* every other end is closed */

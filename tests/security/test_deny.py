@@ -456,12 +456,17 @@ def test_a_directory_made_on_the_spine_is_of_use(runner: Runner) -> None:
     runner.both(["sh", "-c", script], prepare=prepare, options=_denials(runner.work))
 
 
-def test_a_program_built_on_the_spine_can_be_executed(runner: Runner) -> None:
-    def prepare(work: Path) -> None:
-        _world(runner)
-
-    script = "cp /bin/true built && chmod +x built && ./built && echo executed"
-    runner.both(["sh", "-c", script], prepare=prepare, options=_denials(runner.work))
+def test_a_program_built_on_the_spine_is_executed_by_the_next_run_only(runner: Runner) -> None:
+    """The kernel grants nothing new in a run, and execution is the kernel's to grant: refused, and told why."""
+    work = _world(runner)
+    options = ["--write", work, *_denials(work)]
+    build = ["sh", "-c", "cp /bin/true built && chmod +x built && ./built"]
+    ended = runner.sandboxed(build, options=options, cwd=work)
+    assert ended.returncode == 126
+    assert [(refusal["call"], refusal["rule"]) for refusal in ended.refusals] == [
+        ("execve", "law.new_beside_denied")
+    ]
+    assert runner.sandboxed(["./built"], options=options, cwd=work).returncode == 0
 
 
 def test_what_is_made_on_the_spine_belongs_to_who_made_it(runner: Runner) -> None:

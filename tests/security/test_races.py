@@ -92,15 +92,16 @@ def test_the_race_can_be_won_where_nothing_stops_it(runner: Runner, kind: str) -
         (
             "chmod",
             "from sandlockd.handlers import metadata, answers\njudged = metadata._judged\n"
-            "def judge(caller, opened, want, act):\n"
-            "    answer = judged(caller, opened, want, lambda *_: answers.LANDLOCK_FILES)\n"
+            "def judge(caller, opened, want, act, *, own):\n"
+            "    answer = judged(caller, opened, want, lambda *_: answers.LANDLOCK_FILES, own=own)\n"
             "    return answer\n"
             "metadata._judged = judge\n",
         ),
         (
             "setxattr",
             "from sandlockd.handlers import metadata, answers\njudged = metadata._judged\n"
-            "metadata._judged = lambda c, o, w, a: judged(c, o, w, lambda *_: answers.LANDLOCK_FILES)\n",
+            "metadata._judged = lambda c, o, w, a, own: judged("
+            "c, o, w, lambda *_: answers.LANDLOCK_FILES, own=own)\n",
         ),
         ("open", broken.OPEN_WALL),
     ],

@@ -362,6 +362,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _empty_directory(path: bytes) -> None:
+    os.chmod(path, 0o700)
     fd = os.open(path, _DIRECTORY)
     names: list[str] = []  # of the directories that we are in
     waiting = [_unlink_files(fd)]  # for each, what is still to be entered

@@ -65,6 +65,10 @@ def _target_of(caller: Caller, link: bytes) -> bytes:
     except FileNotFoundError:
         caller.require_alive()
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return link  # deeper than any path is long: only for showing
 
 
 def _as_asked_by(caller: Caller, whole: bytes) -> bytes | None:

@@ -299,15 +299,15 @@ def handle_execute(context: Context, request: Request) -> Answer:
         return LOOKUP_FAILS
     with opened:
         found = describe(opened.fd)
-        if not found.path.startswith(b"/"):
-            return LANDLOCK_FILES  # a memfd
+        if not found.path.startswith(b"/") or found.deleted:
+            return LANDLOCK_FILES  # a memfd, or what has no name any more
         verdict = context.rules.judge(
             found.path,
             Want.EXECUTE,
             FileIdentity(found.device, found.inode),
             directory=stat.S_ISDIR(found.mode),
         )
-    if verdict.allowed and not found.deleted and not context.engine.would_continue(found.path, _EXECUTE):
+    if verdict.allowed and not context.engine.would_continue(found.path, _EXECUTE):
         verdict = Verdict(False, "law.new_beside_denied", None)
     if verdict.allowed:
         return LANDLOCK_FILES

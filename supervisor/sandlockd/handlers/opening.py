@@ -104,6 +104,10 @@ def handle(context: Context, request: Request) -> Answer | Later:
         return _not_found(caller, place, how, error.errno or errno.EIO)
     try:
         found = describe(opened.fd)
+    except OSError as error:  # a path longer than any call can name: the kernel knows where it is
+        opened.close()
+        return Errno(error.errno or errno.EIO) if how.asks_for_no_access else LANDLOCK_FILES
+    try:
         if procfiles.is_proc(opened.fd):
             return procfiles.open_file(caller, place, how, found)
         return _judge(caller, how, opened, found)
@@ -173,6 +177,8 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
     """No such object: make it where the kernel may not, or let the kernel find the same error."""
+    if how.asks_for_no_access:
+        return Errno(error)  # by the time the kernel looked there could be anything, and it would not judge
     if error != errno.ENOENT or not how.flags & os.O_CREAT:
         return LOOKUP_FAILS
     try:

@@ -138,6 +138,7 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native = ffi.new("struct slk_launch_plan *")
     native.executable = text(plan.executable)
     native.argv = vector(plan.argv)
+    native.shell_argv = vector([b"/bin/sh", plan.executable, *plan.argv[1:]])
     native.envp = vector([name + b"=" + value for name, value in plan.environment.items()])
     native.directory = ffi.NULL if plan.directory is None else text(plan.directory)
     native.filter = ffi.from_buffer(plan.filter_program)

@@ -12,7 +12,7 @@ import sys
 
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of, numbered
 from sandlockd.launch import wall as walls
-from sandlockd.launch.command import CommandError, find_command
+from sandlockd.launch.command import CommandError, find_command, located
 from sandlockd.launch.filter import FilterError, build
 from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_rows, rule_for
 from sandlockd.policy.syscalls import compile_syscalls
@@ -167,7 +167,7 @@ def _choose_command(prepared: Prepared, command: Sequence[bytes], private_direct
         prepared.executable = find_command(prepared.argv[0], prepared.environment, prepared.directory)
     except CommandError as error:
         raise CannotStart(str(error), error.exit_status) from None
-    real = os.path.realpath(prepared.executable)
+    real = os.path.realpath(located(prepared.executable, prepared.directory))
     verdict = prepared.rules.judge(real, Want.EXECUTE)
     if not verdict.allowed:
         fix = f"; to allow it: {verdict.remedy}" if verdict.remedy else ""

@@ -117,7 +117,13 @@ class _Pump(trio.abc.Instrument):
                 return True
             if trio_is_due:
                 return False
+        # The sleep is over: without this trio would now sleep as long once more, with nobody at the listener.
+        self._token.run_sync_soon(_nothing)
         return False
+
+
+def _nothing() -> None:
+    """Wakes trio."""
 
 
 async def _epoll_of_trio() -> int:
