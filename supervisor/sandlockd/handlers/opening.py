@@ -193,7 +193,10 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
 
 def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
     context = caller.context
-    directory = describe(parent.fd)
+    try:
+        directory = describe(parent.fd)
+    except OSError:  # deeper than any path is long: the kernel knows where it is, and grants or does not
+        return LANDLOCK_FILES
     path = lookup.child_path(directory, name)
     verdict = context.rules.judge(path, Want.CREATE | how.want)
     if not verdict.allowed:
