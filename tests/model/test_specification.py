@@ -1,0 +1,31 @@
+"""Every promise in docs/specification.md names a test, and every test it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/specification.md").read_text(encoding="utf-8")
+
+
+def promises(text: str) -> dict[str, list[str]]:
+    """Number of each promise -> the tests that it names."""
+    found = {}
+    for block in re.split(r"^- \*\*", text, flags=re.MULTILINE)[1:]:
+        number, _, rest = block.partition("**")
+        found[number] = re.findall(r"`(tests/[^`]+)`", rest.partition("Test:")[2])
+    return found
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    numbered = promises(TEXT)
+    assert len(numbered) >= 30
+    for number, tests in numbered.items():
+        assert tests, f"{number} names no test"
+        for test in tests:
+            assert (ROOT / test).is_file(), f"{number}: {test}"
+
+
+def test_a_promise_without_a_test_is_noticed() -> None:
+    assert promises("- **X1** Something. Test: to come.\n") == {"X1": []}
