@@ -74,7 +74,7 @@ struct slk_launch_plan {
 	const char *directory; /* NULL: stay */
 	const void *filter;    /* struct sock_filter[filter_length] */
 	uint16_t filter_length;
-	uint8_t wait_killable; /* SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV */
+	uint8_t wait_killable; /* SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV; 2: without, where the kernel lacks it */
 	uint8_t scope_signals; /* init confines its own signals to its descendants */
 	uint8_t new_session;   /* setsid(2), and stdio[0] becomes the controlling terminal when it is one */
 	uint8_t drop_capabilities;

@@ -157,6 +157,8 @@ static int install_filter(const struct slk_launch_plan *plan)
 	if (plan->wait_killable)
 		flags |= SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
 	fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+	if (fd < 0 && errno == EINVAL && plan->wait_killable == 2)
+		fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
 	return fd < 0 ? -errno : (int)fd;
 }
 

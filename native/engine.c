@@ -10,6 +10,7 @@
 #include "slk.h"
 
 #include <errno.h>
+#include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <stddef.h>
@@ -148,7 +149,12 @@ static int send_response(struct slk_engine *engine, uint64_t notif_id, int64_t v
 {
 	struct seccomp_notif_resp response = {.id = notif_id, .val = value, .error = error, .flags = flags};
 
-	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SEND, &response) == 0)
+	int result;
+
+	do
+		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SEND, &response);
+	while (result < 0 && errno == EINTR);
+	if (result == 0)
 		return 0;
 	if (errno == ENOENT)
 		engine->counts.vanished++;
@@ -352,6 +358,9 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	int judged;
 
 	notice_thread(engine, request->tid);
+	/* A name changes hands: what was judged by it is to be judged anew. */
+	if (row->treatment == SLK_CALL_PATH && !(row->need & LANDLOCK_ACCESS_FS_EXECUTE))
+		engine->generation++;
 	switch (row->treatment) {
 	case SLK_CALL_OPEN:
 	case SLK_CALL_PATH:

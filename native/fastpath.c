@@ -25,10 +25,11 @@
 #endif
 #define JUDGED_FOR_NS 250000000u
 
-static uint64_t judged_key(const struct slk_walk *walk, uint32_t need, int follow)
+static uint64_t judged_key(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
 {
 	uint64_t path = walk->count ? walk->hashes[walk->count - 1] : 1;
 
+	path ^= engine->generation * UINT64_C(0xff51afd7ed558ccd);
 	return (path ^ ((uint64_t)need << 1 | (uint64_t)(follow != 0))) * UINT64_C(0x9e3779b97f4a7c15) | 1;
 }
 
@@ -136,7 +137,7 @@ static int judge_object(const struct slk_engine *engine, const struct slk_walk *
 
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
 {
-	uint64_t key = judged_key(walk, need, follow);
+	uint64_t key = judged_key(engine, walk, need, follow);
 	struct slk_judged *judged = judged_entry(engine, key);
 	uint64_t now = slk_now_ns();
 	int settled = 0;

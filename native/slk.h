@@ -97,6 +97,7 @@ struct slk_engine {
 	struct slk_slot *slots;
 	uint32_t next_slot;
 	uint32_t new_count;
+	uint64_t generation; /* of names, as far as we see them change */
 	struct slk_engine_counts counts;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];

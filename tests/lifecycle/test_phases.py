@@ -12,6 +12,8 @@ _ALLOWED: dict[Phase, dict[Event, Phase]] = {
     Phase.PREPARED: {Event.FORKED: Phase.STARTING, Event.BROKEN: Phase.FAILED},
     Phase.STARTING: {
         Event.LISTENING: Phase.RUNNING,
+        Event.STOPPED: Phase.STARTING,
+        Event.CONTINUED: Phase.STARTING,
         Event.EXITED: Phase.FAILED,
         Event.BROKEN: Phase.FAILED,
     },
@@ -31,7 +33,13 @@ _ALLOWED: dict[Phase, dict[Event, Phase]] = {
     },
     Phase.ENDING: {Event.DONE: Phase.ENDED, Event.BROKEN: Phase.FAILED},
     Phase.ENDED: {Event.BROKEN: Phase.ENDED},
-    Phase.FAILED: {Event.EXITED: Phase.FAILED, Event.DONE: Phase.FAILED, Event.BROKEN: Phase.FAILED},
+    Phase.FAILED: {
+        Event.STOPPED: Phase.FAILED,
+        Event.CONTINUED: Phase.FAILED,
+        Event.EXITED: Phase.FAILED,
+        Event.DONE: Phase.FAILED,
+        Event.BROKEN: Phase.FAILED,
+    },
 }
 
 

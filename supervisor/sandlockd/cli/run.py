@@ -10,7 +10,7 @@ import signal
 import time
 
 from sandlockd.audit.log import AuditLog
-from sandlockd.audit.records import Level, RunEnd, RunHeader
+from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
 from sandlockd.audit.state import StateError, state_directory
 from sandlockd.cli.policy_files import compile_file_rules, load_policy, working_directory
 from sandlockd.kernel import launching
@@ -125,26 +125,28 @@ class _Foreground:
         """Raises CannotStart, PolicyErrors, StateError."""
         # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
         self._umask = os.umask(0)
-        private = _make_private_directory()
+        private, private_fd = _make_private_directory()
         try:
             rules = compile_file_rules(self._policy, self._state_dir, private=[private])
             refuse_open_sockets()
+            if self._policy.audit.level == "all":
+                raise CannotStart('not supported yet: audit.level = "all"; "denials" is')
             prepared = prepare(self._policy, rules, self._options.command, private)
             try:
-                audit = self._open_audit(prepared.argv)
+                audit = self._open_audit(prepared.argv, prepared.wall.missing)
             except BaseException:
                 prepared.close()
                 raise
             return self._run_prepared(self._sandbox(prepared, audit), audit)
         finally:
-            remove_tree(private)
+            _remove_private_directory(private, private_fd)
             os.umask(self._umask)
 
     @staticmethod
     def _sandbox(prepared: Prepared, audit: AuditLog) -> Sandbox:
         return Sandbox(prepared, audit, slow_lookups=may_block(mounts()), terminal_device=_terminal_device())
 
-    def _open_audit(self, argv: tuple[bytes, ...]) -> AuditLog:
+    def _open_audit(self, argv: tuple[bytes, ...], missing: Sequence[str]) -> AuditLog:
         audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
         audit.begin(
             RunHeader(
@@ -160,6 +162,10 @@ class _Foreground:
                 name=self._options.name,
             )
         )
+        for feature in missing:
+            audit.note(Note(subject="missing-feature", text=f"{feature}: the policy runs without it"))
+            if not self._options.quiet:
+                say(f"running without {feature}, as [degrade] allows")
         return audit
 
     def _run_prepared(self, sandbox: Sandbox, audit: AuditLog) -> Result:
@@ -168,7 +174,7 @@ class _Foreground:
         failed = True
         try:
             with launching.signal_fd(_PASSED_ON) as signals:
-                sandbox.on_stopped = lambda: self._stop_with(sandbox)
+                sandbox.on_stopped = lambda number: self._stop_with(sandbox, number)
                 sandbox.start(
                     stdio=self._stdio,
                     blocked_signals=sum(1 << (number - 1) for number in self._old_mask),
@@ -279,9 +285,13 @@ class _Foreground:
                 sandbox.asked_to_end()
                 self._terminate_by = self._terminate_by or time.monotonic() + _TERM_GRACE_S
 
-    def _stop_with(self, sandbox: Sandbox) -> None:
-        """The program was stopped (^Z): stop too, so that the shell sees its job stopped; go on with it."""
-        if not _has_terminal():
+    def _stop_with(self, sandbox: Sandbox, number: int) -> None:
+        """The program was stopped (^Z): stop too, so that the shell sees its job stopped; go on with it.
+
+        Not for SIGSTOP: that comes from some process, perhaps one of the sandbox that means to continue it, and could
+        not if we stood still.
+        """
+        if number not in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU) or not _has_terminal():
             return  # nobody does job control here; a stopped supervisor would only stop other processes too
         os.kill(os.getpid(), signal.SIGSTOP)
         sandbox.signal_group(signal.SIGCONT)
@@ -328,8 +338,8 @@ def _let_go_of_stdio() -> None:
         os.close(null)
 
 
-def _make_private_directory() -> bytes:
-    """TMPDIR of the program: new, and nobody else's."""
+def _make_private_directory() -> tuple[bytes, int]:
+    """TMPDIR of the program, new and nobody else's; and a descriptor of it, since the name may be changed."""
     parent = os.fsencode(os.environ.get("TMPDIR") or "/tmp")
     for _ in range(100):
         path = os.path.join(parent, b"sandlockd-" + os.urandom(6).hex().encode())
@@ -342,18 +352,26 @@ def _make_private_directory() -> bytes:
                 f"{os.fsdecode(parent)}: cannot make the program's temporary directory: {error.strerror};"
                 " set TMPDIR to a directory that you may write"
             ) from None
-        return path
+        return path, os.open(path, _DIRECTORY)
     raise CannotStart(f"{os.fsdecode(parent)}: no free name for the program's temporary directory")
 
 
-def remove_tree(path: bytes) -> None:
-    """Remove what the program left in its temporary directory. It is dead, so nothing changes under us.
+def _remove_private_directory(path: bytes, fd: int) -> None:
+    """Remove what the program left. It is dead, so nothing changes under us; but what has the name now may be anything.
 
     One directory is open at a time and names are relative to it: the tree may be deeper than any path is long.
     """
+    made = os.fstat(fd)
     try:
-        _empty_directory(path)
-        os.rmdir(path)
+        os.fchmod(fd, 0o700)
+        _empty_directory(fd)
+        named = os.lstat(path)
+        if (named.st_dev, named.st_ino) == (made.st_dev, made.st_ino):
+            os.rmdir(path)
+        else:
+            say(f"{os.fsdecode(path)}: the program put something else there; it is left as it is")
+    except FileNotFoundError:
+        pass  # the program removed it itself
     except OSError as error:
         say(f"{os.fsdecode(path)}: the program's temporary directory could not be removed: {error.strerror}")
 
@@ -361,16 +379,15 @@ def remove_tree(path: bytes) -> None:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _empty_directory(path: bytes) -> None:
-    os.chmod(path, 0o700)
-    fd = os.open(path, _DIRECTORY)
+def _empty_directory(fd: int) -> None:
+    """Takes the descriptor over."""
     names: list[str] = []  # of the directories that we are in
-    waiting = [_unlink_files(fd)]  # for each, what is still to be entered
     try:
+        waiting = [_unlink_files(fd)]  # for each, what is still to be entered
         while True:
             if waiting[-1]:
                 names.append(waiting[-1].pop())
-                os.chmod(names[-1], 0o700, dir_fd=fd)  # the program may have closed it to itself
+                _open_to_ourselves(fd, names[-1])
                 fd = _exchange(fd, names[-1])
                 waiting.append(_unlink_files(fd))
                 continue
@@ -381,6 +398,15 @@ def _empty_directory(path: bytes) -> None:
             os.rmdir(names.pop(), dir_fd=fd)
     finally:
         os.close(fd)
+
+
+def _open_to_ourselves(fd: int, name: str) -> None:
+    """The program may have closed the directory to itself. By the object: chmod by name would follow a link."""
+    child = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        os.chmod(f"/proc/self/fd/{child}", 0o700)
+    finally:
+        os.close(child)
 
 
 def _exchange(fd: int, name: str) -> int:

@@ -68,6 +68,7 @@ class Later(NamedTuple):
 
     work: Callable[[], Any]
     then: Callable[[Any], Answer | Later]
+    abandon: Callable[[], None]  # releases what work would have; harmless when it has
 
 
 Answer = Continue | Errno | Value | Fd | Write | Kill

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import errno
 import os
+import re
 
 from sandlockd.kernel import procfs
 from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
@@ -108,9 +109,11 @@ def _first_components(path: bytes, count: int) -> tuple[bytes, bytes]:
 
 
 def is_own_process(caller: Caller, place: Place) -> bool:
-    """Does the path, as it was asked, begin in the caller's own /proc?"""
-    own = b"/proc/%d/" % caller.tgid
-    return place.link is None and place.walk.startswith(own)
+    """Does the path name a descriptor of the caller's own, and nothing behind it?"""
+    return (
+        place.link is None
+        and re.fullmatch(rb"/proc/%d/(task/\d+/)?fd/\d+/?" % caller.tgid, place.walk) is not None
+    )
 
 
 def operand(caller: Caller, which: int = 0) -> PathOperand:

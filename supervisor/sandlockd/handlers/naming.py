@@ -12,10 +12,11 @@ import os
 import stat
 
 from sandlockd.handlers import lookup, procfiles, record
-from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, LOOKUP_FAILS, Errno, Value
+from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, LOOKUP_FAILS, Errno, Later, Value
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import memory, paths
-from sandlockd.kernel.paths import describe
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import describe, openat2
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
 TYPE_CHECKING = False
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
-    from sandlockd.kernel.fds import OwnedFd
 
 _EXECUTE, _TRUNCATE = 1 << 0, 1 << 14  # LANDLOCK_ACCESS_FS_*
 _AT_REMOVEDIR = 0x200
@@ -77,7 +77,7 @@ def _judge(context: Context, entry: Entry, want: Want, *, new_directory: bool = 
     return context.rules.judge(entry.path, want, entry.identity, directory=directory)
 
 
-def handle(context: Context, request: Request) -> Answer:
+def handle(context: Context, request: Request) -> Answer | Later:
     """mkdir, rmdir, unlink, rename, link, symlink, mknod, truncate and their *at forms."""
     caller = Caller(context, request)
     name = record.call_name(context, request)
@@ -103,6 +103,7 @@ def _in_place(
     act: Callable[[Entry], None],
     *,
     new_directory: bool = False,
+    directory: bool = False,
 ) -> Answer:
     with _entry(caller, text, which) as entry:
         if not entry.name or procfiles.is_proc(entry.parent.fd):
@@ -112,9 +113,21 @@ def _in_place(
             return _refused(caller, entry, verdict, want)
         if not entry.served:
             return LANDLOCK_NAMES
+        error = 0 if directory else _slash_error(text, entry)
+        if error:
+            return Errno(error)
         with paths.acting_as(caller.identity):
             act(entry)
     return Value(0)
+
+
+def _slash_error(text: bytes, entry: Entry) -> int:
+    """`name/` is a directory or an error (path_resolution(7)); 0: there is no slash."""
+    if not text.endswith(b"/"):
+        return 0
+    if entry.child is None:
+        return errno.ENOENT
+    return errno.EISDIR if stat.S_ISDIR(entry.child.mode) else errno.ENOTDIR
 
 
 def _refused(caller: Caller, entry: Entry, verdict: Verdict, want: Want) -> Answer:
@@ -136,7 +149,7 @@ def _mkdir(caller: Caller) -> Answer:
     def make(entry: Entry) -> None:
         os.mkdir(entry.name, mode, dir_fd=entry.parent.fd)
 
-    return _in_place(caller, caller.request.path, 0, Want.CREATE, make, new_directory=True)
+    return _in_place(caller, caller.request.path, 0, Want.CREATE, make, new_directory=True, directory=True)
 
 
 def _mknod(caller: Caller) -> Answer:
@@ -210,7 +223,7 @@ def _symlink(caller: Caller) -> Answer:
     )
 
 
-def _truncate(caller: Caller) -> Answer:
+def _truncate(caller: Caller) -> Answer | Later:
     place = lookup.place_of(caller, caller.request.path, lookup.dirfd_of(caller))
     with lookup.open_object(caller, place, follow=True) as opened:
         found = describe(opened.fd)
@@ -228,9 +241,24 @@ def _truncate(caller: Caller) -> Answer:
         length = caller.request.args[1]
         if length >= 1 << 63:
             return Errno(errno.EINVAL)
-        with paths.acting_as(caller.identity):
-            os.truncate(paths.self_link(opened.fd), length)
-    return Value(0)
+        return _truncate_served(caller, opened, length)
+
+
+def _truncate_served(caller: Caller, opened: OwnedFd, length: int) -> Answer | Later:
+    """A lease on the file would make us wait for its holder: then a worker does."""
+    identity, flags = caller.identity, os.O_WRONLY | os.O_NONBLOCK
+    try:
+        with openat2(-100, paths.self_link(opened.fd), flags, identity=identity) as file:
+            os.ftruncate(file.fd, length)
+        return Value(0)
+    except BlockingIOError:
+        held = OwnedFd(opened.take())
+
+    def wait_and_truncate() -> None:
+        with held, openat2(-100, paths.self_link(held.fd), os.O_WRONLY, identity=identity) as file:
+            os.ftruncate(file.fd, length)
+
+    return Later(wait_and_truncate, lambda _: Value(0), held.close)
 
 
 def _rename(caller: Caller) -> Answer:
@@ -254,6 +282,9 @@ def _rename(caller: Caller) -> Answer:
                 )
         if not (old.served or new.served):
             return LANDLOCK_NAMES
+        if old.child is not None and not stat.S_ISDIR(old.child.mode):
+            if caller.request.path.endswith(b"/") or new_text.endswith(b"/"):
+                return Errno(errno.ENOTDIR)
         with paths.acting_as(caller.identity):
             paths.rename(old.parent.fd, old.name, new.parent.fd, new.name, flags)
     return Value(0)
@@ -314,7 +345,7 @@ def handle_execute(context: Context, request: Request) -> Answer:
     return record.refuse(context, request, verdict, path=found.path, wanted=Want.EXECUTE)
 
 
-_FAMILIES: dict[str, Callable[[Caller], Answer]] = {
+_FAMILIES: dict[str, Callable[[Caller], Answer | Later]] = {
     "mkdir": _mkdir,
     "mkdirat": _mkdir,
     "mknod": _mknod,

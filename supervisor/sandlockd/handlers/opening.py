@@ -172,7 +172,7 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
         with held:
             return openat2(-100, self_link(held.fd), flags, identity=identity).take()
 
-    return Later(open_and_wait, lambda fd: Fd(fd, close_on_exec))
+    return Later(open_and_wait, lambda fd: Fd(fd, close_on_exec), held.close)
 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
@@ -188,6 +188,8 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
     with parent:
         if not name or procfiles.is_proc(parent.fd):
             return LOOKUP_FAILS
+        if place.walk.endswith(b"/"):
+            return Errno(errno.EISDIR)  # O_CREAT makes no directories
         return _create(caller, how, parent, name)
 
 

@@ -97,7 +97,7 @@ class Plan:
         directory: bytes | None = None,
         stdio: tuple[int, int, int] = (-1, -1, -1),
         umask: int = -1,
-        wait_killable: bool = True,
+        wait_killable: int = 1,
         scope_signals: bool = True,
         new_session: bool = False,
         kept_capabilities: int | None = None,

@@ -46,8 +46,9 @@ class Dispatcher:
         self._handlers = handlers
         self._refused = refused
         self._unreadable = unreadable
-        self._failed = failed
+        self._tell_failed = failed
         self._kill = kill
+        self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
         self._waiting: list[Callable[[], Any]] = []
         self._start_task: StartTask | None = None
@@ -80,6 +81,13 @@ class Dispatcher:
         waiting, self._waiting = self._waiting, []
         for work in waiting:
             start_task(work)
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        """Telling may fail as well; the program is refused all the same, and the next request has its turn."""
+        try:
+            self._tell_failed(request, error)
+        except Exception:
+            self.untold += 1
 
     def _tell_refused(self, request: Request) -> None:
         try:
@@ -114,6 +122,7 @@ class Dispatcher:
             while isinstance(answer, Later):
                 answer = await self._step(request, answer)
         except BaseException:
+            later.abandon()
             self._send(request, EIO)  # cancelled: the sandbox is ending
             raise
         self._send(request, answer)
@@ -124,6 +133,7 @@ class Dispatcher:
         if self._workers is None:
             self._workers = trio.CapacityLimiter(_WORKERS_MAX)
         if not self._workers.available_tokens:
+            later.abandon()
             return Errno(errno.EAGAIN)  # waiting here would let one blocked open block another for ever
         try:
             result = await trio.to_thread.run_sync(later.work, abandon_on_cancel=True, limiter=self._workers)

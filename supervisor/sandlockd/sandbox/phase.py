@@ -29,6 +29,9 @@ _NEXT: dict[tuple[Phase, Event], Phase] = {
     (Phase.PREPARED, Event.FORKED): Phase.STARTING,
     (Phase.STARTING, Event.LISTENING): Phase.RUNNING,
     (Phase.STARTING, Event.EXITED): Phase.FAILED,
+    # Stopped before it is the program yet: the start waits.
+    (Phase.STARTING, Event.STOPPED): Phase.STARTING,
+    (Phase.STARTING, Event.CONTINUED): Phase.STARTING,
     (Phase.RUNNING, Event.STOPPED): Phase.PAUSED,
     (Phase.RUNNING, Event.CONTINUED): Phase.RUNNING,
     (Phase.RUNNING, Event.EXITED): Phase.ENDING,
@@ -38,6 +41,8 @@ _NEXT: dict[tuple[Phase, Event], Phase] = {
     (Phase.PAUSED, Event.EXITED): Phase.ENDING,
     (Phase.PAUSED, Event.DONE): Phase.ENDED,
     (Phase.ENDING, Event.DONE): Phase.ENDED,
+    (Phase.FAILED, Event.STOPPED): Phase.FAILED,
+    (Phase.FAILED, Event.CONTINUED): Phase.FAILED,
     (Phase.FAILED, Event.EXITED): Phase.FAILED,
     (Phase.FAILED, Event.DONE): Phase.FAILED,
     (Phase.FAILED, Event.BROKEN): Phase.FAILED,

@@ -66,6 +66,7 @@ class Result:
     def usage_told(self, report: Report) -> None:
         self.cpu_s = (report.user_us + report.system_us) / 1e6
         self.peak_memory_bytes = report.peak_rss_bytes
+        self.processes = report.reaped
 
     @property
     def succeeded(self) -> bool:

@@ -80,8 +80,9 @@ class Sandbox:
         self._kill_rule: str | None = None
         self._killed = False
         self._engine_is_terminal = False
+        self._init_died = False
         self._started_at = 0.0
-        self.on_stopped: Callable[[], None] | None = None  # the program was stopped by job control
+        self.on_stopped: Callable[[int], None] | None = None  # the program was stopped by job control
         self.on_process_exit: Callable[[object], None] | None = None
 
     # ---- starting ----
@@ -106,7 +107,7 @@ class Sandbox:
             directory=prepared.directory,
             stdio=stdio,
             umask=prepared.policy.program.umask if prepared.policy.program.umask is not None else umask,
-            wait_killable=True,
+            wait_killable=2 if "seccomp.wait_killable" in prepared.policy.degrade.allow else 1,
             scope_signals=prepared.wall.scope_signals,
             new_session=new_session,
             kept_capabilities=KEPT_CAPABILITIES if os.geteuid() == 0 else None,
@@ -221,7 +222,7 @@ class Sandbox:
         elif kind == launching.STOPPED:
             self._advance(Event.STOPPED)
             if self.on_stopped is not None:
-                self.on_stopped()
+                self.on_stopped(report.status)
         elif kind == launching.CONTINUED:
             self._advance(Event.CONTINUED)
         elif kind == launching.EXITED:
@@ -261,6 +262,7 @@ class Sandbox:
 
     def _init_gone(self) -> None:
         """Its end is closed without a last word: somebody killed it. Law 8: nothing outlives the sandbox."""
+        self._init_died = not self.over
         if not self.over and self.result.error is None:
             self.result.failed("init of the sandbox was killed from outside; everything in it was ended")
         self._advance(Event.BROKEN)
@@ -387,12 +389,13 @@ class Sandbox:
     def close(self) -> None:
         """Release everything; whatever still lives dies with the leash. The result is final afterwards."""
         self.result.wall_s = time.monotonic() - self._started_at if self._started_at else 0.0
-        self.result.processes = self._index.registered if self._index is not None else 0
+        registered = self._index.registered if self._index is not None else 0
+        self.result.processes = max(registered, self.result.processes)
         if self._control is not None:
             self._control.close()  # the leash
         if self._init_pid:
             os.waitpid(self._init_pid, 0)
-        if self.phase is Phase.FAILED and self._init_pid:
+        if self._init_died:
             kill_orphans()
         if self._index is not None:
             self._index.on_unregister = None
