@@ -133,3 +133,16 @@ def test_the_log_is_reached_when_the_state_directory_is_no_law(runner: Runner, s
     script = _attack(state, run)
     outcomes = broken.results(runner, patch, script, "--write", runner.place.home, env=_env(state))
     assert outcomes[1].ok
+
+
+def test_a_link_on_the_way_to_the_state_directory_is_not_replaced(runner: Runner) -> None:
+    """With another tree in the place of the link, sandlockd's next runs would write, and explain read, there."""
+    home = runner.place.home
+    (home / "real").mkdir()
+    (home / "link").symlink_to("real")
+    runner.place.give(home / "real")
+    runner.place.give(home)
+    attack = "mv link moved; rm -f link; ln -sfn /tmp link; mkdir link2; mv -T link2 link; true"
+    runner.sandboxed(["sh", "-c", attack], options=["--write", home], env=_env(home / "link/state"), cwd=home)
+    assert os.readlink(home / "link") == "real"
+    assert len(list((home / "real/state/runs").iterdir())) == 1

@@ -74,11 +74,22 @@ def compile_file_rules(
             lambda path: look(path, known),
             _matches,
             procfs=procfs_mounts(),
-            state=() if state_dir is None else (look(state_dir).path,),
+            state=() if state_dir is None else _every_name(state_dir),
             private=tuple(look(path).path for path in private),
             home=_home(),
         ),
     )
+
+
+def _every_name(path: bytes) -> tuple[bytes, ...]:
+    """Where a path leads, and each link on the way: put in the place of one, another tree would be taken for ours."""
+    names = [look(path).path]
+    so_far = b""
+    for part in path.strip(b"/").split(b"/"):
+        so_far += b"/" + part
+        if os.path.islink(so_far):
+            names.append(os.path.join(os.path.realpath(os.path.dirname(so_far)), part))
+    return tuple(dict.fromkeys(names))
 
 
 def context_here(overrides: Overrides) -> Context:
