@@ -159,8 +159,7 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
         try:
             # A lease on a regular file would make us wait for its holder.
             with openat2(-100, self_link(opened.fd), flags | os.O_NONBLOCK, identity=identity) as file:
-                if not how.flags & os.O_NONBLOCK:
-                    fcntl.fcntl(file.fd, fcntl.F_SETFL, fcntl.fcntl(file.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+                _let_block(file, how)
                 return Fd(file.take(), close_on_exec)
         except BlockingIOError:
             pass
@@ -173,6 +172,12 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
             return openat2(-100, self_link(held.fd), flags, identity=identity).take()
 
     return Later(open_and_wait, lambda fd: Fd(fd, close_on_exec), held.close)
+
+
+def _let_block(file: OwnedFd, how: How) -> None:
+    """Take back the O_NONBLOCK that was only for our own opening."""
+    if not how.flags & os.O_NONBLOCK:
+        fcntl.fcntl(file.fd, fcntl.F_SETFL, fcntl.fcntl(file.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
@@ -211,7 +216,7 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
         made = openat2(
             parent.fd,
             name,
-            flags,
+            flags | os.O_NONBLOCK,  # somebody may have put a FIFO there meanwhile
             mode=how.mode & ~caller.status.umask,
             resolve=RESOLVE_NO_SYMLINKS,
             identity=caller.identity,
@@ -223,4 +228,5 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
         again = context.rules.judge(found.path, how.want, FileIdentity(found.device, found.inode))
         if not again.allowed:  # somebody put a denied object there meanwhile
             return record.refuse(context, caller.request, again, path=found.path, wanted=how.want)
+        _let_block(made, how)
         return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))

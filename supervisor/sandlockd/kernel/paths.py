@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
 AT_FDCWD = -100
-O_PATH_CLOEXEC = os.O_PATH | os.O_CLOEXEC
 
-RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
 
 # What /proc/self/mountinfo calls them: a lookup there may wait for a server or a user's program.
 SLOW_FILE_SYSTEMS = frozenset(

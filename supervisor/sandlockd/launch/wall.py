@@ -106,8 +106,6 @@ class Wall:
         self.missing = missing
         self.rules = rules
         self.zones: dict[bytes, Zone] = {}
-        self.spine: dict[bytes, int] = {}  # directory -> rights that the policy gives there, for the handlers
-        self.unlistable: list[bytes] = []  # spine directories that we may not list: nothing below is granted
 
     @property
     def scope_signals(self) -> bool:
@@ -217,13 +215,11 @@ class _Builder:
             os.close(fd)
 
     def _grant_around(self, directory: bytes, rights: int) -> None:
-        self.wall.spine[directory] = self.wall.spine.get(directory, 0) | rights
         self._zone(directory, ZONE_SLOW, 0)
         try:
             names = os.listdir(directory)
         except OSError:
-            self.wall.unlistable.append(directory)
-            return
+            return  # what we may not list we do not grant
         self.siblings += len(names)
         if self.siblings > SIBLINGS_MAX:
             raise WallError(

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Handler = Callable[[Request], Answer | Later]
     StartTask = Callable[[Callable[[], Any]], None]
 
-# Reading the program's memory failed: what the call itself would have returned.
 _WORKERS_MAX = 256
+# Reading the program's memory failed: what the call itself would have returned.
 _MEMORY_ERRORS = frozenset((errno.EFAULT, errno.ENAMETOOLONG))
 
 
