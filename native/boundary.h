@@ -91,7 +91,7 @@ enum slk_report_kind {
 	SLK_REPORT_STARTED,   /* pid: the program, before exec */
 	SLK_REPORT_LISTENER,  /* fd: the seccomp listener, from the program-to-be */
 	SLK_REPORT_FAILED,    /* stage, error */
-	SLK_REPORT_STOPPED,   /* signal */
+	SLK_REPORT_STOPPED,   /* status: the signal; stop: the how manieth of the program */
 	SLK_REPORT_CONTINUED,
 	SLK_REPORT_EXITED,    /* status: as wait(2) gives it */
 	SLK_REPORT_DONE,      /* nothing of the sandbox is left; usage of all that was reaped */
@@ -104,6 +104,7 @@ struct slk_report {
 	int32_t stage;
 	int32_t error;
 	int32_t status;
+	int32_t stop;
 	int32_t fd;
 	uint64_t user_us;
 	uint64_t system_us;
@@ -113,13 +114,13 @@ struct slk_report {
 
 enum slk_order_kind {
 	SLK_ORDER_SIGNAL, /* to the program */
-	SLK_ORDER_SIGNAL_GROUP, /* to the program's process group */
+	SLK_ORDER_CONTINUE, /* SIGCONT to the program's process group, if it is still in this stop */
 	SLK_ORDER_KILL,   /* everything, now */
 };
 
 struct slk_order {
 	int32_t kind;
-	int32_t signal;
+	int32_t number; /* of the signal or the stop */
 };
 
 /* Fork init, which forks the program. Returns init's pid; ret_control_fd is the leash: when its last duplicate

@@ -37,6 +37,8 @@ struct init {
 	int scoped; /* proven: we cannot signal our parent */
 	pid_t program;
 	int exited;
+	int stopped;
+	int stops; /* how many stops of the program were told */
 	uint64_t reaped;
 };
 
@@ -143,6 +145,20 @@ static void report(const struct init *init, enum slk_report_kind kind, int statu
 	slk_report_send(init->control_fd, &message, -1); /* a dead supervisor shows as a hang-up */
 }
 
+static void told_of_stop(struct init *init, int status)
+{
+	struct slk_report message = {.kind = SLK_REPORT_CONTINUED, .pid = init->program, .fd = -1};
+
+	init->stopped = WIFSTOPPED(status);
+	if (init->stopped) {
+		message.kind = SLK_REPORT_STOPPED;
+		message.status = WSTOPSIG(status);
+		init->stops++;
+	}
+	message.stop = init->stops;
+	slk_report_send(init->control_fd, &message, -1);
+}
+
 static _Noreturn void finish(struct init *init)
 {
 	struct slk_report message = {.kind = SLK_REPORT_DONE, .pid = init->program, .fd = -1};
@@ -167,8 +183,7 @@ static void reap(struct init *init)
 	while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
 		if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
 			if (pid == init->program)
-				report(init, WIFSTOPPED(status) ? SLK_REPORT_STOPPED : SLK_REPORT_CONTINUED,
-				       WIFSTOPPED(status) ? WSTOPSIG(status) : 0);
+				told_of_stop(init, status);
 			continue;
 		}
 		init->reaped++;
@@ -182,6 +197,20 @@ static void reap(struct init *init)
 		finish(init); /* somebody else reaped it: nothing is left to wait for */
 }
 
+/* A shell that puts its job in the foreground has sent SIGCONT to the program as well. A second one, late, would end the
+ * next stop: so only the stop that was meant is ended, and what happened since is taken first. */
+static void end_stop(struct init *init, int stop)
+{
+	pid_t group;
+
+	reap(init);
+	if (!init->stopped || init->stops != stop)
+		return;
+	group = getpgid(init->program);
+	if (group > 1)
+		kill(-group, SIGCONT);
+}
+
 static void obey(struct init *init)
 {
 	struct slk_order order;
@@ -192,9 +221,9 @@ static void obey(struct init *init)
 	if (got != (ssize_t)sizeof(order))
 		finish(init); /* hang-up, or nothing we understand */
 	if (order.kind == SLK_ORDER_SIGNAL)
-		kill(init->program, order.signal); /* not reaped yet, so the number is still the program's */
-	else if (order.kind == SLK_ORDER_SIGNAL_GROUP)
-		kill(-getpgid(init->program), order.signal);
+		kill(init->program, order.number); /* not reaped yet, so the number is still the program's */
+	else if (order.kind == SLK_ORDER_CONTINUE)
+		end_stop(init, order.number);
 	else
 		finish(init);
 }

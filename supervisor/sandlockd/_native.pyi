@@ -87,7 +87,7 @@ class _Lib:
     SLK_REPORT_DONE: Final[int]
     SLK_REPORT_GONE: Final[int]
     SLK_ORDER_SIGNAL: Final[int]
-    SLK_ORDER_SIGNAL_GROUP: Final[int]
+    SLK_ORDER_CONTINUE: Final[int]
     SLK_ORDER_KILL: Final[int]
     SLK_CALL_NONE: Final[int]
     SLK_CALL_OPEN: Final[int]

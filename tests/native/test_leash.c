@@ -123,6 +123,14 @@ static void check_alive(const struct watched *watched)
 	CHECK_EQUAL(0, kill(watched->launched.told.of[SLK_REPORT_STARTED].pid, 0));
 }
 
+/* Nothing is told, in particular not that a stopped program goes on. */
+static void check_silent(const struct watched *watched)
+{
+	struct pollfd waiting = {watched->launched.control, POLLIN, 0};
+
+	CHECK_EQUAL(0, poll(&waiting, 1, 20));
+}
+
 static void cut(struct watched *watched)
 {
 	close(watched->launched.control);
@@ -235,6 +243,26 @@ static void test_stopping_and_going_on_are_told(void)
 	check_all_dead(&watched);
 }
 
+static void test_only_the_stop_that_is_meant_is_ended(void)
+{
+	struct watched watched = start("patient", 1);
+
+	order(&watched, SLK_ORDER_SIGNAL, SIGSTOP);
+	CHECK_EQUAL(1, hear(&watched.launched, SLK_REPORT_STOPPED)->stop);
+	order(&watched, SLK_ORDER_CONTINUE, 2);
+	order(&watched, SLK_ORDER_CONTINUE, 0);
+	check_silent(&watched);
+	order(&watched, SLK_ORDER_CONTINUE, 1);
+	CHECK_EQUAL(1, hear(&watched.launched, SLK_REPORT_CONTINUED)->stop);
+	watched.launched.told.kinds &= ~(1 << SLK_REPORT_STOPPED);
+	order(&watched, SLK_ORDER_SIGNAL, SIGSTOP);
+	order(&watched, SLK_ORDER_CONTINUE, 1);
+	CHECK_EQUAL(2, hear(&watched.launched, SLK_REPORT_STOPPED)->stop);
+	check_silent(&watched);
+	cut(&watched);
+	check_all_dead(&watched);
+}
+
 static void test_a_stopped_tree_dies_as_well(void)
 {
 	struct watched watched = start("patient", 1);
@@ -301,6 +329,7 @@ static void run_all(void)
 	RUN(test_an_order_that_is_none_ends_everything);
 	RUN(test_a_signal_reaches_the_program);
 	RUN(test_stopping_and_going_on_are_told);
+	RUN(test_only_the_stop_that_is_meant_is_ended);
 	RUN(test_a_stopped_tree_dies_as_well);
 	RUN(test_an_order_after_the_end_is_epipe);
 	RUN(test_a_bystander_is_not_harmed);

@@ -276,7 +276,7 @@ class _Foreground:
         while (taken := launching.read_signal(signal_fd)) is not None:
             number, code, _ = taken
             if number == signal.SIGCONT:
-                sandbox.signal_group(signal.SIGCONT)
+                sandbox.go_on()
             elif code <= 0:
                 # Sent by a process, to us alone as far as we can know. What the terminal sends (code > 0) goes to the
                 # whole process group, and the program is in it.
@@ -294,7 +294,7 @@ class _Foreground:
         if number not in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU) or not _has_terminal():
             return  # nobody does job control here; a stopped supervisor would only stop other processes too
         os.kill(os.getpid(), signal.SIGSTOP)
-        sandbox.signal_group(signal.SIGCONT)
+        sandbox.go_on()
 
 
 def _has_terminal() -> bool:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         stage: int  # index into STAGES
         error: int
         status: int  # as wait(2) gives it, or a signal number
+        stop: int  # how many times the program was stopped so far
         fd: OwnedFd | None
         user_us: int
         system_us: int
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
 else:  # without importing typing
     Report = collections.namedtuple(
-        "Report", "kind pid stage error status fd user_us system_us peak_rss_bytes reaped"
+        "Report", "kind pid stage error status stop fd user_us system_us peak_rss_bytes reaped"
     )
 
 
@@ -176,6 +177,7 @@ def read_report(control_fd: int, timeout_ms: int = 0) -> Report | None:
         native.stage,
         native.error,
         native.status,
+        native.stop,
         OwnedFd(native.fd) if native.fd >= 0 else None,
         native.user_us,
         native.system_us,
@@ -184,9 +186,9 @@ def read_report(control_fd: int, timeout_ms: int = 0) -> Report | None:
     )
 
 
-def _order(control_fd: int, kind: int, signal: int = 0) -> None:
+def _order(control_fd: int, kind: int, number: int = 0) -> None:
     native = ffi.new("struct slk_order *")
-    native.kind, native.signal = kind, signal
+    native.kind, native.number = kind, number
     check(lib.slk_order_send(control_fd, native))
 
 
@@ -195,8 +197,9 @@ def order_signal(control_fd: int, signal: int) -> None:
     _order(control_fd, lib.SLK_ORDER_SIGNAL, signal)
 
 
-def order_signal_group(control_fd: int, signal: int) -> None:
-    _order(control_fd, lib.SLK_ORDER_SIGNAL_GROUP, signal)
+def order_continue(control_fd: int, stop: int) -> None:
+    """SIGCONT to the program's process group if it is still in this stop, counted from 1 by the reports."""
+    _order(control_fd, lib.SLK_ORDER_CONTINUE, stop)
 
 
 def order_kill(control_fd: int) -> None:

@@ -77,6 +77,7 @@ class Sandbox:
         self._dispatcher: Dispatcher | None = None
         self._unregistered: list[int] = []  # threads seen before there was anybody to watch them
         self._status: int | None = None
+        self._stop = 0  # the last stop of the program, as counted by init
         self._kill_rule: str | None = None
         self._killed = False
         self._engine_is_terminal = False
@@ -221,6 +222,7 @@ class Sandbox:
             self._start_failed(report)
         elif kind == launching.STOPPED:
             self._advance(Event.STOPPED)
+            self._stop = report.stop
             if self.on_stopped is not None:
                 self.on_stopped(report.status)
         elif kind == launching.CONTINUED:
@@ -366,8 +368,9 @@ class Sandbox:
         """To the program. Nothing happens when it is gone."""
         self._tell_init(partial(launching.order_signal, self.control_fd, number))
 
-    def signal_group(self, number: int) -> None:
-        self._tell_init(partial(launching.order_signal_group, self.control_fd, number))
+    def go_on(self) -> None:
+        """End the stop that was told last, if the program is still in it."""
+        self._tell_init(partial(launching.order_continue, self.control_fd, self._stop))
 
     def kill(self, rule: str | None = None) -> None:
         """End everything in the sandbox now."""
