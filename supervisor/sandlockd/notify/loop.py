@@ -45,7 +45,7 @@ class Loop:
 
     async def run(self, *, use_pump: bool = True) -> None:
         """Serve until the last task with the filter is gone."""
-        epoll_fd = await _epoll_of_trio() if use_pump else -1
+        epoll_fd = await epoll_of_trio() if use_pump else -1
         if epoll_fd >= 0:
             pump = _Pump(self, epoll_fd, trio.lowlevel.current_trio_token())
             trio.lowlevel.add_instrument(pump)
@@ -56,6 +56,8 @@ class Loop:
             if pump.error is None:
                 return
             self._pump_failed(pump.error)
+        elif use_pump:
+            self._pump_failed(LookupError("no epoll descriptor of trio's found"))
         await self._run_alone()
 
     async def _run_alone(self) -> None:
@@ -126,7 +128,7 @@ def _nothing() -> None:
     """Wakes trio."""
 
 
-async def _epoll_of_trio() -> int:
+async def epoll_of_trio() -> int:
     """The epoll descriptor that trio sleeps on, or -1 where it cannot be told.
 
     trio does not publish it, but the kernel says which descriptors an epoll watches (proc_pid_fdinfo(5), "tfd"): have
@@ -137,7 +139,9 @@ async def _epoll_of_trio() -> int:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.lowlevel.wait_readable, marker)
-            await trio.lowlevel.checkpoint()  # it runs until it waits
+            # trio shuffles the tasks that are due: after one turn the watcher may still be to come, in the same turn.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
             found = _epoll_that_watches(marker)
             nursery.cancel_scope.cancel()
     finally:
