@@ -65,6 +65,8 @@ struct slk_rlimit {
 	uint64_t hard;
 };
 
+struct slk_engine;
+
 /* Everything that happens between fork and exec, decided beforehand. */
 struct slk_launch_plan {
 	const char *executable; /* execve(2), after the directory was entered */
@@ -81,6 +83,7 @@ struct slk_launch_plan {
 	int32_t stdio[3];   /* -1: inherit, -2: closed */
 	int32_t ruleset_fd; /* -1: no Landlock */
 	int32_t umask;      /* -1: inherit */
+	const struct slk_engine *engine; /* what init shares with it; NULL: init traces nobody */
 	uint64_t kept_capabilities;
 	uint64_t blocked_signals; /* the program's signal mask: bit n-1 is signal n */
 	uint32_t rlimit_count;
@@ -114,13 +117,16 @@ struct slk_report {
 
 enum slk_order_kind {
 	SLK_ORDER_SIGNAL, /* to the program */
+	SLK_ORDER_TRACE,    /* the process of this thread; see tracer.c */
+	SLK_ORDER_INTERRUPT, /* trace it, and have this thread stop before it returns to the program */
 	SLK_ORDER_CONTINUE, /* SIGCONT to the program's process group, if it is still in this stop */
 	SLK_ORDER_KILL,   /* everything, now */
 };
 
 struct slk_order {
 	int32_t kind;
-	int32_t number; /* of the signal or the stop */
+	int32_t number;  /* of the signal, the stop or the thread */
+	uint32_t serial; /* of an order that is acknowledged */
 };
 
 /* Fork init, which forks the program. Returns init's pid; ret_control_fd is the leash: when its last duplicate
@@ -214,6 +220,7 @@ struct slk_request {
 	uint32_t slot;
 	int16_t reason;
 	int16_t path_error; /* errno, 0 when path holds path_length bytes */
+	int32_t may_wait;   /* continued, it may wait in the kernel for a signal to end it */
 	uint32_t path_length;
 	char path[4096];
 };
@@ -227,7 +234,9 @@ struct slk_engine_counts {
 	uint64_t wakes;
 };
 
-struct slk_engine;
+/* Have init trace the process of a thread that waits in a call: from then on no signal with a handler makes its other
+ * calls fail for our delay. 1: done; 0: not to be had (no such init, or no answer in time). */
+int slk_trace(struct slk_engine *engine, int control_fd, int32_t tid, int32_t timeout_ms);
 
 uint64_t slk_ledger_bytes(void);
 int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine);
@@ -253,6 +262,11 @@ int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value);
 /* -EPERM, and the program gets EPERM, for a call whose row says refuse. */
 int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
 /* Injects a duplicate of fd; its number there. When that fails the program gets the errno. */
+/* Says beforehand that this call, continued, may wait in the kernel for a signal to end it. */
+/* End the wait of a call with the signals that are pending for its thread, as the kernel would bare: EINTR, or begun
+ * anew, by the handler's flags. 1: answered; 0: not to be had, and the call waits on. */
+int slk_answer_interrupted(struct slk_engine *engine, uint32_t slot, int control_fd, int32_t timeout_ms);
+void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 

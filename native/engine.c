@@ -24,11 +24,12 @@
 /* A thread that ends sooner is never registered: nothing about it could still be asked. */
 /* After so many rounds the caller gets a turn, however full the queue is kept. */
 #define ROUNDS_MAX 16
+#define ERESTARTSYS 512 /* the kernel's own; include/linux/errno.h */
 #define NEW_THREADS_AFTER_NS 20000000u
 
 uint64_t slk_ledger_bytes(void)
 {
-	return sizeof(struct slk_slot) * SLK_SLOTS_MAX;
+	return sizeof(struct slk_slot) * SLK_SLOTS_MAX + sizeof(struct slk_shared);
 }
 
 int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine)
@@ -48,6 +49,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		return -ENOMEM;
 	}
 	engine->slots = slots;
+	engine->shared = (void *)(engine->slots + SLK_SLOTS_MAX);
 	engine->listener_fd = -1;
 	engine->native_arch = config->native_arch;
 	engine->openat_nr = config->openat_nr;
@@ -187,6 +189,42 @@ int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error)
 int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value)
 {
 	return answer(engine, slot, value, 0, 0);
+}
+
+void slk_answer_may_wait(struct slk_engine *engine, uint32_t index)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+	struct slk_waiting_call *call;
+
+	if (!slot)
+		return;
+	call = &engine->shared->waiting[(uint32_t)slot->tid % SLK_WAITING_MAX];
+	__atomic_store_n(&call->tid, 0, __ATOMIC_RELEASE);
+	call->nr = slot->nr;
+	call->instruction_pointer = slot->instruction_pointer;
+	call->args[0] = slot->args[0];
+	call->args[1] = slot->args[1];
+	__atomic_store_n(&call->tid, slot->tid, __ATOMIC_RELEASE);
+}
+
+/*
+ * The caller's wait ends only by our answer (or SIGKILL), so it is made to stop on its way back, where the kernel takes
+ * the pending signals in any case: ERESTARTSYS then means what it means bare. Without the stop, a signal that another
+ * thread takes in this moment would let the number through to the program.
+ */
+int slk_answer_interrupted(struct slk_engine *engine, uint32_t index, int control_fd, int32_t timeout_ms)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+	int result;
+
+	if (!slot)
+		return -EBADSLT;
+	slk_answer_may_wait(engine, index); /* for init to leave it alone */
+	result = slk_order_init(engine, control_fd, SLK_ORDER_INTERRUPT, slot->tid, timeout_ms);
+	if (result <= 0)
+		return result;
+	answer(engine, index, 0, -ERESTARTSYS, 0);
+	return 1;
 }
 
 int slk_answer_continue(struct slk_engine *engine, uint32_t index)
@@ -337,6 +375,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	}
 	slot->notif_id = notif.id;
 	memcpy(slot->args, notif.data.args, sizeof(slot->args));
+	slot->instruction_pointer = notif.data.instruction_pointer;
 	slot->tid = (int32_t)notif.pid;
 	slot->nr = notif.data.nr;
 	slot->phase = SLK_PHASE_RECEIVED;
@@ -347,6 +386,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	request->nr = notif.data.nr;
 	request->slot = (uint32_t)(slot - engine->slots);
 	request->path_error = 0;
+	request->may_wait = 0;
 	request->path_length = 0;
 	return 1;
 }
@@ -373,6 +413,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		if (judged != 0)
 			break;
 		engine->counts.continued++;
+		if (request->may_wait)
+			slk_answer_may_wait(engine, request->slot);
 		answer(engine, request->slot, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		return 0;
 	case SLK_CALL_SLOW:

@@ -83,9 +83,17 @@ static int judge_text(const struct slk_engine *engine, const struct slk_walk *wa
 	return judge_identity(engine, zone);
 }
 
+/* Opening it may wait for somebody: a FIFO, a device. Asked only where somebody is traced: see tracer.c. */
+static int may_wait(const struct slk_engine *engine, int fd)
+{
+	struct stat opened;
+
+	return engine->tracing && fstat(fd, &opened) == 0 && !S_ISREG(opened.st_mode) && !S_ISDIR(opened.st_mode);
+}
+
 /* The path as the kernel sees it now, through every symbolic link. */
 static int canonical(const struct slk_engine *engine, const struct slk_walk *walk, int follow,
-		     struct slk_walk *ret_walk)
+		     struct slk_walk *ret_walk, int *ret_may_wait)
 {
 	char link[64], text[SLK_PATH_MAX];
 	ssize_t length;
@@ -95,6 +103,7 @@ static int canonical(const struct slk_engine *engine, const struct slk_walk *wal
 		return fd;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	length = readlink(link, text, sizeof(text));
+	*ret_may_wait = may_wait(engine, fd);
 	close(fd);
 	if (length <= 0 || length == (ssize_t)sizeof(text) || text[0] != '/')
 		return -EINVAL; /* a pipe, a socket: Python's */
@@ -103,10 +112,10 @@ static int canonical(const struct slk_engine *engine, const struct slk_walk *wal
 
 /* Symbolic links lead elsewhere: judge the place. */
 static int judge_canonical(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
-			   int *ret_settled)
+			   int *ret_settled, int *ret_may_wait)
 {
 	struct slk_walk real;
-	int result = canonical(engine, walk, follow, &real);
+	int result = canonical(engine, walk, follow, &real, ret_may_wait);
 
 	if (result == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
@@ -120,22 +129,24 @@ static int judge_canonical(const struct slk_engine *engine, const struct slk_wal
 
 /* The letters say granted: look whether a symbolic link leads the path elsewhere. */
 static int judge_object(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
-			int *ret_settled)
+			int *ret_settled, int *ret_may_wait)
 {
 	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
 
 	if (fd == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
 	if (fd == -ELOOP)
-		return judge_canonical(engine, walk, need, follow, ret_settled);
+		return judge_canonical(engine, walk, need, follow, ret_settled, ret_may_wait);
 	if (fd < 0)
 		return 0; /* the kernel will find the same error */
+	*ret_may_wait = may_wait(engine, fd);
 	close(fd);
 	*ret_settled = 1;
 	return 0;
 }
 
-int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
+int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+		   int *ret_may_wait)
 {
 	uint64_t key = judged_key(engine, walk, need, follow);
 	struct slk_judged *judged = judged_entry(engine, key);
@@ -143,18 +154,21 @@ int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint3
 	int settled = 0;
 	int result;
 
-	if (judged->key == key && judged->expires_ns > now)
+	*ret_may_wait = 0;
+	if (judged->key == key && judged->expires_ns > now) {
+		*ret_may_wait = judged->may_wait;
 		return 0;
+	}
 	result = judge_text(engine, walk, need);
 	if (result == 0) {
-		result = judge_object(engine, walk, need, follow, &settled);
+		result = judge_object(engine, walk, need, follow, &settled, ret_may_wait);
 	} else if (result == SLK_REASON_NOT_GRANTED + 1) { /* /bin/sh, where /bin is a link to usr/bin */
-		result = judge_canonical(engine, walk, need, follow, &settled);
+		result = judge_canonical(engine, walk, need, follow, &settled, ret_may_wait);
 		if (result == 0 && !settled)
 			result = SLK_REASON_NOT_GRANTED + 1;
 	}
 	if (result == 0 && settled)
-		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS};
+		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS, *ret_may_wait};
 	return result;
 }
 
@@ -195,7 +209,7 @@ static int base_of(const struct slk_request *request, int argument, char *base, 
 	return 0;
 }
 
-static int judge_path(struct slk_engine *engine, const struct slk_request *request, int dirfd_argument,
+static int judge_path(struct slk_engine *engine, struct slk_request *request, int dirfd_argument,
 		      const char *path, uint32_t length, uint32_t need, int follow)
 {
 	struct slk_walk walk;
@@ -208,7 +222,7 @@ static int judge_path(struct slk_engine *engine, const struct slk_request *reque
 		return SLK_REASON_ZONE + 1;
 	if (slk_walk_set(&walk, base, base_length, path, length) < 0)
 		return SLK_REASON_ZONE + 1;
-	return slk_fast_judge(engine, &walk, need, follow);
+	return slk_fast_judge(engine, &walk, need, follow, &request->may_wait);
 }
 
 static int open_flags(const struct slk_engine *engine, const struct slk_request *request, uint64_t *ret_flags)
@@ -311,8 +325,9 @@ int slk_fast_call(struct slk_engine *engine, struct slk_request *request)
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow)
 {
 	struct slk_walk walk;
+	int ignored;
 
 	if (slk_walk_set(&walk, "", 0, path, (uint32_t)strlen(path)) < 0)
 		return 0;
-	return slk_fast_judge(engine, &walk, need, follow) == 0;
+	return slk_fast_judge(engine, &walk, need, follow, &ignored) == 0;
 }

@@ -38,6 +38,8 @@ struct init {
 	pid_t program;
 	int exited;
 	int stopped;
+	const struct slk_engine *engine;
+	int traces; /* somebody */
 	int stops; /* how many stops of the program were told */
 	uint64_t reaped;
 };
@@ -118,21 +120,43 @@ static void kill_children_once(void)
 	close(dir);
 }
 
+/* As waitpid(-1), and counts who is reaped: a thread or a process that we only trace is somebody else's. */
+static pid_t take(struct init *init, int options, int *ret_status)
+{
+	siginfo_t info;
+	int own = 1;
+	pid_t pid;
+
+	do {
+		memset(&info, 0, sizeof(info));
+		if (init->traces) {
+			if (waitid(P_ALL, 0, &info, WEXITED | WNOWAIT | options) < 0)
+				return -1;
+			if (info.si_pid == 0)
+				return 0;
+			own = slk_is_own_child(info.si_pid);
+		}
+		pid = waitpid(init->traces ? info.si_pid : -1, ret_status, options | __WALL);
+	} while (pid == 0 && info.si_pid); /* it was stopped, and is being killed: others may be next */
+	if (pid > 0 && own && !WIFSTOPPED(*ret_status))
+		init->reaped++;
+	return pid;
+}
+
 static void kill_all_and_reap(struct init *init)
 {
 	for (;;) {
 		pid_t pid;
+		int status;
 
 		if (init->scoped)
 			kill(-1, SIGKILL);
 		else
 			kill_children_once();
 		/* With the scope all are dying already; without it only our children are, so look again. */
-		pid = waitpid(-1, NULL, init->scoped ? 0 : WNOHANG);
+		pid = take(init, init->scoped ? 0 : WNOHANG, &status);
 		if (pid < 0 && errno == ECHILD)
 			return;
-		if (pid > 0)
-			init->reaped++;
 		if (pid == 0)
 			poll(NULL, 0, 1); /* only on kernels without the scope */
 	}
@@ -145,14 +169,14 @@ static void report(const struct init *init, enum slk_report_kind kind, int statu
 	slk_report_send(init->control_fd, &message, -1); /* a dead supervisor shows as a hang-up */
 }
 
-static void told_of_stop(struct init *init, int status)
+/* By which signal; 0: it goes on. */
+static void told_of_stop(struct init *init, int number)
 {
-	struct slk_report message = {.kind = SLK_REPORT_CONTINUED, .pid = init->program, .fd = -1};
+	struct slk_report message = {.kind = SLK_REPORT_CONTINUED, .pid = init->program, .status = number, .fd = -1};
 
-	init->stopped = WIFSTOPPED(status);
+	init->stopped = number != 0;
 	if (init->stopped) {
 		message.kind = SLK_REPORT_STOPPED;
-		message.status = WSTOPSIG(status);
 		init->stops++;
 	}
 	message.stop = init->stops;
@@ -175,19 +199,39 @@ static _Noreturn void finish(struct init *init)
 	_exit(0);
 }
 
+static void on_stop(struct init *init, pid_t pid, int status)
+{
+	int number = WSTOPSIG(status);
+
+	if (init->traces && slk_is_traced(pid))
+		number = slk_traced_stopped(init->engine, pid, status);
+	if (number && pid == init->program)
+		told_of_stop(init, number);
+}
+
+/*
+ * Of the program alone: of a process that we only trace, its real parent must hear it. Nothing is taken (WNOWAIT): a stop
+ * of a traced process is told whatever one asks for, and would be lost here. The kernel forgets that it went on when it
+ * stops again.
+ */
+static void look_whether_it_goes_on(struct init *init)
+{
+	siginfo_t info = {0};
+
+	if (init->stopped && waitid(P_PID, (id_t)init->program, &info, WCONTINUED | WNOHANG | WNOWAIT) == 0 &&
+	    info.si_pid == init->program && info.si_code == CLD_CONTINUED)
+		told_of_stop(init, 0);
+}
+
 static void reap(struct init *init)
 {
 	int status;
 	pid_t pid;
 
-	while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
-		if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
-			if (pid == init->program)
-				told_of_stop(init, status);
-			continue;
-		}
-		init->reaped++;
-		if (pid == init->program) {
+	while ((pid = take(init, WNOHANG | WUNTRACED, &status)) > 0) {
+		if (WIFSTOPPED(status)) {
+			on_stop(init, pid, status);
+		} else if (pid == init->program) {
 			init->exited = 1;
 			report(init, SLK_REPORT_EXITED, status);
 			finish(init);
@@ -195,6 +239,7 @@ static void reap(struct init *init)
 	}
 	if (pid < 0 && errno == ECHILD && !init->exited)
 		finish(init); /* somebody else reaped it: nothing is left to wait for */
+	look_whether_it_goes_on(init);
 }
 
 /* A shell that puts its job in the foreground has sent SIGCONT to the program as well. A second one, late, would end the
@@ -211,6 +256,21 @@ static void end_stop(struct init *init, int stop)
 		kill(-group, SIGCONT);
 }
 
+/* Only within our own domain: then Landlock refuses any process outside of the sandbox, whoever has the number now. */
+static void trace(struct init *init, const struct slk_order *order)
+{
+	int done = init->scoped;
+
+	if (!init->engine)
+		return;
+	init->traces |= done;
+	if (done && order->kind == SLK_ORDER_TRACE)
+		slk_trace_process(order->number);
+	else if (done)
+		done = slk_trace_interrupt(order->number);
+	slk_acknowledge(init->engine, order->serial, done);
+}
+
 static void obey(struct init *init)
 {
 	struct slk_order order;
@@ -222,6 +282,8 @@ static void obey(struct init *init)
 		finish(init); /* hang-up, or nothing we understand */
 	if (order.kind == SLK_ORDER_SIGNAL)
 		kill(init->program, order.number); /* not reaped yet, so the number is still the program's */
+	else if (order.kind == SLK_ORDER_TRACE || order.kind == SLK_ORDER_INTERRUPT)
+		trace(init, &order);
 	else if (order.kind == SLK_ORDER_CONTINUE)
 		end_stop(init, order.number);
 	else
@@ -276,7 +338,7 @@ static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
 
 _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 {
-	struct init init = {.control_fd = control_fd};
+	struct init init = {.control_fd = control_fd, .engine = plan->engine};
 	sigset_t all;
 	int result;
 

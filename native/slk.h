@@ -3,6 +3,7 @@
 #define SLK_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "boundary.h"
 
@@ -34,8 +35,6 @@ int slk_report_send(int control_fd, const struct slk_report *report, int passed_
 
 /* ---- the fast path's own parts */
 
-struct slk_paths;
-
 /* An absolute path, normalised by its letters alone, with the hash of each prefix that ends at a component. */
 #define SLK_COMPONENTS_MAX 128
 struct slk_walk {
@@ -54,13 +53,31 @@ void slk_zones_destroy(struct slk_zone_table *table);
 /* The deepest zone that covers the path, or NULL. */
 const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const struct slk_walk *walk);
 
+/* ---- tracer.c: init traces processes whose calls signals would interrupt */
+
+/* Every thread of the process. */
+void slk_trace_process(pid_t tid);
+/* The same, and this thread stops before it returns to the program from what it waits in. 1: it will. */
+int slk_trace_interrupt(pid_t tid);
+/* Give an order about a thread and wait for init: 1 done, 0 not, or -errno. */
+int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms);
+/* Asked while it is stopped. */
+int slk_is_traced(pid_t tid);
+/* A stop of a traced thread: let it go on. Returns the signal of a job-control stop, which lasts; else 0. */
+int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status);
+/* Is it a child of ours, not a thread nor a traced process of somebody else? Asked while it is a zombie. */
+int slk_is_own_child(pid_t pid);
+void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done);
+
 /* 0: the kernel's own judgement suffices; else enum slk_reason + 1 says why Python must look. */
-int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
+int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+		   int *ret_may_wait);
 int slk_fast_call(struct slk_engine *engine, struct slk_request *request);
 
 struct slk_judged {
 	uint64_t key;
 	uint64_t expires_ns;
+	int may_wait;
 };
 
 #define SLK_JUDGED_MAX 4096
@@ -71,11 +88,28 @@ struct slk_judged {
 struct slk_slot {
 	uint64_t notif_id; /* 0: free (the kernel's ids start at random; 0 is skipped by giving it up) */
 	uint64_t args[6];
+	uint64_t instruction_pointer;
 	int32_t tid;
 	int32_t nr;
 	uint32_t phase;
 	int32_t error;
 	int64_t value;
+};
+
+/* A call that was let go on and may wait in the kernel, as it waits bare: for the other end of a FIFO, say. */
+struct slk_waiting_call {
+	int32_t tid;
+	int32_t nr;
+	uint64_t instruction_pointer;
+	uint64_t args[2];
+};
+
+#define SLK_WAITING_MAX 256
+/* What the supervisor and init both see; part of the ledger. */
+struct slk_shared {
+	uint32_t acknowledged; /* the serial of the last order that init has carried out; a futex */
+	int32_t done;          /* did it succeed? */
+	struct slk_waiting_call waiting[SLK_WAITING_MAX];
 };
 
 #define SLK_SLOTS_MAX 4096
@@ -95,6 +129,9 @@ struct slk_engine {
 	int slow_lookups;
 	struct slk_zone_table *zones;
 	struct slk_slot *slots;
+	struct slk_shared *shared; /* behind the slots */
+	uint32_t orders;           /* that init acknowledges, so far */
+	int tracing;               /* init traces somebody */
 	uint32_t next_slot;
 	uint32_t new_count;
 	uint64_t generation; /* of names, as far as we see them change */

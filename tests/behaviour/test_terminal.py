@@ -168,6 +168,59 @@ def test_control_z_twice_and_then_in_the_background(runner: Runner, line_for: Li
         _leave(terminal)
 
 
+_TIMED = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+static void tick(int number) { (void)number; }
+static void go_on(int number)
+{
+	(void)number;
+	if (write(1, "continued\n", 10) != 10)
+		_exit(2);
+}
+
+int main(void)
+{
+	struct sigaction ticks = {.sa_handler = tick}, goes_on = {.sa_handler = go_on};
+	struct itimerval every = {{0, 1000}, {0, 1000}};
+	char line[64];
+	ssize_t got;
+
+	sigaction(SIGALRM, &ticks, NULL);
+	sigaction(SIGCONT, &goes_on, NULL);
+	setitimer(ITIMER_REAL, &every, NULL);
+	if (write(1, "ready\n", 6) != 6)
+		return 2;
+	while ((got = read(0, line, sizeof(line))) < 0 && (errno == EINTR || errno == EIO))
+		if (close(open("/etc/passwd", O_RDONLY)) < 0)
+			return 3;
+	return got == 4 ? 5 : 4;
+}
+"""
+
+
+def test_control_z_with_a_program_that_has_a_timer(runner: Runner, line_for: Line) -> None:
+    # init traces it then (native/tracer.c), which must not show.
+    program = runner.compiler.compile(_TIMED)
+    with _shell(runner) as terminal:
+        terminal.send(shlex.join(line_for([program])).encode() + b"\r")
+        terminal.expect(b"ready")
+        for _ in range(3):
+            terminal.send(b"\x1a")
+            terminal.expect(b"Stopped")
+            _foreground(terminal)
+            terminal.expect(b"\ncontinued")
+        terminal.send(b"end\r")
+        terminal.expect(rb"\[prompt\]")
+        terminal.send(b"echo status=$?\r")
+        terminal.expect(b"status=5")
+        _leave(terminal)
+
+
 def test_a_new_window_size_reaches_the_program_once(runner: Runner, line_for: Line) -> None:
     program = runner.compiler.compile(_TELL_WINDOW)
     with _on_terminal(runner, line_for([program])) as terminal:

@@ -25,6 +25,7 @@ class Backstop(enum.Enum):
     )
     LANDLOCK_PROCESSES = "Landlock lets a process trace or read only what is in its own domain (landlock(7))"
     FILTERS_ONLY_NARROW = "a stacked seccomp filter can only forbid more (seccomp(2), precedence of actions)"
+    ONLY_NOTICED = "the call is allowed whatever its arguments; it is trapped to be known of"
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
 
 

@@ -37,10 +37,12 @@ class Context:
         audit: AuditLog,
         init_pid: int,
         terminal_device: int | None,
+        trace: Callable[[int], None],
     ) -> None:
         """rule_for: the name of the rule that traps or refuses a call with these arguments.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
+        trace: have init trace the process of a thread that waits in a call (native/tracer.c).
         """
         self.engine = engine
         self.index = index
@@ -51,6 +53,7 @@ class Context:
         self.audit = audit
         self.init_pid = init_pid
         self.terminal_device = terminal_device
+        self.trace = trace
         self.own_pid = os.getpid()
         self.is_root = os.geteuid() == 0
 

@@ -119,6 +119,8 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     context = caller.context
     if how.flags & os.O_PATH:
         return LANDLOCK_FILES  # asks for no right (landlock(7))
+    if not (stat.S_ISDIR(found.mode) or stat.S_ISREG(found.mode)):
+        context.engine.may_wait(caller.request.slot)
     if not found.path.startswith(b"/") or found.deleted:
         # A pipe, a socket, a memfd, a deleted file: reached through a descriptor, whose process the kernel checks.
         return EACCES if how.asks_for_no_access else LANDLOCK_FILES

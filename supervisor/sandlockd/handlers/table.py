@@ -31,6 +31,7 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
         **dict.fromkeys(metadata.NAMES, metadata.handle),
         **dict.fromkeys(metadata.ATTRIBUTES, metadata.handle_attributes),
         **dict.fromkeys(targets.PROCESS_CALLS, targets.handle_process),
+        **dict.fromkeys(targets.TIMER_CALLS, targets.handle_timer),
         "seccomp": targets.handle_seccomp,
         "prctl": targets.handle_prctl,
     }

@@ -71,6 +71,7 @@ else:  # without importing typing
 
 _BATCH = lib.SLK_BATCH_MAX
 _NEW_THREADS = 256
+_TRACE_PATIENCE_MS = 100  # somebody may have stopped init; it needs 0.1 ms
 
 
 class Engine:
@@ -189,6 +190,27 @@ class Engine:
 
     def answer_fd(self, slot: int, fd: int, *, close_on_exec: bool) -> int:
         return int(lib.slk_answer_fd(self._engine, slot, fd, close_on_exec))
+
+    def may_wait(self, slot: int) -> None:
+        """Say before continuing: the call may wait in the kernel, and signals may end it as they do bare."""
+        lib.slk_answer_may_wait(self._engine, slot)
+
+    def answer_interrupted(self, slot: int, control_fd: int) -> bool:
+        """End a served wait with the signals pending for its thread, as the kernel would. False: it waits on."""
+        return bool(lib.slk_answer_interrupted(self._engine, slot, control_fd, _TRACE_PATIENCE_MS) == 1)
+
+    def trace(self, control_fd: int, tid: int) -> bool:
+        """Have init trace the process of a thread that waits in a call. Waits for init, _TRACE_PATIENCE_MS at most.
+
+        False: not to be had. Raises OSError EPIPE when init is gone.
+        """
+        return bool(check(lib.slk_trace(self._engine, control_fd, tid, _TRACE_PATIENCE_MS)))
+
+    @property
+    def native(self) -> ffi.CData:
+        """For the plan of the launch: init maps the same ledger."""
+        engine: ffi.CData = self._engine
+        return engine
 
     def alive(self, slot: int) -> bool:
         """Is the caller still waiting in this call (seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ID_VALID)?"""

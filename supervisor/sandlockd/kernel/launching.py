@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import NamedTuple
 
+    from sandlockd.kernel.engine import Engine
+
 STARTED = lib.SLK_REPORT_STARTED
 LISTENER = lib.SLK_REPORT_LISTENER
 FAILED = lib.SLK_REPORT_FAILED
@@ -74,6 +76,7 @@ class Plan:
         "blocked_signals",
         "directory",
         "drop_capabilities",
+        "engine",
         "environment",
         "executable",
         "filter_program",
@@ -94,6 +97,7 @@ class Plan:
         argv: Sequence[bytes],
         environment: Mapping[bytes, bytes],
         filter_program: bytes,
+        engine: Engine | None = None,
         ruleset_fd: int = -1,
         directory: bytes | None = None,
         stdio: tuple[int, int, int] = (-1, -1, -1),
@@ -109,6 +113,7 @@ class Plan:
         self.argv = argv
         self.environment = environment
         self.filter_program = filter_program
+        self.engine = engine
         self.ruleset_fd = ruleset_fd
         self.directory = directory
         self.stdio = stdio
@@ -144,6 +149,7 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.directory = ffi.NULL if plan.directory is None else text(plan.directory)
     native.filter = ffi.from_buffer(plan.filter_program)
     native.filter_length = len(plan.filter_program) // 8
+    native.engine = ffi.NULL if plan.engine is None else plan.engine.native
     native.wait_killable = plan.wait_killable
     native.scope_signals = plan.scope_signals
     native.new_session = plan.new_session

@@ -95,6 +95,7 @@ _TERMINAL_IOCTLS: Final = tuple(
 )
 
 ARGUMENTS: Final[dict[str, Conditions]] = {
+    "alarm": Conditions((_pass(Compare(0, 0)),), otherwise_trapped=True),  # alarm(0) only takes one back
     "clone": Conditions((_pass(Compare(0, 0, _CLONE_NEW)),), otherwise_trapped=True),
     "unshare": Conditions((_pass(Compare(0, 0, _CLONE_NEW | _CLONE_NEWTIME)),), otherwise_trapped=True),
     "ioctl": Conditions((*_FILE_IOCTLS, *_TERMINAL_IOCTLS), otherwise_trapped=False),

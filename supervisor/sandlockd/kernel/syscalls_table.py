@@ -34,6 +34,8 @@ Why a row is as it is, where the row does not say it:
 - `lsm_set_self_attr` is ENOSYS for the same reason: its fallback is /proc/self/attr.
 - `uretprobe` and `uprobe` are called by the kernel's own trampolines when the host traces a program; refused,
   the traced program would crash.
+- `alarm`, `setitimer` and `timer_settime` are let through, and noticed: signals at a pace would make other
+  calls fail for our delay (native/tracer.c).
 - `adjtimex` and `clock_adjtime` only read for most callers, but what they do lies in memory, and a supervisor
   that runs as root has CAP_SYS_TIME to lose.
 - `fgetxattr`, `flistxattr`, `cachestat` pass: their descriptor was opened under judgement.
@@ -80,8 +82,8 @@ dup2                        33       -  pass   o0,o1          -      -          
 pause                       34       -  pass   -              -      -                -
 nanosleep                   35     101  pass   -              -      -                -
 getitimer                   36     102  pass   -              -      -                -
-alarm                       37       -  pass   -              -      -                -
-setitimer                   38     103  pass   -              -      -                -
+alarm                       37       -  slow   -              -      -                -
+setitimer                   38     103  slow   -              -      -                -
 getpid                      39     172  pass   -              -      -                -
 sendfile                    40      71  pass   o0,o1          -      -                -
 socket                      41     198  refuse -              -      -                network:EACCES
@@ -266,7 +268,7 @@ restart_syscall            219     128  pass   -              -      -          
 semtimedop                 220     192  refuse -              -      -                law.sysv_ipc
 fadvise64                  221     223  pass   o0             -      -                -
 timer_create               222     107  pass   -              -      -                -
-timer_settime              223     110  pass   -              -      -                -
+timer_settime              223     110  slow   -              -      -                -
 timer_gettime              224     108  pass   -              -      -                -
 timer_getoverrun           225     109  pass   -              -      -                -
 timer_delete               226     111  pass   -              -      -                -

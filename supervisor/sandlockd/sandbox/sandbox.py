@@ -104,6 +104,7 @@ class Sandbox:
             argv=prepared.argv,
             environment=prepared.environment,
             filter_program=prepared.filter_program,
+            engine=self._engine if self._may_trace else None,
             ruleset_fd=prepared.wall.ruleset.fd,
             directory=prepared.directory,
             stdio=stdio,
@@ -158,6 +159,7 @@ class Sandbox:
             audit=self._audit,
             init_pid=self._init_pid,
             terminal_device=self._terminal_device,
+            trace=self._trace,
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -368,6 +370,15 @@ class Sandbox:
         """To the program. Nothing happens when it is gone."""
         self._tell_init(partial(launching.order_signal, self.control_fd, number))
 
+    @property
+    def _may_trace(self) -> bool:
+        """A process has one tracer at most: where the program may trace, it is the one."""
+        return "ptrace" not in self._prepared.given_back
+
+    def _trace(self, tid: int) -> None:
+        if self._may_trace:
+            self._tell_init(partial(self._engine.trace, self.control_fd, tid))
+
     def go_on(self) -> None:
         """End the stop that was told last, if the program is still in it."""
         self._tell_init(partial(launching.order_continue, self.control_fd, self._stop))
@@ -383,7 +394,7 @@ class Sandbox:
         self._killed = True
 
     @staticmethod
-    def _tell_init(order: Callable[[], None]) -> None:
+    def _tell_init(order: Callable[[], object]) -> None:
         try:
             order()
         except (BrokenPipeError, ConnectionResetError):

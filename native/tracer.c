@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Signals must not make a call fail that they do not make fail bare.
+ *
+ * A signal with a handler withdraws a notification that has not been received yet: the kernel gives up the call with
+ * ERESTARTSYS (kernel/seccomp.c, seccomp_do_user_notification), and without SA_RESTART the program sees EINTR from an
+ * open that bare cannot be interrupted. Nobody else can mend that than a tracer: it sees the thread stopped before the
+ * handler runs, while the result is still in its register, and makes it ERESTARTNOINTR, which restarts the call
+ * whatever the handler's flags. A stop per signal is too much for every process; it is right for those that have
+ * signals sent to themselves at a pace, by a timer.
+ *
+ * init is the tracer: it is the ancestor of all (which Yama asks for), sleeps in waitpid's stead anyway, and does not
+ * die with the supervisor.
+ *
+ * A call that was received, let go on and waits in the kernel as it would bare (for the other end of a FIFO) must fail
+ * as bare: the engine notes these calls, and they are left alone.
+ */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ERESTARTSYS 512
+#define ERESTARTNOINTR 513
+#define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL)
+
+struct raw_dirent { /* struct linux_dirent64, getdents64(2) */
+	uint64_t inode;
+	int64_t offset;
+	unsigned short length;
+	unsigned char type;
+	char name[];
+};
+
+/* ---- the supervisor's side */
+
+static int futex(uint32_t *word, int operation, uint32_t value, const struct timespec *limit)
+{
+	return (int)syscall(SYS_futex, word, operation, value, limit, NULL, 0);
+}
+
+/* Everything judged before was not asked whether it may wait. */
+static void begin(struct slk_engine *engine)
+{
+	if (engine->tracing)
+		return;
+	engine->tracing = 1;
+	engine->generation++;
+}
+
+int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms)
+{
+	uint32_t *word = &engine->shared->acknowledged;
+	struct slk_order order = {kind, tid, ++engine->orders};
+	uint64_t end_ns = slk_now_ns() + (uint64_t)timeout_ms * 1000000u;
+	int result;
+
+	begin(engine);
+	result = slk_order_send(control_fd, &order);
+	if (result < 0)
+		return result;
+	for (;;) {
+		uint32_t now = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+		uint64_t now_ns = slk_now_ns();
+		struct timespec left;
+
+		if (now == order.serial)
+			return engine->shared->done;
+		if (now_ns >= end_ns)
+			return 0;
+		left.tv_sec = (time_t)((end_ns - now_ns) / 1000000000u);
+		left.tv_nsec = (long)((end_ns - now_ns) % 1000000000u);
+		futex(word, FUTEX_WAIT, now, &left);
+	}
+}
+
+int slk_trace(struct slk_engine *engine, int control_fd, int32_t tid, int32_t timeout_ms)
+{
+	return slk_order_init(engine, control_fd, SLK_ORDER_TRACE, tid, timeout_ms);
+}
+
+/* ---- init's side */
+
+void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done)
+{
+	engine->shared->done = done;
+	__atomic_store_n(&engine->shared->acknowledged, serial, __ATOMIC_RELEASE);
+	futex(&engine->shared->acknowledged, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* How many threads were seized that were not before. */
+static int seize_threads(pid_t tid)
+{
+	_Alignas(struct raw_dirent) char buffer[8192];
+	char path[64];
+	int seized = 0;
+	long got;
+	int dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", tid);
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return 0; /* it is gone */
+	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
+		for (long at = 0; at < got;) {
+			const struct raw_dirent *entry = (const void *)(buffer + at);
+
+			at += entry->length;
+			if (entry->name[0] >= '1' && entry->name[0] <= '9')
+				seized += ptrace(PTRACE_SEIZE, (pid_t)atoi(entry->name), 0, OPTIONS) == 0;
+		}
+	}
+	close(dir);
+	return seized;
+}
+
+/* A thread that is not seized yet may make another meanwhile; those of one that is come seized. */
+void slk_trace_process(pid_t tid)
+{
+	while (seize_threads(tid) > 0)
+		;
+}
+
+int slk_trace_interrupt(pid_t tid)
+{
+	slk_trace_process(tid);
+	return ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0; /* else somebody else traces it, or it is not ours to trace */
+}
+
+#if defined(__x86_64__)
+/* Was it let go on, and waits as it would bare? */
+static int may_wait(const struct slk_engine *engine, pid_t tid, const struct user_regs_struct *registers)
+{
+	const struct slk_waiting_call *call = &engine->shared->waiting[(uint32_t)tid % SLK_WAITING_MAX];
+
+	return __atomic_load_n(&call->tid, __ATOMIC_ACQUIRE) == tid && call->nr == (int32_t)registers->orig_rax &&
+	       call->instruction_pointer == registers->rip && call->args[0] == registers->rdi &&
+	       call->args[1] == registers->rsi;
+}
+
+/* Of the calls with a path every one is trapped, whatever its other arguments, and none can be interrupted bare. */
+static int is_trapped(const struct slk_engine *engine, unsigned long long nr)
+{
+	return nr < SLK_CALLS_MAX && engine->calls[nr].treatment != SLK_CALL_NONE && engine->calls[nr].path >= 0;
+}
+
+static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
+{
+	struct user_regs_struct registers;
+
+	if (ptrace(PTRACE_GETREGS, tid, 0, &registers) < 0)
+		return; /* killed meanwhile */
+	if ((long long)registers.rax != -ERESTARTSYS || !is_trapped(engine, registers.orig_rax) ||
+	    may_wait(engine, tid, &registers))
+		return;
+	registers.rax = (unsigned long long)-ERESTARTNOINTR;
+	ptrace(PTRACE_SETREGS, tid, 0, &registers);
+}
+#else
+/* arm64 has decided about EINTR before it lets a tracer look (arch/arm64/kernel/signal.c, do_signal). */
+static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
+{
+	(void)engine;
+	(void)tid;
+}
+#endif
+
+int slk_is_traced(pid_t tid)
+{
+	unsigned long message;
+
+	return ptrace(PTRACE_GETEVENTMSG, tid, 0, &message) == 0;
+}
+
+static int stops(int number)
+{
+	return number == SIGSTOP || number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
+}
+
+int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
+{
+	int event = status >> 16;
+	int number = WSTOPSIG(status);
+
+	if (event == PTRACE_EVENT_STOP && stops(number)) {
+		ptrace(PTRACE_LISTEN, tid, 0, 0); /* stays stopped, until SIGCONT */
+		return number;
+	}
+	if (event) { /* a new thread, or the end of a stop */
+		ptrace(PTRACE_CONT, tid, 0, 0);
+		return 0;
+	}
+	restart_withdrawn_call(engine, tid);
+	ptrace(PTRACE_CONT, tid, 0, number);
+	return 0;
+}
+
+/* ---- whose child it is */
+
+static long field(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	return at ? strtol(at + strlen(name), NULL, 10) : -1;
+}
+
+int slk_is_own_child(pid_t pid)
+{
+	char path[64], text[1024];
+	ssize_t got;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[got > 0 ? got : 0] = '\0';
+	return field(text, "\nTgid:") == pid && field(text, "\nPPid:") == getpid();
+}
