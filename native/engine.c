@@ -21,10 +21,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A thread that ends sooner is never registered: nothing about it could still be asked. */
 /* After so many rounds the caller gets a turn, however full the queue is kept. */
 #define ROUNDS_MAX 16
 #define ERESTARTSYS 512 /* the kernel's own; include/linux/errno.h */
+/* A thread that ends sooner is never registered: nothing about it could still be asked. */
 #define NEW_THREADS_AFTER_NS 20000000u
 
 uint64_t slk_ledger_bytes(void)
@@ -78,10 +78,15 @@ void slk_engine_destroy(struct slk_engine *engine)
 
 static void set_sync(struct slk_engine *engine, int on)
 {
+	unsigned long flags = on ? SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP : 0UL;
+	int result;
+
 	if (!engine->sync_wake_up || engine->sync_now == on)
 		return;
-	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-		  on ? SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP : 0UL) == 0)
+	do
+		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags);
+	while (result < 0 && errno == EINTR);
+	if (result == 0)
 		engine->sync_now = on;
 }
 
@@ -122,14 +127,21 @@ int slk_listener_state(int listener_fd)
 	return state_of(listener.revents);
 }
 
+/* EINTR says nothing about the caller: a signal met us while the kernel's lock was taken by somebody else
+ * (kernel/seccomp.c, seccomp_notify_id_valid). Taken for "gone", the call would never be answered. */
 int slk_notif_id_valid(int listener_fd, uint64_t notif_id)
 {
-	return ioctl(listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id) < 0 ? -errno : 1;
+	int result;
+
+	do
+		result = ioctl(listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id);
+	while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : 1;
 }
 
 static int valid(const struct slk_engine *engine, uint64_t notif_id)
 {
-	return ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id) == 0;
+	return slk_notif_id_valid(engine->listener_fd, notif_id) == 1;
 }
 
 /* ---- answers: the one place that writes to the listener ---- */
@@ -467,7 +479,8 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 		}
 		if (state != SLK_NOTIF_PENDING || kept == capacity || rounds == ROUNDS_MAX) {
 			*ret_count = kept;
-			return state;
+			/* An error must not take with it what was received before: the next drain meets it again. */
+			return state < 0 && kept ? SLK_NOTIF_PENDING : state;
 		}
 	}
 }

@@ -357,6 +357,57 @@ static void test_injection_survives_our_own_signals(void)
 	end_target(&target);
 }
 
+/* Serves the calls that C answers until words[0] says that it is over. */
+static int serve_others(void *argument)
+{
+	struct served *served = ((void **)argument)[0];
+	const struct target *target = ((void **)argument)[1];
+	uint32_t count;
+
+	while (!*(volatile char *)target->words)
+		slk_drain(served->engine, batch, SLK_BATCH_MAX, &count);
+	return 0;
+}
+
+/*
+ * While others ask, the kernel's lock is often taken, and a signal that meets us then makes the question whether a call
+ * is still there fail with EINTR. That is not "gone": the call would be dropped and its caller wait for ever.
+ */
+static void test_a_signal_of_ours_does_not_make_a_caller_look_gone(void)
+{
+	struct target target = start_target(4, 0);
+	struct served served = start_engine(&target, NULL, 0);
+	struct sigaction interrupting = {.sa_handler = nothing}, before;
+	struct itimerval often = {{0, 50}, {0, 50}}, never = {{0, 0}, {0, 0}};
+	uint32_t slot = asked_slot(&target, &served);
+	uint64_t notif_id = served.slots[slot].notif_id;
+	void *both[] = {&served, &target};
+	int wrong = 0;
+	pid_t server;
+
+	for (int worker = 1; worker < 4; worker++)
+		ASK(&target, worker, LOOP_NR, UNLISTED_NR);
+	server = in_child(serve_others, both);
+	CHECK_EQUAL(0, sigaction(SIGALRM, &interrupting, &before));
+	CHECK_EQUAL(0, setitimer(ITIMER_REAL, &often, NULL));
+	for (uint64_t end = slk_now_ns() + 1000000000u; slk_now_ns() < end;)
+		wrong += slk_notif_id_valid(target.listener, notif_id) != 1 ||
+			 slk_answer_alive(served.engine, slot) != 1;
+	CHECK_EQUAL(0, setitimer(ITIMER_REAL, &never, NULL));
+	CHECK_EQUAL(0, sigaction(SIGALRM, &before, NULL));
+	CHECK_EQUAL(0, wrong);
+	CHECK_EQUAL(0, slk_answer_value(served.engine, slot, 7));
+	CHECK_EQUAL(7, told(&target, 0));
+	target.words[0] = 1;
+	CHECK_EQUAL(0, exit_of(server));
+	while (slk_listener_state(target.listener) == SLK_NOTIF_PENDING)
+		drain_once(&served);
+	for (int worker = 1; worker < 4; worker++)
+		CHECK(told(&target, worker) >= 0);
+	end_engine(&served);
+	end_target(&target);
+}
+
 /* ---- callers that are gone */
 
 static void kill_caller(const struct served *served, const struct slk_request *request)
@@ -498,6 +549,7 @@ int main(void)
 	RUN(test_emfile_is_the_programs_own);
 	RUN(test_a_failed_injection_refuses);
 	RUN(test_injection_survives_our_own_signals);
+	RUN(test_a_signal_of_ours_does_not_make_a_caller_look_gone);
 	RUN(test_a_caller_killed_meanwhile_is_counted_and_its_slot_freed);
 	RUN(test_a_call_killed_before_it_was_received_never_was);
 	RUN(test_ten_thousand_callers_killed_leave_no_slot_behind);
