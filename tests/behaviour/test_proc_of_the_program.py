@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from harness.running import Runner, system_python
+from harness.running import Runner, require, system_python
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from harness.running import Runner, system_python
         "cd /proc/self/fd && ls -d 0; cat < /proc/self/status | head -1;"
         " [ -e /proc/self/exe ] && [ -L /proc/self/exe ] && echo both",
         "cat /proc/sys/kernel/ostype /proc/sys/kernel/pid_max; head -1 /proc/meminfo; grep -c processor /proc/cpuinfo",
-        "sleep 100 & cat /proc/$!/comm > name; kill $!; wait $!; cut -c1-3 name",
+        "sleep 100 & until grep -q sleep /proc/$!/comm; do :; done; cat /proc/$!/comm; kill $!; wait $!",
         "head -1 /etc/mtab >/dev/null && echo mtab; cat /proc/filesystems | wc -l; cat /proc/self/mountinfo | wc -l",
         "grep -c . /proc/version; cut -d' ' -f2 /proc/self/stat; cut -d' ' -f1 /proc/self/statm >/dev/null; echo $?",
     ],
@@ -76,3 +76,18 @@ def test_processes_outside_do_not_exist(runner: Runner, file: str) -> None:
         )
         assert ended.returncode != 0
         assert ended.stdout == b""
+
+
+_OTHER_MTAB = (
+    'etc=$(mktemp -d) && cp -a /etc/. "$etc" && rm -f "$etc/mtab" && {made} && mount --bind "$etc" /etc && exec "$@"'
+)
+
+
+@pytest.mark.parametrize("made", ["true", 'echo of the machine > "$etc/mtab"'], ids=["none", "a file"])
+def test_a_machine_without_the_usual_link(runner: Runner, made: str) -> None:
+    """/etc/mtab leads to the mounts of whoever asks, where it is a link; a small machine has none."""
+    if not runner.place.user.is_root:
+        pytest.skip("mounting needs root")
+    require("unshare", "mount")
+    wrap = ["unshare", "-m", "sh", "-c", _OTHER_MTAB.format(made=made), "sh"]
+    runner.both(["sh", "-c", "cat /etc/mtab"], wrap=wrap)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.paths import Object
     from sandlockd.kernel.syscalls import PathOperand
 
-# Links by which a path reaches the asker's own /proc without naming it.
+# Links by which a path reaches the asker's own /proc without naming it, where the machine has them.
 _ASKER = {
     b"/dev/fd": b"/proc/self/fd",
     b"/dev/stdin": b"/proc/self/fd/0",
@@ -80,7 +80,7 @@ def _as_asked_by(caller: Caller, whole: bytes) -> bytes | None:
     """
     start, rest = _first_components(whole, 2)
     asker = _ASKER.get(start)
-    if asker is not None:
+    if asker is not None and os.path.islink(start):
         whole = asker + rest
         start, rest = _first_components(whole, 2)
     if start == b"/proc/self":
