@@ -80,7 +80,7 @@ def test_a_deadly_signal_to_sandlockd_is_the_programs_death(runner: Runner, name
         assert process.stdout is not None
         line_of(process.stdout.fileno())
         process.send_signal(number)
-        assert process.wait() == 128 + number
+        assert process.wait(timeout=10) == 128 + number
     status = runner.status()
     assert status is not None
     assert (status["reason"], status["signal"]) == ("signaled", number)
