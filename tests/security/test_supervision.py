@@ -219,6 +219,25 @@ def test_a_handler_that_raises_has_refused(runner: Runner, error: str, name: str
     assert all("broken" in record["traceback"] for record in errors)
 
 
+def test_an_answer_that_cannot_be_given_is_an_error_and_the_next_call_has_its_turn(runner: Runner) -> None:
+    patch = (
+        "from sandlockd.notify import dispatch\nreal = dispatch.reply\n"
+        "def broken(engine, request, answer, kill):\n"
+        "    if request.path and request.path.endswith(b'comm'): raise ValueError('broken')\n"
+        "    real(engine, request, answer, kill)\n"
+        "dispatch.reply = broken\n"
+    )
+    script = Script()
+    script.openat(AT_FDCWD, b"/proc/self/comm", os.O_RDONLY)
+    script.openat(AT_FDCWD, b"/proc/self/status", os.O_RDONLY)
+    options = ["--read", runner.place.root / "script"]
+    ended = broken.run(runner, patch, script.command(runner), options=options)
+    unanswered, answered = script.results(ended.stdout)
+    assert unanswered.error == "EIO"
+    assert answered.ok
+    assert ["broken" in record["traceback"] for record in ended.audit if record["kind"] == "error"] == [True]
+
+
 def test_a_call_that_no_handler_knows_is_refused(runner: Runner) -> None:
     patch = (
         "from sandlockd.handlers import table\nmade = table._numbered\n"

@@ -60,15 +60,21 @@ class Dispatcher:
             return
         answer = self._guarded(request, partial(self._ask, request))
         if isinstance(answer, Later):
-            self._start(partial(self._work, request, answer))
+            self._start(request, answer)
         else:
             self._send(request, answer)
 
-    def _start(self, work: Callable[[], Any]) -> None:
+    def _start(self, request: Request, later: Later) -> None:
+        work = partial(self._work, request, later)
         if self._start_task is None:
             self._waiting.append(work)
-        else:
+            return
+        try:
             self._start_task(work)
+        except Exception as error:  # the loop has ended
+            later.abandon()
+            self._failed(request, error)
+            self._send(request, EIO)
 
     @property
     def has_waiting(self) -> bool:
@@ -145,4 +151,9 @@ class Dispatcher:
         return self._guarded(request, partial(later.then, result))
 
     def _send(self, request: Request, answer: Answer) -> None:
-        reply(self._engine, request, answer, self._kill)
+        """Never raises: what was received together with this request has its turn, too."""
+        try:
+            reply(self._engine, request, answer, self._kill)
+        except Exception as error:
+            self._failed(request, error)
+            self._engine.answer_errno(request.slot, errno.EIO)  # does nothing where it was answered before

@@ -317,9 +317,13 @@ class Sandbox:
         token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
 
+            def start(task: Callable[..., Any], *args: object) -> None:
+                if not self.over:  # else the nursery may be closed already, and there is nobody left to serve
+                    nursery.start_soon(task, *args)
+
             def start_soon(task: Callable[..., Any], *args: object) -> None:
                 # Handlers run between the steps of trio, outside of any task: what they start goes in by the token.
-                token.run_sync_soon(partial(nursery.start_soon, task, *args))
+                token.run_sync_soon(partial(start, task, *args))
 
             self.dispatcher.start_tasks_with(start_soon)
             self._watch_with(start_soon)
