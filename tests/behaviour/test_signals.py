@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
 from harness.running import Runner
-from harness.waiting import line_of, until
+from harness.waiting import line_of
+from harness.whole_supervisor import wait_for_whole_supervisor
 
 _TELL_SIGNALS = r"""
 #include <signal.h>
@@ -44,7 +44,7 @@ def test_signals_reach_the_program_in_turn_and_once(runner: Runner, sandboxed: b
         out = process.stdout.fileno()
         assert line_of(out) == b"ready\n"
         if late and sandboxed:
-            _wait_for_whole_supervisor(process.pid)
+            wait_for_whole_supervisor(process.pid)
         for number in (*_SIGNALS, *_SIGNALS):
             process.send_signal(number)
             assert line_of(out) == b"%d\n" % number
@@ -52,24 +52,6 @@ def test_signals_reach_the_program_in_turn_and_once(runner: Runner, sandboxed: b
         assert line_of(out) == b"%d\n" % signal.SIGTERM
         assert process.wait() == 9
         assert process.stdout.read() == b""
-
-
-def _wait_for_whole_supervisor(pid: int) -> None:
-    """Until it has an event loop: another epoll descriptor than the one of its first part, and a socket pair."""
-
-    def has_event_loop() -> bool:
-        links = []
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                links.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-            except FileNotFoundError:
-                continue
-        return (
-            any(link == "anon_inode:[eventpoll]" for link in links)
-            and sum("socket:" in link for link in links) >= 3
-        )
-
-    until(has_event_loop, "the supervisor's event loop")
 
 
 @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "USR1"])

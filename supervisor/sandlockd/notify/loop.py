@@ -118,9 +118,11 @@ class _Pump(trio.abc.Instrument):
             if state is NotifFdState.TERMINAL:
                 return True
             if trio_is_due:
-                return False
-        # The sleep is over: without this trio would now sleep as long once more, with nobody at the listener.
-        self._token.run_sync_soon(_nothing)
+                break
+        # Now trio sleeps for as long as it had meant to, with nobody at the listener, unless something wakes it. What
+        # made its epoll readable may be gone by now: what was done here may have let go of the very process whose end
+        # it was, and made the task runnable that trio believes is none.
+        self._token.run_sync_soon(_nothing, idempotent=True)
         return False
 
 

@@ -41,6 +41,8 @@ async def watch(
 
     The entry owns the pidfd. Whoever unregisters it from elsewhere tells trio first (`notify_closing`).
     """
+    if index.entry_for(entry.key) is not entry:
+        return  # somebody let it go before this task had its first turn: its pidfd is closed
     pidfd = entry.pidfd.fd
     try:
         await trio.lowlevel.wait_readable(pidfd)
