@@ -78,7 +78,10 @@ def test_processes_outside_do_not_exist(runner: Runner, file: str) -> None:
         assert ended.stdout == b""
 
 
-_OTHER_MTAB = 'etc=$(mktemp -d) && cp -a /etc/. "$etc" && rm -f "$etc/mtab" && {made} && mount --bind "$etc" /etc && exec "$@"'
+_OTHER_MTAB = (
+    'etc=$(mktemp -d) && cp -a /etc/. "$etc" && rm -f "$etc/mtab" && {made}'
+    ' && mount --bind "$etc" /etc && exec "$@"'
+)
 
 
 @pytest.mark.parametrize("made", ["true", 'echo of the machine > "$etc/mtab"'], ids=["none", "a file"])
