@@ -14,7 +14,7 @@
 #define SLK_CALLS_MAX 1024
 #define SLK_BATCH_MAX 64
 #define SLK_RLIMITS_MAX 16
-#define SLK_GROUPS_MAX 64
+#define SLK_GROUPS_MAX 65536 /* NGROUPS_MAX (linux/limits.h) */
 
 /* ---- kernel.c: what this kernel has ---------------------------------------------------------------------- */
 
@@ -173,6 +173,15 @@ struct slk_call {
 	uint32_t need2;
 };
 
+/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. */
+struct slk_refusal {
+	uint64_t mask;
+	uint64_t value;
+	int32_t nr;
+	int16_t argument;
+	int16_t refuse_errno;
+};
+
 #define SLK_ZONE_SLOW 1     /* Python decides about this path and what lies beneath, deeper zones apart */
 #define SLK_ZONE_IDENTITY 2 /* the grant holds for this object only: another one under the same name is Python's */
 
@@ -191,12 +200,15 @@ struct slk_engine_config {
 	uint32_t call_count;
 	const struct slk_zone *zones; /* zone_count, copied */
 	uint32_t zone_count;
+	const struct slk_refusal *refusals; /* refusal_count, copied; the first that holds decides */
+	uint32_t refusal_count;
 	uint32_t native_arch;  /* AUDIT_ARCH_* */
 	int32_t openat_nr;     /* the four openers, -1 where the architecture lacks one */
 	int32_t open_nr;
 	int32_t creat_nr;
 	int32_t openat2_nr;
 	int32_t slow_lookups;  /* a path lookup may block (network or user-space file systems are mounted) */
+	int32_t tell_granted;  /* what the fast path would let through goes to Python first, to be put on record */
 	int32_t ledger_fd;     /* a memfd of slk_ledger_bytes() bytes */
 };
 
@@ -209,6 +221,8 @@ enum slk_reason {
 	SLK_REASON_UNREADABLE,  /* path_error says why the path could not be read */
 	SLK_REASON_REFUSED,     /* answered already */
 	SLK_REASON_LOOKUP,      /* a lookup may block */
+	SLK_REASON_GRANTED,     /* the kernel's own judgement suffices; only with tell_granted */
+	SLK_REASON_FAILED,      /* path_error says why it could not be served; answered already, if anybody can */
 };
 
 struct slk_request {
@@ -232,6 +246,7 @@ struct slk_engine_counts {
 	uint64_t to_python;
 	uint64_t vanished; /* withdrawn before it was received, or gone before it was answered */
 	uint64_t wakes;
+	uint64_t failed; /* not served for want of a slot, or the answer could not be sent to a caller that is there */
 };
 
 /* Have init trace the process of a thread that waits in a call: from then on no signal with a handler makes its other
@@ -261,12 +276,12 @@ int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error);
 int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value);
 /* -EPERM, and the program gets EPERM, for a call whose row says refuse. */
 int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
-/* Injects a duplicate of fd; its number there. When that fails the program gets the errno. */
 /* Says beforehand that this call, continued, may wait in the kernel for a signal to end it. */
 /* End the wait of a call with the signals that are pending for its thread, as the kernel would bare: EINTR, or begun
  * anew, by the handler's flags. 1: answered; 0: not to be had, and the call waits on. */
 int slk_answer_interrupted(struct slk_engine *engine, uint32_t slot, int control_fd, int32_t timeout_ms);
 void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
+/* Injects a duplicate of fd; its number there. When that fails the program gets EMFILE if it is that, else EIO. */
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
@@ -285,7 +300,7 @@ struct slk_identity {
 	uint32_t fsgid;
 	uint64_t capabilities; /* effective; what we lack we do not gain */
 	uint32_t group_count;
-	uint32_t groups[64];
+	const uint32_t *groups; /* at most SLK_GROUPS_MAX; the caller's */
 };
 
 /* openat2(2) by this thread as that identity (NULL: as ourselves). Returns the descriptor. */

@@ -32,6 +32,20 @@ uint64_t slk_ledger_bytes(void)
 	return sizeof(struct slk_slot) * SLK_SLOTS_MAX + sizeof(struct slk_shared);
 }
 
+static int copy_refusals(struct slk_engine *engine, const struct slk_engine_config *config)
+{
+	engine->refusals = calloc((size_t)config->refusal_count + 1, sizeof(*engine->refusals));
+	if (!engine->refusals)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < config->refusal_count; i++) {
+		if (config->refusals[i].argument < 0 || config->refusals[i].argument > 5)
+			return -EINVAL;
+		engine->refusals[i] = config->refusals[i];
+	}
+	engine->refusal_count = config->refusal_count;
+	return 0;
+}
+
 int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine)
 {
 	struct slk_engine *engine;
@@ -57,8 +71,11 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->creat_nr = config->creat_nr;
 	engine->openat2_nr = config->openat2_nr;
 	engine->slow_lookups = config->slow_lookups;
+	engine->tell_granted = config->tell_granted;
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
-	result = slk_zones_create(config->zones, config->zone_count, &engine->zones);
+	result = copy_refusals(engine, config);
+	if (result == 0)
+		result = slk_zones_create(config->zones, config->zone_count, &engine->zones);
 	if (result < 0) {
 		slk_engine_destroy(engine);
 		return result;
@@ -72,6 +89,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 	if (!engine)
 		return;
 	slk_zones_destroy(engine->zones);
+	free(engine->refusals);
 	munmap(engine->slots, slk_ledger_bytes());
 	free(engine);
 }
@@ -186,6 +204,10 @@ static int answer(struct slk_engine *engine, uint32_t index, int64_t value, int3
 	slot->error = error;
 	slot->phase = SLK_PHASE_PREPARED;
 	result = send_response(engine, slot->notif_id, value, error, flags);
+	if (result < 0 && result != -ENOENT) {
+		engine->counts.failed++;
+		send_response(engine, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
+	}
 	release(slot);
 	return result;
 }
@@ -350,6 +372,15 @@ void slk_forget_thread(struct slk_engine *engine, int32_t tid)
 
 /* ---- receiving ---- */
 
+/* The log is owed the cause. */
+static void failed(struct slk_request *request, int error)
+{
+	request->reason = SLK_REASON_FAILED;
+	request->path_error = (int16_t)error;
+	request->path_length = 0;
+	request->slot = SLK_SLOTS_MAX; /* nobody answers it again */
+}
+
 static struct slk_slot *take_slot(struct slk_engine *engine)
 {
 	for (uint32_t tries = 0; tries < SLK_SLOTS_MAX; tries++) {
@@ -362,8 +393,8 @@ static struct slk_slot *take_slot(struct slk_engine *engine)
 	return NULL;
 }
 
-/* 1: request is filled and owns a slot; 0: nothing to handle (vanished, or refused for want of a slot). -errno: the
- * listener is none any more. */
+/* 1: request is filled, and owns a slot or says that it could not be served; 0: nothing to handle (it vanished). -errno:
+ * the listener is none any more. */
 static int receive(struct slk_engine *engine, struct slk_request *request)
 {
 	struct seccomp_notif notif;
@@ -378,12 +409,23 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	}
 	engine->counts.received++;
 	slot = take_slot(engine);
+	request->notif_id = notif.id;
+	request->instruction_pointer = notif.data.instruction_pointer;
+	memcpy(request->args, notif.data.args, sizeof(request->args));
+	request->tid = (int32_t)notif.pid;
+	request->nr = notif.data.nr;
+	request->slot = slot ? (uint32_t)(slot - engine->slots) : SLK_SLOTS_MAX;
+	request->reason = SLK_REASON_SLOW;
+	request->path_error = 0;
+	request->may_wait = 0;
+	request->path_length = 0;
 	/* A thread that our pid namespace does not show has number 0: never act on it. */
 	if (!slot || (int32_t)notif.pid <= 0 || notif.data.arch != engine->native_arch || notif.data.nr < 0 ||
 	    notif.data.nr >= SLK_CALLS_MAX) {
-		send_response(engine, notif.id, 0, slot ? -ENOSYS : -ENOMEM, 0);
-		engine->counts.refused++;
-		return 0;
+		failed(request, slot ? ENOSYS : ENOMEM);
+		send_response(engine, notif.id, 0, -request->path_error, 0);
+		engine->counts.failed++;
+		return 1;
 	}
 	slot->notif_id = notif.id;
 	memcpy(slot->args, notif.data.args, sizeof(slot->args));
@@ -391,24 +433,43 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	slot->tid = (int32_t)notif.pid;
 	slot->nr = notif.data.nr;
 	slot->phase = SLK_PHASE_RECEIVED;
-	request->notif_id = notif.id;
-	request->instruction_pointer = notif.data.instruction_pointer;
-	memcpy(request->args, notif.data.args, sizeof(request->args));
-	request->tid = (int32_t)notif.pid;
-	request->nr = notif.data.nr;
-	request->slot = (uint32_t)(slot - engine->slots);
-	request->path_error = 0;
-	request->may_wait = 0;
-	request->path_length = 0;
 	return 1;
+}
+
+static int32_t refuse_errno(const struct slk_engine *engine, const struct slk_request *request)
+{
+	for (uint32_t i = 0; i < engine->refusal_count; i++) {
+		const struct slk_refusal *refusal = &engine->refusals[i];
+
+		if (refusal->nr == request->nr &&
+		    (request->args[refusal->argument] & refusal->mask) == refusal->value)
+			return refusal->refuse_errno;
+	}
+	return engine->calls[request->nr].refuse_errno;
+}
+
+/* Answered here. 1: and Python has to tell of it. */
+static int settle(struct slk_engine *engine, struct slk_request *request, int32_t error, uint32_t flags)
+{
+	int result = answer(engine, request->slot, 0, -error, flags);
+
+	if (result < 0 && result != -ENOENT)
+		failed(request, -result);
+	return request->reason == SLK_REASON_FAILED || request->reason == SLK_REASON_REFUSED;
 }
 
 /* 1: Python has something to do with it. */
 static int handle(struct slk_engine *engine, struct slk_request *request)
 {
-	const struct slk_call *row = &engine->calls[request->nr];
+	const struct slk_call *row;
+	int told = 1;
 	int judged;
 
+	if (request->reason == SLK_REASON_FAILED) {
+		engine->counts.to_python++;
+		return 1;
+	}
+	row = &engine->calls[request->nr];
 	notice_thread(engine, request->tid);
 	/* A name changes hands: what was judged by it is to be judged anew. */
 	if (row->treatment == SLK_CALL_PATH && !(row->need & LANDLOCK_ACCESS_FS_EXECUTE))
@@ -424,26 +485,29 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		}
 		if (judged != 0)
 			break;
-		engine->counts.continued++;
 		if (request->may_wait)
 			slk_answer_may_wait(engine, request->slot);
-		answer(engine, request->slot, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
-		return 0;
+		if (engine->tell_granted) {
+			request->reason = SLK_REASON_GRANTED;
+			break;
+		}
+		engine->counts.continued++;
+		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+		break;
 	case SLK_CALL_SLOW:
-		request->reason = SLK_REASON_SLOW;
 		break;
 	case SLK_CALL_REFUSE:
 		request->reason = SLK_REASON_REFUSED;
 		engine->counts.refused++;
-		answer(engine, request->slot, 0, -row->refuse_errno, 0);
+		told = settle(engine, request, refuse_errno(engine, request), 0);
 		break;
 	default:
 		engine->counts.refused++;
-		answer(engine, request->slot, 0, -ENOSYS, 0);
-		return 0;
+		told = settle(engine, request, ENOSYS, 0);
 	}
-	engine->counts.to_python++;
-	return 1;
+	if (told)
+		engine->counts.to_python++;
+	return told;
 }
 
 /* Without the unused rest of the path: it is most of the structure. */

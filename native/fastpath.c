@@ -290,6 +290,12 @@ static int judge_second(struct slk_engine *engine, struct slk_request *request)
 	return judge_path(engine, request, row->dirfd2, path, (uint32_t)length, row->need2, 0);
 }
 
+/* mknod of a device, or of a file with a set-user-ID bit: never granted, and owed a record and an errno of ours. */
+static int makes_special(uint64_t mode)
+{
+	return S_ISCHR(mode) || S_ISBLK(mode) || mode & (S_ISUID | S_ISGID);
+}
+
 static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
@@ -299,9 +305,8 @@ static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
 
 	if (result)
 		return result;
-	if (row->need & LANDLOCK_ACCESS_FS_MAKE_REG && row->path2 < 0 &&
-	    request->args[row->path + 1] & (S_ISUID | S_ISGID))
-		return SLK_REASON_SLOW + 1; /* mknod of a file with a set-user-ID bit */
+	if (row->need & LANDLOCK_ACCESS_FS_MAKE_REG && row->path2 < 0 && makes_special(request->args[row->path + 1]))
+		return SLK_REASON_SLOW + 1;
 	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, row->need, follow);
 	if (result || row->path2 < 0)
 		return result;

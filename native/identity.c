@@ -16,12 +16,17 @@
 #include <stddef.h>
 #include <sys/fsuid.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#define FEW_GROUPS 64
+
+/* What this thread comes back to. groups: few, or a mapping of their own where they are more. */
 static _Thread_local struct slk_identity own;
+static _Thread_local uint32_t few[FEW_GROUPS];
 
 /* The effective set of this thread; permitted stays, so it can come back (capabilities(7)). */
 static int set_effective(uint64_t wanted)
@@ -36,13 +41,44 @@ static int set_effective(uint64_t wanted)
 	return syscall(SYS_capset, &header, sets) < 0 ? -errno : 0;
 }
 
+static void forget_groups(void)
+{
+	if (own.groups && own.groups != few)
+		munmap((void *)(uintptr_t)own.groups, SLK_GROUPS_MAX * sizeof(*own.groups));
+	own.groups = NULL;
+	own.group_count = 0;
+}
+
+/* More than a few are rare: then a mapping per call, of which only the pages in use exist. */
+static int remember_groups(void)
+{
+	uint32_t *groups = few;
+	long count = syscall(SYS_getgroups, FEW_GROUPS, few);
+
+	if (count < 0 && errno == EINVAL) {
+		groups = mmap(NULL, SLK_GROUPS_MAX * sizeof(*groups), PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (groups == MAP_FAILED)
+			return -errno;
+		count = syscall(SYS_getgroups, SLK_GROUPS_MAX, groups);
+	}
+	own.groups = groups;
+	if (count < 0) {
+		int error = errno;
+
+		forget_groups();
+		return -error;
+	}
+	own.group_count = (uint32_t)count;
+	return 0;
+}
+
 static int remember_own(void)
 {
-	long count = syscall(SYS_getgroups, SLK_GROUPS_MAX, own.groups);
+	int result = remember_groups();
 
-	if (count < 0)
-		return -errno;
-	own.group_count = (uint32_t)count;
+	if (result < 0)
+		return result;
 	own.fsuid = (uint32_t)geteuid();
 	own.fsgid = (uint32_t)getegid();
 	own.capabilities = UINT64_MAX; /* all that are permitted */
@@ -76,17 +112,21 @@ int slk_identity_leave(void)
 {
 	int result = set_effective(UINT64_MAX); /* CAP_SETUID and CAP_SETGID first: the rest needs them */
 
-	return result < 0 ? result : take_on(&own);
+	if (result == 0)
+		result = take_on(&own);
+	forget_groups();
+	return result;
 }
 
 int slk_identity_enter(const struct slk_identity *identity)
 {
-	int result = remember_own();
+	int result;
 
-	if (result < 0)
-		return result;
 	if (identity->group_count > SLK_GROUPS_MAX)
 		return -E2BIG;
+	result = remember_own();
+	if (result < 0)
+		return result;
 	result = take_on(identity);
 	if (result < 0)
 		slk_identity_leave(); /* the first error is the one to tell */

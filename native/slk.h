@@ -127,6 +127,9 @@ struct slk_engine {
 	uint32_t native_arch;
 	int32_t openat_nr, open_nr, creat_nr, openat2_nr;
 	int slow_lookups;
+	int tell_granted;
+	struct slk_refusal *refusals;
+	uint32_t refusal_count;
 	struct slk_zone_table *zones;
 	struct slk_slot *slots;
 	struct slk_shared *shared; /* behind the slots */

@@ -249,6 +249,9 @@ __attribute__((unused)) static struct slk_call *row_of(struct slk_call *rows, in
 	return &rows[nr];
 }
 
+/* What start_engine adds to the configuration. */
+static struct slk_engine_config more_config;
+
 static void fill_rows(struct slk_call *rows)
 {
 	for (int nr = 0; nr < SLK_CALLS_MAX; nr++)
@@ -278,6 +281,9 @@ __attribute__((unused)) static struct served start_engine(const struct target *t
 		.creat_nr = -1,
 		.openat2_nr = SYS_openat2,
 		.ledger_fd = served.ledger_fd,
+		.tell_granted = more_config.tell_granted,
+		.refusals = more_config.refusals,
+		.refusal_count = more_config.refusal_count,
 	};
 
 	fill_rows(rows);

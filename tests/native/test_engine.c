@@ -140,6 +140,63 @@ static void test_a_refused_row_is_answered_in_c_and_told(void)
 	end_target(&target);
 }
 
+static void test_a_refusal_by_argument_has_an_errno_of_its_own(void)
+{
+	static const struct slk_refusal refusals[] = {
+		{0xFFFFFFFF, S_IFCHR, REFUSED_NR, 2, ENOTTY},
+		{0xF000, S_IFCHR, REFUSED_NR, 2, EDOM},
+		{0, 0, SLOW_NR, 0, EDOM},
+	};
+	static const struct {
+		long mode;
+		long error;
+	} cases[] = {
+		{S_IFCHR, ENOTTY}, {S_IFCHR | 0x700000000L, ENOTTY}, {S_IFCHR | 1, EDOM}, {S_IFIFO, REFUSED_ERRNO}};
+	struct target target = start_target(1, 0);
+	struct served served;
+
+	more_config = (struct slk_engine_config){.refusals = refusals, .refusal_count = 3};
+	served = start_engine(&target, NULL, 0);
+	more_config = (struct slk_engine_config){0};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		ASK(&target, 0, REFUSED_NR, AT_FDCWD, words_at(&target, 0, "/tmp/never"), cases[i].mode);
+		CHECK_EQUAL(SLK_REASON_REFUSED, next_request(&served)->reason);
+		CHECK_EQUAL(-cases[i].error, told(&target, 0));
+	}
+	CHECK_EQUAL(0, slk_answer_value(served.engine, asked_slot(&target, &served), 5));
+	CHECK_EQUAL(5, told(&target, 0));
+	end_engine(&served);
+	end_target(&target);
+}
+
+static void test_what_is_granted_is_told_first_where_that_is_wanted(void)
+{
+	static const struct slk_zone whole = {.path = "", .rights = UINT32_MAX};
+
+	for (int wanted = 0; wanted < 2; wanted++) {
+		struct target target = start_target(1, 0);
+		struct served served;
+
+		more_config = (struct slk_engine_config){.tell_granted = wanted};
+		served = start_engine(&target, &whole, 1);
+		more_config = (struct slk_engine_config){0};
+		ASK(&target, 0, SYS_openat, AT_FDCWD, words_at(&target, 0, "/dev/null"), O_RDONLY);
+		if (wanted) {
+			struct slk_request *request = next_request(&served);
+
+			CHECK_EQUAL(SLK_REASON_GRANTED, request->reason);
+			CHECK_EQUAL(0, memcmp("/dev/null", request->path, request->path_length));
+			CHECK_EQUAL(0, slk_answer_continue(served.engine, request->slot));
+		} else {
+			CHECK_EQUAL(0, drain_once(&served));
+		}
+		CHECK(told(&target, 0) >= 0);
+		CHECK_EQUAL(!wanted, counts_of(&served).continued);
+		end_engine(&served);
+		end_target(&target);
+	}
+}
+
 /* The second lock: even with a slot in hand, nobody continues a call whose row refuses. */
 static void test_a_refused_row_can_never_continue(void)
 {
@@ -177,14 +234,39 @@ static void test_a_full_ledger_refuses(void)
 
 	for (int i = 0; i < SLK_SLOTS_MAX; i++)
 		served.slots[i].phase = SLK_PHASE_RECEIVED;
-	ASK(&target, 0, SLOW_NR);
-	CHECK_EQUAL(0, drain_once(&served));
+	ASK(&target, 0, SLOW_NR, 7);
+	CHECK_EQUAL(1, drain_once(&served)); /* the log is owed the cause */
 	CHECK_EQUAL(-ENOMEM, told(&target, 0));
+	CHECK_EQUAL(SLK_REASON_FAILED, batch[0].reason);
+	CHECK_EQUAL(ENOMEM, batch[0].path_error);
+	CHECK_EQUAL(SLOW_NR, batch[0].nr);
+	CHECK_EQUAL(target.pids[0], batch[0].tid);
+	CHECK_EQUAL(7, batch[0].args[0]);
+	CHECK_EQUAL(-EBADSLT, slk_answer_value(served.engine, batch[0].slot, 1));
+	CHECK_EQUAL(1, counts_of(&served).failed);
 	served.slots[1234].phase = SLK_PHASE_FREE; /* one is enough */
 	CHECK_EQUAL(1234, asked_slot(&target, &served));
 	CHECK_EQUAL(0, slk_answer_value(served.engine, 1234, 0));
 	CHECK_EQUAL(0, told(&target, 0));
 	memset(served.slots, 0, slk_ledger_bytes());
+	end_engine(&served);
+	end_target(&target);
+}
+
+/* The listener's number leads to something else: no answer goes anywhere, and that is told. */
+static void test_an_answer_that_cannot_be_sent_is_told(void)
+{
+	struct target target = start_target(1, 0);
+	struct served served = start_engine(&target, NULL, 0);
+	uint32_t slot = asked_slot(&target, &served);
+	int lost = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	CHECK_EQUAL(target.listener, dup2(lost, target.listener));
+	CHECK_EQUAL(-ENOTTY, slk_answer_value(served.engine, slot, 1));
+	CHECK_EQUAL(-EBADSLT, slk_answer_value(served.engine, slot, 1));
+	CHECK_EQUAL(1, counts_of(&served).failed);
+	CHECK_EQUAL(-ENOSYS, told(&target, 0)); /* no listener is left */
+	close(lost);
 	end_engine(&served);
 	end_target(&target);
 }
@@ -539,9 +621,12 @@ int main(void)
 	RUN(test_the_program_gets_what_was_answered);
 	RUN(test_an_answered_slot_cannot_be_answered_again);
 	RUN(test_a_refused_row_is_answered_in_c_and_told);
+	RUN(test_a_refusal_by_argument_has_an_errno_of_its_own);
+	RUN(test_what_is_granted_is_told_first_where_that_is_wanted);
 	RUN(test_a_refused_row_can_never_continue);
 	RUN(test_a_call_without_a_row_does_not_exist);
 	RUN(test_a_full_ledger_refuses);
+	RUN(test_an_answer_that_cannot_be_sent_is_told);
 	RUN(test_after_the_last_listener_is_closed_calls_do_not_exist);
 	RUN(test_more_requests_than_the_batch_holds_stay_queued);
 	RUN(test_requests_move_together_when_others_are_answered);

@@ -10,10 +10,11 @@
 
 #define SOMEBODY 4242u
 #define THEIR_GROUP 4343u
+#define FEW 8
 
 static char tree[64];
 static const struct slk_identity somebody = {
-	.fsuid = SOMEBODY, .fsgid = THEIR_GROUP, .group_count = 2, .groups = {7001, 7002}};
+	.fsuid = SOMEBODY, .fsgid = THEIR_GROUP, .group_count = 2, .groups = (const uint32_t[]){7001, 7002}};
 
 static const char *below(const char *name)
 {
@@ -34,10 +35,7 @@ static uint32_t fsgid(void)
 }
 
 /* As the kernel has them for this thread. */
-static int groups(gid_t *ret_groups)
-{
-	return (int)syscall(SYS_getgroups, SLK_GROUPS_MAX, ret_groups);
-}
+#define groups(found) ((int)syscall(SYS_getgroups, sizeof(found) / sizeof(*(found)), (found)))
 
 static uint64_t effective_capabilities(void)
 {
@@ -52,7 +50,7 @@ static uint64_t all_capabilities;
 
 static void check_ourselves(void)
 {
-	gid_t found[SLK_GROUPS_MAX];
+	gid_t found[FEW];
 
 	CHECK_EQUAL(0, fsuid());
 	CHECK_EQUAL(0, fsgid());
@@ -65,7 +63,7 @@ static void check_ourselves(void)
 
 static void test_the_identity_is_taken_on_and_given_back(void)
 {
-	gid_t found[SLK_GROUPS_MAX];
+	gid_t found[FEW];
 
 	check_ourselves();
 	CHECK_EQUAL(0, slk_identity_enter(&somebody));
@@ -178,17 +176,48 @@ static void test_an_error_leaves_us_as_we_were(void)
 	check_ourselves();
 }
 
-static void test_as_many_groups_as_there_is_room_for(void)
-{
-	struct slk_identity many = {.fsuid = SOMEBODY, .fsgid = THEIR_GROUP, .group_count = SLK_GROUPS_MAX};
-	gid_t found[SLK_GROUPS_MAX];
+static uint32_t all_groups[SLK_GROUPS_MAX];
 
-	for (uint32_t i = 0; i < SLK_GROUPS_MAX; i++)
-		many.groups[i] = 8000 + i;
-	CHECK_EQUAL(0, slk_identity_enter(&many));
-	CHECK_EQUAL(SLK_GROUPS_MAX, groups(found));
-	CHECK_EQUAL(0, slk_identity_leave());
-	check_ourselves();
+static void test_as_many_groups_as_the_kernel_has_room_for(void)
+{
+	static const uint32_t counts[] = {0, 1, 63, 64, 65, 5000, SLK_GROUPS_MAX};
+	static gid_t found[SLK_GROUPS_MAX];
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
+		struct slk_identity many = {
+			.fsuid = SOMEBODY, .fsgid = THEIR_GROUP, .group_count = counts[i], .groups = all_groups};
+
+		CHECK_EQUAL(0, slk_identity_enter(&many));
+		CHECK_EQUAL(counts[i], groups(found));
+		CHECK_EQUAL(0, memcmp(all_groups, found, counts[i] * sizeof(*found)));
+		CHECK_EQUAL(0, slk_identity_leave());
+		check_ourselves();
+	}
+}
+
+/* Those that we ourselves have come back, however many they are. */
+static int with_many_groups_of_our_own(void *count_of_them)
+{
+	static gid_t found[SLK_GROUPS_MAX];
+	uint32_t count = *(const uint32_t *)count_of_them;
+
+	CHECK_EQUAL(0, setgroups(count, all_groups));
+	for (int i = 0; i < 100; i++) { /* and nothing is kept of each */
+		CHECK_EQUAL(0, slk_identity_enter(&somebody));
+		CHECK_EQUAL(2, groups(found));
+		CHECK_EQUAL(0, slk_identity_leave());
+		CHECK_EQUAL(count, groups(found));
+		CHECK_EQUAL(0, memcmp(all_groups, found, count * sizeof(*found)));
+	}
+	return 0;
+}
+
+static void test_many_groups_of_our_own_come_back(void)
+{
+	static uint32_t counts[] = {64, 65, 5000, SLK_GROUPS_MAX};
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++)
+		CHECK_EQUAL(0, exit_of(in_child(with_many_groups_of_our_own, &counts[i])));
 }
 
 /* ---- threads */
@@ -223,10 +252,10 @@ static void test_another_thread_stays_itself(void)
 static void *comes_and_goes(void *argument)
 {
 	uint32_t id = *(uint32_t *)argument;
-	struct slk_identity own = {.fsuid = id, .fsgid = id, .group_count = 1, .groups = {id}};
+	struct slk_identity own = {.fsuid = id, .fsgid = id, .group_count = 1, .groups = &id};
 
 	for (int i = 0; i < 2000; i++) {
-		gid_t found[SLK_GROUPS_MAX];
+		gid_t found[FEW];
 
 		CHECK_EQUAL(0, slk_identity_enter(&own));
 		CHECK_EQUAL(own.fsuid, fsuid());
@@ -279,6 +308,8 @@ int main(void)
 	all_capabilities = effective_capabilities();
 	make_tree(tree, sizeof(tree));
 	CHECK_EQUAL(0, chmod(tree, 0777));
+	for (uint32_t i = 0; i < SLK_GROUPS_MAX; i++)
+		all_groups[i] = 8000 + i; /* sorted, as the kernel gives them back */
 	RUN(test_the_identity_is_taken_on_and_given_back);
 	RUN(test_a_file_made_belongs_to_the_identity);
 	RUN(test_permissions_are_judged_for_the_identity);
@@ -286,7 +317,8 @@ int main(void)
 	RUN(test_a_capability_of_an_ordinary_identity_counts);
 	RUN(test_a_supplementary_group_of_the_identity_counts);
 	RUN(test_an_error_leaves_us_as_we_were);
-	RUN(test_as_many_groups_as_there_is_room_for);
+	RUN(test_as_many_groups_as_the_kernel_has_room_for);
+	RUN(test_many_groups_of_our_own_come_back);
 	RUN(test_another_thread_stays_itself);
 	RUN(test_threads_with_different_identities_do_not_mix);
 	RUN(test_an_ordinary_user_is_refused);

@@ -85,6 +85,13 @@ def refusal_count(log: RunLog) -> int:
     return sum(number(event, "count") for event in counted)
 
 
+def _allowed_count(log: RunLog) -> int:
+    if log.end is not None:
+        return number(log.end, "allowed")
+    found = [event for event in log.events if "allowed" in (event["kind"], event.get("of"))]
+    return sum(number(event, "count") for event in found)
+
+
 def _escape(code: int) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
@@ -101,6 +108,9 @@ def _heading(log: RunLog, style: Style) -> str:
     count = refusal_count(log)
     refused = "nothing was refused" if count == 0 else f"{count} refusal{'s' if count != 1 else ''}"
     lines.append(f"  {_ending(log)}; {refused}")
+    if allowed := _allowed_count(log):
+        calls = f"{allowed} call{'s' if allowed != 1 else ''}"
+        lines.append(f"  {calls} let through or answered: sandlockd explain --json {printable(log.run_id)}")
     return "\n".join(lines) + "\n"
 
 

@@ -38,6 +38,9 @@ KEYS_MAX = 10_000
 
 # What is kept to count repeats by, all together: paths are chosen by the program and up to 4 KiB each.
 _KEY_BYTES_MAX = 16 * 1024 * 1024
+# What was allowed may take so much of all this: it comes in any number, and refusals are still to find room.
+_ALLOWED_PART = 2
+
 # The counts per call and rule and the end of the run still have room when the log is full.
 _RESERVE_BYTES = 1_000_000
 
@@ -61,6 +64,8 @@ class _Entry:
 
 class AuditLog:
     """Writes `<directory>/runs/<run id>/audit.jsonl`.
+
+    on_refusal: told of a refusal and its count whenever it is written, or would be; must not wait, nor raise.
 
     Raises:
         state.StateError: the directory belongs to, or may be written by, somebody else.
@@ -93,6 +98,8 @@ class AuditLog:
         self._has_end = False
         self._is_closed = False
         self.denials = 0
+        self.allowed = 0
+        self.on_refusal: Callable[[Refusal | Failure, int], None] | None = None
         self.failure: OSError | None = None
         self.run_id = run_id or state.new_run_id(clock_ns())
         if level is not Level.OFF:
@@ -111,12 +118,13 @@ class AuditLog:
     def refuse(self, refusal: Refusal | Failure) -> None:
         """Count a refusal, and write it if it is the first of its kind. Never raises OSError."""
         self.denials += 1
-        if self._level is not Level.OFF:
+        if self._level is not Level.OFF or self.on_refusal is not None:
             self._count(refusal)
 
     def allow(self, allowed: Allowed) -> None:
         """Ask `records_allowed` first where building the record costs."""
         if self._level is Level.ALL:
+            self.allowed += 1
             self._count(allowed)
 
     @property
@@ -136,6 +144,7 @@ class AuditLog:
         line = end.line(
             self._clock_ns(),
             denials=self.denials,
+            allowed=self.allowed if self._level is Level.ALL else None,
             unrecorded=self.unrecorded,
             log_failure=self._failure_words(),
         )
@@ -156,6 +165,8 @@ class AuditLog:
         return lines
 
     def _gap(self) -> str | None:
+        if self._level is Level.OFF:
+            return None
         # A disk that was full for a while and then took everything leaves no gap to tell of.
         merged = sum(entry.count for entry in self._more.values() if _kind(entry.event) in _REFUSED)
         if merged:
@@ -184,7 +195,7 @@ class AuditLog:
         key = event.key()
         entry = self._entries.get(key)
         if entry is None:
-            if len(self._entries) >= KEYS_MAX or self._key_bytes >= _KEY_BYTES_MAX or self._is_full():
+            if not self._has_room_for(event):
                 entry = self._more_entry(event, self._clock_ns())
                 self._tally(entry, self._max_bytes + _RESERVE_BYTES)
                 return
@@ -192,6 +203,14 @@ class AuditLog:
             self._key_bytes += self._tally(entry, self._max_bytes)
         else:
             self._tally(entry, self._max_bytes)
+
+    def _has_room_for(self, event: Event) -> bool:
+        part = _ALLOWED_PART if isinstance(event, Allowed) else 1
+        return (
+            len(self._entries) < KEYS_MAX // part
+            and self._key_bytes < _KEY_BYTES_MAX // part
+            and self._size_bytes < self._max_bytes // part
+        )
 
     def _more_entry(self, event: Event, first_ns: int) -> _Entry:
         more = _more_of(event)
@@ -207,6 +226,8 @@ class AuditLog:
         if entry.count < entry.due:
             return 0
         entry.due *= 10
+        if self.on_refusal is not None and isinstance(entry.event, Refusal | Failure):
+            self.on_refusal(entry.event, entry.count)
         return self._record(entry, limit_bytes)
 
     def _record(self, entry: _Entry, limit_bytes: int) -> int:

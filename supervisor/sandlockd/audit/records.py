@@ -63,7 +63,11 @@ class Refusal(Value):
 
 
 class Allowed(Value):
-    """A call that a rule allowed; written at level `all` only. Fields as in Refusal."""
+    """A call that was not refused; written at level `all` only. Fields as in Refusal.
+
+    answer: `continued` to the kernel, whose result nobody here knows; `descriptor`, `value` or the name of an errno
+        where sandlockd gave the result itself.
+    """
 
     kind = "allowed"
 
@@ -76,12 +80,13 @@ class Allowed(Value):
     birth: int = 0
     tid: int = 0
     command: bytes | str = b""
+    answer: str = "continued"
 
     def key(self) -> tuple[object, ...]:
-        return (self.kind, self.call, self.path, self.target, self.rule, self.command)
+        return (self.kind, self.call, self.path, self.target, self.rule, self.command, self.answer)
 
     def body(self) -> str:
-        return _attempt_fields(self)
+        return f'{_attempt_fields(self)},"answer":{quote(self.answer)}'
 
 
 class Failure(Value):
@@ -178,11 +183,14 @@ class RunEnd(Value):
     rule: str | None = None
     wall_s: float = 0.0
 
-    def line(self, time_ns: int, *, denials: int, unrecorded: int, log_failure: str | None) -> bytes:
+    def line(
+        self, time_ns: int, *, denials: int, allowed: int | None, unrecorded: int, log_failure: str | None
+    ) -> bytes:
         return _line(
             f'"kind":"end","time":"{timestamp(time_ns)}","reason":{quote(self.reason)},'
             f'"exit_code":{_number(self.exit_code)},"signal":{_number(self.signal)},'
             f'"rule":{quote_or_null(self.rule)},"wall_s":{self.wall_s:.3f},"denials":{denials},'
+            f'"allowed":{_number(allowed)},'
             f'"unrecorded":{unrecorded},"log_failure":{quote_or_null(log_failure)}'
         )
 

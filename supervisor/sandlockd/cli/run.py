@@ -129,8 +129,6 @@ class _Foreground:
         try:
             rules = compile_file_rules(self._policy, self._state_dir, private=[private])
             refuse_open_sockets()
-            if self._policy.audit.level == "all":
-                raise CannotStart('not supported yet: audit.level = "all"; "denials" is')
             prepared = prepare(self._policy, rules, self._options.command, private)
             try:
                 audit = self._open_audit(prepared.argv, prepared.wall.missing)

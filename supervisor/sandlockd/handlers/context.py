@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sandlockd.audit.log import AuditLog
+    from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.kernel.engine import Engine, Request
     from sandlockd.kernel.syscalls import Syscall
     from sandlockd.policy.files import FileRules
@@ -32,6 +33,7 @@ class Context:
         index: ProcessIndex,
         rules: FileRules,
         rule_for: Callable[[int, tuple[int, ...]], str],
+        errno_for: Callable[[int, tuple[int, ...]], int],
         given_back: frozenset[str],
         rows: Mapping[int, Syscall],
         audit: AuditLog,
@@ -40,6 +42,7 @@ class Context:
         trace: Callable[[int], None],
     ) -> None:
         """rule_for: the name of the rule that traps or refuses a call with these arguments.
+        errno_for: what a refusal of a call with these arguments gives the program.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
@@ -48,6 +51,7 @@ class Context:
         self.index = index
         self.rules = rules
         self.rule_for = rule_for
+        self.errno_for = errno_for
         self.given_back = given_back
         self.rows = rows
         self.audit = audit
@@ -56,6 +60,7 @@ class Context:
         self.trace = trace
         self.own_pid = os.getpid()
         self.is_root = os.geteuid() == 0
+        self.allowed: AllowedCalls | None = None  # at audit level `all` only
 
     def kernel_grants_names_in(self, directory: bytes) -> bool:
         """May names in this directory be left to Landlock? Not on the spine of a hole, nor in what was made there."""

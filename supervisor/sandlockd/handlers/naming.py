@@ -130,13 +130,15 @@ def _slash_error(text: bytes, entry: Entry) -> int:
     return errno.EISDIR if stat.S_ISDIR(entry.child.mode) else errno.ENOTDIR
 
 
-def _refused(caller: Caller, entry: Entry, verdict: Verdict, want: Want) -> Answer:
+def _refused(
+    caller: Caller, entry: Entry, verdict: Verdict, want: Want, *, error: int = errno.EACCES
+) -> Answer:
     """The kernel finds "exists" and "does not exist" before it asks Landlock."""
     if want & Want.CREATE and not want & Want.DELETE and entry.child is not None:
         return Errno(errno.EEXIST)
     if want & Want.DELETE and entry.child is None:
         return Errno(errno.ENOENT)
-    return record.refuse(caller.context, caller.request, verdict, path=entry.path, wanted=want)
+    return record.refuse(caller.context, caller.request, verdict, path=entry.path, wanted=want, error=error)
 
 
 def _mode(caller: Caller, position: int) -> int:
@@ -170,7 +172,7 @@ def _mknod(caller: Caller) -> Answer:
         # No policy grants device files: Landlock refuses them everywhere.
         with _entry(caller, caller.request.path, 0) as entry:
             verdict = Verdict(False, "law.devices", None)
-            return _refused(caller, entry, verdict, Want.CREATE)
+            return _refused(caller, entry, verdict, Want.CREATE, error=errno.EPERM)
     return _in_place(
         caller,
         caller.request.path,

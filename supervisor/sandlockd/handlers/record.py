@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sandlockd.policy.verdict import Verdict, Want
 
 
-def _who(context: Context, tid: int) -> tuple[PidKey, str]:
+def who(context: Context, tid: int) -> tuple[PidKey, str]:
+    """The process of a thread, and its name."""
     key = context.index.register_thread(tid) or PidKey(tid, 0)  # 0: gone before it could be asked
     return key, procfs.command_of(key.tgid)
 
@@ -30,7 +31,7 @@ def _refusal(
     target: bytes | None,
     error: int,
 ) -> Refusal:
-    key, command = _who(context, request.tid)
+    key, command = who(context, request.tid)
     return Refusal(
         call=call_name(context, request),
         rule=verdict.rule,
@@ -62,18 +63,25 @@ def refuse(
     error: int = errno.EACCES,
 ) -> Errno:
     """Put a refusal on record; the answer that goes with it."""
+    _is_refused(context, request)
     context.audit.refuse(_refusal(context, request, verdict, path, wanted, target, error))
     return Errno(error)
 
 
+def _is_refused(context: Context, request: Request) -> None:
+    if context.allowed is not None:
+        context.allowed.forget(request)
+
+
 def failed(context: Context, request: Request, verdict: Verdict, error: int, traceback: str) -> None:
-    """A handler raised: the program was refused, and this is why."""
+    """The program was refused because we failed, and this is why."""
+    _is_refused(context, request)
     refusal = _refusal(context, request, verdict, request.path, "", None, error)
     context.audit.refuse(Failure(refusal=refusal, traceback=traceback))
 
 
 def note(context: Context, request: Request, subject: str, text: str) -> None:
-    key, command = _who(context, request.tid)
+    key, command = who(context, request.tid)
     context.audit.note(
         Note(subject=subject, text=text, pid=key.tgid, birth=key.birth, tid=request.tid, command=command)
     )

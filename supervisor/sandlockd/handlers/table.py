@@ -7,6 +7,7 @@ import os
 from functools import partial
 
 from sandlockd.handlers import metadata, naming, opening, record, targets
+from sandlockd.handlers.answers import Fd
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.policy.syscalls import refusal
 from sandlockd.policy.verdict import Verdict
@@ -52,7 +53,7 @@ def refused_by_table(context: Context, request: Request) -> None:
     """C has answered; put it on record."""
     rule = context.rule_for(request.nr, request.args)
     verdict = refusal(rule, record.call_name(context, request))
-    error = context.rows[request.nr].errno or errno.EPERM
+    error = context.errno_for(request.nr, request.args)
     record.refuse(context, request, verdict, target=_detail(context, request), error=error)
 
 
@@ -79,10 +80,36 @@ def unreadable(context: Context, request: Request) -> None:
     )
 
 
-def failed(context: Context, request: Request, error: Exception) -> None:
-    """A handler raised; the program was refused."""
+_ERRORS_REFUSE = Verdict(False, "law.errors_refuse", None)
+
+
+def failed(context: Context, request: Request, error: Exception, answer: int) -> None:
+    """A handler raised; the program was refused with this errno."""
     import traceback
 
-    verdict = Verdict(False, "law.errors_refuse", None)
     text = "".join(traceback.format_exception(error))
-    record.failed(context, request, verdict, errno.EIO if isinstance(error, OSError) else errno.EACCES, text)
+    record.failed(context, request, _ERRORS_REFUSE, answer, text)
+
+
+def unserved(context: Context, request: Request) -> None:
+    """C could not serve the call, and has refused it."""
+    if request.path_error == errno.ENOMEM:
+        text = "too many calls wait for an answer at the same time: the ledger is full"
+    else:
+        text = f"it could not be received or answered: {os.strerror(request.path_error)}"
+    record.failed(context, request, _ERRORS_REFUSE, request.path_error, text)
+
+
+def unsent(context: Context, request: Request, answer: Answer, error: int) -> None:
+    """The answer did not reach the program as it was meant; it got an error instead."""
+    if isinstance(answer, Fd) and error == errno.EMFILE:
+        name = record.call_name(context, request)
+        text = f"{name} got EMFILE, as bare: the program has as many descriptors as its RLIMIT_NOFILE allows"
+        record.note(context, request, "descriptor-limit", text)
+        return
+    what = (
+        "the descriptor could not be handed over"
+        if isinstance(answer, Fd)
+        else "the answer could not be sent"
+    )
+    record.failed(context, request, _ERRORS_REFUSE, errno.EIO, f"{what}: {os.strerror(error)}")

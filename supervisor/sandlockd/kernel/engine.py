@@ -26,6 +26,8 @@ REASON_NOT_GRANTED = lib.SLK_REASON_NOT_GRANTED
 REASON_UNREADABLE = lib.SLK_REASON_UNREADABLE
 REASON_REFUSED = lib.SLK_REASON_REFUSED
 REASON_LOOKUP = lib.SLK_REASON_LOOKUP
+REASON_GRANTED = lib.SLK_REASON_GRANTED
+REASON_FAILED = lib.SLK_REASON_FAILED
 
 ZONE_SLOW = lib.SLK_ZONE_SLOW
 ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         to_python: int
         vanished: int
         wakes: int
+        failed: int
 
     class Request(NamedTuple):
         """One call of the program."""
@@ -64,7 +67,7 @@ if TYPE_CHECKING:
 
 else:  # without importing typing
     Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
-    Counts = collections.namedtuple("Counts", "received continued refused to_python vanished wakes")
+    Counts = collections.namedtuple("Counts", "received continued refused to_python vanished wakes failed")
     Request = collections.namedtuple(
         "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
     )
@@ -85,8 +88,13 @@ class Engine:
         native_arch: int,
         openers: tuple[int, int, int, int],
         slow_lookups: bool,
+        refusals: Sequence[tuple[int, ...]] = (),
+        tell_granted: bool = False,
     ) -> None:
-        """rows: as kernel/syscalls.py's c_rows. openers: the numbers of open, openat, creat, openat2, -1: none."""
+        """rows: as launch/filter_plan.py's c_rows. openers: the numbers of open, openat, creat, openat2, -1: none.
+
+        refusals: (number, argument, mask, value, errno). tell_granted: see SLK_REASON_GRANTED.
+        """
         self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
         os.ftruncate(self.ledger.fd, lib.slk_ledger_bytes())
         config = ffi.new("struct slk_engine_config *")
@@ -102,6 +110,12 @@ class Engine:
             ],
         )
         config.zones, config.zone_count = native_zones, len(zone_list)
+        native_refusals = ffi.new(
+            "struct slk_refusal[]",
+            [(mask, value, number, argument, error) for number, argument, mask, value, error in refusals],
+        )
+        config.refusals, config.refusal_count = native_refusals, len(refusals)
+        config.tell_granted = tell_granted
         config.native_arch = native_arch
         config.open_nr, config.openat_nr, config.creat_nr, config.openat2_nr = openers
         config.slow_lookups = slow_lookups
@@ -230,6 +244,7 @@ class Engine:
             native.to_python,
             native.vanished,
             native.wakes,
+            native.failed,
         )
 
     def close(self) -> None:

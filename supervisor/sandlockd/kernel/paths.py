@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 AT_FDCWD = -100
 
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_CACHED = 0x20
 
 # What /proc/self/mountinfo calls them: a lookup there may wait for a server or a user's program.
 SLOW_FILE_SYSTEMS = frozenset(
@@ -66,18 +67,18 @@ def openat2(
     identity: Identity | None = None,
 ) -> OwnedFd:
     """openat2(2), with the file system identity of somebody else where given. Raises OSError."""
-    native = ffi.NULL if identity is None else _native_identity(identity)
+    native, _groups = (ffi.NULL, None) if identity is None else _native_identity(identity)
     return OwnedFd(check(lib.slk_openat2(dirfd, path, flags | os.O_CLOEXEC, mode, resolve, native), path))
 
 
-def _native_identity(identity: Identity) -> ffi.CData:
+def _native_identity(identity: Identity) -> tuple[ffi.CData, ffi.CData]:
+    """The second is the memory that the first points into: it is to be kept for as long."""
     native = ffi.new("struct slk_identity *")
     native.fsuid, native.fsgid = identity.fsuid, identity.fsgid
     native.capabilities = identity.capabilities
-    native.group_count = len(identity.groups)
-    for index, group in enumerate(identity.groups):
-        native.groups[index] = group
-    return native
+    groups = ffi.new("uint32_t[]", identity.groups)
+    native.groups, native.group_count = groups, len(identity.groups)
+    return native, groups
 
 
 class acting_as:
@@ -93,7 +94,8 @@ class acting_as:
 
     def __enter__(self) -> None:
         if self._identity is not None:
-            check(lib.slk_identity_enter(_native_identity(self._identity)))
+            native, _groups = _native_identity(self._identity)
+            check(lib.slk_identity_enter(native))
 
     def __exit__(self, *exc_info: object) -> None:
         if self._identity is not None and lib.slk_identity_leave() < 0:

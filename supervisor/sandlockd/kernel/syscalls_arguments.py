@@ -5,6 +5,7 @@ whole register: what the kernel ignores must not make a difference here, so comp
 bits unless they say otherwise.
 """
 
+import errno
 from typing import Final, NamedTuple
 
 LOW32: Final = 0xFFFFFFFF
@@ -121,6 +122,24 @@ ARGUMENTS: Final[dict[str, Conditions]] = {
     # PRIO_PROCESS is 0, IOPRIO_WHO_PROCESS is 1. A process group or a user may hold processes outside.
     "setpriority": Conditions((_pass(Compare(0, 0), Compare(1, 0)),), otherwise_trapped=True),
     "ioprio_set": Conditions((_pass(Compare(0, 1), Compare(1, 0)),), otherwise_trapped=True),
+}
+
+# What a refused call gets, where its arguments decide that too: the first comparison that holds. What is not
+# listed gets the errno of its row. Each is what the kernel says to somebody who may not, so programs know it.
+REFUSED_WITH: Final[dict[str, tuple[tuple[Compare, int], ...]]] = {
+    "ioctl": (
+        (Compare(1, 0x5412), errno.EIO),  # TIOCSTI, with dev.tty.legacy_tiocsti = 0
+        (Compare(1, 0x541D), errno.EPERM),  # TIOCCONS, TIOCSETD, TIOCVHANGUP: for the administrator
+        (Compare(1, 0x5423), errno.EPERM),
+        (Compare(1, 0x5437), errno.EPERM),
+        (Compare(1, 0x540C), errno.EPERM),  # TIOCEXCL
+        (Compare(1, 0x541C), errno.ENOTTY),  # TIOCLINUX, KD*, VT_*: what a terminal that is no console says
+        (Compare(1, 0x4B00, 0xFFFFFF00), errno.ENOTTY),
+        (Compare(1, 0x5600, 0xFFFFFF00), errno.ENOTTY),
+        (Compare(1, 0xC0045877), errno.EPERM),  # FIFREEZE, FITHAW, FITRIM: CAP_SYS_ADMIN
+        (Compare(1, 0xC0045878), errno.EPERM),
+        (Compare(1, 0xC0185879), errno.EPERM),
+    ),
 }
 
 # Without network rules. Either end of a datagram pair can send to any socket by path, which Landlock does not

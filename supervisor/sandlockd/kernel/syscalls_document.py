@@ -3,6 +3,7 @@
 Nothing at run time imports this.
 """
 
+import errno
 from typing import Final
 
 from sandlockd.kernel.syscalls import ROWS, Effect, Follow, PathOperand, Syscall, Treatment
@@ -10,6 +11,7 @@ from sandlockd.kernel.syscalls_arguments import (
     ALL64,
     ARGUMENTS,
     LOW32,
+    REFUSED_WITH,
     SOCKET_OPEN,
     SOCKETPAIR_CLOSED,
     Compare,
@@ -69,13 +71,16 @@ def _heading(treatment: Treatment) -> str:
 def _line(row: Syscall) -> str:
     cells = [f"`{row.name}`", _number(row.x86_64), _number(row.aarch64), _operands(row)]
     if row.treatment is Treatment.REFUSE:
-        cells.append(f"`{row.rule}`, {_ERRNOS[row.errno]}")
+        cells.append(f"`{row.rule}`, {_errno(row.errno)}")
     elif row.treatment is Treatment.SLOW:
         cells.append(f"`{row.rule}`" if row.rule else "")
     return f"| {' | '.join(cells)} |\n"
 
 
-_ERRNOS: Final = {1: "EPERM", 13: "EACCES", 95: "EOPNOTSUPP"}
+def _errno(number: int) -> str:
+    return (
+        "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]
+    )  # ENOTSUP is the same number
 
 
 def _number(number: int | None) -> str:
@@ -119,6 +124,9 @@ def _conditions(name: str, conditions: Conditions) -> str:
         rule = f" by `{clause.rule}`" if clause.rule else ""
         lines.append(f"- {_verb(trapped=clause.trapped)}{rule} where {tests}\n")
     lines.append(f"- otherwise {_verb(trapped=conditions.otherwise_trapped)}\n")
+    if name in REFUSED_WITH:
+        lines.append("\nWhat is refused gets, instead of the errno given above:\n\n")
+        lines += [f"- {_errno(error)} where {_compare(test)}\n" for test, error in REFUSED_WITH[name]]
     return "".join(lines)
 
 

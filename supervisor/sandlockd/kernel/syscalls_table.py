@@ -38,6 +38,7 @@ Why a row is as it is, where the row does not say it:
   calls fail for our delay (native/tracer.c).
 - `adjtimex` and `clock_adjtime` only read for most callers, but what they do lies in memory, and a supervisor
   that runs as root has CAP_SYS_TIME to lose.
+- `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` pass: their descriptor was opened under judgement.
 """
 
@@ -179,7 +180,7 @@ rt_sigsuspend              130     133  pass   -              -      -          
 sigaltstack                131     132  pass   -              -      -                -
 utime                      132       -  slow   p0             m      always           -
 mknod                      133       -  path   p0             c      never            MAKE_REG
-uselib                     134       -  refuse p0             x      always           law.host
+uselib                     134       -  refuse p0             x      always           law.host:ENOSYS
 personality                135      92  refuse -              -      -                law.personality
 ustat                      136       -  pass   -              -      -                -
 statfs                     137      43  pass   p0             s      always           -
@@ -225,7 +226,7 @@ delete_module              176     106  refuse -              -      -          
 get_kernel_syms            177       -  enosys -              -      -                -
 query_module               178       -  enosys -              -      -                -
 quotactl                   179      60  refuse p1             s      always           law.host
-nfsservctl                 180      42  refuse -              -      -                law.host
+nfsservctl                 180      42  refuse -              -      -                law.host:ENOSYS
 getpmsg                    181       -  enosys -              -      -                -
 putpmsg                    182       -  enosys -              -      -                -
 afs_syscall                183       -  enosys -              -      -                -
@@ -257,7 +258,7 @@ io_getevents               208       4  pass   -              -      -          
 io_submit                  209       2  pass   -              -      -                -
 io_cancel                  210       3  pass   -              -      -                -
 get_thread_area            211       -  enosys -              -      -                -
-lookup_dcookie             212      18  refuse -              -      -                law.host
+lookup_dcookie             212      18  refuse -              -      -                law.host:ENOSYS
 epoll_create               213       -  pass   -              -      -                -
 epoll_ctl_old              214       -  enosys -              -      -                -
 epoll_wait_old             215       -  enosys -              -      -                -

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Syscall, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import (
     ARGUMENTS,
+    REFUSED_WITH,
     SOCKET_OPEN,
     SOCKETPAIR_CLOSED,
     Clause,
@@ -27,6 +28,9 @@ GIVABLE: Final = frozenset(GIVE_BACK)
 # (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2): struct slk_call in
 # native/boundary.h.
 CallRow = tuple[int, int, int, int, int, int, int, int, int]
+
+# (number, argument, mask, value, refuse_errno): struct slk_refusal in native/boundary.h.
+Refusal = tuple[int, int, int, int, int]
 
 _C_TREATMENT: Final = {
     Treatment.PASS: 0,
@@ -168,6 +172,27 @@ def rule_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> str:
     if decision.conditions is None:
         return decision.rule
     return _clause_for(decision.conditions, args).rule or decision.rule
+
+
+def errno_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> int:
+    """What a refusal of this call gives the program."""
+    for number, argument, mask, value, error in c_refusals(plan):
+        if number == nr and args[argument] & mask == value:
+            return error
+    return decisions(plan).get(nr, _UNKNOWN).refuse_errno or errno.EPERM
+
+
+@lru_cache(maxsize=32)
+def c_refusals(plan: FilterPlan) -> tuple[Refusal, ...]:
+    """The errnos that arguments decide, in their order. Not of calls that the policy denies whole."""
+    architecture = native_architecture()
+    denied = {name for name, _ in plan.deny}
+    return tuple(
+        (number, compare.argument, compare.mask, compare.value, error)
+        for name, errors in REFUSED_WITH.items()
+        if name not in denied and (number := BY_NAME[name].number(architecture)) is not None
+        for compare, error in errors
+    )
 
 
 def c_rows(plan: FilterPlan) -> list[CallRow]:

@@ -14,7 +14,7 @@ from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of
 from sandlockd.launch import wall as walls
 from sandlockd.launch.command import CommandError, find_command, located
 from sandlockd.launch.filter import FilterError, build
-from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_rows, rule_for
+from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_refusals, c_rows, errno_for, rule_for
 from sandlockd.policy.syscalls import compile_syscalls
 from sandlockd.policy.verdict import Want
 
@@ -47,6 +47,7 @@ class Prepared:
         self.filter_program = b""
         self.rows: dict[int, Syscall] = {}
         self.c_rows: list[tuple[int, ...]] = []
+        self.c_refusals: tuple[tuple[int, int, int, int, int], ...] = ()
         self.argv: tuple[bytes, ...] = ()
         self.executable = b""
         self.environment: dict[bytes, bytes] = {}
@@ -62,6 +63,9 @@ class Prepared:
 
     def rule_for(self, number: int, args: tuple[int, ...]) -> str:
         return rule_for(self.filter_plan, number, args)
+
+    def errno_for(self, number: int, args: tuple[int, ...]) -> int:
+        return errno_for(self.filter_plan, number, args)
 
     def close(self) -> None:
         self.wall.close()
@@ -187,6 +191,7 @@ def _choose_filter(prepared: Prepared) -> None:
     try:
         prepared.filter_program = build(prepared.filter_plan)
         prepared.c_rows = list(c_rows(prepared.filter_plan))
+        prepared.c_refusals = c_refusals(prepared.filter_plan)
     except (BadPlan, FilterError) as error:
         raise CannotStart(str(error)) from None
     prepared.rows = numbered(native_architecture())

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later
-from sandlockd.kernel.engine import REASON_REFUSED, REASON_UNREADABLE
+from sandlockd.kernel.engine import REASON_FAILED, REASON_GRANTED, REASON_REFUSED, REASON_UNREADABLE
 from sandlockd.notify.reply import reply
 from sandlockd.process.key import Gone
 
@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.kernel.engine import Engine, Request
 
     Handler = Callable[[Request], Answer | Later]
@@ -39,14 +40,25 @@ class Dispatcher:
         *,
         refused: Callable[[Request], None],
         unreadable: Callable[[Request], None],
-        failed: Callable[[Request, Exception], None],
+        unserved: Callable[[Request], None],
+        failed: Callable[[Request, Exception, int], None],
+        unsent: Callable[[Request, Answer, int], None],
+        allowed: AllowedCalls | None,
         kill: Callable[[str], None],
     ) -> None:
+        """refused, unserved: answered by C, to be put on record. unreadable: will be refused.
+
+        failed: a handler raised, and this errno is the answer. unsent: this answer could not be sent, for that errno.
+        allowed: puts on record what is not refused, at audit level `all`.
+        """
         self._engine = engine
         self._handlers = handlers
         self._refused = refused
         self._unreadable = unreadable
+        self._unserved = unserved
         self._tell_failed = failed
+        self._unsent = unsent
+        self._allowed = allowed
         self._kill = kill
         self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
@@ -56,8 +68,13 @@ class Dispatcher:
     def dispatch(self, request: Request) -> None:
         """Answer now, or start the task that will. Never raises, never waits."""
         if request.reason == REASON_REFUSED:
-            self._tell_refused(request)  # answered by C already
+            self._tell(request, partial(self._refused, request))  # answered by C already
             return
+        if request.reason == REASON_FAILED:
+            self._tell(request, partial(self._unserved, request))
+            return
+        if self._allowed is not None:
+            self._allowed.begin(request)
         answer = self._guarded(request, partial(self._ask, request))
         if isinstance(answer, Later):
             self._start(request, answer)
@@ -88,18 +105,20 @@ class Dispatcher:
         for work in waiting:
             start_task(work)
 
-    def _failed(self, request: Request, error: Exception) -> None:
+    def _failed(self, request: Request, error: Exception, answer: Errno) -> Errno:
         """Telling may fail as well; the program is refused all the same, and the next request has its turn."""
         try:
-            self._tell_failed(request, error)
+            self._tell_failed(request, error, answer.error)
         except Exception:
             self.untold += 1
+        return answer
 
-    def _tell_refused(self, request: Request) -> None:
+    def _tell(self, request: Request, tell: Callable[[], None]) -> None:
+        """Put on record what is settled."""
         try:
-            self._refused(request)
+            tell()
         except Exception as error:
-            self._failed(request, error)
+            self._failed(request, error, EACCES)
 
     def _guarded(self, request: Request, ask: Callable[[], Answer | Later]) -> Answer | Later:
         try:
@@ -107,8 +126,7 @@ class Dispatcher:
         except Gone:
             return EIO  # frees the slot; there is nobody to read it
         except Exception as error:
-            self._failed(request, error)
-            return EIO if isinstance(error, OSError) else EACCES
+            return self._failed(request, error, EIO if isinstance(error, OSError) else EACCES)
 
     def _ask(self, request: Request) -> Answer | Later:
         if request.reason == REASON_UNREADABLE:
@@ -116,6 +134,8 @@ class Dispatcher:
                 return Errno(request.path_error)
             self._unreadable(request)  # a process that hides its memory from us is not let through
             return EACCES
+        if request.reason == REASON_GRANTED and self._allowed is not None:
+            return self._allowed.granted(request)
         handler = self._handlers.get(request.nr)
         if handler is None:
             raise LookupError(f"no handler for call number {request.nr}")
@@ -140,20 +160,36 @@ class Dispatcher:
             self._workers = trio.CapacityLimiter(_WORKERS_MAX)
         if not self._workers.available_tokens:
             later.abandon()
-            return Errno(errno.EAGAIN)  # waiting here would let one blocked open block another for ever
+            # Waiting here would let one blocked open block another for ever.
+            full = BlockingIOError(
+                errno.EAGAIN, f"{_WORKERS_MAX} calls of the program wait in workers already"
+            )
+            return self._failed(request, full, Errno(errno.EAGAIN))
         try:
             result = await trio.to_thread.run_sync(later.work, abandon_on_cancel=True, limiter=self._workers)
         except OSError as error:
             return Errno(error.errno or errno.EIO)
         except Exception as error:
-            self._failed(request, error)
-            return EACCES
+            return self._failed(request, error, EACCES)
         return self._guarded(request, partial(later.then, result))
 
     def _send(self, request: Request, answer: Answer) -> None:
         """Never raises: what was received together with this request has its turn, too."""
         try:
-            reply(self._engine, request, answer, self._kill)
-        except Exception as error:
-            self._failed(request, error)
+            if self._allowed is not None:
+                self._tell_allowed(self._allowed, request, answer)
+            error = reply(self._engine, request, answer, self._kill)
+        except Exception as raised:
+            self._failed(request, raised)
             self._engine.answer_errno(request.slot, errno.EIO)  # does nothing where it was answered before
+            return
+        if error:
+            self._tell(request, partial(self._unsent, request, answer, error))
+
+    def _tell_allowed(self, allowed: AllowedCalls, request: Request, answer: Answer) -> None:
+        try:
+            allowed.tell(request, answer)
+        except Gone:
+            pass  # nobody is there any more to have been allowed anything
+        except Exception:
+            self.untold += 1

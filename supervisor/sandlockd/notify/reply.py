@@ -5,6 +5,7 @@ Each request is answered exactly once, or its caller is gone. What cannot be don
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import assert_never
 
@@ -17,40 +18,46 @@ if TYPE_CHECKING:
 
     from sandlockd.kernel.engine import Engine, Request
 
-_EFAULT = 14
+
+def reply(engine: Engine, request: Request, answer: Answer, kill: Callable[[str], None]) -> int:
+    """Send an answer.
+
+    Returns: an errno where it could not be sent as it is and the program got another error instead, which somebody
+        has to tell; else 0. A caller that is gone is nobody to answer: the engine counts it.
+    """
+    result = _send(engine, request, answer, kill)
+    return 0 if result >= 0 or result == -errno.ENOENT else -result
 
 
-def reply(engine: Engine, request: Request, answer: Answer, kill: Callable[[str], None]) -> None:
-    """Send an answer. A caller that is gone is nobody to answer: the engine counts it."""
+def _send(engine: Engine, request: Request, answer: Answer, kill: Callable[[str], None]) -> int:
     match answer:
         case Continue():
-            engine.answer_continue(request.slot)
+            return engine.answer_continue(request.slot)
         case Errno(error):
-            engine.answer_errno(request.slot, error)
+            return engine.answer_errno(request.slot, error)
         case Value(value):
-            engine.answer_value(request.slot, value)
+            return engine.answer_value(request.slot, value)
         case Fd(fd, close_on_exec):
             try:
-                engine.answer_fd(request.slot, fd, close_on_exec=close_on_exec)
+                return engine.answer_fd(request.slot, fd, close_on_exec=close_on_exec)
             finally:
                 os.close(fd)
         case Write():
-            _write(engine, request, answer)
+            return _write(engine, request, answer)
         case Kill(rule):
-            engine.answer_errno(request.slot, 13)
+            result = engine.answer_errno(request.slot, errno.EACCES)
             kill(rule)
+            return result
         case _:
             assert_never(answer)
 
 
-def _write(engine: Engine, request: Request, answer: Write) -> None:
+def _write(engine: Engine, request: Request, answer: Write) -> int:
     # Ask before writing: the thread may have died and its number be a stranger's.
     if not engine.alive(request.slot):
-        engine.answer_errno(request.slot, _EFAULT)
-        return
+        return engine.answer_errno(request.slot, errno.EFAULT)
     try:
         memory.write_memory(request.tid, answer.address, answer.data)
     except OSError:
-        engine.answer_errno(request.slot, _EFAULT)
-    else:
-        engine.answer_value(request.slot, answer.value)
+        return engine.answer_errno(request.slot, errno.EFAULT)
+    return engine.answer_value(request.slot, answer.value)

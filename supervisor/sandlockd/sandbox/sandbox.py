@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandlockd.audit.log import AuditLog
+    from sandlockd.handlers.allowed import AllowedCalls
+    from sandlockd.handlers.context import Context
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
     from sandlockd.launch.prepare import Prepared
@@ -70,6 +72,8 @@ class Sandbox:
             native_arch=prepared.native_arch,
             openers=prepared.openers,
             slow_lookups=slow_lookups,
+            refusals=prepared.c_refusals,
+            tell_granted=audit.records_allowed,
         )
         self._init_pid = 0
         self._control: OwnedFd | None = None
@@ -154,6 +158,7 @@ class Sandbox:
             index=self._index,
             rules=prepared.rules,
             rule_for=prepared.rule_for,
+            errno_for=prepared.errno_for,
             given_back=prepared.given_back,
             rows=prepared.rows,
             audit=self._audit,
@@ -166,7 +171,10 @@ class Sandbox:
             table.build(context),
             refused=partial(table.refused_by_table, context),
             unreadable=partial(table.unreadable, context),
+            unserved=partial(table.unserved, context),
             failed=partial(table.failed, context),
+            unsent=partial(table.unsent, context),
+            allowed=_allowed_calls(context) if self._audit.records_allowed else None,
             kill=self.kill,
         )
 
@@ -420,6 +428,12 @@ class Sandbox:
             self._index.clear()
         self._engine.close()
         self._prepared.close()
+
+
+def _allowed_calls(context: Context) -> AllowedCalls:
+    from sandlockd.handlers.allowed import AllowedCalls  # only where it is asked for
+
+    return AllowedCalls(context)
 
 
 def _exec_help(error: int) -> str:
