@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 
 import pytest
 from harness.running import Runner
@@ -17,8 +18,8 @@ _CLONE_NEWNS, _CLONE_NEWUTS = 0x20000, 0x4000000
 
 def _what_an_ordinary_user_may_not(script: Script) -> None:
     """Calls that would harm nobody even if they were made."""
-    script.mount(0, b"/nowhere", 0, 0, 0)
-    script.umount2(b"/nowhere", 0)
+    script.mount(0, b"/", b"tmpfs", 0, 0)
+    script.umount2(b"/", 0)
     script.pivot_root(b"/nowhere", b"/nowhere")
     script.chroot(b"/")
     script.swapon(b"/nowhere", 0)
@@ -36,7 +37,7 @@ def _what_an_ordinary_user_may_not(script: Script) -> None:
     script.iopl(3) if number_of("iopl") >= 0 else None
     script.syslog(5, 0, 0)  # SYSLOG_ACTION_CLEAR
     script.fanotify_init(0x0F, 1 << 20)
-    script.open_by_handle_at(AT_FDCWD, Bytes(bytes(16)), 0)
+    script.open_by_handle_at(AT_FDCWD, Bytes(struct.pack("=Ii8x", 8, 1)), 0)
     script.mknod(b"null", stat.S_IFCHR | 0o600, 1 << 8 | 3)
     for name in ("nfsservctl", "lookup_dcookie", "uselib"):
         if number_of(name) >= 0:

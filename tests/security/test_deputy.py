@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -108,10 +107,3 @@ def _children(pid: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-
-
-def test_the_whole_log_level_is_refused_until_it_is_kept(runner: Runner) -> None:
-    ended = runner.sandboxed(["true"], policy='extends = ["base"]\n[audit]\nlevel = "all"\n')
-    assert ended.returncode == 125
-    assert b"not supported yet" in ended.stderr
-    assert ended.status is not None and json.dumps(ended.status)

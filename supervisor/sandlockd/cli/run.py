@@ -17,6 +17,7 @@ from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.kernel.paths import may_block, mounts
 from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
+from sandlockd.launch.private_directory import PrivateDirectory, sweep
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.sandbox.result import Result, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
@@ -125,11 +126,12 @@ class _Foreground:
         """Raises CannotStart, PolicyErrors, StateError."""
         # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
         self._umask = os.umask(0)
-        private, private_fd = _make_private_directory()
+        sweep()
+        private = PrivateDirectory()
         try:
-            rules = compile_file_rules(self._policy, self._state_dir, private=[private])
+            rules = compile_file_rules(self._policy, self._state_dir, private=[private.path])
             refuse_open_sockets()
-            prepared = prepare(self._policy, rules, self._options.command, private)
+            prepared = prepare(self._policy, rules, self._options.command, private.path)
             try:
                 audit = self._open_audit(prepared.argv, prepared.wall.missing)
             except BaseException:
@@ -137,7 +139,9 @@ class _Foreground:
                 raise
             return self._run_prepared(self._sandbox(prepared, audit), audit)
         finally:
-            _remove_private_directory(private, private_fd)
+            problem = private.remove()
+            if problem is not None:
+                say(problem)
             os.umask(self._umask)
 
     @staticmethod
@@ -334,95 +338,6 @@ def _let_go_of_stdio() -> None:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
-
-
-def _make_private_directory() -> tuple[bytes, int]:
-    """TMPDIR of the program, new and nobody else's; and a descriptor of it, since the name may be changed."""
-    parent = os.fsencode(os.environ.get("TMPDIR") or "/tmp")
-    for _ in range(100):
-        path = os.path.join(parent, b"sandlockd-" + os.urandom(6).hex().encode())
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise CannotStart(
-                f"{os.fsdecode(parent)}: cannot make the program's temporary directory: {error.strerror};"
-                " set TMPDIR to a directory that you may write"
-            ) from None
-        return path, os.open(path, _DIRECTORY)
-    raise CannotStart(f"{os.fsdecode(parent)}: no free name for the program's temporary directory")
-
-
-def _remove_private_directory(path: bytes, fd: int) -> None:
-    """Remove what the program left. It is dead, so nothing changes under us; but what has the name now may be anything.
-
-    One directory is open at a time and names are relative to it: the tree may be deeper than any path is long.
-    """
-    made = os.fstat(fd)
-    try:
-        os.fchmod(fd, 0o700)
-        _empty_directory(fd)
-        named = os.lstat(path)
-        if (named.st_dev, named.st_ino) == (made.st_dev, made.st_ino):
-            os.rmdir(path)
-        else:
-            say(f"{os.fsdecode(path)}: the program put something else there; it is left as it is")
-    except FileNotFoundError:
-        pass  # the program removed it itself
-    except OSError as error:
-        say(f"{os.fsdecode(path)}: the program's temporary directory could not be removed: {error.strerror}")
-
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def _empty_directory(fd: int) -> None:
-    """Takes the descriptor over."""
-    names: list[str] = []  # of the directories that we are in
-    try:
-        waiting = [_unlink_files(fd)]  # for each, what is still to be entered
-        while True:
-            if waiting[-1]:
-                names.append(waiting[-1].pop())
-                _open_to_ourselves(fd, names[-1])
-                fd = _exchange(fd, names[-1])
-                waiting.append(_unlink_files(fd))
-                continue
-            waiting.pop()
-            if not names:
-                return
-            fd = _exchange(fd, "..")
-            os.rmdir(names.pop(), dir_fd=fd)
-    finally:
-        os.close(fd)
-
-
-def _open_to_ourselves(fd: int, name: str) -> None:
-    """The program may have closed the directory to itself. By the object: chmod by name would follow a link."""
-    child = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        os.chmod(f"/proc/self/fd/{child}", 0o700)
-    finally:
-        os.close(child)
-
-
-def _exchange(fd: int, name: str) -> int:
-    other = os.open(name, _DIRECTORY, dir_fd=fd)
-    os.close(fd)
-    return other
-
-
-def _unlink_files(fd: int) -> list[str]:
-    """Remove all but directories; their names."""
-    directories = []
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=fd)
-    return directories
 
 
 def _digest(policy: Policy) -> str:
