@@ -151,7 +151,7 @@ def test_a_tree_that_is_moved_while_it_is_removed_leads_nowhere_else(tmp_path: P
 
 def test_starts_at_the_same_time_do_not_sweep_each_other(runner: Runner, soak: bool) -> None:
     """A directory is unmarked for a moment after it was made: whoever loses it there makes another."""
-    count, failed = 400 if soak else 60, []
+    count, failed = 400 if soak else 24, []
     line = runner.command_line(
         ["sh", "-c", 'test -d "$TMPDIR" && echo x > "$TMPDIR/f" && cat "$TMPDIR/f"'],
         options=["--status-file", "/dev/null", "--quiet"],

@@ -64,6 +64,11 @@ def give_back(*names: str) -> str:
     return GIVE_CALL_BACK.format(names=set(names))
 
 
+def command_line(patch: str, line: Sequence[Any]) -> list[Any]:
+    """The command line of a runner, with the broken build in the place of sandlockd."""
+    return [sys.executable, "-I", "-c", patch + _START, *line[1:]]
+
+
 def run(
     runner: Runner,
     patch: str,
@@ -75,7 +80,7 @@ def run(
 ) -> Ended:
     line = runner.command_line(command, options=options, policy=policy)
     runner.status_path.unlink(missing_ok=True)
-    return runner.with_records(runner.run([sys.executable, "-I", "-c", patch + _START, *line[1:]], **popen))
+    return runner.with_records(runner.run(command_line(patch, line), **popen))
 
 
 def results(

@@ -17,6 +17,7 @@ from sandlockd.policy.files import Facts, Seen, compile_rules
 from sandlockd.policy.inputs import MAX_POLICY_BYTES, Context, Overrides, PathKind, Source
 from sandlockd.policy.load import load
 from sandlockd.policy.shipped import PRESETS, preset_source
+from sandlockd.policy.spelling import fits
 from sandlockd.policy.verdict import FileIdentity
 
 TYPE_CHECKING = False
@@ -279,17 +280,11 @@ def _resolved(path: bytes, known: dict[bytes, Seen]) -> bytes:
 
 
 def _matches(directory: bytes, pattern: bytes) -> Iterable[bytes]:
-    prefix, _, suffix = pattern.partition(b"*")
     try:
         names = os.listdir(directory)
     except OSError:
         return []
-    exact = b"*" not in pattern
-    return [
-        directory + b"/" + name
-        for name in names
-        if (name == pattern if exact else name.startswith(prefix) and name.endswith(suffix))
-    ]
+    return [directory.rstrip(b"/") + b"/" + name for name in names if fits(name, pattern)]
 
 
 def procfs_mounts() -> tuple[bytes, ...]:

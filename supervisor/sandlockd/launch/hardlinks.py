@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
+from sandlockd.policy.files import Hole
 from sandlockd.policy.verdict import FileIdentity
 
 TYPE_CHECKING = False
@@ -138,9 +139,9 @@ def _outermost(paths: Iterable[bytes]) -> list[bytes]:
     ]
 
 
-def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> dict[bytes, str]:
-    """(path -> rule) of each place where a mount shows something denied once more: a bind mount, say."""
-    names: dict[bytes, str] = {}
+def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> list[Hole]:
+    """Each place where a mount shows something denied once more: a bind mount, say."""
+    names: dict[bytes, Hole] = {}
     for hole in rules.holes():
         if hole.rule == "law.proc":
             continue  # every procfs is a hole by itself
@@ -153,12 +154,13 @@ def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> dict[bytes, str]
             if mount.device != home.device or mount == home:
                 continue
             if _is_at_or_below(inside, mount.root):
-                names[_joined(mount.point, inside[len(mount.root.rstrip(b"/")) :])] = hole.rule
+                path = _joined(mount.point, inside[len(mount.root.rstrip(b"/")) :])
+                names[path] = Hole(path, hole.rule, None, hole.pattern)
             elif _is_at_or_below(mount.root, inside):
-                names[mount.point] = hole.rule
+                names[mount.point] = Hole(mount.point, hole.rule, None)
     for hole in rules.holes():
         names.pop(hole.path, None)
-    return names
+    return list(names.values())
 
 
 def _is_at_or_below(path: bytes, above: bytes) -> bool:

@@ -229,7 +229,9 @@ class _Builder:
         prefix = directory if directory != b"/" else b""
         for name in names:
             child = prefix + b"/" + name
-            if child not in self.hole_paths and not os.path.islink(child):
+            if child in self.hole_paths or self.wall.rules.hole_by_pattern(child) is not None:
+                continue
+            if not os.path.islink(child):
                 self._grant(child, rights, top=False)
 
     def _zone(self, path: bytes, flags: int, rights: int, device: int = 0, inode: int = 0) -> None:

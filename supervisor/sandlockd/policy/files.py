@@ -18,7 +18,7 @@ from sandlockd.policy import base_tree
 from sandlockd.policy.errors import PolicyError, PolicyErrors
 from sandlockd.policy.frozen import Value
 from sandlockd.policy.inputs import PathKind
-from sandlockd.policy.spelling import is_within, parent_of, printable, spelled, toml_string
+from sandlockd.policy.spelling import fits, is_within, parent_of, printable, spelled, toml_string
 from sandlockd.policy.verdict import Verdict, Want
 
 TYPE_CHECKING = False
@@ -80,6 +80,7 @@ class Hole(Value):
     """What no grant above it reaches; a grant of FileRules.grants() at or beneath a hole is meant to be
     there.
 
+    pattern: the last name of the path is one, and stands for whatever fits it, now or later.
     path: a component may be missing, or (of a deny that was written through one) a symbolic link: what lies
         beyond it is then not reached by this name.
     identity: the object at the path, refused under every other name too; None if there is none now, or if a
@@ -89,6 +90,7 @@ class Hole(Value):
     path: bytes
     rule: str
     identity: FileIdentity | None
+    pattern: bool = False
 
 
 class FileRules:
@@ -112,9 +114,14 @@ class FileRules:
             self._grants_at.setdefault(grant.path, []).append((grant.want.value, grant.rule))
         self._hole_at: dict[bytes, str] = {}
         self._hole_above: dict[bytes, str] = {}  # directories on the way to a hole
+        self._patterns: dict[bytes, list[tuple[bytes, str]]] = {}  # by directory, the strictest first
         self._objects: dict[FileIdentity, str] = {}
         for hole in sorted(holes, key=_strictness, reverse=True):
-            self._hole_at[hole.path] = hole.rule  # the strictest is set last
+            if hole.pattern:
+                name = hole.path[hole.path.rfind(b"/") + 1 :]
+                self._patterns.setdefault(parent_of(hole.path), []).insert(0, (name, hole.rule))
+            else:
+                self._hole_at[hole.path] = hole.rule  # the strictest is set last
             above = hole.path
             while above != b"/":
                 above = parent_of(above)
@@ -136,9 +143,8 @@ class FileRules:
         rules._objects = {**objects, **self._objects}
         return rules
 
-    def also_holes(self, names: Mapping[bytes, str]) -> FileRules:
+    def also_holes(self, more: Iterable[Hole]) -> FileRules:
         """The same rules with more holes: further names of what is denied."""
-        more = tuple(Hole(path, rule, None) for path, rule in names.items())
         rules = FileRules(self._grants, (*self._holes, *more), self._sources, self._home)
         rules._objects = {**rules._objects, **self._objects}
         return rules
@@ -146,6 +152,15 @@ class FileRules:
     def hole_beneath(self, path: bytes) -> str | None:
         """The rule of a hole that lies below this path, if there is one: whoever makes the path prepares its place."""
         return self._hole_above.get(path)
+
+    def hole_by_pattern(self, path: bytes) -> str | None:
+        """The rule whose pattern the last name of this path fits."""
+        slash = path.rfind(b"/")
+        name = path[slash + 1 :]
+        for pattern, rule in self._patterns.get(path[:slash] or b"/", ()):
+            if name and fits(name, pattern):
+                return rule
+        return None
 
     def judge(
         self, path: bytes, want: Want, identity: FileIdentity | None = None, *, directory: bool = False
@@ -198,6 +213,10 @@ class FileRules:
                     rights |= given
                     shielded = shielded or rule == PRIVATE_RULE
             found = self._hole_at.get(at)
+            if self._patterns:
+                by_pattern = self.hole_by_pattern(at)
+                if found is None or (by_pattern is not None and _rank(by_pattern) < _rank(found)):
+                    found = by_pattern
             if found is not None and not (shielded and found == LAW_STATE):
                 hole = found if hole is None or _rank(found) < _rank(hole) else hole
             if at == b"/":
@@ -338,22 +357,45 @@ def _denied(policy: Policy, facts: Facts) -> list[Hole]:
     """
     holes: dict[bytes, Hole] = {}
     for rule in policy.filesystem.deny:
-        seen = facts.look(rule.path)
-        in_place = facts.look(parent_of(rule.path)).path.rstrip(b"/") + b"/" + rule.path.rpartition(b"/")[2]
-        for path in (seen.path, in_place, rule.path):
-            identity = seen.identity if path == seen.path else None
-            holes.setdefault(path, Hole(path, rule.rule, identity))
+        directory, _, name = rule.path.rpartition(b"/")
+        if b"*" not in name:
+            _deny(holes, facts, rule.path, rule.rule)
+            continue
+        for matching in facts.matches(directory or b"/", name):
+            _deny(holes, facts, matching, rule.rule)
+        for hole in _pattern_holes(facts, directory or b"/", name, rule.rule):
+            holes.setdefault(hole.path, hole)
     return list(holes.values())
+
+
+def _deny(holes: dict[bytes, Hole], facts: Facts, path: bytes, rule: str) -> None:
+    seen = facts.look(path)
+    for name in _names_of(facts, path):
+        holes.setdefault(name, Hole(name, rule, seen.identity if name == seen.path else None))
+
+
+def _names_of(facts: Facts, path: bytes) -> tuple[bytes, ...]:
+    """Where it leads, as its last link is named, and as it is written."""
+    in_place = facts.look(parent_of(path)).path.rstrip(b"/") + b"/" + path.rpartition(b"/")[2]
+    return facts.look(path).path, in_place, path
+
+
+def _pattern_holes(facts: Facts, directory: bytes, pattern: bytes, rule: str) -> Iterable[Hole]:
+    """Under each name of the directory: what appears in it later is judged by its own name."""
+    for name in dict.fromkeys(_names_of(facts, directory)):
+        yield Hole(name.rstrip(b"/") + b"/" + pattern, rule, None, True)
 
 
 def _secrets(facts: Facts, granted: set[bytes]) -> list[Hole]:
     """The secrets of the base tree. One granted by its own name is none under other names either."""
     paths = list(base_tree.SECRETS)
+    patterns: list[Hole] = []
     for directory, pattern in base_tree.SECRET_PATTERNS:
         paths += facts.matches(directory, pattern)
+        patterns += _pattern_holes(facts, directory, pattern, base_tree.SECRETS_RULE)
     holes: dict[bytes, Hole] = {}
     for path in paths:
         seen = facts.look(path)
         identity = None if seen.path in granted else seen.identity
         holes.setdefault(seen.path, Hole(seen.path, base_tree.SECRETS_RULE, identity))
-    return list(holes.values())
+    return [*holes.values(), *patterns]

@@ -131,8 +131,8 @@ KEYS: Final = (
     _paths(
         "filesystem.deny",
         values.denied_path,
-        '["?~/.ssh", "/etc/shadow"]',
-        "Beats every grant, however the file is reached. It need not exist yet.",
+        '["?~/.ssh", "/etc/shadow", "/etc/*.key"]',
+        "Beats every grant, however the file is reached. It need not exist yet. `*` in the last name is a pattern.",
     ),
     _one(
         "filesystem.workdir", values.directory, None, '"/tmp"', "Copy-on-write: changed freely, kept apart."
@@ -174,7 +174,7 @@ KEYS: Final = (
         values.one_of("off", "denials", "all"),
         "denials",
         '"all"',
-        "What is recorded: nothing, what was refused, or every decision.",
+        "What is recorded: nothing, what was refused, or every trapped call.",
     ),
     _many(
         "degrade.allow",

@@ -153,6 +153,23 @@ def parent_of(path: bytes) -> bytes:
     return path[: path.rfind(b"/")] or b"/"
 
 
+def fits(name: bytes, pattern: bytes) -> bool:
+    """Whether one name is what the pattern means: `*` stands for any bytes, also none; all else for itself."""
+    first, *more = pattern.split(b"*")
+    if not more:
+        return name == pattern
+    last = more.pop()
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for piece in more:  # the earliest place is as good as any: what comes behind has the most room then
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
+
+
 def is_within(path: bytes, top: bytes) -> bool:
     """Whether the path is `top` or lies beneath it. Both absolute and normalised."""
     return path == top or top == b"/" or path.startswith(top + b"/")

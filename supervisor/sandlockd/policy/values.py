@@ -301,8 +301,17 @@ def granted_path(value: object, scope: Scope) -> bytes | None:
 
 
 def denied_path(value: object, scope: Scope) -> bytes | None:
-    """Any path: a deny holds for what appears later. `?` forgives only a variable that is not set."""
-    return _path(value, scope)
+    """Any path: a deny holds for what appears later. `?` forgives only a variable that is not set.
+
+    `*` in the last name makes it a pattern. A literal one is not asked for: the pattern denies that file as well.
+    """
+    path = _path(value, scope)
+    directory, _, name = (path or b"").rpartition(b"/")
+    if b"*" in directory or b"**" in name:
+        raise BadValue(
+            f"{_shown(value)}: * stands for a part of the last name of a path, not for directories"
+        )
+    return path
 
 
 def any_path(value: object, scope: Scope) -> bytes | None:
