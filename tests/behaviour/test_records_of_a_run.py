@@ -24,6 +24,7 @@ def test_the_status_file_has_the_documented_fields(runner: Runner) -> None:
     assert status is not None
     assert {"exit_code", "signal", "reason", "rule", "usage", "changes", "denials"} <= status.keys()
     assert {"wall", "cpu", "peak_memory", "processes"} <= status["usage"].keys()
+    assert status["usage"]["processes"] >= 1 and status["usage"]["processes_exact"] is False
     assert 0 < status["usage"]["cpu"] <= status["usage"]["wall"] * 2 < 20
     assert 100_000 < status["usage"]["peak_memory"] < 1 << 32
     assert status["denials"] == 0

@@ -77,7 +77,12 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--status-file", metavar="FILE", help="write how it ended there, as JSON")
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("--quiet", action="store_true", help="no closing line about refusals")
-    volume.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
+    volume.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say what is granted, each refusal as it happens, and what was used",
+    )
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
     return parser
 

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandlockd.cli.verbose import Verbose
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
     from sandlockd.policy.model import Policy
@@ -121,6 +122,7 @@ class _Foreground:
         self._umask = 0o022
         self._stdio = _occupy_stdio()
         self._terminate_by: float | None = None
+        self._verbose: Verbose | None = None
 
     def run(self) -> Result:
         """Raises CannotStart, PolicyErrors, StateError."""
@@ -134,6 +136,8 @@ class _Foreground:
             prepared = prepare(self._policy, rules, self._options.command, private.path)
             try:
                 audit = self._open_audit(prepared.argv, prepared.wall.missing)
+                if self._options.verbose:
+                    self._verbose = _verbose(prepared, audit, self._options)
             except BaseException:
                 prepared.close()
                 raise
@@ -187,7 +191,10 @@ class _Foreground:
                 self._serve(sandbox, signals.fd)
             failed = False
         finally:
+            calls = sandbox.engine.counts() if self._verbose is not None else None
             sandbox.close()
+            if self._verbose is not None and calls is not None:
+                self._verbose.ended(sandbox.result, audit, calls)
             self._close_audit(audit, sandbox.result, failed=failed or not sandbox.result.succeeded)
         if sandbox.result.error is not None:
             say(sandbox.result.error)
@@ -297,6 +304,15 @@ class _Foreground:
             return  # nobody does job control here; a stopped supervisor would only stop other processes too
         os.kill(os.getpid(), signal.SIGSTOP)
         sandbox.go_on()
+
+
+def _verbose(prepared: Prepared, audit: AuditLog, options: Options) -> Verbose:
+    from sandlockd.cli.verbose import Verbose  # only where it is asked for
+
+    verbose = Verbose(say)
+    verbose.starting(prepared, audit, tuple(options.policies) or ("base",))
+    audit.on_refusal = verbose.refusal
+    return verbose
 
 
 def _has_terminal() -> bool:

@@ -33,6 +33,8 @@ class Result:
         self.wall_s = 0.0
         self.cpu_s = 0.0
         self.peak_memory_bytes = 0
+        # At least so many. Forking is not trapped, and no source that every user has counts it: those are told
+        # that init reaped (orphans), or that lived long enough to be registered.
         self.processes = 0
         self.denials = 0
         self.run_id: str | None = None
@@ -85,6 +87,7 @@ class Result:
                 "cpu": round(self.cpu_s, 6),
                 "peak_memory": self.peak_memory_bytes,
                 "processes": self.processes,
+                "processes_exact": False,
             },
             "changes": None,
             "denials": self.denials,
