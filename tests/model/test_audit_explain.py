@@ -144,7 +144,7 @@ def test_an_error_of_ours_is_told_as_ours(tmp_path: Path) -> None:
     log.refuse(Failure(denied(remedy=None), "Traceback (most recent call last):\nKeyError: 3"))
     log.close(END)
     text = explanation(read(tmp_path, log))
-    assert "not a matter of policy: sandlockd failed to judge it, and so refused" in text
+    assert "not a matter of policy: sandlockd failed to judge or answer it, and so refused" in text
     assert "           KeyError: 3\n" in text
 
 

@@ -173,6 +173,48 @@ def test_allowed_calls_are_written_at_level_all_only(tmp_path: Path) -> None:
     assert full.denials == 0
 
 
+def test_allowed_calls_are_counted_like_refusals_and_apart_from_them(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, level=Level.ALL)
+    for _ in range(25):
+        log.allow(Allowed(call="openat", rule="base", path=b"/usr/bin/cc", answer="continued"))
+        log.allow(Allowed(call="openat", rule="base", path=b"/usr/bin/cc", answer="ENOENT"))
+    log.refuse(refusal())
+    log.close(END)
+    lines = records(tmp_path, log)
+    allowed = [(line["answer"], line["count"]) for line in lines if line["kind"] == "allowed"]
+    assert sorted(allowed) == sorted((a, n) for a in ("continued", "ENOENT") for n in (1, 10, 25))
+    assert (lines[-1]["denials"], lines[-1]["allowed"], lines[-1]["unrecorded"]) == (1, 50, 0)
+
+
+def test_a_flood_of_allowed_calls_leaves_room_for_refusals(tmp_path: Path) -> None:
+    """Of the keys, and of the file."""
+    for max_bytes in (log_module.LOG_BYTES_MAX, 400_000):
+        log = AuditLog(tmp_path, level=Level.ALL, max_bytes=max_bytes)
+        for index in range(20_000):
+            log.allow(Allowed(call="openat", rule="base", path=b"/usr/%d" % index))
+        for index in range(300):
+            log.refuse(refusal(b"/secret/%d" % index))
+        log.close(END)
+        lines = records(tmp_path, log)
+        assert sum(line["kind"] == "refusal" for line in lines) == 300
+        assert counted(lines, ("allowed",)) == lines[-1]["allowed"] == 20_000
+        assert log_path(tmp_path, log).stat().st_size < max_bytes + 1_000_000
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_who_listens_is_told_when_a_refusal_is_written_or_would_be(tmp_path: Path, level: Level) -> None:
+    told = []
+    log = AuditLog(tmp_path, level=level)
+    log.on_refusal = lambda event, count: told.append((event, count))
+    for _ in range(123):
+        log.refuse(refusal())
+        log.allow(Allowed(call="openat", rule="base", path=b"/usr/bin/cc"))
+    log.note(Note(subject="pump", text="text"))
+    log.close(END)
+    assert told == [(refusal(), 1), (refusal(), 10), (refusal(), 100)]
+    assert log.closing_lines(failed=False) == []
+
+
 def test_level_off_touches_no_disk_and_still_counts(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "state", level=Level.OFF)
     log.begin(header(log.run_id))
