@@ -163,7 +163,9 @@ def _refusal(group: _Group, style: Style) -> str:
     lines.append(f"    rule   {printable(text(record, 'rule'))}")
     remedy = text(record, "remedy")
     if record["kind"] == "error":
-        lines.append("    allow  not a matter of policy: sandlockd failed to judge or answer it, and so refused")
+        lines.append(
+            "    allow  not a matter of policy: sandlockd failed to judge or answer it, and so refused"
+        )
         lines += [f"           {printable(line)}" for line in text(record, "traceback").splitlines()]
     elif remedy:
         first, *rest = remedy.splitlines()
