@@ -78,10 +78,9 @@ class AllowedCalls:
         caller = Caller(self._context, request)
         row = self._context.rows[request.nr]
         for which, operand in enumerate(row.paths):
-            text = (
-                request.path if which == 0 else memory.read_path(caller.tid, request.args[operand.position])
-            )
             try:
+                address = request.args[operand.position]
+                text = request.path if which == 0 else memory.read_path(caller.tid, address)
                 self._judge(caller, which, text)
             except OSError:
                 continue  # the kernel will find the same
