@@ -209,6 +209,7 @@ struct slk_engine_config {
 	int32_t openat2_nr;
 	int32_t slow_lookups;  /* a path lookup may block (network or user-space file systems are mounted) */
 	int32_t tell_granted;  /* what the fast path would let through goes to Python first, to be put on record */
+	int32_t mounts_fd;     /* /proc/self/mountinfo, asked with poll(2) whether that is still so; -1: not asked */
 	int32_t ledger_fd;     /* a memfd of slk_ledger_bytes() bytes */
 };
 
@@ -285,11 +286,15 @@ void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
-/* For tests and doctor: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
+/* What the mount table says now, or said when mounts_fd last told of a change. */
+void slk_engine_set_slow_lookups(struct slk_engine *engine, int slow);
+/* For tests: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 
 int slk_become_subreaper(void);
 int slk_pidfd_getfd(int pidfd, int fd);
+/* The id of the mount that an open descriptor is on, as in mountinfo; asks no file system server. */
+int slk_mount_id(int fd);
 /* 1: the opened object is one of procfs (fstatfs(2), PROC_SUPER_MAGIC). */
 int slk_is_procfs(int fd);
 

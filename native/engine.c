@@ -72,6 +72,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->openat2_nr = config->openat2_nr;
 	engine->slow_lookups = config->slow_lookups;
 	engine->tell_granted = config->tell_granted;
+	engine->mounts_fd = config->mounts_fd;
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
 	result = copy_refusals(engine, config);
 	if (result == 0)

@@ -14,10 +14,12 @@
 #include <fcntl.h>
 #include <linux/landlock.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #ifndef LANDLOCK_ACCESS_FS_TRUNCATE
@@ -38,21 +40,40 @@ static struct slk_judged *judged_entry(struct slk_engine *engine, uint64_t key)
 	return &engine->judged[(key >> 40) % SLK_JUDGED_MAX];
 }
 
-static int open_path(const struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+/* Does the mount table hold a file system whose lookups wait for a server? Asked before the lookup, after the call was
+ * received: what the program saw mounted before it asked is known. */
+static int lookups_may_wait(struct slk_engine *engine)
 {
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve};
-	long fd;
+	struct pollfd mounts = {engine->mounts_fd, POLLPRI, 0};
 
-	if (engine->slow_lookups)
-		how.resolve |= RESOLVE_CACHED; /* then what would block is EAGAIN, and a worker's */
-	fd = syscall(SYS_openat2, AT_FDCWD, *path ? path : "/", &how, sizeof(how));
+	/* Whatever it was that changed; Python reads the table, and may take this back. */
+	if (!engine->slow_lookups && engine->mounts_fd >= 0 && poll(&mounts, 1, 0) != 0)
+		engine->slow_lookups = 1;
+	return engine->slow_lookups;
+}
+
+/* -EAGAIN: it would have to wait. */
+static int open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve | RESOLVE_CACHED};
+	long fd = syscall(SYS_openat2, AT_FDCWD, *path ? path : "/", &how, sizeof(how));
+
+	if (fd < 0 && errno == EAGAIN && !lookups_may_wait(engine)) {
+		how.resolve = resolve;
+		fd = syscall(SYS_openat2, AT_FDCWD, *path ? path : "/", &how, sizeof(how));
+	}
 	return fd < 0 ? -errno : (int)fd;
 }
 
-/* The grant was given to an object; a new one that took over its name has none. 0 or reason + 1. */
-static int judge_identity(const struct slk_engine *engine, const struct slk_zone *zone)
+void slk_engine_set_slow_lookups(struct slk_engine *engine, int slow)
 {
-	struct stat now;
+	engine->slow_lookups = slow;
+}
+
+/* The grant was given to an object; a new one that took over its name has none. 0 or reason + 1. */
+static int judge_identity(struct slk_engine *engine, const struct slk_zone *zone)
+{
+	struct statx now;
 	int fd, result;
 
 	if (!(zone->flags & SLK_ZONE_IDENTITY))
@@ -60,15 +81,16 @@ static int judge_identity(const struct slk_engine *engine, const struct slk_zone
 	fd = open_path(engine, zone->path, 0, 0);
 	if (fd < 0)
 		return (fd == -EAGAIN ? SLK_REASON_LOOKUP : SLK_REASON_ZONE) + 1;
-	result = fstat(fd, &now);
+	/* Its identity cannot have changed while we hold it: no server need be asked (statx(2), AT_STATX_DONT_SYNC). */
+	result = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &now);
 	close(fd);
-	if (result < 0 || now.st_dev != zone->device || now.st_ino != zone->inode)
+	if (result < 0 || makedev(now.stx_dev_major, now.stx_dev_minor) != zone->device || now.stx_ino != zone->inode)
 		return SLK_REASON_ZONE + 1;
 	return 0;
 }
 
 /* 0 or reason + 1. */
-static int judge_text(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need)
+static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need)
 {
 	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
 
@@ -92,7 +114,7 @@ static int may_wait(const struct slk_engine *engine, int fd)
 }
 
 /* The path as the kernel sees it now, through every symbolic link. */
-static int canonical(const struct slk_engine *engine, const struct slk_walk *walk, int follow,
+static int canonical(struct slk_engine *engine, const struct slk_walk *walk, int follow,
 		     struct slk_walk *ret_walk, int *ret_may_wait)
 {
 	char link[64], text[SLK_PATH_MAX];
@@ -111,7 +133,7 @@ static int canonical(const struct slk_engine *engine, const struct slk_walk *wal
 }
 
 /* Symbolic links lead elsewhere: judge the place. */
-static int judge_canonical(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+static int judge_canonical(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 			   int *ret_settled, int *ret_may_wait)
 {
 	struct slk_walk real;
@@ -128,7 +150,7 @@ static int judge_canonical(const struct slk_engine *engine, const struct slk_wal
 }
 
 /* The letters say granted: look whether a symbolic link leads the path elsewhere. */
-static int judge_object(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
+static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 			int *ret_settled, int *ret_may_wait)
 {
 	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);

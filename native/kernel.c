@@ -4,10 +4,12 @@
 #include "slk.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/landlock.h>
 #include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -100,6 +102,16 @@ int slk_is_procfs(int fd)
 	if (fstatfs(fd, &status) < 0)
 		return -errno;
 	return status.f_type == PROC_SUPER_MAGIC;
+}
+
+int slk_mount_id(int fd)
+{
+	struct statx status;
+
+	/* DONT_SYNC: what a server would have to be asked is not wanted (statx(2)). STATX_MNT_ID is Linux 5.8. */
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &status) < 0)
+		return -errno;
+	return status.stx_mask & STATX_MNT_ID ? (int)status.stx_mnt_id : -ENODATA;
 }
 
 int slk_pidfd_getfd(int pidfd, int fd)

@@ -130,6 +130,7 @@ struct slk_engine {
 	int tell_granted;
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;
+	int mounts_fd; /* borrowed */
 	struct slk_zone_table *zones;
 	struct slk_slot *slots;
 	struct slk_shared *shared; /* behind the slots */

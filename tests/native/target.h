@@ -271,6 +271,7 @@ __attribute__((unused)) static struct served start_engine(const struct target *t
 	static struct slk_call rows[SLK_CALLS_MAX];
 	struct served served = {.ledger_fd = memfd_create("ledger", MFD_CLOEXEC)};
 	struct slk_engine_config config = {
+		.mounts_fd = -1,
 		.calls = rows,
 		.call_count = SLK_CALLS_MAX,
 		.zones = zones,

@@ -198,6 +198,19 @@ static void test_a_path_that_is_too_long_or_too_deep_is_pythons(void)
 	end_engine(&served);
 }
 
+/* A name that the kernel has in no cache has to be looked up: that is Python's while it may wait for a server. */
+static void test_a_lookup_that_may_wait_is_not_made_in_c(void)
+{
+	struct served served = new_engine(NULL);
+
+	slk_engine_set_slow_lookups(served.engine, 1);
+	CHECK_EQUAL(0, continues(&served, "granted/dir/never-looked-up", READ, FOLLOW));
+	CHECK_EQUAL(1, continues(&served, "granted/file", READ, FOLLOW));
+	slk_engine_set_slow_lookups(served.engine, 0);
+	CHECK_EQUAL(1, continues(&served, "granted/dir/never-looked-up-either", READ, FOLLOW));
+	end_engine(&served);
+}
+
 /* ---- by real calls */
 
 static struct target target;
@@ -383,6 +396,7 @@ int main(void)
 	RUN(test_a_link_in_the_last_place_counts_itself_when_not_followed);
 	RUN(test_another_object_under_a_granted_name_is_pythons);
 	RUN(test_what_was_judged_is_forgotten_soon);
+	RUN(test_a_lookup_that_may_wait_is_not_made_in_c);
 	RUN(test_a_path_that_is_too_long_or_too_deep_is_pythons);
 	RUN(test_an_open_in_a_grant_never_leaves_c);
 	RUN(test_an_open_elsewhere_comes_with_its_path);

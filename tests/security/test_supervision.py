@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from harness.running import Runner
-from harness.waiting import line_of
+from harness.waiting import line_of, until
 from security import broken
 from security.canaries import changed, outside, snapshot
 from security.raw_calls import AT_FDCWD, ATTACKS, Buffer, Bytes, Edge, Script
+
+from sandlockd.notify.dispatch import _WORKERS_MAX
 
 _FLOOD = r"""
 #define _GNU_SOURCE
@@ -190,6 +192,57 @@ def test_a_fifo_that_nobody_opens(runner: Runner) -> None:
         ["sh", "-c", program], options=["--write", work, "--deny", work / "denied"], timeout=30
     )
     assert ended.stdout == b"went on\ntext\n"
+
+
+def _descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_more_waiting_opens_than_workers(runner: Runner) -> None:
+    """Those past the limit are refused at once; others go on; all that was held for them is given back."""
+    work = runner.work
+    (work / "denied").mkdir()
+    runner.place.give(work)
+    program = runner.compiler.compile((ATTACKS / "fifos.c").read_text())
+    # The first waiting open makes the supervisor import what it needs for them.
+    script = f"mkfifo warm pipe; (cat warm & echo > warm; wait) > /dev/null; exec {program} pipe 300"
+    options = ["--write", work, "--deny", work / "denied", "--read", program.parent]
+    with runner.started(runner.command_line(["sh", "-c", script], options=options)) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def said() -> bytes:
+            assert process.stdout is not None
+            return line_of(process.stdout.fileno(), 30)
+
+        assert said() == b"ready\n"
+        before = _descriptors(process.pid)
+        process.stdin.write(b"\n")
+        assert {said() for _ in range(300 - _WORKERS_MAX)} == {b"refused EAGAIN\n"}
+        assert _descriptors(process.pid) >= before + _WORKERS_MAX
+        process.stdin.write(b"\n")
+        assert said() == b"served\n"
+        with open(work / "pipe", "wb"):  # from outside: every reader has its other end
+            until(lambda: _descriptors(process.pid) == before, "the descriptors of the supervisor given back")
+        process.stdin.write(b"\n")
+        assert said() == b"served\n"
+        process.stdin.close()
+        assert said() == b"opened %d\n" % _WORKERS_MAX
+        assert process.wait(10) == 0
+
+
+def test_a_fifo_that_is_opened_without_waiting(runner: Runner) -> None:
+    """O_NONBLOCK on the spine: ENXIO without a reader, a descriptor with one; no worker is needed for it."""
+    work = runner.work
+    (work / "denied").mkdir()
+    os.mkfifo(work / "pipe")
+    runner.place.give(work)
+    script = Script()
+    for flags in (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY):
+        script.openat(AT_FDCWD, work / "pipe", flags | os.O_NONBLOCK)
+    bare = script.bare(runner)
+    outcomes, _ = script.sandboxed(runner, "--write", work, "--deny", work / "denied")
+    assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in bare]
+    assert bare[0].error == "ENXIO"
 
 
 # ---- handlers that fail ----

@@ -15,7 +15,6 @@ from sandlockd.audit.state import StateError, state_directory
 from sandlockd.cli.policy_files import compile_file_rules, load_policy, working_directory
 from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
-from sandlockd.kernel.paths import may_block, mounts
 from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
 from sandlockd.launch.private_directory import PrivateDirectory, sweep
 from sandlockd.policy.errors import PolicyErrors
@@ -150,7 +149,7 @@ class _Foreground:
 
     @staticmethod
     def _sandbox(prepared: Prepared, audit: AuditLog) -> Sandbox:
-        return Sandbox(prepared, audit, slow_lookups=may_block(mounts()), terminal_device=_terminal_device())
+        return Sandbox(prepared, audit, terminal_device=_terminal_device())
 
     def _open_audit(self, argv: tuple[bytes, ...], missing: Sequence[str]) -> AuditLog:
         audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))

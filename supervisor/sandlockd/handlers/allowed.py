@@ -15,6 +15,7 @@ from sandlockd.handlers import lookup, opening, record
 from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, Continue, Errno, Fd, Kill, Value, Write
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import memory
+from sandlockd.kernel.files import MayWait
 from sandlockd.kernel.paths import RESOLVE_CACHED, describe
 from sandlockd.kernel.syscalls import Effect, Treatment
 from sandlockd.policy.files import LAW_PROC, FileRules
@@ -22,7 +23,7 @@ from sandlockd.policy.verdict import Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.answers import Answer, Settled
     from sandlockd.handlers.context import Context
     from sandlockd.handlers.lookup import Place
     from sandlockd.kernel.engine import Request
@@ -82,8 +83,8 @@ class AllowedCalls:
                 address = request.args[operand.position]
                 text = request.path if which == 0 else memory.read_path(caller.tid, address)
                 self._judge(caller, which, text)
-            except OSError:
-                continue  # the kernel will find the same
+            except (OSError, MayWait):
+                continue  # the kernel will find the same, or knows more
         caller.require_alive()
         names = (Effect.CREATE | Effect.DELETE) & row.paths[0].effect
         return LANDLOCK_NAMES if names and row.treatment is not Treatment.OPEN else LANDLOCK_FILES
@@ -108,7 +109,7 @@ class AllowedCalls:
         """It is refused, and on record as that."""
         self._asked.pop(request.notif_id, None)
 
-    def tell(self, request: Request, answer: Answer) -> None:
+    def tell(self, request: Request, answer: Settled) -> None:
         """Put it on record, unless it is a refusal, which is there already. Raises Gone."""
         judged = self._asked.pop(request.notif_id, None)
         if judged is None:
@@ -141,7 +142,7 @@ def _object_at(caller: Caller, place: Place, *, follow: bool) -> bytes | None:
     try:
         with lookup.open_object(caller, place, follow=follow, resolve=RESOLVE_CACHED) as opened:
             return bytes(describe(opened.fd).path)
-    except OSError:
+    except (OSError, MayWait):
         return None
 
 
@@ -150,7 +151,7 @@ def _name_at(caller: Caller, place: Place) -> bytes | None:
         parent, name = lookup.open_parent(caller, place, resolve=RESOLVE_CACHED)
         with parent:
             return lookup.child_path(describe(parent.fd), name)
-    except OSError:
+    except (OSError, MayWait):
         return None
 
 
@@ -161,7 +162,7 @@ def _shown(caller: Caller) -> bytes | None:
         return None
     try:
         return bytes(lookup.place_of(caller, request.path, lookup.dirfd_of(caller)).shown)
-    except OSError:
+    except (OSError, MayWait):
         return bytes(request.path)
 
 
@@ -173,7 +174,7 @@ def _want_of(effect: Effect) -> Want:
     return want
 
 
-def _rule(judged: list[_Judged], answer: Answer, path: bytes | None) -> str:
+def _rule(judged: list[_Judged], answer: Settled, path: bytes | None) -> str:
     """What decided: the policy's rule, the rule of the kernel that judges instead of us, or that it is its own."""
     for one in judged:
         if one.verdict.allowed:
@@ -185,7 +186,7 @@ def _rule(judged: list[_Judged], answer: Answer, path: bytes | None) -> str:
     return LAW_PROC if path is not None and path.startswith(b"/proc/") else "own"
 
 
-def _word(answer: Answer) -> str:
+def _word(answer: Settled) -> str:
     match answer:
         case Continue():
             return "continued"

@@ -13,6 +13,10 @@ import enum
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.policy.verdict import Verdict, Want
+
 
 class Backstop(enum.Enum):
     """The kernel rule that judges the call again, whatever its memory says by then."""
@@ -60,6 +64,16 @@ class Kill(NamedTuple):
     rule: str
 
 
+class Refused(NamedTuple):
+    """A refusal that is owed a record: it is on record before the program sees the errno."""
+
+    verdict: Verdict
+    path: bytes | None
+    wanted: Want | str
+    target: bytes | None
+    error: int  # positive
+
+
 class Later(NamedTuple):
     """What was asked may wait for something that is not the program: `work` does so in a worker thread.
 
@@ -72,7 +86,8 @@ class Later(NamedTuple):
     abandon: Callable[[], None]  # releases what work would have; harmless when it has
 
 
-Answer = Continue | Errno | Value | Fd | Write | Kill
+Settled = Continue | Errno | Value | Fd | Write | Kill
+Answer = Settled | Refused
 
 EACCES: Final = Errno(13)
 EPERM: Final = Errno(1)

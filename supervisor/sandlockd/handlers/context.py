@@ -1,35 +1,50 @@
-"""What every handler needs: the policy's rules, the wall, the index, and a place for refusals."""
+"""What every handler needs: the policy's rules, the wall, the file calls, the index, and a place for refusals."""
 
 from __future__ import annotations
 
+import copy
 import os
 
-from sandlockd.kernel import procfs
+from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW
 from sandlockd.kernel.paths import Identity
 from sandlockd.process.key import Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any, TypeVar
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
-    from sandlockd.kernel.engine import Engine, Request
+    from sandlockd.kernel.engine import Engine, Request, Zone
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.files import Files
+    from sandlockd.kernel.paths import Object
     from sandlockd.kernel.syscalls import Syscall
     from sandlockd.policy.files import FileRules
     from sandlockd.process.index import ProcessIndex
+
+    Result = TypeVar("Result")
 
 
 _REMOVE_FILE, _MAKE_DIR = 1 << 5, 1 << 7  # LANDLOCK_ACCESS_FS_*
 
 
 class Context:
-    """One sandbox, as its handlers see it."""
+    """One sandbox, as its handlers see it.
+
+    There are two of each: for handlers on the loop, where nothing may wait, and for the same handlers in a worker
+    thread, where anything may. A worker leaves alone what the loop owns: the engine (but for `alive`), the index, the
+    log.
+    """
 
     def __init__(
         self,
         *,
         engine: Engine,
+        files: Files,
+        zones: Mapping[bytes, Zone],
         index: ProcessIndex,
         rules: FileRules,
         rule_for: Callable[[int, tuple[int, ...]], str],
@@ -41,14 +56,16 @@ class Context:
         terminal_device: int | None,
         trace: Callable[[int], None],
     ) -> None:
-        """rule_for: the name of the rule that traps or refuses a call with these arguments.
-        errno_for: what a refusal of a call with these arguments gives the program.
+        """zones: what the kernel grants, by path. rule_for: the name of the rule that traps or refuses a call with
+        these arguments. errno_for: what a refusal of a call with these arguments gives the program.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
         """
         self.engine = engine
-        self.index = index
+        self.files = files
+        self.zones = zones
+        self.index: ProcessIndex | None = index
         self.rules = rules
         self.rule_for = rule_for
         self.errno_for = errno_for
@@ -58,13 +75,40 @@ class Context:
         self.init_pid = init_pid
         self.terminal_device = terminal_device
         self.trace = trace
-        self.own_pid = os.getpid()
         self.is_root = os.geteuid() == 0
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 
+    def in_a_worker(self, files: Files) -> Context:
+        """The same for a worker thread."""
+        other = copy.copy(self)
+        other.files = files
+        other.index = None
+        return other
+
+    def kernel_grants(self, path: bytes, need: int) -> bool:
+        """Does Landlock grant these LANDLOCK_ACCESS_FS_* of what has this canonical path?
+
+        Not on the spine of a hole, nor in what was made there. As C has it (native/fastpath.c, judge_text).
+        """
+        at = path.rstrip(b"/")
+        while (zone := self.zones.get(at)) is None and at:
+            at = at[: at.rindex(b"/")]
+        if zone is None or zone.flags & ZONE_SLOW or zone.rights & need != need:
+            return False
+        return not zone.flags & ZONE_IDENTITY or self._is_still(zone)
+
+    def _is_still(self, zone: Zone) -> bool:
+        """The grant was given to an object; a new one that took over its name has none."""
+        try:
+            with self.files.open(None, zone.path or b"/", os.O_PATH) as opened:
+                found = self.files.run(acts.describe, opened)
+        except OSError:
+            return False
+        return (found.device, found.inode) == (zone.device, zone.inode)
+
     def kernel_grants_names_in(self, directory: bytes) -> bool:
-        """May names in this directory be left to Landlock? Not on the spine of a hole, nor in what was made there."""
-        return self.engine.would_continue(directory, _REMOVE_FILE | _MAKE_DIR)
+        """May names in this directory be left to Landlock?"""
+        return self.kernel_grants(directory, _REMOVE_FILE | _MAKE_DIR)
 
 
 class Caller:
@@ -110,7 +154,18 @@ class Caller:
         status = self.status
         return Identity(status.uids[3], status.gids[3], status.groups, status.capabilities)
 
+    def act(self, act: Callable[..., Result], *args: Any) -> Result:
+        """Make a call of kernel/acts.py with the caller's rights. Raises OSError, MayWait."""
+        return self.context.files.run(act, *args, identity=self.identity)
+
+    def wait_for(self, act: Callable[..., Result], *args: Any) -> Result:
+        """As act, in `Later.work`, with objects that were described before."""
+        return self.context.files.wait_for(act, *args, identity=self.identity)
+
+    def describe(self, opened: OwnedFd) -> Object:
+        return self.context.files.run(acts.describe, opened)
+
     def require_alive(self) -> None:
         """What was read before this line was the caller's: it still waits in this very call."""
-        if not self.context.engine.alive(self.request.slot):
+        if not self.context.engine.alive(self.request):
             raise Gone

@@ -12,13 +12,14 @@ import errno
 import os
 import re
 
-from sandlockd.kernel import procfs
-from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
+from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.paths import AT_FDCWD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.context import Caller
     from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.files import Files
     from sandlockd.kernel.paths import Object
     from sandlockd.kernel.syscalls import PathOperand
 
@@ -30,6 +31,9 @@ _ASKER = {
     b"/dev/stderr": b"/proc/self/fd/2",
     b"/etc/mtab": b"/proc/self/mounts",
 }
+
+# Of a process: what no part of the path, but the link itself, leads to.
+_MAGIC_LINK = re.compile(rb"/proc/\d+/(task/\d+/)?(cwd|root|exe|fd/\d+)")
 
 # What a call names. text: as the program wrote it. link: the caller's magic link that walk starts from, or None where
 # walk is absolute. shown: absolute by its letters, for records; never what is authorised.
@@ -149,11 +153,14 @@ def open_parent(caller: Caller, place: Place, resolve: int = 0) -> tuple[OwnedFd
 
 def _walk(caller: Caller, place: Place, path: bytes, flags: int, resolve: int) -> OwnedFd:
     """From the very directory that the caller means: its link is opened as ourselves, what follows as the caller."""
+    files = caller.context.files
     if place.link is None:
-        return openat2(AT_FDCWD, path, flags, resolve=resolve, identity=caller.identity)
-    with openat2(AT_FDCWD, place.link, os.O_PATH) as base:
+        if _MAGIC_LINK.fullmatch(path) and not flags & os.O_NOFOLLOW:
+            return files.jump(path, flags, identity=caller.identity)
+        return files.open(None, path, flags, resolve=resolve, identity=caller.identity)
+    with files.jump(place.link) as base:
         caller.require_alive()
-        return openat2(base.fd, path, flags, resolve=resolve, identity=caller.identity)
+        return files.open(base, path, flags, resolve=resolve, identity=caller.identity)
 
 
 def child_path(parent: Object, name: bytes) -> bytes:
@@ -162,10 +169,10 @@ def child_path(parent: Object, name: bytes) -> bytes:
     return bytes(parent.path.rstrip(b"/") + b"/" + name)
 
 
-def describe_child(parent: OwnedFd, name: bytes) -> Object | None:
+def describe_child(files: Files, parent: OwnedFd, name: bytes) -> Object | None:
     """What a name in an opened directory stands for, links not followed; None where there is nothing."""
     try:
-        with openat2(parent.fd, name, os.O_PATH | os.O_NOFOLLOW) as child:
-            return describe(child.fd)
+        with files.open(parent, name, os.O_PATH | os.O_NOFOLLOW) as child:
+            return files.run(acts.describe, child)
     except FileNotFoundError:
         return None

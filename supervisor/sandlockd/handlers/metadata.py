@@ -11,11 +11,11 @@ import os
 import stat
 import struct
 
-from sandlockd.handlers import lookup, procfiles, record
+from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.context import Caller
-from sandlockd.kernel import memory, paths, procfs
-from sandlockd.kernel.paths import AT_FDCWD, describe, openat2, self_link
+from sandlockd.kernel import acts, memory, procfs
+from sandlockd.kernel.paths import AT_FDCWD
 from sandlockd.kernel.syscalls import Follow
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.paths import Object
 
-    Act = Callable[[Caller, OwnedFd], Answer]
+    Act = Callable[[Caller, OwnedFd, Object], Answer]
 
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
@@ -88,7 +89,7 @@ def _by_descriptor(caller: Caller, position: int, *, path_only: bool = False) ->
     try:
         if not path_only and fd != AT_FDCWD and procfs.descriptor_flags(caller.tid, fd) & os.O_PATH:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        opened = openat2(AT_FDCWD, procfs.directory_of(caller.tid, fd), os.O_PATH)
+        opened = caller.context.files.jump(procfs.directory_of(caller.tid, fd))
     except FileNotFoundError:
         caller.require_alive()
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
@@ -103,36 +104,36 @@ def handle_attributes(context: Context, request: Request) -> Answer:
     try:
         opened, _ = _by_path(caller)
         with opened:
-            if procfiles.is_proc(opened.fd):
+            found = caller.describe(opened)
+            if found.proc:
                 return Errno(errno.EOPNOTSUPP)
-            readable = _may_read(caller, opened)
+            readable = _may_read(caller, found)
             return _list_xattr(caller, opened, readable) if lists else _get_xattr(caller, opened, readable)
     except OSError as error:
         return Errno(error.errno or errno.EIO)
 
 
-def _may_read(caller: Caller, opened: OwnedFd) -> bool:
-    found = describe(opened.fd)
+def _may_read(caller: Caller, found: Object) -> bool:
     identity = FileIdentity(found.device, found.inode)
     return bool(caller.context.rules.judge(found.path, Want.READ, identity).allowed)
 
 
 def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act, *, own: bool) -> Answer:
     """own: the caller holds the object by a descriptor."""
-    found = describe(opened.fd)
+    found = caller.describe(opened)
     context = caller.context
-    if procfiles.is_proc(opened.fd):
+    if found.proc:
         return Errno(errno.EPERM)  # the kernel's own answer for nearly all of procfs
     named = found.path.startswith(b"/") and not (found.deleted and found.path.startswith(b"/memfd:"))
     if (not named or found.deleted) and not own:
         # A pipe, a memfd, a deleted file of some other process of the user: we may look at it, nobody may use us to.
         verdict = Verdict(False, "law.process_access", None)
-        return record.refuse(context, caller.request, verdict, path=found.path, wanted=want)
+        return record.refuse(verdict, path=found.path, wanted=want)
     if named:
         verdict = context.rules.judge(found.path, want, FileIdentity(found.device, found.inode))
         if not verdict.allowed:
-            return record.refuse(context, caller.request, verdict, path=found.path, wanted=want)
-    return act(caller, opened)
+            return record.refuse(verdict, path=found.path, wanted=want)
+    return act(caller, opened, found)
 
 
 # ---- one small function per call; the object is judged already ----
@@ -148,30 +149,24 @@ def _after_object(caller: Caller) -> int:
     return (row.paths[0].position if row.paths else row.fds[0]) + 1
 
 
-def _chmod(caller: Caller, opened: OwnedFd) -> Answer:
+def _chmod(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     mode = _arg(caller, _after_object(caller)) & 0o7777
-    if mode & 0o6000 and not stat.S_ISDIR(os.fstat(opened.fd).st_mode):
-        path = describe(opened.fd).path
+    if mode & 0o6000 and not stat.S_ISDIR(found.mode):
         verdict = Verdict(False, "law.setuid", None)
-        return record.refuse(
-            caller.context, caller.request, verdict, path=path, wanted=Want.METADATA, error=errno.EPERM
-        )
-    with paths.acting_as(caller.identity):
-        paths.set_mode(self_link(opened.fd), mode)
+        return record.refuse(verdict, path=found.path, wanted=Want.METADATA, error=errno.EPERM)
+    caller.act(acts.set_mode, opened, mode)
     return Value(0)
 
 
-def _chown(caller: Caller, opened: OwnedFd) -> Answer:
+def _chown(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     first = _after_object(caller)
     uid, gid = _arg(caller, first) & 0xFFFFFFFF, _arg(caller, first + 1) & 0xFFFFFFFF
-    with paths.acting_as(caller.identity):
-        paths.set_owner(opened.fd, uid, gid)
+    caller.act(acts.set_owner, opened, uid, gid)
     return Value(0)
 
 
 def _set_times(caller: Caller, opened: OwnedFd, times: tuple[int, int, int, int]) -> Answer:
-    with paths.acting_as(caller.identity):
-        paths.set_times(opened.fd, times)
+    caller.act(acts.set_times, opened, times)
     return Value(0)
 
 
@@ -184,7 +179,7 @@ def _read(caller: Caller, address: int, size: int) -> bytes:
     return data
 
 
-def _utime(caller: Caller, opened: OwnedFd) -> Answer:
+def _utime(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     address = _arg(caller, 1)
     if not address:
         return _set_times(caller, opened, _NOW)
@@ -192,7 +187,7 @@ def _utime(caller: Caller, opened: OwnedFd) -> Answer:
     return _set_times(caller, opened, (accessed, 0, modified, 0))
 
 
-def _utimes(caller: Caller, opened: OwnedFd) -> Answer:
+def _utimes(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     address = _arg(caller, _after_object(caller))
     if not address:
         return _set_times(caller, opened, _NOW)
@@ -202,7 +197,7 @@ def _utimes(caller: Caller, opened: OwnedFd) -> Answer:
     return _set_times(caller, opened, (a_s, a_us * 1000, m_s, m_us * 1000))
 
 
-def _utimensat(caller: Caller, opened: OwnedFd) -> Answer:
+def _utimensat(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     address = _arg(caller, 2)
     if not address:
         return _set_times(caller, opened, _NOW)
@@ -223,21 +218,19 @@ def _attribute_name(caller: Caller) -> bytes:
     return name
 
 
-def _set_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+def _set_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     name = _attribute_name(caller)
     size = _arg(caller, 3)
     if size > _XATTR_SIZE_MAX:
         return Errno(errno.E2BIG)
     value = _read(caller, _arg(caller, 2), size) if size else b""
-    with paths.acting_as(caller.identity):
-        paths.set_xattr(self_link(opened.fd), name, value, _arg(caller, 4) & 0xFFFFFFFF)
+    caller.act(acts.set_xattr, opened, name, value, _arg(caller, 4) & 0xFFFFFFFF)
     return Value(0)
 
 
-def _remove_xattr(caller: Caller, opened: OwnedFd) -> Answer:
+def _remove_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     name = _attribute_name(caller)
-    with paths.acting_as(caller.identity):
-        paths.remove_xattr(self_link(opened.fd), name)
+    caller.act(acts.remove_xattr, opened, name)
     return Value(0)
 
 
@@ -249,15 +242,13 @@ def _get_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
     if name.startswith(_CONTENT) and not readable:
         return Errno(errno.ENODATA)
     size = min(_arg(caller, 3), _XATTR_SIZE_MAX)
-    with paths.acting_as(caller.identity):
-        length, value = paths.get_xattr(self_link(opened.fd), name, size)
+    length, value = caller.act(acts.get_xattr, opened, name, size)
     return Write(_arg(caller, 2), value, length) if size else Value(length)
 
 
 def _list_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
     size = min(_arg(caller, 2), _XATTR_LIST_MAX)
-    with paths.acting_as(caller.identity):
-        _, names = paths.list_xattr(self_link(opened.fd), _XATTR_LIST_MAX)
+    names = caller.act(acts.list_xattr, opened, _XATTR_LIST_MAX)
     if not readable:
         names = b"".join(
             name + b"\0" for name in names.split(b"\0") if name and not name.startswith(_CONTENT)
@@ -267,12 +258,11 @@ def _list_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
     return Errno(errno.ERANGE) if len(names) > size else Write(_arg(caller, 1), names, len(names))
 
 
-def _add_watch(caller: Caller, opened: OwnedFd) -> Answer:
+def _add_watch(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     """The instance is the caller's: work on a duplicate of it."""
-    with paths.duplicate_of(caller.tgid, _arg(caller, 0) & 0xFFFFFFFF) as instance:
+    with acts.duplicate_of(caller.tgid, _arg(caller, 0) & 0xFFFFFFFF) as instance:
         caller.require_alive()
-        with paths.acting_as(caller.identity):
-            return Value(paths.add_watch(instance.fd, self_link(opened.fd), _arg(caller, 2) & 0xFFFFFFFF))
+        return Value(caller.act(acts.add_watch, instance, opened, _arg(caller, 2) & 0xFFFFFFFF))
 
 
 _META = Want.METADATA

@@ -11,17 +11,17 @@ import errno
 import os
 import stat
 
-from sandlockd.handlers import lookup, procfiles, record
+from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, LOOKUP_FAILS, Errno, Later, Value
 from sandlockd.handlers.context import Caller
-from sandlockd.kernel import memory, paths
+from sandlockd.kernel import acts, memory
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.paths import describe, openat2
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from sandlockd.handlers.answers import Answer
     from sandlockd.handlers.context import Context
@@ -37,15 +37,17 @@ _RENAME_EXCHANGE = 2
 class Entry:
     """A name in an opened directory, and what it stands for now. Owns the directory."""
 
-    __slots__ = ("child", "name", "parent", "path", "served")
+    __slots__ = ("child", "in_proc", "name", "parent", "path", "served")
 
     def __init__(self, context: Context, parent: OwnedFd, name: bytes) -> None:
+        """Takes the directory over, if it does not raise."""
         self.parent = parent
         self.name = name
-        directory = describe(parent.fd)
+        directory = context.files.run(acts.describe, parent)
+        self.in_proc = directory.proc
         self.path = lookup.child_path(directory, name)
         self.served = not context.kernel_grants_names_in(directory.path)
-        self.child = lookup.describe_child(parent, name) if name else directory
+        self.child = lookup.describe_child(context.files, parent, name) if name else directory
 
     @property
     def identity(self) -> FileIdentity | None:
@@ -65,7 +67,11 @@ def _entry(caller: Caller, text: bytes, which: int) -> Entry:
     """Raises OSError: the lookup of the directory failed."""
     place = lookup.place_of(caller, text, lookup.dirfd_of(caller, which))
     parent, name = lookup.open_parent(caller, place)
-    return Entry(caller.context, parent, name)
+    try:
+        return Entry(caller.context, parent, name)
+    except BaseException:
+        parent.close()
+        raise
 
 
 def _judge(context: Context, entry: Entry, want: Want, *, new_directory: bool = False) -> Verdict:
@@ -100,13 +106,14 @@ def _in_place(
     text: bytes,
     which: int,
     want: Want,
-    act: Callable[[Entry], None],
-    *,
+    act: Callable[..., None],
+    *args: Any,
     new_directory: bool = False,
     directory: bool = False,
 ) -> Answer:
+    """act: of kernel/acts.py, on a name in an opened directory. args: what else it takes."""
     with _entry(caller, text, which) as entry:
-        if not entry.name or procfiles.is_proc(entry.parent.fd):
+        if not entry.name or entry.in_proc:
             return LANDLOCK_NAMES
         verdict = _judge(caller.context, entry, want, new_directory=new_directory)
         if not verdict.allowed:
@@ -116,8 +123,7 @@ def _in_place(
         error = 0 if directory else _slash_error(text, entry)
         if error:
             return Errno(error)
-        with paths.acting_as(caller.identity):
-            act(entry)
+        caller.act(act, entry.parent, entry.name, *args)
     return Value(0)
 
 
@@ -138,7 +144,7 @@ def _refused(
         return Errno(errno.EEXIST)
     if want & Want.DELETE and entry.child is None:
         return Errno(errno.ENOENT)
-    return record.refuse(caller.context, caller.request, verdict, path=entry.path, wanted=want, error=error)
+    return record.refuse(verdict, path=entry.path, wanted=want, error=error)
 
 
 def _mode(caller: Caller, position: int) -> int:
@@ -147,11 +153,16 @@ def _mode(caller: Caller, position: int) -> int:
 
 def _mkdir(caller: Caller) -> Answer:
     mode = _mode(caller, lookup.operand(caller).position + 1)
-
-    def make(entry: Entry) -> None:
-        os.mkdir(entry.name, mode, dir_fd=entry.parent.fd)
-
-    return _in_place(caller, caller.request.path, 0, Want.CREATE, make, new_directory=True, directory=True)
+    return _in_place(
+        caller,
+        caller.request.path,
+        0,
+        Want.CREATE,
+        acts.make_directory,
+        mode,
+        new_directory=True,
+        directory=True,
+    )
 
 
 def _mknod(caller: Caller) -> Answer:
@@ -161,8 +172,6 @@ def _mknod(caller: Caller) -> Answer:
     if mode & 0o6000:
         verdict = Verdict(False, "law.setuid", None)
         return record.refuse(
-            caller.context,
-            caller.request,
             verdict,
             path=caller.request.path,
             wanted=Want.CREATE,
@@ -173,33 +182,15 @@ def _mknod(caller: Caller) -> Answer:
         with _entry(caller, caller.request.path, 0) as entry:
             verdict = Verdict(False, "law.devices", None)
             return _refused(caller, entry, verdict, Want.CREATE, error=errno.EPERM)
-    return _in_place(
-        caller,
-        caller.request.path,
-        0,
-        Want.CREATE,
-        lambda entry: os.mknod(entry.name, kind | mode, dir_fd=entry.parent.fd),
-    )
+    return _in_place(caller, caller.request.path, 0, Want.CREATE, acts.make_node, kind | mode)
 
 
 def _rmdir(caller: Caller) -> Answer:
-    return _in_place(
-        caller,
-        caller.request.path,
-        0,
-        Want.DELETE,
-        lambda entry: os.rmdir(entry.name, dir_fd=entry.parent.fd),
-    )
+    return _in_place(caller, caller.request.path, 0, Want.DELETE, acts.remove_directory)
 
 
 def _unlink(caller: Caller) -> Answer:
-    return _in_place(
-        caller,
-        caller.request.path,
-        0,
-        Want.DELETE,
-        lambda entry: os.unlink(entry.name, dir_fd=entry.parent.fd),
-    )
+    return _in_place(caller, caller.request.path, 0, Want.DELETE, acts.remove_file)
 
 
 def _unlinkat(caller: Caller) -> Answer:
@@ -216,25 +207,19 @@ def _symlink(caller: Caller) -> Answer:
     """The target is text: where it leads is judged when somebody goes there."""
     target = memory.read_path(caller.tid, caller.request.args[0])
     caller.require_alive()
-    return _in_place(
-        caller,
-        caller.request.path,
-        0,
-        Want.CREATE,
-        lambda entry: os.symlink(target, entry.name, dir_fd=entry.parent.fd),
-    )
+    return _in_place(caller, caller.request.path, 0, Want.CREATE, acts.make_symlink, target)
 
 
 def _truncate(caller: Caller) -> Answer | Later:
     place = lookup.place_of(caller, caller.request.path, lookup.dirfd_of(caller))
     with lookup.open_object(caller, place, follow=True) as opened:
-        found = describe(opened.fd)
-        if procfiles.is_proc(opened.fd):
+        found = caller.describe(opened)
+        if found.proc:
             return LANDLOCK_FILES
         verdict = caller.context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
         if not verdict.allowed:
-            return record.refuse(caller.context, caller.request, verdict, path=found.path, wanted=Want.WRITE)
-        if found.deleted or caller.context.engine.would_continue(found.path, _TRUNCATE):
+            return record.refuse(verdict, path=found.path, wanted=Want.WRITE)
+        if found.deleted or caller.context.kernel_grants(found.path, _TRUNCATE):
             return LANDLOCK_FILES
         if stat.S_ISDIR(found.mode):
             return Errno(errno.EISDIR)
@@ -248,17 +233,15 @@ def _truncate(caller: Caller) -> Answer | Later:
 
 def _truncate_served(caller: Caller, opened: OwnedFd, length: int) -> Answer | Later:
     """A lease on the file would make us wait for its holder: then a worker does."""
-    identity, flags = caller.identity, os.O_WRONLY | os.O_NONBLOCK
     try:
-        with openat2(-100, paths.self_link(opened.fd), flags, identity=identity) as file:
-            os.ftruncate(file.fd, length)
+        caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
         return Value(0)
     except BlockingIOError:
         held = OwnedFd(opened.take())
 
     def wait_and_truncate() -> None:
-        with held, openat2(-100, paths.self_link(held.fd), os.O_WRONLY, identity=identity) as file:
-            os.ftruncate(file.fd, length)
+        with held:
+            caller.wait_for(acts.truncate, held, length)
 
     return Later(wait_and_truncate, lambda _: Value(0), held.close)
 
@@ -279,16 +262,13 @@ def _rename(caller: Caller) -> Answer:
             if not verdict.allowed:
                 if old.child is None:
                     return Errno(errno.ENOENT)
-                return record.refuse(
-                    context, caller.request, verdict, path=old.path, target=new.path, wanted=want
-                )
+                return record.refuse(verdict, path=old.path, target=new.path, wanted=want)
         if not (old.served or new.served):
             return LANDLOCK_NAMES
         if old.child is not None and not stat.S_ISDIR(old.child.mode):
             if caller.request.path.endswith(b"/") or new_text.endswith(b"/"):
                 return Errno(errno.ENOTDIR)
-        with paths.acting_as(caller.identity):
-            paths.rename(old.parent.fd, old.name, new.parent.fd, new.name, flags)
+        caller.act(acts.rename, old.parent, old.name, new.parent, new.name, flags)
     return Value(0)
 
 
@@ -304,19 +284,16 @@ def _link(caller: Caller) -> Answer:
         lookup.open_object(caller, place, follow=bool(flags & _AT_SYMLINK_FOLLOW)) as opened,
         _entry(caller, new_text, 1) as new,
     ):
-        found = describe(opened.fd)
+        found = caller.describe(opened)
         # A second name must not give more than the first did.
         source = context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
         target = _judge(context, new, Want.CREATE)
         verdict = source if not source.allowed else target
         if not verdict.allowed:
-            return record.refuse(
-                context, caller.request, verdict, path=found.path, target=new.path, wanted=Want.CREATE
-            )
+            return record.refuse(verdict, path=found.path, target=new.path, wanted=Want.CREATE)
         if not new.served and context.kernel_grants_names_in(found.path.rpartition(b"/")[0] or b"/"):
             return LANDLOCK_NAMES
-        with paths.acting_as(caller.identity):
-            os.link(paths.self_link(opened.fd), new.name, dst_dir_fd=new.parent.fd, follow_symlinks=True)
+        caller.act(acts.make_link, opened, new.parent, new.name)
     return Value(0)
 
 
@@ -331,7 +308,7 @@ def handle_execute(context: Context, request: Request) -> Answer:
     except OSError:
         return LOOKUP_FAILS
     with opened:
-        found = describe(opened.fd)
+        found = caller.describe(opened)
         if not found.path.startswith(b"/") or found.deleted:
             return LANDLOCK_FILES  # a memfd, or what has no name any more
         verdict = context.rules.judge(
@@ -340,11 +317,11 @@ def handle_execute(context: Context, request: Request) -> Answer:
             FileIdentity(found.device, found.inode),
             directory=stat.S_ISDIR(found.mode),
         )
-    if verdict.allowed and not context.engine.would_continue(found.path, _EXECUTE):
+    if verdict.allowed and not context.kernel_grants(found.path, _EXECUTE):
         verdict = Verdict(False, "law.new_beside_denied", None)
     if verdict.allowed:
         return LANDLOCK_FILES
-    return record.refuse(context, request, verdict, path=found.path, wanted=Want.EXECUTE)
+    return record.refuse(verdict, path=found.path, wanted=Want.EXECUTE)
 
 
 _FAMILIES: dict[str, Callable[[Caller], Answer | Later]] = {

@@ -8,15 +8,15 @@ or it is refused and recorded.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 
 from sandlockd.handlers import lookup, procfiles, record
 from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
 from sandlockd.handlers.context import Caller
+from sandlockd.kernel import acts
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS, describe, openat2, self_link
+from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
 TYPE_CHECKING = False
@@ -86,14 +86,12 @@ def how_of(caller: Caller) -> How:
 
 
 def handle(context: Context, request: Request) -> Answer | Later:
-    """Never waits: an open that may block is done in a worker thread."""
+    """An open that waits for somebody is made in a worker thread."""
     caller = Caller(context, request)
     how = how_of(caller)
     if how.makes_setuid:
         verdict = Verdict(False, "law.setuid", None)
-        return record.refuse(
-            context, request, verdict, path=request.path, wanted=Want.CREATE, error=errno.EPERM
-        )
+        return record.refuse(verdict, path=request.path, wanted=Want.CREATE, error=errno.EPERM)
     try:
         place = lookup.place_of(caller, request.path, lookup.dirfd_of(caller))
     except OSError as error:
@@ -103,12 +101,15 @@ def handle(context: Context, request: Request) -> Answer | Later:
     except OSError as error:
         return _not_found(caller, place, how, error.errno or errno.EIO)
     try:
-        found = describe(opened.fd)
+        found = caller.describe(opened)
     except OSError as error:  # a path longer than any call can name: the kernel knows where it is
         opened.close()
         return Errno(error.errno or errno.EIO) if how.asks_for_no_access else LANDLOCK_FILES
+    except BaseException:
+        opened.close()
+        raise
     try:
-        if procfiles.is_proc(opened.fd):
+        if found.proc:
             return procfiles.open_file(caller, place, how, found)
         return _judge(caller, how, opened, found)
     finally:
@@ -128,10 +129,10 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     identity = FileIdentity(found.device, found.inode)
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
     if not verdict.allowed:
-        if procfiles.own_terminal(context, found, opened.fd):
+        if procfiles.own_terminal(context, found):
             return _reopen(caller, opened, how, found)
-        return record.refuse(context, caller.request, verdict, path=found.path, wanted=how.want)
-    granted = context.engine.would_continue(found.path, how.need(directory=directory))
+        return record.refuse(verdict, path=found.path, wanted=how.want)
+    granted = context.kernel_grants(found.path, how.need(directory=directory))
     if granted and not how.asks_for_no_access:
         return LANDLOCK_FILES
     error = _unfit(how, found)
@@ -156,13 +157,11 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
     """Open that very object the way the caller asked, without ever waiting on the loop."""
     flags = (how.flags & ~_FINDING) | os.O_CLOEXEC
     close_on_exec = bool(how.flags & os.O_CLOEXEC)
-    identity = caller.identity
-    if stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
+    at_once = stat.S_ISFIFO(found.mode) and how.flags & os.O_NONBLOCK
+    if at_once or stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
         try:
             # A lease on a regular file would make us wait for its holder.
-            with openat2(-100, self_link(opened.fd), flags | os.O_NONBLOCK, identity=identity) as file:
-                _let_block(file, how)
-                return Fd(file.take(), close_on_exec)
+            return Fd(caller.act(acts.reopen_at_once, opened, flags).take(), close_on_exec)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -171,15 +170,9 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
 
     def open_and_wait() -> int:
         with held:
-            return openat2(-100, self_link(held.fd), flags, identity=identity).take()
+            return caller.wait_for(acts.reopen, held, flags).take()
 
     return Later(open_and_wait, lambda fd: Fd(fd, close_on_exec), held.close)
-
-
-def _let_block(file: OwnedFd, how: How) -> None:
-    """Take back the O_NONBLOCK that was only for our own opening."""
-    if not how.flags & os.O_NONBLOCK:
-        fcntl.fcntl(file.fd, fcntl.F_SETFL, fcntl.fcntl(file.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
@@ -193,7 +186,7 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
     except OSError:
         return LOOKUP_FAILS
     with parent:
-        if not name or procfiles.is_proc(parent.fd):
+        if not name or caller.act(acts.is_procfs, parent):
             return LOOKUP_FAILS
         if place.walk.endswith(b"/"):
             return Errno(errno.EISDIR)  # O_CREAT makes no directories
@@ -203,32 +196,32 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
 def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
     context = caller.context
     try:
-        directory = describe(parent.fd)
+        directory = caller.describe(parent)
     except OSError:  # deeper than any path is long: the kernel knows where it is, and grants or does not
         return LANDLOCK_FILES
     path = lookup.child_path(directory, name)
     verdict = context.rules.judge(path, Want.CREATE | how.want)
     if not verdict.allowed:
-        return record.refuse(context, caller.request, verdict, path=path, wanted=Want.CREATE | how.want)
+        return record.refuse(verdict, path=path, wanted=Want.CREATE | how.want)
     if context.kernel_grants_names_in(directory.path):
         return LANDLOCK_FILES
     flags = (how.flags & ~os.O_CLOEXEC) | os.O_NOFOLLOW | os.O_CREAT
     try:
         # O_NOFOLLOW and a single name: what is made or found is in this directory and nowhere else.
-        made = openat2(
-            parent.fd,
+        made = caller.act(
+            acts.open_at,
+            parent,
             name,
             flags | os.O_NONBLOCK,  # somebody may have put a FIFO there meanwhile
-            mode=how.mode & ~caller.status.umask,
-            resolve=RESOLVE_NO_SYMLINKS,
-            identity=caller.identity,
+            how.mode & ~caller.status.umask,
+            RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
         )
     except OSError as error:
         return Errno(error.errno or errno.EIO)
     with made:
-        found = describe(made.fd)
+        found = caller.describe(made)
         again = context.rules.judge(found.path, how.want, FileIdentity(found.device, found.inode))
         if not again.allowed:  # somebody put a denied object there meanwhile
-            return record.refuse(context, caller.request, again, path=found.path, wanted=how.want)
-        _let_block(made, how)
+            return record.refuse(again, path=found.path, wanted=how.want)
+        acts.let_block(made, how.flags)
         return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))

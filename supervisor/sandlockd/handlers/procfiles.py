@@ -13,9 +13,7 @@ import stat
 
 from sandlockd.handlers import record
 from sandlockd.handlers.answers import ENOENT, Errno, Fd
-from sandlockd.kernel import procfs
-from sandlockd.kernel.paths import openat2, self_link
-from sandlockd.kernel.statfs import is_procfs
+from sandlockd.kernel import acts, procfs
 from sandlockd.policy.verdict import Verdict, Want
 
 TYPE_CHECKING = False
@@ -55,28 +53,23 @@ _SECRET_BELOW = (b"sys/kernel/keys", b"sys/fs/binfmt_misc", b"sys/kernel/usermod
 _DIRECTORIES = frozenset((b"", b"sys", b"tty", b"driver", b"pressure", b"self", b"thread-self"))
 
 
-def is_proc(fd: int) -> bool:
-    """Is the opened object one of procfs, whatever path led to it and wherever procfs is mounted?"""
-    return is_procfs(fd)
-
-
-def own_terminal(context: Context, found: Object, fd: int) -> bool:
+def own_terminal(context: Context, found: Object) -> bool:
     """The terminal that the program was started on, opened again by its own name (`/dev/pts/3`)."""
     if context.terminal_device is None or not stat.S_ISCHR(found.mode):
         return False
-    return os.fstat(fd).st_rdev == context.terminal_device
+    return found.special == context.terminal_device
 
 
 def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer:
     """Serve, or refuse, an object of procfs."""
     name = _below_mount(found.path)
     if name is None:
-        return _refuse(caller, found.path, how)
+        return _refuse(found.path, how)
     first, _, rest = name.partition(b"/")
     if first.isdigit():
         return _of_process(caller, how, int(first), rest)
     if not _shared(name) or how.want & Want.WRITE:
-        return _refuse(caller, found.path, how)
+        return _refuse(found.path, how)
     return _serve(caller, b"/proc/" + name, how)
 
 
@@ -97,22 +90,22 @@ def _shared(name: bytes) -> bool:
 
 def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer:
     context = caller.context
-    if pid == context.own_pid:
+    if pid == context.files.pid:
         # A link led to `self`, which was us: the caller means itself.
         pid = caller.tgid
         if rest.startswith(b"task/"):  # and to `thread-self`
             rest = b"/".join((b"task", b"%d" % caller.tid, *rest.split(b"/")[2:]))
     own = _leader(pid) == caller.tgid
     if not own and not _in_sandbox(context, pid):
-        _record(caller, b"/proc/<pid>/" + rest, how)
-        return ENOENT  # what is outside does not exist
+        # What is outside does not exist.
+        return record.refuse(_verdict(), path=b"/proc/<pid>/" + rest, wanted=how.want, error=errno.ENOENT)
     leaf = _leaf(rest)
     known = _OF_ITSELF if own else _OF_ANY
     writes = bool(how.want & Want.WRITE)
     if (leaf and leaf not in known) or (writes and (not own or leaf not in _WRITABLE)):
-        return _refuse(caller, b"/proc/%d/" % pid + rest, how)
+        return _refuse(b"/proc/%d/" % pid + rest, how)
     if not own and leaf in _PRIVATE and not _same_user(caller, pid):
-        return _refuse(caller, b"/proc/%d/" % pid + rest, how)
+        return _refuse(b"/proc/%d/" % pid + rest, how)
     return _serve(caller, (b"/proc/%d/" % pid + rest).rstrip(b"/"), how, pid=pid)
 
 
@@ -145,8 +138,9 @@ def _leaf(rest: bytes) -> bytes:
 
 
 def _in_sandbox(context: Context, pid: int) -> bool:
-    """Membership is asked of the kernel: a process may never have asked anything yet."""
-    if context.index.key_for(pid) is not None and context.index.register(pid) is not None:
+    """Membership is asked of the kernel: a process may never have asked anything yet. The index is only sooner."""
+    index = context.index
+    if index is not None and index.key_for(pid) is not None and index.register(pid) is not None:
         return True
     if pid == context.init_pid:
         return False
@@ -157,14 +151,13 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
     """Open below the number itself, check what was opened, and hand it over."""
     flags = how.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_CLOEXEC)
     try:
-        identity = caller.identity
         nofollow = 0 if how.follow else os.O_NOFOLLOW
-        with openat2(-100, path, os.O_PATH | nofollow, identity=identity) as opened:
-            if not is_procfs(opened.fd):
+        with caller.context.files.open(None, path, os.O_PATH | nofollow, identity=caller.identity) as opened:
+            if not caller.act(acts.is_procfs, opened):
                 return ENOENT  # a magic link was put in between
             if pid is not None and not _still_member(caller.context, caller, pid):
                 return ENOENT
-            with openat2(-100, self_link(opened.fd), flags & ~os.O_NOFOLLOW, identity=identity) as file:
+            with caller.act(acts.reopen, opened, flags & ~os.O_NOFOLLOW) as file:
                 caller.require_alive()
                 return Fd(file.take(), bool(how.flags & os.O_CLOEXEC))
     except OSError as error:
@@ -183,9 +176,5 @@ def _verdict() -> Verdict:
     return Verdict(False, RULE, None)
 
 
-def _record(caller: Caller, path: bytes, how: How) -> None:
-    record.refuse(caller.context, caller.request, _verdict(), path=path, wanted=how.want, error=errno.ENOENT)
-
-
-def _refuse(caller: Caller, path: bytes, how: How) -> Answer:
-    return record.refuse(caller.context, caller.request, _verdict(), path=path, wanted=how.want)
+def _refuse(path: bytes, how: How) -> Answer:
+    return record.refuse(_verdict(), path=path, wanted=how.want)

@@ -1,11 +1,11 @@
-"""Telling the audit log. Nothing here decides."""
+"""Telling the audit log. Nothing here decides, and only the loop's thread tells."""
 
 from __future__ import annotations
 
 import errno
 
 from sandlockd.audit.records import Failure, Note, Refusal
-from sandlockd.handlers.answers import Errno
+from sandlockd.handlers.answers import Errno, Refused
 from sandlockd.kernel import procfs
 from sandlockd.process.key import PidKey
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def who(context: Context, tid: int) -> tuple[PidKey, str]:
     """The process of a thread, and its name."""
+    assert context.index is not None  # the loop's context, not a worker's
     key = context.index.register_thread(tid) or PidKey(tid, 0)  # 0: gone before it could be asked
     return key, procfs.command_of(key.tgid)
 
@@ -53,17 +54,21 @@ def call_name(context: Context, request: Request) -> str:
 
 
 def refuse(
-    context: Context,
-    request: Request,
     verdict: Verdict,
     *,
     path: bytes | None = None,
     wanted: Want | str = "",
     target: bytes | None = None,
     error: int = errno.EACCES,
-) -> Errno:
+) -> Refused:
+    """The answer of a handler, in whatever thread it runs."""
+    return Refused(verdict, path, wanted, target, error)
+
+
+def refused(context: Context, request: Request, refused: Refused) -> Errno:
     """Put a refusal on record; the answer that goes with it."""
     _is_refused(context, request)
+    verdict, path, wanted, target, error = refused
     context.audit.refuse(_refusal(context, request, verdict, path, wanted, target, error))
     return Errno(error)
 

@@ -54,7 +54,8 @@ def refused_by_table(context: Context, request: Request) -> None:
     rule = context.rule_for(request.nr, request.args)
     verdict = refusal(rule, record.call_name(context, request))
     error = context.errno_for(request.nr, request.args)
-    record.refuse(context, request, verdict, target=_detail(context, request), error=error)
+    refused = record.refuse(verdict, target=_detail(context, request), error=error)
+    record.refused(context, request, refused)
 
 
 def _detail(context: Context, request: Request) -> bytes | None:
@@ -71,13 +72,12 @@ def _detail(context: Context, request: Request) -> bytes | None:
 def unreadable(context: Context, request: Request) -> None:
     """The process hides its memory (PR_SET_DUMPABLE, or a program file that it may not read): refused."""
     verdict = Verdict(False, "law.unreadable", None)
-    record.refuse(
-        context,
-        request,
+    refused = record.refuse(
         verdict,
         target=os.strerror(request.path_error).encode(),
         wanted="be judged without being read",
     )
+    record.refused(context, request, refused)
 
 
 _ERRORS_REFUSE = Verdict(False, "law.errors_refuse", None)

@@ -40,9 +40,7 @@ def handle_process(context: Context, request: Request) -> Answer:
     else:
         target = 0
     verdict = Verdict(False, "law.process_access", None)
-    return record.refuse(
-        context, request, verdict, target=b"process %d" % target, wanted="control", error=errno.EPERM
-    )
+    return record.refuse(verdict, target=b"process %d" % target, wanted="control", error=errno.EPERM)
 
 
 def _whole_process_or_thread(request: Request, name: str) -> bool:
@@ -59,9 +57,7 @@ def handle_seccomp(context: Context, request: Request) -> Answer:
     """A filter of the program's own narrows what it may do; it can also hide calls from us: noted."""
     if request.args[1] & _FILTER_NEW_LISTENER and record.call_name(context, request) == "seccomp":
         verdict = Verdict(False, "law.seccomp", None)
-        return record.refuse(
-            context, request, verdict, target=b"a listener of its own", wanted="supervise", error=errno.EBUSY
-        )
+        return record.refuse(verdict, target=b"a listener of its own", wanted="supervise", error=errno.EBUSY)
     record.note(
         context,
         request,
@@ -77,7 +73,7 @@ def handle_prctl(context: Context, request: Request) -> Answer:
         return handle_seccomp(context, request)
     verdict = Verdict(False, context.rule_for(request.nr, request.args), None)
     wanted = "hide its memory" if option == _PR_SET_DUMPABLE else f"prctl {option}"
-    return record.refuse(context, request, verdict, wanted=wanted, error=errno.EPERM)
+    return record.refuse(verdict, wanted=wanted, error=errno.EPERM)
 
 
 def handle_timer(context: Context, request: Request) -> Answer:

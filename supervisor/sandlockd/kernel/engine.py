@@ -90,11 +90,14 @@ class Engine:
         slow_lookups: bool,
         refusals: Sequence[tuple[int, ...]] = (),
         tell_granted: bool = False,
+        mounts: OwnedFd | None = None,
     ) -> None:
         """rows: as launch/filter_plan.py's c_rows. openers: the numbers of open, openat, creat, openat2, -1: none.
 
         refusals: (number, argument, mask, value, errno). tell_granted: see SLK_REASON_GRANTED.
+        mounts: /proc/self/mountinfo, taken, and nobody else's to poll.
         """
+        self._mounts = mounts
         self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
         os.ftruncate(self.ledger.fd, lib.slk_ledger_bytes())
         config = ffi.new("struct slk_engine_config *")
@@ -119,6 +122,7 @@ class Engine:
         config.native_arch = native_arch
         config.open_nr, config.openat_nr, config.creat_nr, config.openat2_nr = openers
         config.slow_lookups = slow_lookups
+        config.mounts_fd = -1 if mounts is None else mounts.fd
         config.ledger_fd = self.ledger.fd
         holder = ffi.new("struct slk_engine **")
         check(lib.slk_engine_create(config, holder))
@@ -226,13 +230,19 @@ class Engine:
         engine: ffi.CData = self._engine
         return engine
 
-    def alive(self, slot: int) -> bool:
-        """Is the caller still waiting in this call (seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ID_VALID)?"""
-        return bool(lib.slk_answer_alive(self._engine, slot) == 1)
+    def alive(self, request: Request) -> bool:
+        """Is the caller still waiting in this call (seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ID_VALID)?
 
-    def would_continue(self, path: bytes, need: int, *, follow: bool = True) -> bool:
-        """What the fast path thinks of an absolute path."""
-        return bool(lib.slk_engine_judge(self._engine, path, need, follow))
+        From any thread, and also when it is all over: asks by the id, which no other call ever gets.
+        """
+        listener = self.listener
+        if listener is None or listener.closed:
+            return False
+        return bool(lib.slk_notif_id_valid(listener.fd, request.notif_id) == 1)
+
+    def set_slow_lookups(self, slow: bool) -> None:
+        """What the mount table says now. The engine itself only ever sees that it has changed."""
+        lib.slk_engine_set_slow_lookups(self._engine, slow)
 
     def counts(self) -> Counts:
         native = ffi.new("struct slk_engine_counts *")
@@ -254,4 +264,6 @@ class Engine:
             self._engine = ffi.NULL
         if self.listener is not None:
             self.listener.close()
+        if self._mounts is not None:
+            self._mounts.close()
         self.ledger.close()

@@ -25,10 +25,13 @@ def become_subreaper() -> None:
     check(lib.slk_become_subreaper())
 
 
-def kill_orphans() -> int:
-    """SIGKILL every child and reap it, until none is left: children of the killed become ours. Returns how many."""
+def kill_orphans(spared: int = 0) -> int:
+    """SIGKILL every child and reap it, until none is left: children of the killed become ours. Returns how many.
+
+    spared: a child of our own, which is not to be waited for.
+    """
     reaped = 0
-    while orphans := [child for child in _children() if child not in _inherited]:
+    while orphans := [child for child in _children() if child not in _inherited and child[0] != spared]:
         for pid, _ in orphans:
             os.kill(pid, signal.SIGKILL)  # our child and not reaped: the number is still its own
         for pid, _ in orphans:

@@ -15,18 +15,13 @@ from sandlockd.kernel.native import check, ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NamedTuple
 
 AT_FDCWD = -100
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_CACHED = 0x20
-
-# What /proc/self/mountinfo calls them: a lookup there may wait for a server or a user's program.
-SLOW_FILE_SYSTEMS = frozenset(
-    (b"9p", b"afs", b"autofs", b"ceph", b"cifs", b"fuse", b"fuseblk", b"nfs", b"nfs4", b"smb3")
-)
 
 if TYPE_CHECKING:
 
@@ -36,6 +31,8 @@ if TYPE_CHECKING:
         inode: int
         mode: int
         deleted: bool  # no name leads there any more
+        special: int  # st_rdev
+        proc: bool  # of procfs, whatever path led to it and wherever procfs is mounted
 
     class Identity(NamedTuple):
         """What setfsuid(2), setfsgid(2), setgroups(2) and capset(2) take."""
@@ -50,11 +47,12 @@ if TYPE_CHECKING:
         kind: bytes
         device: int
         root: bytes  # what of the file system is mounted: b"/" is all of it
+        mount_id: int
 
 else:  # without importing typing
-    Object = collections.namedtuple("Object", "path device inode mode deleted")
+    Object = collections.namedtuple("Object", "path device inode mode deleted special proc")
     Identity = collections.namedtuple("Identity", "fsuid fsgid groups capabilities")
-    Mount = collections.namedtuple("Mount", "point kind device root")
+    Mount = collections.namedtuple("Mount", "point kind device root mount_id")
 
 
 def openat2(
@@ -84,7 +82,7 @@ def _native_identity(identity: Identity) -> tuple[ffi.CData, ffi.CData]:
 class acting_as:
     """Take the identity on in this thread for the length of the block (None: stay ourselves).
 
-    Nothing in the block may block or await: the thread is not itself meanwhile.
+    Nothing in the block may await: the thread is not itself meanwhile.
     """
 
     __slots__ = ("_identity",)
@@ -107,14 +105,18 @@ def self_link(fd: int) -> bytes:
     return b"/proc/self/fd/%d" % fd
 
 
+DELETED = b" (deleted)"  # what the kernel puts behind a name that is none any more
+
+
 def describe(fd: int) -> Object:
     """What an open descriptor is."""
     status = os.fstat(fd)
     path = os.readlink(self_link(fd))
-    deleted = status.st_nlink == 0 or (path.endswith(b" (deleted)") and not _leads_to(path, status))
+    deleted = status.st_nlink == 0 or (path.endswith(DELETED) and not _leads_to(path, status))
     if deleted:
-        path = path.removesuffix(b" (deleted)")
-    return Object(path, status.st_dev, status.st_ino, status.st_mode, deleted)
+        path = path.removesuffix(DELETED)
+    proc = bool(check(lib.slk_is_procfs(fd)))
+    return Object(path, status.st_dev, status.st_ino, status.st_mode, deleted, status.st_rdev, proc)
 
 
 def _leads_to(path: bytes, status: os.stat_result) -> bool:
@@ -148,7 +150,8 @@ def mounts() -> list[Mount]:
             fields = left.split()
             major, minor = fields[2].split(b":")
             device = os.makedev(int(major), int(minor))
-            found.append(Mount(unescape(fields[4]), right.split()[0], device, unescape(fields[3])))
+            kind = right.split()[0]
+            found.append(Mount(unescape(fields[4]), kind, device, unescape(fields[3]), int(fields[0])))
     return found
 
 
@@ -158,63 +161,3 @@ def unescape(text: bytes) -> bytes:
         return text
     parts = text.split(b"\\")
     return parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
-
-
-def may_block(points: Sequence[Mount]) -> bool:
-    """Does any lookup risk waiting for a server or a user's program?"""
-    return any(mount.kind.partition(b".")[0] in SLOW_FILE_SYSTEMS for mount in points)
-
-
-# Metadata through an opened object. `link` is self_link() of an O_PATH descriptor, so the object is the one that was
-# authorised; all raise OSError.
-
-
-def set_mode(link: bytes, mode: int) -> None:
-    check(lib.slk_fchmodat(AT_FDCWD, link, mode, 1))
-
-
-def set_owner(fd: int, uid: int, gid: int) -> None:
-    """Of the object itself, a symbolic link included. 0xffffffff: leave as it is."""
-    check(lib.slk_fchownat_empty(fd, uid, gid))
-
-
-def set_times(fd: int, times: tuple[int, int, int, int]) -> None:
-    """(atime s, atime ns, mtime s, mtime ns), with UTIME_NOW and UTIME_OMIT as utimensat(2) has them."""
-    at_empty_path = 0x1000
-    check(lib.slk_utimensat(fd, b"", *times, at_empty_path))
-
-
-def set_xattr(link: bytes, name: bytes, value: bytes, flags: int) -> None:
-    check(lib.slk_setxattr(link, name, value, len(value), flags, 1))
-
-
-def remove_xattr(link: bytes, name: bytes) -> None:
-    check(lib.slk_removexattr(link, name, 1))
-
-
-def get_xattr(link: bytes, name: bytes, size: int) -> tuple[int, bytes]:
-    """(length, value); with size 0 only the length."""
-    buffer = ffi.new("char[]", size) if size else ffi.NULL
-    length = check(lib.slk_getxattr(link, name, buffer, size, 1))
-    return length, bytes(ffi.buffer(buffer, length)) if size else b""
-
-
-def list_xattr(link: bytes, size: int) -> tuple[int, bytes]:
-    buffer = ffi.new("char[]", size) if size else ffi.NULL
-    length = check(lib.slk_listxattr(link, buffer, size, 1))
-    return length, bytes(ffi.buffer(buffer, length)) if size else b""
-
-
-def rename(old_dirfd: int, old: bytes, new_dirfd: int, new: bytes, flags: int) -> None:
-    """renameat2(2)."""
-    check(lib.slk_renameat2(old_dirfd, old, new_dirfd, new, flags))
-
-
-def add_watch(inotify_fd: int, link: bytes, mask: int) -> int:
-    return check(lib.slk_inotify_add_watch(inotify_fd, link, mask))
-
-
-def duplicate_of(pid: int, fd: int) -> OwnedFd:
-    """A descriptor of another process, as ours (pidfd_getfd(2)). Raises OSError: EBADF, EPERM, ESRCH."""
-    with OwnedFd(os.pidfd_open(pid)) as process:
-        return OwnedFd(check(lib.slk_pidfd_getfd(process.fd, fd)))

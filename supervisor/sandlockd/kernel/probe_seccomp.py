@@ -185,11 +185,11 @@ def id_valid() -> str:
     """A notification is known to be alive, and no longer when its program is dead."""
     with _trial() as trial:
         request = trial.next_request()
-        if not trial.engine.alive(request.slot):
+        if not trial.engine.alive(request):
             raise Broken("a waiting call is said to be gone")
         launching.order_kill(trial.control.fd)
         deadline = time.monotonic() + _PATIENCE_MS / 1000
-        while trial.engine.alive(request.slot):
+        while trial.engine.alive(request):
             if time.monotonic() > deadline:
                 raise Broken("a dead program's call is said to be waiting")
             time.sleep(0.001)

@@ -10,8 +10,15 @@ import errno
 from functools import partial
 from typing import Any
 
-from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later
-from sandlockd.kernel.engine import REASON_FAILED, REASON_GRANTED, REASON_REFUSED, REASON_UNREADABLE
+from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later, Refused, Settled
+from sandlockd.kernel.engine import (
+    REASON_FAILED,
+    REASON_GRANTED,
+    REASON_LOOKUP,
+    REASON_REFUSED,
+    REASON_UNREADABLE,
+)
+from sandlockd.kernel.files import MayWait
 from sandlockd.notify.reply import reply
 from sandlockd.process.key import Gone
 
@@ -38,6 +45,9 @@ class Dispatcher:
         engine: Engine,
         handlers: Mapping[int, Handler],
         *,
+        in_a_worker: Mapping[int, Handler],
+        mounts_changed: Callable[[], None],
+        put_on_record: Callable[[Request, Refused], Errno],
         refused: Callable[[Request], None],
         unreadable: Callable[[Request], None],
         unserved: Callable[[Request], None],
@@ -46,13 +56,17 @@ class Dispatcher:
         allowed: AllowedCalls | None,
         kill: Callable[[str], None],
     ) -> None:
-        """refused, unserved: answered by C, to be put on record. unreadable: will be refused.
+        """handlers: for the loop; they raise MayWait where in_a_worker's would wait.
 
+        refused, unserved: answered by C, to be put on record. unreadable: will be refused.
         failed: a handler raised, and this errno is the answer. unsent: this answer could not be sent, for that errno.
         allowed: puts on record what is not refused, at audit level `all`.
         """
         self._engine = engine
         self._handlers = handlers
+        self._in_a_worker = in_a_worker
+        self._mounts_changed = mounts_changed
+        self._put_on_record = put_on_record
         self._refused = refused
         self._unreadable = unreadable
         self._unserved = unserved
@@ -90,7 +104,7 @@ class Dispatcher:
             self._start_task(work)
         except Exception as error:  # the loop has ended
             later.abandon()
-            self._failed(request, error)
+            self._failed(request, error, EIO)
             self._send(request, EIO)
 
     @property
@@ -134,19 +148,26 @@ class Dispatcher:
                 return Errno(request.path_error)
             self._unreadable(request)  # a process that hides its memory from us is not let through
             return EACCES
+        if request.reason == REASON_LOOKUP:
+            self._mounts_changed()
         if request.reason == REASON_GRANTED and self._allowed is not None:
             return self._allowed.granted(request)
         handler = self._handlers.get(request.nr)
         if handler is None:
             raise LookupError(f"no handler for call number {request.nr}")
-        return handler(request)
+        try:
+            return handler(request)
+        except MayWait:
+            # All over again, where it may: what was looked at so far may be another by then.
+            return Later(partial(self._in_a_worker[request.nr], request), _as_it_is, _nothing)
 
     async def _work(self, request: Request, later: Later) -> None:
         """In a task: wait for the worker, then answer. A caller that dies meanwhile leaves its worker behind."""
         answer: Answer | Later = later
         try:
             while isinstance(answer, Later):
-                answer = await self._step(request, answer)
+                later = answer
+                answer = await self._step(request, later)
         except BaseException:
             later.abandon()
             self._send(request, EIO)  # cancelled: the sandbox is ending
@@ -167,6 +188,8 @@ class Dispatcher:
             return self._failed(request, full, Errno(errno.EAGAIN))
         try:
             result = await trio.to_thread.run_sync(later.work, abandon_on_cancel=True, limiter=self._workers)
+        except Gone:
+            return EIO
         except OSError as error:
             return Errno(error.errno or errno.EIO)
         except Exception as error:
@@ -176,20 +199,35 @@ class Dispatcher:
     def _send(self, request: Request, answer: Answer) -> None:
         """Never raises: what was received together with this request has its turn, too."""
         try:
+            settled: Settled = self._recorded(request, answer) if isinstance(answer, Refused) else answer
             if self._allowed is not None:
-                self._tell_allowed(self._allowed, request, answer)
-            error = reply(self._engine, request, answer, self._kill)
+                self._tell_allowed(self._allowed, request, settled)
+            error = reply(self._engine, request, settled, self._kill)
         except Exception as raised:
-            self._failed(request, raised)
+            self._failed(request, raised, EIO)
             self._engine.answer_errno(request.slot, errno.EIO)  # does nothing where it was answered before
             return
         if error:
-            self._tell(request, partial(self._unsent, request, answer, error))
+            self._tell(request, partial(self._unsent, request, settled, error))
 
-    def _tell_allowed(self, allowed: AllowedCalls, request: Request, answer: Answer) -> None:
+    def _recorded(self, request: Request, refused: Refused) -> Errno:
+        try:
+            return self._put_on_record(request, refused)
+        except Exception as error:
+            return self._failed(request, error, Errno(refused.error))
+
+    def _tell_allowed(self, allowed: AllowedCalls, request: Request, answer: Settled) -> None:
         try:
             allowed.tell(request, answer)
         except Gone:
             pass  # nobody is there any more to have been allowed anything
         except Exception:
             self.untold += 1
+
+
+def _as_it_is(answer: Answer | Later) -> Answer | Later:
+    return answer
+
+
+def _nothing() -> None:
+    """There is nothing to release."""

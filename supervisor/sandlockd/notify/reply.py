@@ -9,7 +9,7 @@ import errno
 import os
 from typing import assert_never
 
-from sandlockd.handlers.answers import Answer, Continue, Errno, Fd, Kill, Value, Write
+from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Settled, Value, Write
 from sandlockd.kernel import memory
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Engine, Request
 
 
-def reply(engine: Engine, request: Request, answer: Answer, kill: Callable[[str], None]) -> int:
+def reply(engine: Engine, request: Request, answer: Settled, kill: Callable[[str], None]) -> int:
     """Send an answer.
 
     Returns: an errno where it could not be sent as it is and the program got another error instead, which somebody
@@ -29,7 +29,7 @@ def reply(engine: Engine, request: Request, answer: Answer, kill: Callable[[str]
     return 0 if result >= 0 or result == -errno.ENOENT else -result
 
 
-def _send(engine: Engine, request: Request, answer: Answer, kill: Callable[[str], None]) -> int:
+def _send(engine: Engine, request: Request, answer: Settled, kill: Callable[[str], None]) -> int:
     match answer:
         case Continue():
             return engine.answer_continue(request.slot)
@@ -54,7 +54,7 @@ def _send(engine: Engine, request: Request, answer: Answer, kill: Callable[[str]
 
 def _write(engine: Engine, request: Request, answer: Write) -> int:
     # Ask before writing: the thread may have died and its number be a stranger's.
-    if not engine.alive(request.slot):
+    if not engine.alive(request):
         return engine.answer_errno(request.slot, errno.EFAULT)
     try:
         memory.write_memory(request.tid, answer.address, answer.data)

@@ -15,7 +15,9 @@ from functools import partial
 
 from sandlockd.kernel import launching
 from sandlockd.kernel.engine import TERMINAL, Engine
+from sandlockd.kernel.files import Patient, Prompt
 from sandlockd.kernel.launching import Plan
+from sandlockd.kernel.mounts import Mounts, watch_changes
 from sandlockd.kernel.orphans import kill_orphans
 from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
 from sandlockd.process.index import ProcessIndex
@@ -57,7 +59,6 @@ class Sandbox:
         prepared: Prepared,
         audit: AuditLog,
         *,
-        slow_lookups: bool = False,
         terminal_device: int | None = None,
     ) -> None:
         self._prepared = prepared
@@ -66,12 +67,15 @@ class Sandbox:
         self.phase = Phase.PREPARED
         self.result = Result()
         self.result.run_id = audit.run_id
+        self._mounts = Mounts()
+        self._patient = Patient()
         self._engine = Engine(
             rows=prepared.c_rows,
             zones=prepared.wall.zones.values(),
             native_arch=prepared.native_arch,
             openers=prepared.openers,
-            slow_lookups=slow_lookups,
+            slow_lookups=self._mounts.any_slow,
+            mounts=watch_changes(),
             refusals=prepared.c_refusals,
             tell_granted=audit.records_allowed,
         )
@@ -147,7 +151,7 @@ class Sandbox:
 
     def _make_dispatcher(self) -> None:
         # Imported here: the new process is on its way meanwhile.
-        from sandlockd.handlers import table
+        from sandlockd.handlers import record, table
         from sandlockd.handlers.context import Context
         from sandlockd.notify.dispatch import Dispatcher
 
@@ -155,6 +159,8 @@ class Sandbox:
         prepared = self._prepared
         context = Context(
             engine=self._engine,
+            files=Prompt(self._mounts),
+            zones=prepared.wall.zones,
             index=self._index,
             rules=prepared.rules,
             rule_for=prepared.rule_for,
@@ -169,6 +175,9 @@ class Sandbox:
         self._dispatcher = Dispatcher(
             self._engine,
             table.build(context),
+            in_a_worker=table.build(context.in_a_worker(self._patient)),
+            mounts_changed=self._mounts_changed,
+            put_on_record=partial(record.refused, context),
             refused=partial(table.refused_by_table, context),
             unreadable=partial(table.unreadable, context),
             unserved=partial(table.unserved, context),
@@ -177,6 +186,10 @@ class Sandbox:
             allowed=_allowed_calls(context) if self._audit.records_allowed else None,
             kill=self.kill,
         )
+
+    def _mounts_changed(self) -> None:
+        """C met a lookup that may wait, or a mount table that it does not know."""
+        self._engine.set_slow_lookups(self._mounts.any_slow)
 
     @property
     def control_fd(self) -> int:
@@ -417,16 +430,18 @@ class Sandbox:
         self.result.wall_s = time.monotonic() - self._started_at if self._started_at else 0.0
         registered = self._index.registered if self._index is not None else 0
         self.result.processes = max(registered, self.result.processes)
+        self._patient.close()
         if self._control is not None:
             self._control.close()  # the leash
         if self._init_pid:
             os.waitpid(self._init_pid, 0)
         if self._init_died:
-            kill_orphans()
+            kill_orphans(spared=self._patient.pid)
         if self._index is not None:
             self._index.on_unregister = None
             self._index.clear()
         self._engine.close()
+        self._mounts.close()
         self._prepared.close()
 
 

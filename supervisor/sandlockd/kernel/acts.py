@@ -1,0 +1,134 @@
+"""What handlers do with opened objects on behalf of a caller: one function for one system call, or for a few.
+
+Each takes descriptors, bytes and numbers only, so that it can be made in another process as well (kernel/waiter.py).
+An object is named by its descriptor, never by its path again; a new or old name in it by the opened directory and that
+one name. All raise OSError.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.native import check, ffi, lib
+from sandlockd.kernel.paths import AT_FDCWD, Object, openat2, self_link
+from sandlockd.kernel.paths import describe as describe_fd
+
+
+def open_at(base: OwnedFd | None, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> OwnedFd:
+    """openat2(2), from an opened directory or (None) by an absolute path."""
+    return openat2(AT_FDCWD if base is None else base.fd, path, flags, mode=mode, resolve=resolve)
+
+
+def reopen(opened: OwnedFd, flags: int) -> OwnedFd:
+    """That very object, opened for something."""
+    return openat2(AT_FDCWD, self_link(opened.fd), flags)
+
+
+def reopen_at_once(opened: OwnedFd, flags: int) -> OwnedFd:
+    """As reopen, and BlockingIOError where it would wait: for the holder of a lease, for the other end of a FIFO."""
+    file = reopen(opened, flags | os.O_NONBLOCK)
+    let_block(file, flags)
+    return file
+
+
+def let_block(file: OwnedFd, flags: int) -> None:
+    """Take back an O_NONBLOCK that was only for our own opening."""
+    if not flags & os.O_NONBLOCK:
+        fcntl.fcntl(file.fd, fcntl.F_SETFL, fcntl.fcntl(file.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+
+
+def describe(opened: OwnedFd) -> Object:
+    return describe_fd(opened.fd)
+
+
+def is_procfs(opened: OwnedFd) -> bool:
+    return bool(check(lib.slk_is_procfs(opened.fd)))
+
+
+# ---- names in an opened directory
+
+
+def make_directory(parent: OwnedFd, name: bytes, mode: int) -> None:
+    os.mkdir(name, mode, dir_fd=parent.fd)
+
+
+def make_node(parent: OwnedFd, name: bytes, mode: int) -> None:
+    os.mknod(name, mode, dir_fd=parent.fd)
+
+
+def make_symlink(parent: OwnedFd, name: bytes, target: bytes) -> None:
+    os.symlink(target, name, dir_fd=parent.fd)
+
+
+def make_link(opened: OwnedFd, parent: OwnedFd, name: bytes) -> None:
+    os.link(self_link(opened.fd), name, dst_dir_fd=parent.fd, follow_symlinks=True)
+
+
+def remove_directory(parent: OwnedFd, name: bytes) -> None:
+    os.rmdir(name, dir_fd=parent.fd)
+
+
+def remove_file(parent: OwnedFd, name: bytes) -> None:
+    os.unlink(name, dir_fd=parent.fd)
+
+
+def rename(old_parent: OwnedFd, old: bytes, new_parent: OwnedFd, new: bytes, flags: int) -> None:
+    """renameat2(2)."""
+    check(lib.slk_renameat2(old_parent.fd, old, new_parent.fd, new, flags))
+
+
+# ---- an opened object
+
+
+def truncate(opened: OwnedFd, length: int, flags: int = 0) -> None:
+    """flags: O_NONBLOCK raises BlockingIOError instead of waiting for the holder of a lease."""
+    with reopen(opened, os.O_WRONLY | flags) as file:
+        os.ftruncate(file.fd, length)
+
+
+def set_mode(opened: OwnedFd, mode: int) -> None:
+    check(lib.slk_fchmodat(AT_FDCWD, self_link(opened.fd), mode, 1))
+
+
+def set_owner(opened: OwnedFd, uid: int, gid: int) -> None:
+    """Of the object itself, a symbolic link included. 0xffffffff: leave as it is."""
+    check(lib.slk_fchownat_empty(opened.fd, uid, gid))
+
+
+def set_times(opened: OwnedFd, times: tuple[int, int, int, int]) -> None:
+    """(atime s, atime ns, mtime s, mtime ns), with UTIME_NOW and UTIME_OMIT as utimensat(2) has them."""
+    at_empty_path = 0x1000
+    check(lib.slk_utimensat(opened.fd, b"", *times, at_empty_path))
+
+
+def set_xattr(opened: OwnedFd, name: bytes, value: bytes, flags: int) -> None:
+    check(lib.slk_setxattr(self_link(opened.fd), name, value, len(value), flags, 1))
+
+
+def remove_xattr(opened: OwnedFd, name: bytes) -> None:
+    check(lib.slk_removexattr(self_link(opened.fd), name, 1))
+
+
+def get_xattr(opened: OwnedFd, name: bytes, size: int) -> tuple[int, bytes]:
+    """(length, value); with size 0 only the length."""
+    buffer = ffi.new("char[]", size) if size else ffi.NULL
+    length = check(lib.slk_getxattr(self_link(opened.fd), name, buffer, size, 1))
+    return length, bytes(ffi.buffer(buffer, length)) if size else b""
+
+
+def list_xattr(opened: OwnedFd, size: int) -> bytes:
+    buffer = ffi.new("char[]", size)
+    length = check(lib.slk_listxattr(self_link(opened.fd), buffer, size, 1))
+    return bytes(ffi.buffer(buffer, length))
+
+
+def add_watch(instance: OwnedFd, opened: OwnedFd, mask: int) -> int:
+    return check(lib.slk_inotify_add_watch(instance.fd, self_link(opened.fd), mask))
+
+
+def duplicate_of(pid: int, fd: int) -> OwnedFd:
+    """A descriptor of another process, as ours (pidfd_getfd(2)): EBADF, EPERM, ESRCH."""
+    with OwnedFd(os.pidfd_open(pid)) as process:
+        return OwnedFd(check(lib.slk_pidfd_getfd(process.fd, fd)))

@@ -1,0 +1,210 @@
+"""Who makes the file calls of a handler: Prompt on the loop, Patient in a worker thread.
+
+A lookup may wait for a server that never answers. So on the loop those calls are made that cannot wait, and for the
+others MayWait is raised: then the handler is asked again in a worker thread, where the calls are made by a process that
+nobody waits for (kernel/waiter.py).
+"""
+
+from __future__ import annotations
+
+import _thread
+import errno
+import os
+
+from sandlockd.kernel import acts
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.mounts import Mounts, mount_id
+from sandlockd.kernel.paths import (
+    AT_FDCWD,
+    DELETED,
+    RESOLVE_CACHED,
+    RESOLVE_NO_XDEV,
+    acting_as,
+    openat2,
+    self_link,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol, TypeVar
+
+    from sandlockd.kernel.paths import Identity
+    from sandlockd.kernel.waiter import Waiter
+
+    Result = TypeVar("Result")
+
+    class Files(Protocol):
+        """Who makes the file calls of a handler. All raise OSError."""
+
+        @property
+        def pid(self) -> int:
+            """Whose `/proc/self` it is."""
+
+        def open(
+            self,
+            base: OwnedFd | None,
+            path: bytes,
+            flags: int,
+            *,
+            resolve: int = 0,
+            identity: Identity | None = None,
+        ) -> OwnedFd:
+            """Look up from an opened directory or (None) an absolute path. flags: O_PATH and what goes with it."""
+
+        def jump(self, link: bytes, flags: int = 0, *, identity: Identity | None = None) -> OwnedFd:
+            """Where a magic link of /proc leads, opened for nothing but looking."""
+
+        def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
+            """A function of kernel/acts.py."""
+
+        def wait_for(
+            self, act: Callable[..., Result], *args: Any, identity: Identity | None = None
+        ) -> Result:
+            """As run, from a worker thread, with what run has been given before: for the other end of a FIFO."""
+
+
+class MayWait(Exception):
+    """Nothing was done. Ask again where waiting keeps nobody else."""
+
+
+class Prompt:
+    """Without a slow file system mounted (kernel/mounts.py) every call is a short one.
+
+    With one, a lookup is made from the kernel's caches (RESOLVE_CACHED), or within one local mount that it may not
+    leave (RESOLVE_NO_XDEV), or not at all; and nothing is asked of objects that are elsewhere.
+    """
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self.pid = os.getpid()
+
+    def open(
+        self,
+        base: OwnedFd | None,
+        path: bytes,
+        flags: int,
+        *,
+        resolve: int = 0,
+        identity: Identity | None = None,
+    ) -> OwnedFd:
+        dirfd = AT_FDCWD if base is None else base.fd
+        if not self._mounts.any_slow:
+            return openat2(dirfd, path, flags, resolve=resolve, identity=identity)
+        try:
+            return openat2(dirfd, path, flags, resolve=resolve | RESOLVE_CACHED, identity=identity)
+        except BlockingIOError:
+            pass
+        try:
+            with self._root_for(base, path) as (root, rest):
+                return openat2(root, rest, flags, resolve=resolve | RESOLVE_NO_XDEV, identity=identity)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise MayWait from None
+            raise
+
+    def _root_for(self, base: OwnedFd | None, path: bytes) -> _Root:
+        """A directory of a local mount, and the path from there. Raises MayWait."""
+        if base is not None:
+            if not self._mounts.is_local(base) or path.startswith(b"/"):
+                raise MayWait
+            return _Root(None, base.fd, path)
+        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+        mount = None if b".." in parts else self._mounts.local_above(b"/" + b"/".join(parts))
+        if mount is None:
+            raise MayWait
+        try:
+            root = openat2(AT_FDCWD, mount.point, os.O_PATH, resolve=RESOLVE_CACHED)
+        except OSError:
+            raise MayWait from None
+        rest = parts[mount.point.rstrip(b"/").count(b"/") :]
+        if mount_id(root) != mount.mount_id or not rest:
+            root.close()
+            raise MayWait
+        slash = b"/" if path.endswith((b"/", b"/.")) else b""
+        return _Root(root, root.fd, b"/".join(rest) + slash)
+
+    def jump(self, link: bytes, flags: int = 0, *, identity: Identity | None = None) -> OwnedFd:
+        if self._mounts.jumps_may_wait:
+            raise MayWait
+        return openat2(AT_FDCWD, link, os.O_PATH | flags, identity=identity)
+
+    def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
+        if self._mounts.any_slow:
+            for arg in args:
+                if isinstance(arg, OwnedFd) and not self._is_prompt(arg):
+                    raise MayWait
+        with acting_as(identity):
+            return act(*args)
+
+    @staticmethod
+    def wait_for(act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
+        # What waits so in a thread of ours waits for no server: a signal that kills us ends it.
+        with acting_as(identity):
+            return act(*args)
+
+    def _is_prompt(self, opened: OwnedFd) -> bool:
+        # A name that ends so is looked up to tell what it means (paths.describe).
+        return self._mounts.is_local(opened) and not os.readlink(self_link(opened.fd)).endswith(DELETED)
+
+
+class _Root:
+    """A directory and a path from there, for the length of a block."""
+
+    __slots__ = ("_fd", "_owned", "_rest")
+
+    def __init__(self, owned: OwnedFd | None, fd: int, rest: bytes) -> None:
+        self._owned = owned
+        self._fd = fd
+        self._rest = rest
+
+    def __enter__(self) -> tuple[int, bytes]:
+        return self._fd, self._rest
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._owned is not None:
+            self._owned.close()
+
+
+class Patient:
+    """Used by many threads at a time."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._waiter: Waiter | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._waiter.pid if self._waiter is not None else 0
+
+    def open(
+        self,
+        base: OwnedFd | None,
+        path: bytes,
+        flags: int,
+        *,
+        resolve: int = 0,
+        identity: Identity | None = None,
+    ) -> OwnedFd:
+        return self.run(acts.open_at, base, path, flags, 0, resolve, identity=identity)
+
+    def jump(self, link: bytes, flags: int = 0, *, identity: Identity | None = None) -> OwnedFd:
+        return self.open(None, link, os.O_PATH | flags, identity=identity)
+
+    def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
+        """Raises OSError, WaiterGone."""
+        with self._lock:
+            if self._waiter is None:
+                from sandlockd.kernel.waiter import Waiter  # late: hardly any run needs it
+
+                self._waiter = Waiter()
+            waiter = self._waiter
+        return waiter.run(act, *args, identity=identity)
+
+    wait_for = run
+
+    def close(self) -> None:
+        """Whoever still waits waits no longer."""
+        with self._lock:
+            if self._waiter is not None:
+                self._waiter.close()
