@@ -88,6 +88,7 @@ class _Lib:
     SLK_REPORT_GONE: Final[int]
     SLK_ORDER_SIGNAL: Final[int]
     SLK_ORDER_TRACE: Final[int]
+    SLK_ORDER_INTERRUPT: Final[int]
     SLK_ORDER_CONTINUE: Final[int]
     SLK_ORDER_KILL: Final[int]
     SLK_CALL_NONE: Final[int]

@@ -102,10 +102,9 @@ def test_a_full_ledger(runner: Runner) -> None:
         "    drained, full = self.pump, []\n"
         "    def pump(other, timeout):\n"
         "        if full:\n"
-        "            size = engine.lib.slk_ledger_bytes()\n"
-        "            with mmap.mmap(self.ledger.fd, size) as slots:\n"
-        "                for at in range(0, size, size // 4096):\n"
-        "                    struct.pack_into('=I', slots, at + 64, 1)\n"
+        "            with mmap.mmap(self.ledger.fd, 4096 * 88) as slots:\n"  # struct slk_slot
+        "                for at in range(0, 4096 * 88, 88):\n"
+        "                    struct.pack_into('=I', slots, at + 72, 1)\n"  # its phase
         "        state, requests, due = drained(other, timeout)\n"
         "        full.extend(r for r in requests if r.path == b'/fill-the-ledger')\n"
         "        return state, requests, due\n"
