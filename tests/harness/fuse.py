@@ -168,9 +168,9 @@ class FileSystem:
         """What subprocess needs besides: only root mounts."""
         return {"pass_fds": (self._device,), "user": 0, "group": 0}
 
-    def mount_for(self, pid: int) -> None:
-        """Where that process lives, which was started with `wrap(mounted=False)`."""
-        line = [sys.executable, __file__, "for", str(self._device), self.point, str(pid)]
+    def mount_for(self, pid: int, point: Path | None = None) -> None:
+        """Where that process lives, which was started with `wrap(mounted=False)`. point: another one."""
+        line = [sys.executable, __file__, "for", str(self._device), point or self.point, str(pid)]
         subprocess.run(line, check=True, pass_fds=(self._device,))
 
     def hang(self, call: Call, name: str) -> Hung:

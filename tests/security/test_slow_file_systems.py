@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,6 +254,22 @@ def test_the_sandbox_ends_while_a_lookup_hangs(runner: Runner, slow: FileSystem,
     # The server has answered: nothing at all is left, and the mount is gone with the last process of its namespace.
     until(lambda: not marked(runner.marker), "the end of what hung in the kernel")
     assert slow.unmounted.wait(10)
+
+
+def test_a_slow_file_system_in_the_temporary_directory(runner: Runner, slow: FileSystem) -> None:
+    """Its removal at the end neither waits for the server nor removes what is on it."""
+    runner.may_leave_temporary = True  # it cannot be removed, and sandlockd says so
+    line = runner.command_line(
+        ["sh", "-c", 'mkdir "$TMPDIR/d"; echo "$TMPDIR/d"; read line; exit 7'], wrap=slow.wrap(mounted=False)
+    )
+    hung = slow.hang(Call.OPENDIR, "")
+    with runner.started(line, **slow.popen()) as process, hung:
+        slow.mount_for(process.pid, Path(next_line(process)))
+        say_line(process)
+        _wait_ended(process)
+        assert process.wait() == 7
+        assert process.stderr is not None
+        assert b"temporary directory could not be removed" in process.stderr.read()
 
 
 def test_a_server_that_dies_while_a_lookup_hangs(runner: Runner, slow: FileSystem) -> None:

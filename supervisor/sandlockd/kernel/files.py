@@ -130,7 +130,8 @@ class Prompt:
         return openat2(AT_FDCWD, link, os.O_PATH | flags, identity=identity)
 
     def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
-        if self._mounts.any_slow:
+        # What was opened before the first slow file system was mounted is not on it.
+        if self._mounts.any_slow_known:
             for arg in args:
                 if isinstance(arg, OwnedFd) and not self._is_prompt(arg):
                     raise MayWait

@@ -52,7 +52,7 @@ class Mounts:
     def _read(self) -> None:
         found = paths.mounts()
         slow = {_kind(mount) for mount in found} - _LOCAL
-        self._any_slow = bool(slow)
+        self.any_slow_known = bool(slow)  # when the table was last read
         self._jumps_wait = bool(slow - _JUMPED_TO_AT_ONCE)
         # Of several at one point the last is on top.
         self._at = {b"" if mount.point == b"/" else mount.point: mount for mount in found}
@@ -64,7 +64,7 @@ class Mounts:
     @property
     def any_slow(self) -> bool:
         self.refresh()
-        return self._any_slow
+        return self.any_slow_known
 
     @property
     def jumps_may_wait(self) -> bool:
