@@ -286,8 +286,9 @@ void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
-/* What the mount table says now, or said when mounts_fd last told of a change. */
-void slk_engine_set_slow_lookups(struct slk_engine *engine, int slow);
+/* What the mount table says now; holds until mounts_fd tells of a change. local_mounts: ids of mounts where no lookup
+ * waits for a server, as far as they are known. */
+void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const int32_t *local_mounts, uint32_t count);
 /* For tests: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 

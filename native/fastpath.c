@@ -47,27 +47,71 @@ static int lookups_may_wait(struct slk_engine *engine)
 	struct pollfd mounts = {engine->mounts_fd, POLLPRI, 0};
 
 	/* Whatever it was that changed; Python reads the table, and may take this back. */
-	if (!engine->slow_lookups && engine->mounts_fd >= 0 && poll(&mounts, 1, 0) != 0)
+	if (engine->mounts_fd >= 0 && poll(&mounts, 1, 0) != 0) {
 		engine->slow_lookups = 1;
+		engine->local_count = 0;
+	}
 	return engine->slow_lookups;
 }
 
-/* -EAGAIN: it would have to wait. */
-static int open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+static int open_how(int dirfd, const char *path, uint64_t flags, uint64_t resolve)
 {
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve | RESOLVE_CACHED};
-	long fd = syscall(SYS_openat2, AT_FDCWD, *path ? path : "/", &how, sizeof(how));
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC | flags, .resolve = resolve};
+	long fd = syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
 
-	if (fd < 0 && errno == EAGAIN && !lookups_may_wait(engine)) {
-		how.resolve = resolve;
-		fd = syscall(SYS_openat2, AT_FDCWD, *path ? path : "/", &how, sizeof(how));
-	}
 	return fd < 0 ? -errno : (int)fd;
 }
 
-void slk_engine_set_slow_lookups(struct slk_engine *engine, int slow)
+static int is_local(const struct slk_engine *engine, int fd)
 {
-	engine->slow_lookups = slow;
+	int mount = engine->local_count ? slk_mount_id(fd) : -1;
+
+	for (uint32_t i = 0; i < engine->local_count; i++)
+		if (engine->local_mounts[i] == mount)
+			return 1;
+	return 0;
+}
+
+/* The caches know the directory, and it is on a local mount that the last name does not lead out of. Else -EAGAIN. */
+static int open_in_local_directory(const struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+{
+	const char *slash = strrchr(path, '/');
+	char directory[2 * SLK_PATH_MAX];
+	int base, fd = -EAGAIN;
+
+	if (!slash || !slash[1])
+		return -EAGAIN;
+	memcpy(directory, path, (size_t)(slash - path) + 1);
+	directory[slash - path + 1] = '\0';
+	base = open_how(AT_FDCWD, directory, O_DIRECTORY, RESOLVE_CACHED);
+	if (base < 0)
+		return -EAGAIN;
+	if (is_local(engine, base))
+		fd = open_how(base, slash + 1, flags, resolve | RESOLVE_NO_XDEV);
+	close(base);
+	return fd == -EXDEV ? -EAGAIN : fd;
+}
+
+/* path: of a struct slk_walk. -EAGAIN: it would have to wait. */
+static int open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+{
+	int fd;
+
+	if (!*path)
+		path = "/";
+	fd = open_how(AT_FDCWD, path, flags, resolve | RESOLVE_CACHED);
+	if (fd != -EAGAIN)
+		return fd;
+	if (lookups_may_wait(engine))
+		return open_in_local_directory(engine, path, flags, resolve);
+	return open_how(AT_FDCWD, path, flags, resolve);
+}
+
+void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const int32_t *local_mounts, uint32_t count)
+{
+	engine->slow_lookups = slow_lookups;
+	engine->local_count = count < SLK_LOCAL_MOUNTS_MAX ? count : SLK_LOCAL_MOUNTS_MAX;
+	memcpy(engine->local_mounts, local_mounts, engine->local_count * sizeof(*local_mounts));
 }
 
 /* The grant was given to an object; a new one that took over its name has none. 0 or reason + 1. */

@@ -82,6 +82,7 @@ struct slk_judged {
 
 #define SLK_JUDGED_MAX 4096
 #define SLK_SEEN_MAX 8192
+#define SLK_LOCAL_MOUNTS_MAX 512 /* those beyond cost time only */
 #define SLK_NEW_MAX 1024
 
 /* One notification in flight, for whoever takes over after us. */
@@ -131,6 +132,8 @@ struct slk_engine {
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;
 	int mounts_fd; /* borrowed */
+	uint32_t local_count;
+	int32_t local_mounts[SLK_LOCAL_MOUNTS_MAX];
 	struct slk_zone_table *zones;
 	struct slk_slot *slots;
 	struct slk_shared *shared; /* behind the slots */

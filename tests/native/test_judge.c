@@ -202,12 +202,23 @@ static void test_a_path_that_is_too_long_or_too_deep_is_pythons(void)
 static void test_a_lookup_that_may_wait_is_not_made_in_c(void)
 {
 	struct served served = new_engine(NULL);
+	int32_t local = 0;
+	int directory;
 
-	slk_engine_set_slow_lookups(served.engine, 1);
+	slk_engine_set_mounts(served.engine, 1, &local, 0);
 	CHECK_EQUAL(0, continues(&served, "granted/dir/never-looked-up", READ, FOLLOW));
 	CHECK_EQUAL(1, continues(&served, "granted/file", READ, FOLLOW));
-	slk_engine_set_slow_lookups(served.engine, 0);
+	directory = open(below("granted/dir"), O_PATH | O_CLOEXEC);
+	local = slk_mount_id(directory);
+	CHECK(local >= 0);
+	slk_engine_set_mounts(served.engine, 1, &local, 1);
+	CHECK_EQUAL(1, continues(&served, "granted/dir/never-looked-up", READ, FOLLOW));
+	local++;
+	slk_engine_set_mounts(served.engine, 1, &local, 1);
+	CHECK_EQUAL(0, continues(&served, "granted/dir/never-looked-up-elsewhere", READ, FOLLOW));
+	slk_engine_set_mounts(served.engine, 0, &local, 0);
 	CHECK_EQUAL(1, continues(&served, "granted/dir/never-looked-up-either", READ, FOLLOW));
+	close(directory);
 	end_engine(&served);
 }
 

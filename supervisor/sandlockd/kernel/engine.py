@@ -240,9 +240,13 @@ class Engine:
             return False
         return bool(lib.slk_notif_id_valid(listener.fd, request.notif_id) == 1)
 
-    def set_slow_lookups(self, slow: bool) -> None:
-        """What the mount table says now. The engine itself only ever sees that it has changed."""
-        lib.slk_engine_set_slow_lookups(self._engine, slow)
+    def set_mounts(self, *, slow_lookups: bool, local: Sequence[int]) -> None:
+        """What the mount table says now. The engine itself only ever sees that it has changed.
+
+        slow_lookups: a lookup may wait for a server. local: ids of mounts where none does.
+        """
+        ids = ffi.new("int32_t[]", local)
+        lib.slk_engine_set_mounts(self._engine, slow_lookups, ids, len(local))
 
     def counts(self) -> Counts:
         native = ffi.new("struct slk_engine_counts *")

@@ -72,6 +72,14 @@ class Mounts:
         self.refresh()
         return self._jumps_wait
 
+    @property
+    def local_ids(self) -> list[int]:
+        """Mounts where no lookup waits. Empty where even asking which mount an object is on may (statx on 9p)."""
+        self.refresh()
+        if self._jumps_wait:
+            return []
+        return [mount.mount_id for mount in self._at.values() if _kind(mount) in _LOCAL]
+
     def local_above(self, path: bytes) -> Mount | None:
         """The mount that an absolute path without `.` and `..` leads into, by its letters; None: a slow one."""
         at = path.rstrip(b"/")

@@ -79,6 +79,7 @@ class Sandbox:
             refusals=prepared.c_refusals,
             tell_granted=audit.records_allowed,
         )
+        self._mounts_changed()
         self._init_pid = 0
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None
@@ -189,7 +190,7 @@ class Sandbox:
 
     def _mounts_changed(self) -> None:
         """C met a lookup that may wait, or a mount table that it does not know."""
-        self._engine.set_slow_lookups(self._mounts.any_slow)
+        self._engine.set_mounts(slow_lookups=self._mounts.any_slow, local=self._mounts.local_ids)
 
     @property
     def control_fd(self) -> int:
