@@ -132,8 +132,8 @@ def test_a_tree_that_is_moved_while_it_is_removed_leads_nowhere_else(tmp_path: P
     (evil / "secret/file").write_text("precious")
     exchange, moved = private_directory._exchange, []
 
-    def moving(fd: int, name: str, device: int) -> int:
-        entered = exchange(fd, name, device)
+    def moving(fd: int, name: str) -> int:
+        entered = exchange(fd, name)
         if not moved and name in ("deep", "secret"):
             os.rename(target / "a" / name, evil / "moved")
             moved.append(name)

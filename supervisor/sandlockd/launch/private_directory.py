@@ -22,12 +22,14 @@ import os
 import stat
 import struct
 
+from sandlockd.kernel.paths import RESOLVE_NO_XDEV, openat2
 from sandlockd.launch.prepare import CannotStart
 
 _PREFIX = b"sandlockd-"
 _RANDOM_BYTES = 6
 _HEX = frozenset(b"0123456789abcdef")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _TRIES = 100
 _LOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid
 
@@ -154,7 +156,7 @@ def _remove(path: bytes, taken_fd: int) -> bool:
     try:
         made = os.fstat(taken_fd)
         os.fchmod(taken_fd, 0o700)
-        _empty(os.dup(taken_fd), made.st_dev)
+        _empty(os.dup(taken_fd))
         if not _is_same(os.lstat(path), made):
             return False
         os.rmdir(path)
@@ -163,7 +165,7 @@ def _remove(path: bytes, taken_fd: int) -> bool:
         os.close(taken_fd)
 
 
-def _empty(fd: int, device: int) -> None:
+def _empty(fd: int) -> None:
     """Takes the descriptor over.
 
     One directory is open at a time and names are relative to it: the tree may be deeper than any path is long.
@@ -176,16 +178,16 @@ def _empty(fd: int, device: int) -> None:
         while True:
             if waiting[-1]:
                 name = waiting[-1].pop()
-                _open_to_ourselves(fd, name, device)
+                _open_to_ourselves(fd, name)
                 above.append((name, os.fstat(fd)))
-                fd = _exchange(fd, name, device)
+                fd = _exchange(fd, name)
                 waiting.append(_unlink_files(fd))
                 continue
             waiting.pop()
             if not above:
                 return
             name, holder = above.pop()
-            fd = _exchange(fd, "..", device)
+            fd = _exchange(fd, "..")
             if not _is_same(os.fstat(fd), holder):
                 raise OSError(errno.ESTALE, "it was moved while it was being removed")
             os.rmdir(name, dir_fd=fd)
@@ -193,29 +195,15 @@ def _empty(fd: int, device: int) -> None:
         os.close(fd)
 
 
-def _open_to_ourselves(fd: int, name: str, device: int) -> None:
+def _open_to_ourselves(fd: int, name: str) -> None:
     """The program may have closed the directory to itself. By the object: chmod by name would follow a link."""
-    child = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        _require_device(child, device)
-        os.chmod(f"/proc/self/fd/{child}", 0o700)
-    finally:
-        os.close(child)
+    with openat2(fd, os.fsencode(name), _LOOK, resolve=RESOLVE_NO_XDEV) as child:
+        os.chmod(f"/proc/self/fd/{child.fd}", 0o700)
 
 
-def _require_device(fd: int, device: int) -> None:
-    if os.fstat(fd).st_dev != device:
-        raise OSError(errno.EXDEV, "another file system is mounted in it")
-
-
-def _exchange(fd: int, name: str, device: int) -> int:
-    """Takes fd over when it succeeds."""
-    other = os.open(name, _DIRECTORY, dir_fd=fd)
-    try:
-        _require_device(other, device)
-    except OSError:
-        os.close(other)
-        raise
+def _exchange(fd: int, name: str) -> int:
+    """Takes fd over when it succeeds. EXDEV: somebody mounted something there, which is not asked anything."""
+    other = openat2(fd, os.fsencode(name), _DIRECTORY, resolve=RESOLVE_NO_XDEV).take()
     os.close(fd)
     return other
 
