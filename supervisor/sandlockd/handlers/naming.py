@@ -35,14 +35,19 @@ _RENAME_EXCHANGE = 2
 
 
 class Entry:
-    """A name in an opened directory, and what it stands for now. Owns the directory."""
+    """A name in an opened directory, and what it stands for now. Owns the directory.
 
-    __slots__ = ("child", "in_proc", "name", "parent", "path", "served")
+    written: the name with a slash behind it where the program wrote one. Only the kernel knows what that means for each
+    call (path_resolution(7)); none that makes or takes names follows a link because of it.
+    """
 
-    def __init__(self, context: Context, parent: OwnedFd, name: bytes) -> None:
+    __slots__ = ("child", "in_proc", "name", "parent", "path", "served", "written")
+
+    def __init__(self, context: Context, parent: OwnedFd, name: bytes, *, slash: bool) -> None:
         """Takes the directory over, if it does not raise."""
         self.parent = parent
         self.name = name
+        self.written = name + b"/" if slash else name
         directory = context.files.run(acts.describe, parent)
         self.in_proc = directory.proc
         self.path = lookup.child_path(directory, name)
@@ -68,7 +73,7 @@ def _entry(caller: Caller, text: bytes, which: int) -> Entry:
     place = lookup.place_of(caller, text, lookup.dirfd_of(caller, which))
     parent, name = lookup.open_parent(caller, place)
     try:
-        return Entry(caller.context, parent, name)
+        return Entry(caller.context, parent, name, slash=text.endswith(b"/"))
     except BaseException:
         parent.close()
         raise
@@ -109,7 +114,6 @@ def _in_place(
     act: Callable[..., None],
     *args: Any,
     new_directory: bool = False,
-    directory: bool = False,
 ) -> Answer:
     """act: of kernel/acts.py, on a name in an opened directory. args: what else it takes."""
     with _entry(caller, text, which) as entry:
@@ -120,20 +124,16 @@ def _in_place(
             return _refused(caller, entry, verdict, want)
         if not entry.served:
             return LANDLOCK_NAMES
-        error = 0 if directory else _slash_error(text, entry)
-        if error:
-            return Errno(error)
-        caller.act(act, entry.parent, entry.name, *args)
+        return _done(caller, act, entry.parent, entry.written, *args)
+
+
+def _done(caller: Caller, act: Callable[..., None], *args: Any) -> Answer:
+    """The kernel's own answer to what is done on behalf; not one after which it should look for itself."""
+    try:
+        caller.act(act, *args)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
     return Value(0)
-
-
-def _slash_error(text: bytes, entry: Entry) -> int:
-    """`name/` is a directory or an error (path_resolution(7)); 0: there is no slash."""
-    if not text.endswith(b"/"):
-        return 0
-    if entry.child is None:
-        return errno.ENOENT
-    return errno.EISDIR if stat.S_ISDIR(entry.child.mode) else errno.ENOTDIR
 
 
 def _refused(
@@ -154,14 +154,7 @@ def _mode(caller: Caller, position: int) -> int:
 def _mkdir(caller: Caller) -> Answer:
     mode = _mode(caller, lookup.operand(caller).position + 1)
     return _in_place(
-        caller,
-        caller.request.path,
-        0,
-        Want.CREATE,
-        acts.make_directory,
-        mode,
-        new_directory=True,
-        directory=True,
+        caller, caller.request.path, 0, Want.CREATE, acts.make_directory, mode, new_directory=True
     )
 
 
@@ -265,11 +258,7 @@ def _rename(caller: Caller) -> Answer:
                 return record.refuse(verdict, path=old.path, target=new.path, wanted=want)
         if not (old.served or new.served):
             return LANDLOCK_NAMES
-        if old.child is not None and not stat.S_ISDIR(old.child.mode):
-            if caller.request.path.endswith(b"/") or new_text.endswith(b"/"):
-                return Errno(errno.ENOTDIR)
-        caller.act(acts.rename, old.parent, old.name, new.parent, new.name, flags)
-    return Value(0)
+        return _done(caller, acts.rename, old.parent, old.written, new.parent, new.written, flags)
 
 
 def _link(caller: Caller) -> Answer:
@@ -284,17 +273,17 @@ def _link(caller: Caller) -> Answer:
         lookup.open_object(caller, place, follow=bool(flags & _AT_SYMLINK_FOLLOW)) as opened,
         _entry(caller, new_text, 1) as new,
     ):
+        if not new.name:
+            return LANDLOCK_NAMES  # it exists, finds the kernel
         found = caller.describe(opened)
         # A second name must not give more than the first did.
-        source = context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
-        target = _judge(context, new, Want.CREATE)
-        verdict = source if not source.allowed else target
+        first = context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
+        verdict = _judge(context, new, Want.CREATE) if first.allowed else first
         if not verdict.allowed:
             return record.refuse(verdict, path=found.path, target=new.path, wanted=Want.CREATE)
         if not new.served and context.kernel_grants_names_in(found.path.rpartition(b"/")[0] or b"/"):
             return LANDLOCK_NAMES
-        caller.act(acts.make_link, opened, new.parent, new.name)
-    return Value(0)
+        return _done(caller, acts.make_link, opened, new.parent, new.written)
 
 
 def handle_execute(context: Context, request: Request) -> Answer:

@@ -16,7 +16,7 @@ from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Err
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import acts
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
+from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _READ_FILE, _WRITE_FILE, _READ_DIR = 1 << 2, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_FS_*
 _SET_ID_BITS = 0o6000
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
+_LINKS_MAX = 40  # path_resolution(7)
 # What only matters for finding or making the object, once it is found.
 _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -135,13 +136,20 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     granted = context.kernel_grants(found.path, how.need(directory=directory))
     if granted and not how.asks_for_no_access:
         return LANDLOCK_FILES
-    error = _unfit(how, found)
+    error = _unfit(how, found, slash=_ends_with_slash(caller.request.path))
     return Errno(error) if error else _reopen(caller, opened, how, found)
 
 
-def _unfit(how: How, found: Object) -> int:
+def _ends_with_slash(path: bytes) -> bool:
+    """Behind a name, that is: `./` and `../` name nothing that could be made."""
+    return path.endswith(b"/") and path.rstrip(b"/").rpartition(b"/")[2] not in (b"", b".", b"..")
+
+
+def _unfit(how: How, found: Object, *, slash: bool) -> int:
     """The errno that open(2) gives when the object is not what the flags ask for; 0: it is."""
     directory = stat.S_ISDIR(found.mode)
+    if how.flags & os.O_CREAT and slash:
+        return errno.EISDIR
     if how.flags & os.O_CREAT and how.flags & os.O_EXCL:
         return errno.EEXIST
     if stat.S_ISLNK(found.mode):
@@ -185,12 +193,45 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
         parent, name = lookup.open_parent(caller, place)
     except OSError:
         return LOOKUP_FAILS
-    with parent:
-        if not name or caller.act(acts.is_procfs, parent):
-            return LOOKUP_FAILS
-        if place.walk.endswith(b"/"):
-            return Errno(errno.EISDIR)  # O_CREAT makes no directories
-        return _create(caller, how, parent, name)
+    if place.walk.endswith(b"/"):
+        parent.close()
+        return Errno(errno.EISDIR)  # O_CREAT makes no directories
+    return _create_behind_links(caller, how, parent, name)
+
+
+def _create_behind_links(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
+    """The name may be that of a link to something that is still to be made: then it is made where the link leads."""
+    for _ in range(_LINKS_MAX):
+        with parent:
+            if not name or caller.act(acts.is_procfs, parent):
+                return LOOKUP_FAILS
+            target = _link_target(caller, parent, name) if how.follow else None
+            if target is None:
+                return _create(caller, how, parent, name)
+            head, slash, name = target.rpartition(b"/")
+            if not name:
+                return Errno(errno.EISDIR)
+            try:
+                parent = _directory_behind(caller, parent, head or slash or b".")
+            except OSError as error:
+                return Errno(error.errno or errno.EIO)
+    parent.close()
+    return Errno(errno.ELOOP)
+
+
+def _link_target(caller: Caller, parent: OwnedFd, name: bytes) -> bytes | None:
+    try:
+        return caller.act(acts.read_link, parent, name)
+    except OSError:  # no link, or nothing
+        return None
+
+
+def _directory_behind(caller: Caller, parent: OwnedFd, path: bytes) -> OwnedFd:
+    """Not through magic links: those of /proc/self would be ours."""
+    flags = os.O_PATH | os.O_DIRECTORY
+    return caller.context.files.open(
+        parent, path, flags, resolve=RESOLVE_NO_MAGICLINKS, identity=caller.identity
+    )
 
 
 def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:

@@ -58,6 +58,10 @@ def make_node(parent: OwnedFd, name: bytes, mode: int) -> None:
     os.mknod(name, mode, dir_fd=parent.fd)
 
 
+def read_link(parent: OwnedFd, name: bytes) -> bytes:
+    return os.readlink(name, dir_fd=parent.fd)
+
+
 def make_symlink(parent: OwnedFd, name: bytes, target: bytes) -> None:
     os.symlink(target, name, dir_fd=parent.fd)
 
