@@ -292,6 +292,9 @@ void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const in
 /* For tests: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 
+#define SLK_POKE_SIGNAL 40
+/* Interrupt the call that this thread of ours waits in; it has the signal unblocked. */
+int slk_poke(int32_t tid);
 int slk_become_subreaper(void);
 int slk_pidfd_getfd(int pidfd, int fd);
 /* The id of the mount that an open descriptor is on, as in mountinfo; asks no file system server. */

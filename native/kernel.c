@@ -8,6 +8,7 @@
 #include <linux/landlock.h>
 #include <linux/magic.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -119,6 +120,22 @@ int slk_pidfd_getfd(int pidfd, int fd)
 	long number = syscall(SYS_pidfd_getfd, pidfd, fd, 0); /* close-on-exec always */
 
 	return number < 0 ? -errno : (int)number;
+}
+
+static void poked(int number)
+{
+	(void)number; /* to have interrupted is all */
+}
+
+int slk_poke(int32_t tid)
+{
+	struct sigaction action = {.sa_handler = poked}; /* without SA_RESTART */
+
+	if (sigaction(SLK_POKE_SIGNAL, &action, NULL) < 0)
+		return -errno;
+	if (syscall(SYS_tgkill, getpid(), tid, SLK_POKE_SIGNAL) < 0 && errno != ESRCH)
+		return -errno;
+	return 0;
 }
 
 int slk_become_subreaper(void)

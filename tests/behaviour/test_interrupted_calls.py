@@ -8,12 +8,16 @@ such a process are compared with bare here too.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from harness.running import Runner
+from harness.waiting import until
+from harness.whole_supervisor import wait_for_whole_supervisor
 
 _UNDER_A_TIMER = r"""
 #include <errno.h>
@@ -193,10 +197,137 @@ int main(int argc, char **argv)
 """
 
 
+def _spine(runner: Runner) -> list[str | Path]:
+    """Options by which the supervisor opens the FIFOs of the work directory, and waits for their other ends."""
+    return ["--deny", runner.work / "denied"]
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["by-the-kernel", "served"])
 @pytest.mark.parametrize("flags", ["0", "1"], ids=["without-sa-restart", "with-sa-restart"])
-def test_an_open_that_waits_ends_with_a_signal_as_it_does_bare(runner: Runner, flags: str) -> None:
+def test_an_open_that_waits_ends_with_a_signal_as_it_does_bare(
+    runner: Runner, flags: str, served: bool
+) -> None:
     program = runner.compiler.compile(_FIFO)
-    runner.both([program, "fifo", flags])
+    runner.both([program, "fifo", flags], options=_spine(runner) if served else ())
+
+
+_STOPPED_WHILE_WAITING = r"""
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void caught(int number) { (void)number; }
+
+static void rest(void)
+{
+	struct timespec left = {0, 100000000};
+
+	nanosleep(&left, NULL);
+}
+
+int main(void)
+{
+	struct sigaction action = {.sa_handler = caught, .sa_flags = SA_RESTART};
+	int status;
+	pid_t pid;
+
+	mkfifo("fifo", 0600);
+	pid = fork();
+	if (pid == 0) {
+		sigaction(SIGUSR1, &action, NULL);
+		_exit(open("fifo", O_RDONLY) >= 0 ? 7 : 8);
+	}
+	rest();
+	for (int i = 0; i < 3; i++) {
+		kill(pid, i % 2 ? SIGTSTP : SIGSTOP);
+		printf("%d ", waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+		kill(pid, SIGCONT);
+		printf("%d ", waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status));
+		kill(pid, SIGUSR1);
+		rest();
+		printf("%d\n", waitpid(pid, &status, WNOHANG));
+	}
+	open("fifo", O_WRONLY);
+	waitpid(pid, &status, 0);
+	printf("%d\n", WEXITSTATUS(status));
+	return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["by-the-kernel", "served"])
+def test_an_open_that_waits_stops_goes_on_and_waits_on(runner: Runner, served: bool) -> None:
+    program = runner.compiler.compile(_STOPPED_WHILE_WAITING)
+    runner.both([program], options=_spine(runner) if served else ())
+
+
+_WAITERS_DIE = r"""
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(void)
+{
+	pid_t pids[20];
+	char byte;
+
+	mkfifo("fifo", 0600);
+	for (int i = 0; i < 20; i++)
+		if ((pids[i] = fork()) == 0)
+			_exit(open("fifo", O_RDONLY));
+	puts("waiting");
+	fflush(stdout);
+	if (read(0, &byte, 1) != 1)
+		return 1;
+	for (int i = 0; i < 20; i++)
+		kill(pids[i], SIGKILL);
+	while (wait(NULL) > 0)
+		;
+	puts("dead");
+	fflush(stdout);
+	return read(0, &byte, 1) == 1 ? 0 : 1;
+}
+"""
+
+
+def test_who_dies_while_its_open_waits_holds_nothing(runner: Runner) -> None:
+    """Neither descriptors nor the calls that workers wait in, of which there is a fixed number."""
+    program = runner.compiler.compile(_WAITERS_DIE)
+    line = runner.command_line([program], options=["--write", runner.work, *_spine(runner)])
+    with runner.started(line) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        wait_for_whole_supervisor(process.pid)
+        until(lambda: len(_waiting_threads(process.pid)) == 20, "20 workers that wait")
+        process.stdin.write(b"k")
+        assert process.stdout.readline() == b"dead\n"
+        until(lambda: not _waiting_threads(process.pid), "workers that wait no more")
+        until(lambda: not _held_fifos(process.pid), "descriptors that are closed")
+        process.stdin.write(b"e")
+        assert process.wait(timeout=10) == 0
+
+
+def _waiting_threads(pid: int) -> list[str]:
+    """Those that wait in the kernel for the other end of a FIFO (openat2(2) is 437)."""
+    calls = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            calls.append((thread / "syscall").read_text())
+        except OSError:
+            continue  # it has ended, or is not ours to ask
+    return [call for call in calls if call.startswith("437 ")]
+
+
+def _held_fifos(pid: int) -> list[str]:
+    links = (os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if os.path.lexists(fd))
+    return [link for link in links if link.endswith("/fifo")]
 
 
 _JOB = r"""

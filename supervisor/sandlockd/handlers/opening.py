@@ -176,11 +176,11 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
             return Errno(error.errno or errno.EIO)
     held = OwnedFd(opened.take())
 
-    def open_and_wait() -> int:
+    def open_and_wait() -> OwnedFd:
         with held:
-            return caller.wait_for(acts.reopen, held, flags).take()
+            return caller.wait_for(acts.reopen, held, flags)
 
-    return Later(open_and_wait, lambda fd: Fd(fd, close_on_exec), held.close)
+    return Later(open_and_wait, lambda file: Fd(file.take(), close_on_exec), held.close)
 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:

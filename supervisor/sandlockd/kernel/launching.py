@@ -213,6 +213,14 @@ def order_kill(control_fd: int) -> None:
     _order(control_fd, lib.SLK_ORDER_KILL)
 
 
+POKE_SIGNAL = lib.SLK_POKE_SIGNAL
+
+
+def poke(thread: int) -> None:
+    """Interrupt the call that a thread of ours waits in: it fails with EINTR. Nothing happens when it has ended."""
+    check(lib.slk_poke(thread))
+
+
 def signal_fd(signals: Sequence[int]) -> OwnedFd:
     """signalfd(2); the caller has blocked the signals."""
     mask = 0

@@ -47,6 +47,23 @@ def tgid_of(tid: int) -> int:
     return int(text[start : text.index(b"\n", start)])
 
 
+# Ignored by default: without a handler they end no wait. SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
+_SILENT = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27
+
+
+def has_pending_signal(tid: int) -> bool:
+    """Is there a signal that the thread would take if it returned from what it waits in?"""
+    with open(f"/proc/{tid}/status", "rb") as file:
+        text = file.read()
+    masks = {
+        line[:6]: int(line[7:], 16)
+        for line in text.splitlines()
+        if line.startswith((b"Sig", b"ShdPnd")) and not line.startswith(b"SigQ")
+    }
+    pending = (masks[b"SigPnd"] | masks[b"ShdPnd"]) & ~masks[b"SigBlk"] & ~masks[b"SigIgn"]
+    return bool(pending & ~(_SILENT & ~masks[b"SigCgt"]))
+
+
 def command_of(pid: int) -> str:
     """comm, as the process calls itself: untrusted text. Empty when it is gone."""
     try:

@@ -54,6 +54,7 @@ class Dispatcher:
         failed: Callable[[Request, Exception, int], None],
         unsent: Callable[[Request, Answer, int], None],
         allowed: AllowedCalls | None,
+        interrupt: Callable[[Request], bool],
         kill: Callable[[str], None],
     ) -> None:
         """handlers: for the loop; they raise MayWait where in_a_worker's would wait.
@@ -61,6 +62,7 @@ class Dispatcher:
         refused, unserved: answered by C, to be put on record. unreadable: will be refused.
         failed: a handler raised, and this errno is the answer. unsent: this answer could not be sent, for that errno.
         allowed: puts on record what is not refused, at audit level `all`.
+        interrupt: answer a call that waits by having its caller take its pending signals; False: not to be had.
         """
         self._engine = engine
         self._handlers = handlers
@@ -73,6 +75,7 @@ class Dispatcher:
         self._tell_failed = failed
         self._unsent = unsent
         self._allowed = allowed
+        self._interrupt = interrupt
         self._kill = kill
         self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
@@ -163,7 +166,7 @@ class Dispatcher:
 
     async def _work(self, request: Request, later: Later) -> None:
         """In a task: wait for the worker, then answer. A caller that dies meanwhile leaves its worker behind."""
-        answer: Answer | Later = later
+        answer: Answer | Later | None = later
         try:
             while isinstance(answer, Later):
                 later = answer
@@ -172,10 +175,14 @@ class Dispatcher:
             later.abandon()
             self._send(request, EIO)  # cancelled: the sandbox is ending
             raise
-        self._send(request, answer)
+        if answer is not None:
+            self._send(request, answer)
 
-    async def _step(self, request: Request, later: Later) -> Answer | Later:
+    async def _step(self, request: Request, later: Later) -> Answer | Later | None:
+        """None: it is answered."""
         import trio  # late: a program that ends at once never needs it
+
+        from sandlockd.notify.waits import Interrupted, in_a_worker
 
         if self._workers is None:
             self._workers = trio.CapacityLimiter(_WORKERS_MAX)
@@ -187,9 +194,13 @@ class Dispatcher:
             )
             return self._failed(request, full, Errno(errno.EAGAIN))
         try:
-            result = await trio.to_thread.run_sync(later.work, abandon_on_cancel=True, limiter=self._workers)
+            result = await in_a_worker(
+                request, later, self._workers, alive=self._engine.alive, interrupt=self._interrupt
+            )
+        except Interrupted:
+            return None
         except Gone:
-            return EIO
+            return EIO  # frees the slot; there is nobody to read it
         except OSError as error:
             return Errno(error.errno or errno.EIO)
         except Exception as error:

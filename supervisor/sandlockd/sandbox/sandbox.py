@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.context import Context
+    from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
     from sandlockd.launch.prepare import Prepared
@@ -185,6 +186,7 @@ class Sandbox:
             failed=partial(table.failed, context),
             unsent=partial(table.unsent, context),
             allowed=_allowed_calls(context) if self._audit.records_allowed else None,
+            interrupt=self._interrupt,
             kill=self.kill,
         )
 
@@ -404,6 +406,9 @@ class Sandbox:
     def _trace(self, tid: int) -> None:
         if self._may_trace:
             self._tell_init(partial(self._engine.trace, self.control_fd, tid))
+
+    def _interrupt(self, request: Request) -> bool:
+        return self._may_trace and self._engine.answer_interrupted(request.slot, self.control_fd)
 
     def go_on(self) -> None:
         """End the stop that was told last, if the program is still in it."""

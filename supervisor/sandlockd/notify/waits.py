@@ -1,0 +1,151 @@
+"""A call that waits in a worker thread, and what ends the wait besides its answer: the caller's signals, and its death.
+
+Bare, a signal ends an open that waits for the other end of a FIFO. Here the caller waits for us, and since its call was
+received only a fatal signal wakes it (WAIT_KILLABLE_RECV). So we look now and then whether one is pending, have the
+caller take it (native/engine.c, slk_answer_interrupted), and let go of the worker. The kernel tells nobody of another
+process's pending signals, so this is one of the few places that look instead of waiting; only for calls that wait long.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+from typing import Any
+
+import trio
+
+from sandlockd.handlers.answers import Fd, Later
+from sandlockd.kernel import procfs
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.launching import POKE_SIGNAL, poke
+from sandlockd.process.key import Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.kernel.engine import Request
+
+_LOOK_EVERY_S = 0.02
+_POKE_EVERY_S = 0.005
+_POKES_MAX = 100  # a worker that waits for the waiter's answer is ended by that alone
+
+
+class Interrupted(Exception):
+    """The call was answered by its caller's signals: its slot is another call's by now."""
+
+
+async def in_a_worker(
+    request: Request,
+    later: Later,
+    limiter: trio.CapacityLimiter,
+    *,
+    alive: Callable[[Request], bool],
+    interrupt: Callable[[Request], bool],
+) -> Any:
+    """What later.work returns. Raises what it raises, Interrupted, and Gone when nobody waits for it any more.
+
+    interrupt: have the caller take its pending signals; False where that is not to be had.
+    """
+    work = _Work(later)
+    end: type[Exception] | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                nonlocal end
+                end = await _end_of_wait(request, alive, interrupt)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=limiter)
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        work.give_up()
+        raise
+    if end is not None:
+        work.give_up()
+        with trio.CancelScope(shield=True):  # cancelled here, the call would be answered once more
+            await work.leave()
+        raise end
+    return work.outcome()
+
+
+async def _end_of_wait(
+    request: Request, alive: Callable[[Request], bool], interrupt: Callable[[Request], bool]
+) -> type[Exception]:
+    may_interrupt = True
+    while True:
+        await trio.sleep(_LOOK_EVERY_S)
+        if not alive(request):
+            return Gone
+        if may_interrupt and _has_signal(request.tid):
+            if interrupt(request):
+                return Interrupted
+            may_interrupt = False  # asking again would only hold the loop up
+
+
+def _has_signal(tid: int) -> bool:
+    try:
+        return procfs.has_pending_signal(tid)
+    except OSError:
+        return False  # it is going: the next look finds it gone
+
+
+class _Work:
+    """later.work in a thread that may be told to stop. What comes too late is released."""
+
+    def __init__(self, later: Later) -> None:
+        self._later = later
+        self._lock = _thread.allocate_lock()
+        self._thread = 0  # that is in later.work
+        self._given_up = False
+        self._result: Any = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        with self._lock:
+            if self._given_up:
+                self._later.abandon()
+                return
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (POKE_SIGNAL,))
+            self._thread = _thread.get_native_id()
+        result, error = None, None
+        try:
+            result = self._later.work()
+        except Exception as raised:
+            error = raised
+        with self._lock:
+            self._thread = 0
+            self._result, self._error = result, error
+            if self._given_up:
+                self._release()
+
+    def outcome(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            self._release()
+
+    def _release(self) -> None:
+        result, self._result = self._result, None
+        if isinstance(result, OwnedFd):
+            result.close()
+        elif isinstance(result, Fd):
+            os.close(result.fd)
+        elif isinstance(result, Later):
+            result.abandon()
+
+    async def leave(self) -> None:
+        """Interrupt the call that it waits in. Again and again: it may be just before it."""
+        for _ in range(_POKES_MAX):
+            with self._lock:
+                if not self._thread:
+                    return
+                poke(self._thread)
+            await trio.sleep(_POKE_EVERY_S)
