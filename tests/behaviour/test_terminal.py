@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from harness.running import Argument, Runner, require
 from harness.terminal import Terminal, open_terminal
-from harness.waiting import until
+from harness.waiting import Patience, until
 
 _BASH = ["/bin/bash", "--norc", "--noprofile", "-i"]
 
@@ -219,6 +220,55 @@ def test_control_z_with_a_program_that_has_a_timer(runner: Runner, line_for: Lin
         terminal.send(b"echo status=$?\r")
         terminal.expect(b"status=5")
         _leave(terminal)
+
+
+def test_a_child_that_stops_itself_goes_on_with_the_job(runner: Runner, line_for: Line) -> None:
+    """Its parent waits for it, and nobody but the shell can end that."""
+    child = 'echo pid-$$-; kill -STOP $$; echo contin"ued"'
+    script = f"sh -c {shlex.quote(child)}; echo ov''er; exit 4"
+    with _shell(runner) as terminal:
+        terminal.send(shlex.join(line_for(["sh", "-c", script])).encode() + b"\r")
+        _until_stopped(int(terminal.expect(rb"pid-(\d+)-")[1]))
+        terminal.send(b"\x1a")
+        terminal.expect(b"Stopped")
+        terminal.expect(rb"\[prompt\]")
+        terminal.send(b"fg\r")
+        terminal.expect(b"\ncontinued")
+        terminal.expect(b"\r\nover")
+        terminal.expect(rb"\[prompt\]")
+        terminal.send(b"echo status=$?\r")
+        terminal.expect(b"status=4")
+        _leave(terminal)
+
+
+def test_a_program_that_stops_itself_is_given_back_to_the_shell(runner: Runner, line_for: Line) -> None:
+    """Bare at once; sandboxed with ^Z, because by SIGSTOP something in the sandbox may have stopped it for a moment."""
+    script = "echo pid-$$-; kill -STOP $$; echo contin''ued; exit 5"
+    with _shell(runner) as terminal:
+        words = line_for(["sh", "-c", script])
+        terminal.send(shlex.join(words).encode() + b"\r")
+        _until_stopped(int(terminal.expect(rb"pid-(\d+)-")[1]))
+        shell = terminal.pid
+        while len(words) > 3 and terminal.foreground_group() != shell:
+            terminal.send(b"\x1a")  # again, where it came before the stop was known
+            with contextlib.suppress(Patience):
+                until(lambda: terminal.foreground_group() == shell, "the prompt", limit_s=1)
+        terminal.expect(b"Stopped")
+        terminal.expect(rb"\[prompt\]")
+        terminal.send(b"fg\r")
+        terminal.expect(b"\ncontinued")
+        terminal.expect(rb"\[prompt\]")
+        terminal.send(b"echo status=$?\r")
+        terminal.expect(b"status=5")
+        _leave(terminal)
+
+
+def _until_stopped(pid: int) -> None:
+    def stopped() -> bool:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
+
+    until(stopped, "the stop")
 
 
 def test_a_new_window_size_reaches_the_program_once(runner: Runner, line_for: Line) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from harness.running import Runner, system_python
@@ -26,7 +27,7 @@ _SHAPES = {
     "clean environment": "env -i setsid sleep 1000 & env -i sh -c '(sleep 1000 &)'; echo ready; wait; sleep 1000",
 }
 
-# Up to 40 processes at a time that do nothing but fork and end; each child takes a session of its own.
+# Up to 100 processes at a time that do nothing but fork and end; each child takes a session of its own.
 _FORK_STORM = r"""
 #include <signal.h>
 #include <stdio.h>
@@ -42,7 +43,7 @@ int main(void)
 	fflush(stdout);
 	for (;;) {
 		pid_t pid;
-		if (__atomic_add_fetch(alive, 1, __ATOMIC_SEQ_CST) > 40) {
+		if (__atomic_add_fetch(alive, 1, __ATOMIC_SEQ_CST) > 100) {
 			__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
 			usleep(1000);
 		} else if ((pid = fork()) == 0) {
@@ -51,7 +52,7 @@ int main(void)
 		} else if (pid < 0) {
 			__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
 		}
-		if (getpid() != first && rand() % 8 == 0) {
+		if (getpid() != first && rand() % 50 == 0) {
 			__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
 			_exit(0);
 		}
@@ -118,10 +119,17 @@ def test_killing_sandlockd_leaves_no_process_after_a_tenth_of_a_second(
 def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[[str, object], None]) -> None:
     runner.may_leave_temporary = True
     program = runner.compiler.compile(_FORK_STORM)
+    latencies_ms = [_end_of_a_storm_ms(runner, program) for _ in range(10)]
+    measured("kill_latencies_ms", latencies_ms)
+    assert max(latencies_ms) < _KILL_LIMIT_S * 1000
+
+
+def _end_of_a_storm_ms(runner: Runner, program: Path) -> float:
+    """From the death of sandlockd to that of the last process."""
     with runner.started(runner.command_line([program])) as process:
         assert process.stdout is not None
         line_of(process.stdout.fileno())
-        until(lambda: len(marked(runner.marker)) > 10, "the storm")
+        until(lambda: len(marked(runner.marker)) > 60, "the storm")
         init = os.pidfd_open(_init_of(process.pid))
         try:
             process.kill()
@@ -129,8 +137,7 @@ def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[
         finally:
             os.close(init)
         assert marked(runner.marker) == []
-    measured("kill_latency_ms", round(took_s * 1000, 2))
-    assert took_s < _KILL_LIMIT_S
+    return round(took_s * 1000, 2)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in _SHAPES if shape not in ("ignoring",)])

@@ -289,6 +289,11 @@ class _Foreground:
                 # Sent by a process, to us alone as far as we can know. What the terminal sends (code > 0) goes to the
                 # whole process group, and the program is in it.
                 sandbox.signal(number)
+            elif number == signal.SIGTSTP:
+                sandbox.read_reports()
+                if sandbox.stopped_by == signal.SIGSTOP:
+                    # ^Z cannot stop it once more, so no stop will be told; but the shell wants its terminal back.
+                    self._stop_with(sandbox, number)
             if number == signal.SIGTERM:
                 sandbox.asked_to_end()
                 self._terminate_by = self._terminate_by or time.monotonic() + _TERM_GRACE_S

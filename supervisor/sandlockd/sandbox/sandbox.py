@@ -88,6 +88,7 @@ class Sandbox:
         self._unregistered: list[int] = []  # threads seen before there was anybody to watch them
         self._status: int | None = None
         self._stop = 0  # the last stop of the program, as counted by init
+        self.stopped_by = 0  # the signal, while it is stopped
         self._kill_rule: str | None = None
         self._killed = False
         self._engine_is_terminal = False
@@ -249,10 +250,12 @@ class Sandbox:
         elif kind == launching.STOPPED:
             self._advance(Event.STOPPED)
             self._stop = report.stop
+            self.stopped_by = report.status
             if self.on_stopped is not None:
                 self.on_stopped(report.status)
         elif kind == launching.CONTINUED:
             self._advance(Event.CONTINUED)
+            self.stopped_by = 0
         elif kind == launching.EXITED:
             self._program_exited(report.status)
         elif kind == launching.DONE:

@@ -43,17 +43,18 @@ static long results[CALLS_MAX];
 static struct output outputs[ARGUMENTS + 3];
 static int output_count;
 
+static int nibble(char digit)
+{
+	return digit <= '9' ? digit - '0' : digit - 'a' + 10;
+}
+
 static unsigned char *from_hex(const char *text, size_t *ret_size)
 {
 	size_t size = strlen(text) / 2;
 	unsigned char *bytes = calloc(1, size + 1);
 
-	for (size_t i = 0; i < size; i++) {
-		unsigned value;
-
-		sscanf(text + 2 * i, "%2x", &value);
-		bytes[i] = (unsigned char)value;
-	}
+	for (size_t i = 0; i < size; i++)
+		bytes[i] = (unsigned char)(nibble(text[2 * i]) << 4 | nibble(text[2 * i + 1]));
 	*ret_size = size;
 	return bytes;
 }
