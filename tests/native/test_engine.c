@@ -271,6 +271,41 @@ static void test_an_answer_that_cannot_be_sent_is_told(void)
 	end_target(&target);
 }
 
+static int drain_in_another_namespace(void *argument)
+{
+	struct served *served = argument;
+	pid_t pid;
+
+	if (unshare(CLONE_NEWPID) < 0)
+		return SKIPPED;
+	pid = fork();
+	if (pid == 0) {
+		CHECK_EQUAL(1, drain_once(served));
+		CHECK_EQUAL(SLK_REASON_FAILED, batch[0].reason);
+		CHECK_EQUAL(1, counts_of(served).failed);
+		CHECK_EQUAL(0, served->engine->new_count); /* there is no thread that could be asked about */
+		_exit(0);
+	}
+	return exit_of(pid);
+}
+
+/* A thread that our pid namespace does not show has the number 0: whoever acted on it would mean itself. */
+static void test_a_caller_without_a_number_is_refused(void)
+{
+	struct target target = start_target(1, 0);
+	struct served served = start_engine(&target, NULL, 0);
+	int result;
+
+	ASK(&target, 0, SLOW_NR);
+	result = exit_of(in_child(drain_in_another_namespace, &served));
+	if (result == 0)
+		CHECK_EQUAL(-ENOSYS, told(&target, 0));
+	else
+		CHECK_EQUAL(SKIPPED, result); /* not root: there is no such namespace for us */
+	end_engine(&served);
+	end_target(&target);
+}
+
 static void test_after_the_last_listener_is_closed_calls_do_not_exist(void)
 {
 	struct target target = start_target(1, 0);
@@ -627,6 +662,7 @@ int main(void)
 	RUN(test_a_call_without_a_row_does_not_exist);
 	RUN(test_a_full_ledger_refuses);
 	RUN(test_an_answer_that_cannot_be_sent_is_told);
+	RUN(test_a_caller_without_a_number_is_refused);
 	RUN(test_after_the_last_listener_is_closed_calls_do_not_exist);
 	RUN(test_more_requests_than_the_batch_holds_stay_queued);
 	RUN(test_requests_move_together_when_others_are_answered);

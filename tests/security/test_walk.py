@@ -34,6 +34,7 @@ from security.raw_calls import AT_FDCWD, Buffer, Bytes, Iovec, Outcome, Script
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Effect, Syscall, Treatment, native_architecture, numbered
 
 _HIGH = 1 << 32
+_LIMIT_S = 300  # seconds of work on an idle machine, ten thousand processes on a busy one
 _TIMES = Bytes(struct.pack("=qqqq", 7, 7, 9, 9))
 _ATTRIBUTE = ATTRIBUTE.encode()
 
@@ -284,7 +285,7 @@ def test_the_walk_works_where_nothing_stops_it(runner: Runner, world: World) -> 
         pytest.skip("needs a user who exists for these tests only")
     script = _walk(world, bare=True)
     before, facts = _state(world)
-    outcomes = script.bare(runner, timeout=120, start_new_session=True)
+    outcomes = script.bare(runner, timeout=_LIMIT_S, start_new_session=True)
     assert set(_told(outcomes, script)) >= {"open", "process_vm_readv"}  # the rest finds it overwritten
     aspects = changed(before, snapshot(world.directory))
     assert aspects >= {"mode", "mtime", "attributes", "created", "removed"}
@@ -317,7 +318,7 @@ def test_the_walk(runner: Runner, world: World, policy: str) -> None:
         script = _walk(world, bare=False)
         before = snapshot(moved)
         options = ["--write", runner.work, "--deny", moved]
-    outcomes, ended = script.sandboxed(runner, *options, timeout=60)
+    outcomes, ended = script.sandboxed(runner, *options, timeout=_LIMIT_S)
     assert _told(outcomes, script) == []
     assert changed(before, snapshot(world.directory)) == set()
     assert world.process.alive
@@ -347,7 +348,7 @@ def test_only_what_tells_of_existence_succeeds(runner: Runner, world: World) -> 
         if number is not None and row.paths:
             for vector in _vectors(row, world):
                 script.call(number, *vector, name=row.name)
-    outcomes, _ = script.sandboxed(runner, timeout=60)
+    outcomes, _ = script.sandboxed(runner, timeout=_LIMIT_S)
     worked = {
         name
         for name, outcome in zip(script.names[3:], outcomes[3:], strict=True)
@@ -381,5 +382,5 @@ def test_one_hole_is_found_by_the_walk(runner: Runner, world: World, patch: str,
             for vector in _vectors(row, world):
                 script.call(number, *vector, name=row.name)
     before = snapshot(world.directory)
-    broken.results(runner, patch, script, timeout=60)
+    broken.results(runner, patch, script, timeout=_LIMIT_S)
     assert aspect in changed(before, snapshot(world.directory))

@@ -32,7 +32,7 @@ _SET_ID_BITS = 0o6000
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
 _LINKS_MAX = 40  # path_resolution(7)
 # What only matters for finding or making the object, once it is found.
-_FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class How:

@@ -5,7 +5,7 @@
  *     calls FILE      one call per line; security/raw_calls.py writes such files
  *
  * A line: a mode, the number, up to six arguments, with one space between.
- *     -  in this process        &  in a child of its own, killed after 500 ms; a descriptor that comes of it is
+ *     -  in this process        &  in a child of its own, killed after 3 s; a descriptor that comes of it is
  *                                  read and written as far as possible
  *     iN       a number         $N       what call N returned
  *     sHEX     a string         zHEX     bytes, exactly these
@@ -159,7 +159,7 @@ static void look_into(long fd)
 
 static void make_in_child(char *line)
 {
-	struct itimerval limit = {.it_value = {0, 500000}};
+	struct itimerval limit = {.it_value = {3, 0}};
 	int status, ends[2];
 	char answer[8192];
 	size_t length = 0;
