@@ -82,8 +82,11 @@ def test_swapping_the_object_of(runner: Runner, kind: str, where: str, soak: boo
 def test_the_race_can_be_won_where_nothing_stops_it(runner: Runner, kind: str) -> None:
     directory = outside(runner)
     before = snapshot(directory)
-    _, leaks = _counts(runner.bare(_command(runner, kind, 100, directory / "canary")))
-    assert leaks > 0 or changed(before, snapshot(directory))
+    for limit_ms in (100, 1000, 5000):  # on a busy machine the two threads seldom run at once
+        _, leaks = _counts(runner.bare(_command(runner, kind, limit_ms, directory / "canary")))
+        if leaks > 0 or changed(before, snapshot(directory)):
+            return
+    pytest.fail("the race was never won")
 
 
 @pytest.mark.parametrize(
