@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
-from harness.running import Runner, system_python
+from harness.running import Ended, Runner, system_python
 from security import broken
 from security.raw_calls import AT_FDCWD, Bytes, Script
 
@@ -82,14 +83,20 @@ os._exit(0)
 """
 
 
+def _errors(ended: Ended) -> list[dict[str, Any]]:
+    """The last word of each record. More than one where the program had ended before it was asked for its name."""
+    return list({r["number"]: r for r in ended.audit if r["kind"] == "error"}.values())
+
+
 def test_more_waiting_opens_than_there_are_workers(runner: Runner) -> None:
     """256 opens of a FIFO on a spine may wait; those beyond get EAGAIN, and each is on record."""
     options = ["--write", runner.work, "--deny", runner.work / "denied"]
     ended = runner.sandboxed([system_python(), "-S", "-c", _WAITING], options=options, timeout=60)
     assert ended.stdout == b"[11] 44\n", ended.stderr[-500:]
-    (error,) = {r["number"]: r for r in ended.audit if r["kind"] == "error"}.values()
-    assert (error["errno"], error["count"], error["path"]) == ("EAGAIN", 44, "fifo")
-    assert "256 calls" in error["traceback"]
+    errors = _errors(ended)
+    assert {(error["errno"], error["path"]) for error in errors} == {("EAGAIN", "fifo")}
+    assert sum(error["count"] for error in errors) == 44
+    assert all("256 calls" in error["traceback"] for error in errors)
 
 
 def test_a_full_ledger(runner: Runner) -> None:
@@ -119,9 +126,10 @@ def test_a_full_ledger(runner: Runner) -> None:
         runner, patch, script.command(runner), options=["--read", runner.place.root / "script"]
     )
     assert [o.error for o in script.results(ended.stdout)][1:] == ["ENOMEM"] * 2
-    (error,) = {r["number"]: r for r in ended.audit if r["kind"] == "error"}.values()
-    assert (error["call"], error["errno"], error["count"]) == ("openat", "ENOMEM", 2)
-    assert "ledger is full" in error["traceback"]
+    errors = _errors(ended)
+    assert {(error["call"], error["errno"]) for error in errors} == {("openat", "ENOMEM")}
+    assert sum(error["count"] for error in errors) == 2
+    assert all("ledger is full" in error["traceback"] for error in errors)
     assert "not a matter of policy" in runner.sandlockd("explain", "--last").stdout.decode()
 
 
