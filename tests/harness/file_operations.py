@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import random
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.memory_layers import Executor, MemoryLayer, Node, everything
-from harness.plain_files import ROOT, Failed, Left, PlainFiles
 from hypothesis import strategies as st
 
+from harness.memory_layers import Executor, MemoryLayer, Node, everything
+from harness.plain_files import ROOT, Failed, Left, PlainFiles
 from sandlockd.overlay import lookup, plans
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal, Outside
@@ -100,6 +101,31 @@ def aimed(operation: Operation, at: tuple[int, int], top: Node) -> Operation:
 
     other = aim(operation.other, at[1]) if operation.call in ("link", "rename") else operation.other
     return operation._replace(path=aim(operation.path, at[0]), other=other)
+
+
+_BUILD = ["mkdir"] * 5 + ["open"] * 5 + ["symlink", "link", "link", "mkfifo"]
+_CHANGE = ["unlink"] * 6 + ["rmdir"] * 6 + ["rename"] * 8 + ["mkdir"] * 3 + ["open"] * 3
+_CHANGE += ["link", "symlink", "truncate", "chmod", "lstat"]
+
+
+def random_operation(chance: random.Random, phase: str) -> tuple[Operation, tuple[int, int]]:
+    """An operation evenly chosen, and what it aims at: hypothesis prefers what is small and repeated.
+
+    phase: "build" makes trees; "change" takes as much away as it makes.
+    """
+    call = chance.choice(_BUILD if phase == "build" else _CHANGE)
+    flags: frozenset[str] = frozenset()
+    if call == "open":
+        flags = frozenset({"create", "write"} | set(chance.choices(["truncate", "nofollow", "exclusive"])))
+    elif call == "rename":
+        flags = chance.choice([frozenset(), frozenset(), frozenset({"exchange"})])
+    name, other = chance.choice([b"a", b"b", b"c"]), chance.choice([b"a", b"b", b"../a", b"c/b", b"a/"])
+    number = 0o640 if call == "chmod" else chance.randrange(4)
+    fresh = call in ("mkdir", "open", "symlink", "mkfifo") and chance.random() < 0.8
+    first = 4 if fresh else chance.choice([0, 0, 0, 4])
+    second = 4 if call == "link" else chance.choice([0, 4])
+    at = chance.randrange(1 << 13) * 8 + first, chance.randrange(1 << 13) * 8 + second
+    return Operation(call, name, other, flags, number), at
 
 
 def _written(operation: Operation) -> bytes:
@@ -246,7 +272,7 @@ class Copied:
             case "rmdir":
                 return plans.rmdir(self.find(path, Goal.NAME)), b""
             case "rename":
-                flag = {flag: True for flag in flags}
+                flag = dict.fromkeys(flags, True)
                 return plans.rename(self.find(path, Goal.NAME), self.find(other, Goal.NAME), **flag), b""
             case "open":
                 return self._opening(operation)
@@ -267,7 +293,7 @@ class Copied:
         else:
             goal = Goal.NOFOLLOW if stay else Goal.FOLLOW
         found = self.find(operation.path, goal)
-        asked = {flag: True for flag in flags - {"nofollow"}}
+        asked = dict.fromkeys(flags - {"nofollow"}, True)
         opening = plans.open_file(found, **asked)
         return opening.steps, found.path
 

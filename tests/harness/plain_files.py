@@ -92,7 +92,7 @@ class PlainFiles:
                 if is_last:
                     return self.find(target, dirs, follow, count)
                 found = self.find(target, dirs, lambda _: True, count)
-                node, dirs = found.node, found.dirs if found.name is None else found.dirs
+                node, dirs = found.node, found.dirs
                 _need(node is not None, errno.ENOENT)
                 assert node is not None
                 if found.name is None:

@@ -6,9 +6,11 @@ what the kernel's overlayfs would show as that tree.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
-from harness.file_operations import Copied, Operation, aimed, on_plain, operations, picks
+import pytest
+from harness.file_operations import Copied, Operation, aimed, on_plain, operations, picks, random_operation
 from harness.memory_layers import (
     MemoryLayer,
     Node,
@@ -41,11 +43,13 @@ def on_plain_or_left(files: PlainFiles, operation: Operation) -> int | str:
     return outcome(lambda: on_plain(files, operation))
 
 
-class CopyOnWrite(RuleBasedStateMachine):
-    """A lower tree from random calls on the oracle, and then the same calls on the oracle and the model."""
+Aimed = tuple[Operation, tuple[int, int]]
 
-    @initialize(before=st.lists(st.tuples(operations, picks), max_size=30))
-    def lower_tree(self, before: list[tuple[Operation, tuple[int, int]]]) -> None:
+
+class Pair:
+    """A lower tree from random calls on the oracle; what then is done is done to the oracle and the model."""
+
+    def __init__(self, before: list[Aimed]) -> None:
         top = Node(Kind.DIRECTORY, 0o755)
         files = PlainFiles(top)
         for operation, at in before:
@@ -63,7 +67,6 @@ class CopyOnWrite(RuleBasedStateMachine):
         assert shown == kernel_merge(self.upper.top, self.lower.top)
         return {path: described(node) for path, node in shown.items()}
 
-    @rule(operation=operations, at=picks)
     def call(self, operation: Operation, at: tuple[int, int]) -> None:
         operation = aimed(operation, at, self.files.top)
         expected = on_plain_or_left(self.files, operation)
@@ -92,7 +95,28 @@ class CopyOnWrite(RuleBasedStateMachine):
         return shown
 
 
+class CopyOnWrite(RuleBasedStateMachine):
+    """Hypothesis chooses, and makes a failure small."""
+
+    @initialize(before=st.lists(st.tuples(operations, picks), max_size=30))
+    def lower_tree(self, before: list[Aimed]) -> None:
+        self.pair = Pair(before)
+
+    @rule(operation=operations, at=picks)
+    def call(self, operation: Operation, at: tuple[int, int]) -> None:
+        self.pair.call(operation, at)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_long_random_walks_keep_the_model_and_a_plain_file_system_equal(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(4):
+        pair = Pair([random_operation(chance, "build") for _ in range(40)])
+        for _ in range(60):
+            pair.call(*random_operation(chance, "change"))
+
+
 TestCopyOnWrite = CopyOnWrite.TestCase
 TestCopyOnWrite.settings = settings(
-    max_examples=600, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

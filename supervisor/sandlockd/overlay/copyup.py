@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sandlockd.overlay.entries import Entry, FsError, Kind
-from sandlockd.overlay.steps import CopyUp, Link, MarkOpaque, Step
+from sandlockd.overlay.steps import CopyTree, CopyUp, Link, MarkOpaque, Step
 from sandlockd.overlay.view import Found, View
 
 
@@ -20,13 +20,21 @@ class CopyUps:
     """What one plan copies up: each path once, however many reasons there are.
 
     steps: in the order in which they must be carried out.
+    trees: whole directories, to be copied up after them.
     """
 
-    __slots__ = ("lifted", "steps")
+    __slots__ = ("lifted", "steps", "trees")
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.trees: list[CopyTree] = []
         self.lifted: set[bytes] = set()
+
+    def all_steps(self) -> list[Step]:
+        """The trees last: their single steps are told from what is there when their turn comes, while the others
+        are told now, and hard links may lead from one into the other.
+        """
+        return [*self.steps, *self.trees]
 
     def parents(self, found: Found) -> None:
         """The directories above a name, from the top."""

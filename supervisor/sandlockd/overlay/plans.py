@@ -273,7 +273,8 @@ def _moving(old: Found, new: Found) -> Steps:
     ups = CopyUps()
     ups.parents(new)
     covered = old.view.covers(old)
-    steps = _lifting(ups, old, hides=new.upper is not None or new.lower is not None)
+    _lift(ups, old, hides=new.upper is not None or new.lower is not None)
+    steps = ups.all_steps()
     if new.is_whiteout and old.kind is Kind.DIRECTORY:
         # rename(2) puts no directory over a device. The whiteout goes where one is wanted, or is removed there.
         steps.append(Exchange(old.path, new.path))
@@ -288,21 +289,20 @@ def _moving(old: Found, new: Found) -> Steps:
 
 def _exchanging(old: Found, new: Found) -> Steps:
     ups = CopyUps()
-    _lifting(ups, old, hides=new.view.covers(new))
-    steps = _lifting(ups, new, hides=old.view.covers(old))
-    return (*steps, Exchange(old.path, new.path))
+    _lift(ups, old, hides=new.view.covers(new))
+    _lift(ups, new, hides=old.view.covers(old))
+    return (*ups.all_steps(), Exchange(old.path, new.path))
 
 
-def _lifting(ups: CopyUps, found: Found, *, hides: bool) -> list[Step]:
+def _lift(ups: CopyUps, found: Found, *, hides: bool) -> None:
     """All of an object to the upper, where it can be renamed; opaque where it will lie over a lower name."""
     if found.kind is not Kind.DIRECTORY:
         ups.object(found)
     elif found.lower is not None:
         ups.parents(found)
-        ups.steps.append(CopyTree(found.path))
+        ups.trees.append(CopyTree(found.path))
     elif hides and found.upper is not None and not found.upper.opaque:
         ups.steps.append(MarkOpaque(found.path))
-    return ups.steps
 
 
 def tree_steps(found: Found) -> Iterator[Step]:

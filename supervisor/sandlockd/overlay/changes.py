@@ -1,0 +1,288 @@
+"""The list of changes: what a full walk of the upper, against the lower, comes to.
+
+Pure. Deletions come first, then everything by path. What differs from the lower tree is a change, whatever way
+it came about: a directory that was removed and made anew is compared name by name, and a copy that nobody changed
+is none. A rename is recognised by the record that copy-up leaves (`identity`).
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from sandlockd.overlay.entries import Kind, Name
+from sandlockd.overlay.identity import Facts, Identity, Origin
+from sandlockd.overlay.marks import marks
+from sandlockd.overlay.view import View
+
+
+class What(enum.Enum):
+    """What happened to a path. The value is its letter in the list."""
+
+    DELETED = "D"
+    ADDED = "A"
+    MODIFIED = "M"
+    METADATA = "m"  # content as before; mode, owner, times or attributes are not
+    REPLACED = "T"  # by something of another kind
+    RENAMED = "R"
+
+
+class Change(NamedTuple):
+    """One row.
+
+    facts: of the new object; None for a deletion.
+    content: sha256 of a file in hexadecimal, the target of a symbolic link in hexadecimal, or "".
+    base: the lower object that goes or is changed, as it was at copy-up, or now where no copy was made.
+    below: what lies below a directory that goes, each with what it is now.
+    source: where a renamed object was.
+    link_to: the name of which this is to be a further hard link.
+    marks: what a reviewer must see, see `marks`.
+    is_folded: goes without saying in a list, because the directory above it was renamed with it unchanged.
+    """
+
+    what: What
+    path: bytes
+    facts: Facts | None
+    content: str = ""
+    base: Identity | None = None
+    below: tuple[tuple[bytes, Identity], ...] = ()
+    source: bytes | None = None
+    link_to: bytes | None = None
+    marks: tuple[str, ...] = ()
+    is_folded: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many objects a deletion takes away, itself included."""
+        return 1 + len(self.below)
+
+
+class Inspector(Protocol):
+    """Looks closer at what the walk finds. Paths are those of the tree."""
+
+    def upper(self, path: bytes) -> Facts:
+        """Of an object in the upper."""
+
+    def lower(self, path: bytes) -> Facts:
+        """Of an object in the lower."""
+
+    def origin(self, path: bytes) -> Origin | None:
+        """The record of a file or directory in the upper."""
+
+    def content(self, path: bytes) -> str:
+        """sha256 of a file in the upper, in hexadecimal."""
+
+    def same_content(self, path: bytes, lower_path: bytes) -> bool:
+        """Whether a file in the upper reads as one in the lower; asked only when their sizes are equal."""
+
+
+def list_changes(view: View, look: Inspector) -> list[Change]:
+    """All changes.
+
+    Raises:
+        FsError: what a layer raised.
+    """
+    return _Walk(view, look).run()
+
+
+def digest(changes: Iterable[Change]) -> str:
+    """What a reviewer approves: sha256 over every row with everything in it that a commit acts upon.
+
+    Each field is written as LENGTH:BYTES, so that no two lists have the same encoding.
+    """
+    hashed = hashlib.sha256(b"sandlockd changes 1\n")
+    for change in changes:
+        below = [part for path, identity in change.below for part in (path, *identity)]
+        facts = change.facts[:] if change.facts is not None else ()
+        # The link count and the upper's own numbers say nothing about the result.
+        told = (facts[0], *facts[4:9], *facts[10:]) if facts else ()
+        base = change.base[:] if change.base is not None else ()
+        head = (change.what, change.path, change.content, change.source, change.link_to)
+        for group in (head, told, base, below):
+            hashed.update(b"%d\n" % len(group))
+            for field in group:
+                hashed.update(_netstring(field))
+    return hashed.hexdigest()
+
+
+def _netstring(field: object) -> bytes:
+    if isinstance(field, enum.Enum):
+        field = field.value
+    text = field if isinstance(field, bytes) else b"-" if field is None else str(field).encode()
+    return b"%d:%b," % (-1 if field is None else len(text), text)
+
+
+class _Walk:
+    """The walk under way, and what it found so far.
+
+    gone: every lower path that does not show any more, or shows as another kind.
+    linked: the paths of each upper object with several links.
+    """
+
+    def __init__(self, view: View, look: Inspector) -> None:
+        self.view = view
+        self.look = look
+        self.changed: dict[bytes, Change] = {}
+        self.gone: dict[bytes, Identity] = {}
+        self.linked: dict[tuple[int, int], list[bytes]] = {}
+
+    def run(self) -> list[Change]:
+        self._directory(b"", has_lower=self.view.lower.entry(b"") is not None, shows=True)
+        if self.view.lower.entry(b"") is not None:
+            self._compare_directory(b"")
+        self._rename()
+        self._link()
+        deletions = self._deletions()
+        rows = [self._finish(self.changed[path]) for path in sorted(self.changed)]
+        return deletions + [self._fold(row) for row in rows]
+
+    def _directory(self, path: bytes, *, has_lower: bool, shows: bool) -> None:
+        """One directory of the upper. shows: the lower directory at this path shows through it."""
+        lower: dict[bytes, Name] = {}
+        if has_lower:
+            rows = self.view.lower.names(path)
+            lower = {row.name: row for row in rows if row.kind is not Kind.WHITEOUT}
+        for name, kind, _ in list(self.view.upper.names(path)):
+            child = path + b"/" + name if path else name
+            below = lower.pop(name, None)
+            if kind is Kind.WHITEOUT:
+                if below is not None:
+                    self._lose(child, below.kind)
+            else:
+                self._compare(child, kind, None if below is None else below.kind, shows)
+        if not shows:
+            for name, row in lower.items():
+                self._lose(path + b"/" + name if path else name, row.kind)
+
+    def _compare(self, path: bytes, kind: Kind, lower: Kind | None, shows: bool) -> None:
+        facts = self.look.upper(path)
+        if kind is not Kind.DIRECTORY and facts.links > 1:
+            self.linked.setdefault((facts.device, facts.inode), []).append(path)
+        if lower is None:
+            self.changed[path] = Change(What.ADDED, path, facts)
+        elif lower is not kind:
+            self._lose(path, lower)
+            self.changed[path] = Change(What.REPLACED, path, facts, base=self.gone[path])
+        elif kind is Kind.DIRECTORY:
+            self._compare_directory(path)
+        else:
+            self._compare_object(path, facts)
+        if kind is Kind.DIRECTORY:
+            entry = self.view.upper.entry(path)
+            merged = lower is Kind.DIRECTORY
+            through = merged and shows and not (entry is not None and entry.opaque)
+            self._directory(path, has_lower=merged, shows=through)
+
+    def _compare_directory(self, path: bytes) -> None:
+        facts, old = self.look.upper(path), self.look.lower(path)
+        # Not the times: they change with every name in it, here and when the changes are committed.
+        if _owned(facts) != _owned(old):
+            self.changed[path] = Change(What.METADATA, path, facts, base=old.identity)
+
+    def _compare_object(self, path: bytes, facts: Facts) -> None:
+        old = self.look.lower(path)
+        origin = self.look.origin(path) if facts.kind is Kind.FILE else None
+        base = old.identity
+        is_copy = origin is not None and (origin.identity.device, origin.identity.inode) == base[1:3]
+        if origin is not None and is_copy:
+            base = origin.identity
+        same = facts.kind is old.kind and facts.special_device == old.special_device
+        if facts.kind is Kind.FILE:
+            same = facts.size_bytes == old.size_bytes and self.look.same_content(path, path)
+        elif facts.kind is Kind.SYMLINK:
+            same = self.view.upper.target(path) == self.view.lower.target(path)
+        # A new object under one of several lower names is no longer what the other names are.
+        may_stay = same and (is_copy or old.links == 1)
+        if may_stay and _owned(facts) == _owned(old) and facts.mtime_ns == old.mtime_ns:
+            return
+        in_place = may_stay and facts.kind is Kind.FILE
+        what = What.METADATA if in_place else What.MODIFIED
+        self.changed[path] = Change(what, path, facts, base=base)
+
+    def _lose(self, path: bytes, kind: Kind) -> None:
+        self.gone[path] = self.look.lower(path).identity
+        if kind is Kind.DIRECTORY:
+            for name, below, _ in list(self.view.lower.names(path)):
+                if below is not Kind.WHITEOUT:
+                    self._lose(path + b"/" + name, below)
+
+    def _rename(self) -> None:
+        sources: set[bytes] = set()
+        for path in sorted(self.changed):
+            change = self.changed[path]
+            if change.what is not What.ADDED or change.facts is None:
+                continue
+            if change.facts.kind not in (Kind.FILE, Kind.DIRECTORY):
+                continue
+            origin = self.look.origin(path)
+            if origin is None or origin.path in sources or origin.path not in self.gone:
+                continue
+            if origin.identity[:3] == self.gone[origin.path][:3]:
+                sources.add(origin.path)
+                base = origin.identity
+                self.changed[path] = change._replace(what=What.RENAMED, source=origin.path, base=base)
+
+    def _link(self) -> None:
+        for paths in self.linked.values():
+            kept = [path for path in paths if path not in self.changed]
+            first = min(kept or paths)
+            for path in paths:
+                if path == first:
+                    continue
+                if path in self.changed:
+                    change = self.changed[path]
+                    # In place, a change of one name's metadata is one of all.
+                    if change.what is not What.METADATA:
+                        self.changed[path] = change._replace(link_to=first)
+                elif self.look.lower(path).identity != self.look.lower(first).identity:
+                    facts, base = self.look.upper(path), self.look.lower(path).identity
+                    self.changed[path] = Change(What.MODIFIED, path, facts, base=base, link_to=first)
+
+    def _deletions(self) -> list[Change]:
+        """The topmost of what is gone, but for what was renamed or replaced."""
+        sources = {change.source for change in self.changed.values()}
+        rows = []
+        for path in sorted(self.gone):
+            above = path.rpartition(b"/")[0]
+            counted = above in self.gone and above not in sources
+            if counted or path in sources or path in self.changed:
+                continue
+            rows.append(Change(What.DELETED, path, None, base=self.gone[path], below=self._below(path)))
+        return rows
+
+    def _below(self, path: bytes) -> tuple[tuple[bytes, Identity], ...]:
+        inside = path + b"/"
+        return tuple((lost, self.gone[lost]) for lost in sorted(self.gone) if lost.startswith(inside))
+
+    def _finish(self, change: Change) -> Change:
+        assert change.facts is not None
+        content = ""
+        if change.facts.kind is Kind.FILE:
+            content = self.look.content(change.path)
+        elif change.facts.kind is Kind.SYMLINK:
+            content = self.view.upper.target(change.path).hex()
+        below = self._below(change.path) if change.what is What.REPLACED else ()
+        found = marks(self.view, change.path, change.facts)
+        return change._replace(content=content, below=below, marks=found)
+
+    def _fold(self, change: Change) -> Change:
+        if change.source is None or change.facts is None or change.base is None:
+            return change
+        above, _, name = change.path.rpartition(b"/")
+        parent = self.changed.get(above)
+        if parent is None or parent.source is None or change.source != parent.source + b"/" + name:
+            return change
+        old = self.look.lower(change.source)
+        if _owned(old) != _owned(change.facts) or change.marks:
+            return change
+        if change.facts.kind is Kind.FILE and not (
+            old.size_bytes == change.facts.size_bytes and self.look.same_content(change.path, change.source)
+        ):
+            return change
+        return change._replace(is_folded=True)
+
+
+def _owned(facts: Facts) -> tuple[int, int, int, str]:
+    return facts.mode, facts.uid, facts.gid, facts.attributes

@@ -1,0 +1,159 @@
+"""The merged listing of a directory, and offsets in it that stay what they are.
+
+Pure. telldir, seekdir and rewinddir hand offsets back at any later time, names come and go meanwhile, and a
+supervisor that replaces a dead one knows nothing of streams. So an offset is computed from the name alone:
+
+- 0 and 1 are `.` and `..`;
+- a name of the lower directory is at 2 + its place there. The lower is not changed, so its order stays; a
+  name that is hidden keeps its place, and comes back to it when it is made anew;
+- a name that only the upper has is at 2**61 + 61 bits of its hash.
+
+A row's d_off is the row's own offset plus one, and reading goes on with the first row at or behind the offset
+that is asked for. So whatever is read between two changes is neither repeated nor skipped, as readdir(3) wants
+of names that were there all the time.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sandlockd.overlay.entries import FsError, Kind, Name
+from sandlockd.overlay.view import Found, View
+
+_UPPER = 1 << 61
+
+# d_type of getdents64(2): the file type bits of st_mode, shifted (DTTOIF of <dirent.h>).
+D_TYPE = {
+    Kind.FIFO: 1,
+    Kind.CHARACTER: 2,
+    Kind.DIRECTORY: 4,
+    Kind.BLOCK: 6,
+    Kind.FILE: 8,
+    Kind.SYMLINK: 10,
+    Kind.SOCKET: 12,
+}
+
+
+class Row(NamedTuple):
+    """One name in a directory, as it shows.
+
+    inode: of the object that represents it, which is the lower one for a merged directory.
+    """
+
+    offset: int
+    name: bytes
+    kind: Kind
+    inode: int
+    in_upper: bool
+
+
+def rows(directory: Found, *, inode: int, parent_inode: int) -> list[Row]:
+    """All rows of a directory of the view, in the order of their offsets.
+
+    inode, parent_inode: of `.` and `..`. The caller has them; the parent of a tree's root is outside.
+    Raises:
+        FsError: what a layer raised.
+    """
+    view = directory.view
+    upper = {} if directory.upper is None else {row.name: row for row in view.upper.names(directory.path)}
+    listed = [
+        Row(0, b".", Kind.DIRECTORY, inode, directory.lower is None),
+        Row(1, b"..", Kind.DIRECTORY, parent_inode, directory.lower is None),
+    ]
+    if directory.lower is not None:
+        for offset, below in enumerate(view.lower.names(directory.path), 2):
+            above = upper.pop(below.name, None)
+            shown = below if above is None else above
+            if shown.kind is Kind.WHITEOUT or (above is None and below.kind is Kind.WHITEOUT):
+                continue
+            if above is not None and _is_merged(view, directory, above, below):
+                above, shown = None, below
+            listed.append(Row(offset, shown.name, shown.kind, shown.inode, above is not None))
+    return listed + _fresh(upper)
+
+
+def _is_merged(view: View, directory: Found, above: Name, below: Name) -> bool:
+    if above.kind is not Kind.DIRECTORY or below.kind is not Kind.DIRECTORY:
+        return False
+    return view.child(directory, above.name).is_merged
+
+
+def _fresh(upper: dict[bytes, Name]) -> list[Row]:
+    placed = sorted((_place(name), name) for name, row in upper.items() if row.kind is not Kind.WHITEOUT)
+    listed = []
+    last = 0
+    for place, name in placed:
+        # Two names with one hash: the second moves on, and stays there while the first is there.
+        last = max(place, last + 1)
+        row = upper[name]
+        listed.append(Row(last, name, row.kind, row.inode, True))
+    return listed
+
+
+def _place(name: bytes) -> int:
+    digest = hashlib.blake2b(name, digest_size=8).digest()
+    return _UPPER | (int.from_bytes(digest, "little") >> 3)
+
+
+def take(listed: Sequence[Row], offset: int, size_bytes: int) -> list[Row]:
+    """The rows from an offset on that fit into a buffer; none at the end of the directory.
+
+    size_bytes: of the program's buffer. A row takes the same room in struct linux_dirent and linux_dirent64.
+    Raises:
+        FsError: EINVAL, when not even one row fits (getdents(2)).
+    """
+    low, high = 0, len(listed)
+    while low < high:
+        middle = (low + high) // 2
+        if listed[middle].offset < offset:
+            low = middle + 1
+        else:
+            high = middle
+    first = low
+    while low < len(listed) and record_size(listed[low].name) <= size_bytes:
+        size_bytes -= record_size(listed[low].name)
+        low += 1
+    if low == first and low < len(listed):
+        raise FsError(errno.EINVAL)
+    return list(listed[first:low])
+
+
+def record_size(name: bytes) -> int:
+    """d_reclen: 18 bytes of head, the name, its NUL (and d_type, before or behind), to the next 8 bytes."""
+    return (20 + len(name) + 7) & ~7
+
+
+_HEAD64 = struct.Struct("<QqHB")
+_HEAD = struct.Struct("<QQH")
+
+
+def encode64(taken: Sequence[Row]) -> bytes:
+    """Rows as struct linux_dirent64, for getdents64(2)."""
+    parts = []
+    for row in taken:
+        size = record_size(row.name)
+        head = _HEAD64.pack(row.inode, row.offset + 1, size, D_TYPE[row.kind])
+        parts.append((head + row.name).ljust(size, b"\0"))
+    return b"".join(parts)
+
+
+def encode(taken: Sequence[Row]) -> bytes:
+    """Rows as struct linux_dirent, for getdents(2): the type is the last byte of the record."""
+    parts = []
+    for row in taken:
+        size = record_size(row.name)
+        head = _HEAD.pack(row.inode, row.offset + 1, size)
+        parts.append((head + row.name).ljust(size - 1, b"\0") + bytes([D_TYPE[row.kind]]))
+    return b"".join(parts)
+
+
+def directory_links(listed: Sequence[Row]) -> int:
+    """st_nlink of a directory as most file systems have it: its name, its `.`, and each `..` below.
+
+    overlayfs says 1 for a merged directory, which find(1) takes for "unknown"; bare it is this.
+    """
+    return sum(1 for row in listed if row.kind is Kind.DIRECTORY)
