@@ -225,20 +225,31 @@ class _Walk:
                 self.changed[path] = change._replace(what=What.RENAMED, source=origin.path, base=base)
 
     def _link(self) -> None:
+        """Names of one upper object become names of one object: of a lower one that stays, where there is one."""
         for paths in self.linked.values():
-            kept = [path for path in paths if path not in self.changed]
-            first = min(kept or paths)
+            staying = [path for path in paths if self._stays(path)]
+            first = min([path for path in staying if path not in self.changed] or staying or paths)
             for path in paths:
-                if path == first:
+                if path == first or (
+                    path in staying and self._lower_object(path) == self._lower_object(first)
+                ):
                     continue
-                if path in self.changed:
-                    change = self.changed[path]
-                    # In place, a change of one name's metadata is one of all.
-                    if change.what is not What.METADATA:
-                        self.changed[path] = change._replace(link_to=first)
-                elif self.look.lower(path).identity != self.look.lower(first).identity:
+                change = self.changed.get(path)
+                if change is None or change.what is What.METADATA:
                     facts, base = self.look.upper(path), self.look.lower(path).identity
-                    self.changed[path] = Change(What.MODIFIED, path, facts, base=base, link_to=first)
+                    change = Change(What.MODIFIED, path, facts, base=base)
+                self.changed[path] = change._replace(link_to=first)
+
+    def _stays(self, path: bytes) -> bool:
+        """Whether the lower object at a path is still the one, changed in place at most."""
+        change = self.changed.get(path)
+        return change is None or change.what is What.METADATA
+
+    def _lower_object(self, path: bytes) -> tuple[int, int] | None:
+        if not self._stays(path):
+            return None
+        facts = self.look.lower(path)
+        return facts.device, facts.inode
 
     def _deletions(self) -> list[Change]:
         """The topmost of what is gone, but for what was renamed or replaced."""

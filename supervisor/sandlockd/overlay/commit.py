@@ -118,8 +118,8 @@ def _choose(changes: Iterable[Change], chosen: Iterable[bytes]) -> list[Change]:
             if place in picked or not (at_source or _is_at_or_below(row.path, top)):
                 continue
             picked.add(place)
-            if row.source is not None and row.facts is not None and row.facts.kind is Kind.DIRECTORY:
-                # Both names of it, with what else happened below either.
+            if row.source is not None:
+                # Both names of it, with what else happened at and below either.
                 tops += [row.source, row.path]
     return [rows[place] for place in sorted(picked)]
 
@@ -183,7 +183,7 @@ def _ordered(
             written.append(action._replace(do=_WRITES.get(facts.kind, Do.NODE)))
     made.sort(key=_path)
     finished.sort(key=_path, reverse=True)
-    body = [*first, *made, *written, *linked, *touched, *_deleting(wanted, cleared), *finished]
+    body = [*first, *made, *written, *touched, *linked, *_deleting(wanted, cleared), *finished]
     return body + _syncing(body)
 
 
@@ -204,13 +204,15 @@ def _clearing(row: Change) -> list[Action]:
 
 def _deleting(wanted: Iterable[Change], cleared: Collection[bytes]) -> list[Action]:
     gone: dict[bytes, Identity] = {}
+    replaced = {row.path for row in wanted if row.what is What.REPLACED}
     for row in wanted:
         if row.what is What.DELETED and row.base is not None:
             gone[row.path] = row.base
             gone |= dict(row.below)
         elif row.source is not None and row.base is not None:
             gone[row.source] = row.base
-    return [_delete(path, gone[path]) for path in sorted(gone, reverse=True) if path not in cleared]
+    left = gone.keys() - set(cleared) - replaced
+    return [_delete(path, gone[path]) for path in sorted(left, reverse=True)]
 
 
 def _delete(path: bytes, identity: Identity) -> Action:

@@ -53,7 +53,7 @@ class Next(enum.Enum):
     """What to do about an action in a rerun."""
 
     DO = enum.auto()  # from its beginning, removing the temporary first if one is there
-    SKIP = enum.auto()  # it is in effect; remove the temporary if one is there
+    SKIP = enum.auto()  # it is in effect; remove the temporary if one is there, and write that it is done
     CONFLICT = enum.auto()  # somebody else was here in between: stop, and name the path
 
 
@@ -148,7 +148,10 @@ def next_step(journal: Journal, action: Action, now: Facts | None) -> Next:
         return _next_metadata(action, now)
     if now is None:
         return Next.SKIP
-    return Next.DO if matches(action, now) else Next.CONFLICT
+    if matches(action, now):
+        return Next.DO
+    # Once it is gone, a later action may put something else there, and judges that itself.
+    return Next.SKIP if number in journal.done else Next.CONFLICT
 
 
 def _next_metadata(action: Action, now: Facts | None) -> Next:
