@@ -226,6 +226,19 @@ def kernel_merge(upper: Node | None, lower: Node | None, path: bytes = b"") -> d
     return shown
 
 
+def ghosts(upper: Node, lower: Node | None) -> list[bytes]:
+    """Whiteouts where overlayfs would list them: in a directory that is not merged."""
+    found = []
+    for name, node in upper.children.items():
+        below = lower.children.get(name) if lower is not None else None
+        if node.kind is Kind.WHITEOUT and lower is None:
+            found.append(name)
+        elif node.kind is Kind.DIRECTORY:
+            is_merged = below is not None and below.kind is Kind.DIRECTORY and not node.opaque
+            found += [name + b"/" + ghost for ghost in ghosts(node, below if is_merged else None)]
+    return found
+
+
 def view_merge(view: View, upper: MemoryLayer, lower: MemoryLayer) -> dict[bytes, Node]:
     """What the model shows; of a merged directory the upper node, which has the metadata."""
     shown: dict[bytes, Node] = {}

@@ -11,6 +11,7 @@ from harness.memory_layers import (
     Shown,
     described,
     everything,
+    ghosts,
     groups,
     kernel_merge,
     view_merge,
@@ -79,6 +80,7 @@ class Pair:
         assert shown == {path: described(node) for path, node in plain.items()}
         assert groups(view_merge(self.view, self.upper, self.lower)) == groups(plain)
         assert {path: described(node) for path, node in everything(self.lower.top)} == self.untouched
+        assert ghosts(self.upper.top, self.lower.top) == []
         for _, node in everything(self.upper.top):
             assert not node.opaque or node.kind is Kind.DIRECTORY
             assert node.origin is None or node.kind in (Kind.DIRECTORY, Kind.FILE)

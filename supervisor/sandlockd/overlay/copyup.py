@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sandlockd.overlay.entries import Entry, FsError, Kind
-from sandlockd.overlay.steps import CopyTree, CopyUp, Link, MarkOpaque, Step
+from sandlockd.overlay.steps import CopyTree, CopyUp, Link, MarkOpaque, Remove, Step
 from sandlockd.overlay.view import Found, View
 
 
@@ -62,18 +62,28 @@ class CopyUps:
                 self.lifted.add(other.path)
 
     def tree(self, directory: Found) -> None:
-        """All that shows below a directory, and then its opaque mark."""
-        self.parents(directory)
-        self._content(directory)
-        self.steps.append(MarkOpaque(directory.path))
+        """All that shows below a directory, then its opaque mark, and then away with the whiteouts in it.
 
-    def _content(self, directory: Found) -> None:
+        They hide nothing any more, and the kernel's overlayfs does not filter the listing of a directory that
+        is not merged: they would be listed, and then not be found.
+        """
+        whiteouts: list[bytes] = []
+        self.parents(directory)
+        self._content(directory, whiteouts)
+        self.steps.append(MarkOpaque(directory.path))
+        self.steps += [Remove(path, Kind.WHITEOUT) for path in whiteouts]
+
+    def _content(self, directory: Found, whiteouts: list[bytes]) -> None:
         view = directory.view
         self.object(directory)
+        if directory.upper is not None:
+            for name, kind, _ in view.upper.names(directory.path):
+                if kind is Kind.WHITEOUT:
+                    whiteouts.append(directory.path + b"/" + name)
         for name in list(view.names(directory)):
             child = view.child(directory, name)
             if child.kind is Kind.DIRECTORY:
-                self._content(child)
+                self._content(child, whiteouts)
             else:
                 self.object(child)
 

@@ -26,7 +26,7 @@ class CopyUp(NamedTuple):
 
 
 class CopyTree(NamedTuple):
-    """Copy up all that shows below a directory, in place, and then make it opaque.
+    """Copy up all that shows below a directory, in place, make it opaque, and then remove the whiteouts in it.
 
     `plans.tree_steps` gives the single steps, from the facts when this step's turn comes. None of them changes
     what is seen, however many of them are done.
