@@ -182,3 +182,9 @@ def test_the_last_component_is_told_as_it_was_written(view: View) -> None:
         b"d": Last.NORM,
         b"d/": Last.NORM,
     }
+
+
+def test_a_slash_behind_a_link_follows_it_but_not_for_a_call_on_the_name(view: View) -> None:
+    assert ends_at(go(view, b"home", Goal.NOFOLLOW)) == b"home"
+    assert ends_at(go(view, b"home/", Goal.NOFOLLOW)) == b"d/e"
+    assert ends_at(go(view, b"home/", Goal.NAME)) == b"home"
