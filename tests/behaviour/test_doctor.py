@@ -9,7 +9,8 @@ import sys
 from typing import Any
 
 import pytest
-from harness.running import SANDLOCKD, Runner
+from harness.interpreter import SANDLOCKD
+from harness.running import Runner
 
 from sandlockd.kernel.probe import Broken, Finding, Missing, State, in_child
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of

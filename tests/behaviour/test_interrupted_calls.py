@@ -243,7 +243,7 @@ int main(void)
 	}
 	rest();
 	for (int i = 0; i < 3; i++) {
-		kill(pid, i % 2 ? SIGTSTP : SIGSTOP);
+		kill(pid, SIGSTOP);
 		printf("%d ", waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
 		kill(pid, SIGCONT);
 		printf("%d ", waitpid(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status));

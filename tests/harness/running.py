@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +25,11 @@ from typing import Any
 import pytest
 
 from harness.compiling import Compiler
+from harness.interpreter import SANDLOCKD
 from harness.places import Place, Tree, tree_of
 from harness.survivors import MARKER
 
 TIMEOUT_S = 20.0
-SANDLOCKD = Path(sysconfig.get_path("scripts")) / "sandlockd"
 # Without the virtual environment: programs in the sandbox are the machine's own.
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 

@@ -54,14 +54,18 @@ def temporary_user() -> Iterator[User]:
 
 def why_unable_to_run(user: User) -> str | None:
     """None when the user can run this interpreter with the package; else the reason, for a skip."""
-    tried = subprocess.run(
-        [sys.executable, "-c", "import sandlockd.cli.run"],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        **user.popen_arguments(),
-    )
-    if tried.returncode == 0:
-        return None
-    last = (tried.stderr.strip().splitlines() or ["no message"])[-1]
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", "import sandlockd.cli.run"],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            **user.popen_arguments(),
+        )
+    except OSError as error:
+        last = str(error)
+    else:
+        if tried.returncode == 0:
+            return None
+        last = (tried.stderr.strip().splitlines() or ["no message"])[-1]
     return f"{user.name} cannot run the interpreter below {sys.prefix}: {last}"
