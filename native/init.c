@@ -32,6 +32,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* After so many a look at the control socket is due: a storm of stops must not keep the end of all waiting. */
+#define TAKEN_MAX 64
+/* As often a process that is in execve is tried again. */
+#define TRACE_TRIES_MAX 8
+
 struct init {
 	int control_fd;
 	int signal_fd;
@@ -41,6 +46,7 @@ struct init {
 	int stopped;
 	const struct slk_engine *engine;
 	int traces; /* somebody */
+	int more;   /* may be left to reap */
 	int stops; /* how many stops of the program were told */
 	uint64_t reaped;
 };
@@ -243,9 +249,15 @@ static void look_whether_it_goes_on(struct init *init)
 static void reap(struct init *init)
 {
 	int status;
-	pid_t pid;
+	pid_t pid = 0;
 
-	while ((pid = take(init, WNOHANG | WUNTRACED, &status)) > 0) {
+	init->more = 1;
+	for (int taken = 0; taken < TAKEN_MAX; taken++) {
+		pid = take(init, WNOHANG | WUNTRACED, &status);
+		if (pid <= 0) {
+			init->more = 0;
+			break;
+		}
 		if (WIFSTOPPED(status)) {
 			on_stop(init, pid, status);
 		} else if (pid == init->program) {
@@ -281,9 +293,9 @@ static void trace(struct init *init, const struct slk_order *order)
 	if (!init->engine)
 		return;
 	init->traces |= done;
-	if (done && order->kind == SLK_ORDER_TRACE)
-		slk_trace_process(order->number);
-	else if (done)
+	for (int tries = 0; done && tries < TRACE_TRIES_MAX && slk_trace_process(order->number) < 0; tries++)
+		reap(init);
+	if (done && order->kind == SLK_ORDER_INTERRUPT)
 		done = slk_trace_interrupt(order->number);
 	slk_acknowledge(init->engine, order->serial, done);
 }
@@ -314,9 +326,9 @@ static _Noreturn void serve(struct init *init)
 	for (;;) {
 		struct signalfd_siginfo info;
 
-		if (poll(waiting, 2, -1) < 0)
+		if (poll(waiting, 2, init->more ? 0 : -1) < 0)
 			continue; /* EINTR: every signal is blocked, so only a debugger gets here */
-		if (waiting[1].revents) {
+		if (waiting[1].revents || init->more) {
 			/* Drained before reaping: a child that dies meanwhile makes it readable again. */
 			while (read(init->signal_fd, &info, sizeof(info)) > 0)
 				;

@@ -55,9 +55,9 @@ const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const 
 
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
-/* Every thread of the process. */
-void slk_trace_process(pid_t tid);
-/* The same, and this thread stops before it returns to the program from what it waits in. 1: it will. */
+/* Every thread of the process. 0, or -EAGAIN: one of them is in execve; reap, and try again. */
+int slk_trace_process(pid_t tid);
+/* A traced thread stops before it returns to the program from what it waits in. 1: it will. */
 int slk_trace_interrupt(pid_t tid);
 /* Give an order about a thread and wait for init: 1 done, 0 not, or -errno. */
 int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms);
@@ -105,7 +105,9 @@ struct slk_waiting_call {
 	uint64_t args[2];
 };
 
-#define SLK_WAITING_MAX 256
+/* By thread number: two that share a place lose the mark of the first, whose wait no signal ends then. Few numbers are
+ * larger than this, and of the pages only those in use exist. */
+#define SLK_WAITING_MAX 65536
 /* What the supervisor and init both see; part of the ledger. */
 struct slk_shared {
 	uint32_t acknowledged; /* the serial of the last order that init has carried out; a futex */

@@ -22,12 +22,14 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -36,6 +38,7 @@
 #define ERESTARTSYS 512
 #define ERESTARTNOINTR 513
 #define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL)
+#define SEIZE_PATIENCE_US 2000
 
 struct raw_dirent { /* struct linux_dirent64, getdents64(2) */
 	uint64_t inode;
@@ -101,7 +104,42 @@ void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done)
 	futex(&engine->shared->acknowledged, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-/* How many threads were seized that were not before. */
+static sigjmp_buf patience_ends;
+
+static void end_patience(int number)
+{
+	(void)number;
+	siglongjmp(patience_ends, 1);
+}
+
+/*
+ * PTRACE_SEIZE waits for a thread of the process that is in execve, also if we trace the process already; and that one
+ * waits until its dead siblings are reaped (fs/exec.c, de_thread, with cred_guard_mutex held), by their tracer: by us.
+ * So it is given up after a moment, which restarting would not be: the handler must not return.
+ * 0, or -EAGAIN: reap, and try again; or -errno.
+ */
+static int seize(pid_t tid)
+{
+	struct sigaction action = {.sa_handler = end_patience}, before;
+	struct itimerval never = {0}, soon = {{0, SEIZE_PATIENCE_US}, {0, SEIZE_PATIENCE_US}};
+	volatile int result = -EAGAIN;
+	sigset_t alarm_set;
+
+	sigemptyset(&alarm_set);
+	sigaddset(&alarm_set, SIGALRM);
+	sigaction(SIGALRM, &action, &before);
+	if (sigsetjmp(patience_ends, 1) == 0) { /* comes back with the mask of now: SIGALRM blocked */
+		setitimer(ITIMER_REAL, &soon, NULL);
+		sigprocmask(SIG_UNBLOCK, &alarm_set, NULL);
+		result = ptrace(PTRACE_SEIZE, tid, 0, OPTIONS) < 0 ? -errno : 0;
+		sigprocmask(SIG_BLOCK, &alarm_set, NULL);
+	}
+	setitimer(ITIMER_REAL, &never, NULL);
+	sigaction(SIGALRM, &before, NULL);
+	return result;
+}
+
+/* How many threads were seized that were not before, or -EAGAIN. */
 static int seize_threads(pid_t tid)
 {
 	_Alignas(struct raw_dirent) char buffer[8192];
@@ -114,13 +152,16 @@ static int seize_threads(pid_t tid)
 	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return 0; /* it is gone */
-	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
-		for (long at = 0; at < got;) {
+	while (seized >= 0 && (got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
+		for (long at = 0; at < got && seized >= 0;) {
 			const struct raw_dirent *entry = (const void *)(buffer + at);
+			int result;
 
 			at += entry->length;
-			if (entry->name[0] >= '1' && entry->name[0] <= '9')
-				seized += ptrace(PTRACE_SEIZE, (pid_t)atoi(entry->name), 0, OPTIONS) == 0;
+			if (entry->name[0] < '1' || entry->name[0] > '9')
+				continue;
+			result = seize((pid_t)atoi(entry->name));
+			seized = result == -EAGAIN ? result : seized + (result == 0);
 		}
 	}
 	close(dir);
@@ -128,15 +169,18 @@ static int seize_threads(pid_t tid)
 }
 
 /* A thread that is not seized yet may make another meanwhile; those of one that is come seized. */
-void slk_trace_process(pid_t tid)
+int slk_trace_process(pid_t tid)
 {
-	while (seize_threads(tid) > 0)
-		;
+	int seized;
+
+	do
+		seized = seize_threads(tid);
+	while (seized > 0);
+	return seized;
 }
 
 int slk_trace_interrupt(pid_t tid)
 {
-	slk_trace_process(tid);
 	return ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0; /* else somebody else traces it, or it is not ours to trace */
 }
 

@@ -60,6 +60,79 @@ int main(void)
 }
 """
 
+# Two hundred processes that init traces, because they have timers, and that are sent signals without end.
+_STORM_OF_STOPS = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <sys/time.h>
+#include <unistd.h>
+static void note(int number) { (void)number; }
+int main(void)
+{
+	static pid_t pids[200];
+	signal(SIGUSR1, note);
+	signal(SIGUSR2, note);
+	for (int i = 0; i < 200; i++) {
+		if ((pids[i] = fork()) == 0) {
+			struct itimerval late = {{100000, 0}, {100000, 0}};
+			setitimer(ITIMER_REAL, &late, NULL);
+			for (;;)
+				pause();
+		}
+	}
+	sleep(1);
+	fork();
+	fork();
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		for (int i = 0; i < 200; i++) {
+			kill(pids[i], SIGUSR1);
+			kill(pids[i], SIGUSR2);
+		}
+	}
+}
+"""
+
+# Processes that execute while others of their threads set timers: execve then waits for init to reap those threads.
+_EXECUTED_AMONG_TIMERS = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void *set_timers(void *unused)
+{
+	struct itimerval late = {{0, 0}, {100000, 0}};
+	(void)unused;
+	for (;;)
+		setitimer(ITIMER_REAL, &late, NULL);
+	return NULL;
+}
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		_exit(0);
+	for (int i = 0; i < 300; i++) {
+		pid_t pid = fork();
+		int status;
+		if (pid == 0) {
+			pthread_t thread;
+			for (int k = 0; k < 4; k++)
+				pthread_create(&thread, NULL, set_timers, NULL);
+			usleep(2000 + (unsigned)(i * 37 % 3000));
+			execl(argv[0], argv[0], "executed", (char *)NULL);
+			_exit(1);
+		}
+		if (waitpid(pid, &status, 0) != pid || status != 0)
+			return 1;
+	}
+	puts("done");
+	return 0;
+}
+"""
+
 
 def _init_of(supervisor: int) -> int:
     """The child that holds the leash; its end is that of everything, because it reaps all before."""
@@ -124,6 +197,19 @@ def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[
     # A hundred processes that all want both CPUs: one of the ten may have met somebody else's work as well.
     assert sorted(latencies_ms)[-2] < _KILL_LIMIT_S * 1000
     assert max(latencies_ms) < 3 * _KILL_LIMIT_S * 1000
+
+
+def test_a_storm_of_stops_keeps_the_end_of_all_waiting_no_longer(runner: Runner) -> None:
+    runner.may_leave_temporary = True
+    program = runner.compiler.compile(_STORM_OF_STOPS)
+    took_ms = _end_of_a_storm_ms(runner, program)
+    # Two hundred processes that all want both CPUs, and four that never rest.
+    assert took_ms < 3 * _KILL_LIMIT_S * 1000
+
+
+def test_init_does_not_wait_for_a_process_that_executes_and_waits_for_it(runner: Runner) -> None:
+    program = runner.compiler.compile(_EXECUTED_AMONG_TIMERS)
+    runner.both([program])
 
 
 def _end_of_a_storm_ms(runner: Runner, program: Path) -> float:
