@@ -149,12 +149,16 @@ static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, ui
 	return judge_identity(engine, zone);
 }
 
+#define MEMORY_DEVICES 1 /* MEM_MAJOR: /dev/null and its like */
+
 /* Opening it may wait for somebody: a FIFO, a device. Asked only where somebody is traced: see tracer.c. */
 static int may_wait(const struct slk_engine *engine, int fd)
 {
 	struct stat opened;
 
-	return engine->tracing && fstat(fd, &opened) == 0 && !S_ISREG(opened.st_mode) && !S_ISDIR(opened.st_mode);
+	if (!engine->tracing || fstat(fd, &opened) < 0 || S_ISREG(opened.st_mode) || S_ISDIR(opened.st_mode))
+		return 0;
+	return !S_ISCHR(opened.st_mode) || major(opened.st_rdev) != MEMORY_DEVICES;
 }
 
 /* The path as the kernel sees it now, through every symbolic link. */
@@ -339,8 +343,11 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 		return result;
 	if ((flags & O_ACCMODE) == O_ACCMODE || makes_setuid(engine, request, flags))
 		return SLK_REASON_SLOW + 1; /* Landlock has no rule for either */
-	return judge_path(engine, request, row->dirfd, request->path, request->path_length, open_rights(flags),
-			  !(flags & O_NOFOLLOW));
+	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, open_rights(flags),
+			    !(flags & O_NOFOLLOW));
+	if (flags & O_NONBLOCK)
+		request->may_wait = 0;
+	return result;
 }
 
 static int judge_second(struct slk_engine *engine, struct slk_request *request)

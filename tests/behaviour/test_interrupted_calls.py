@@ -570,3 +570,83 @@ def test_processes_with_timers_die_with_sandlockd(runner: Runner) -> None:
         start = time.monotonic()
         assert process.stdout.read() == b""
         assert time.monotonic() - start < 2
+
+
+_DEVICE_UNDER_A_TIMER = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static void tick(int number) { (void)number; }
+int main(int argc, char **argv)
+{
+	struct sigaction action = {.sa_handler = tick};
+	struct itimerval every = {{0, 1000}, {0, 1000}};
+	time_t end = time(NULL) + 3;
+	long interrupted = 0;
+	(void)argc;
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &every, NULL);
+	while (time(NULL) < end) {
+		int fd = open(argv[1], O_RDWR);
+		if (fd >= 0)
+			close(fd);
+		else
+			interrupted += errno == EINTR;
+	}
+	printf("%ld", interrupted);
+	return 0;
+}
+"""
+
+
+def test_a_device_that_nobody_waits_for_is_opened_under_a_timer_as_bare(runner: Runner) -> None:
+    program = runner.compiler.compile(_DEVICE_UNDER_A_TIMER)
+    runner.both([program, "/dev/null"])
+
+
+# One waits in a FIFO under an alarm; meanwhile another, whose number is 256 higher, comes to wait there too.
+_TWO_THAT_WAIT = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void tick(int number) { (void)number; }
+int main(void)
+{
+	struct sigaction action = {.sa_handler = tick};
+	pid_t first, other;
+	int status;
+	sigaction(SIGALRM, &action, NULL);
+	mkfifo("fifo", 0600);
+	if ((first = fork()) == 0) {
+		alarm(3);
+		_exit(open("fifo", O_RDONLY) < 0 && errno == EINTR ? 0 : 1);
+	}
+	sleep(1);
+	do {
+		if ((other = fork()) == 0) {
+			if ((getpid() - first) % 256 == 0)
+				open("fifo", O_RDONLY);
+			_exit(0);
+		}
+		if ((other - first) % 256)
+			waitpid(other, NULL, 0);
+	} while ((other - first) % 256);
+	waitpid(first, &status, 0);
+	kill(other, SIGKILL);
+	printf("%x", status);
+	return 0;
+}
+"""
+
+
+def test_an_alarm_ends_a_wait_also_while_others_wait(runner: Runner) -> None:
+    program = runner.compiler.compile(_TWO_THAT_WAIT)
+    runner.both([program])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _READ_FILE, _WRITE_FILE, _READ_DIR = 1 << 2, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_FS_*
 _SET_ID_BITS = 0o6000
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
+_MEMORY_DEVICES = 1  # MEM_MAJOR: /dev/null and its like
 _LINKS_MAX = 40  # path_resolution(7)
 # What only matters for finding or making the object, once it is found.
 _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -121,7 +122,7 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     context = caller.context
     if how.flags & os.O_PATH:
         return LANDLOCK_FILES  # asks for no right (landlock(7))
-    if not (stat.S_ISDIR(found.mode) or stat.S_ISREG(found.mode)):
+    if _may_wait(how, found):
         context.engine.may_wait(caller.request.slot)
     if not found.path.startswith(b"/") or found.deleted:
         # A pipe, a socket, a memfd, a deleted file: reached through a descriptor, whose process the kernel checks.
@@ -138,6 +139,13 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
         return LANDLOCK_FILES
     error = _unfit(how, found, slash=_ends_with_slash(caller.request.path))
     return Errno(error) if error else _reopen(caller, opened, how, found)
+
+
+def _may_wait(how: How, found: Object) -> bool:
+    """As C has it (native/fastpath.c, may_wait): then signals end the wait, else they must not."""
+    if how.flags & os.O_NONBLOCK or stat.S_ISDIR(found.mode) or stat.S_ISREG(found.mode):
+        return False
+    return not (stat.S_ISCHR(found.mode) and os.major(found.special) == _MEMORY_DEVICES)
 
 
 def _ends_with_slash(path: bytes) -> bool:
