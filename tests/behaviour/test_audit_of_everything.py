@@ -145,3 +145,27 @@ def test_other_levels_record_nothing_of_it(runner: Runner, level: str) -> None:
     assert [r["kind"] for r in ended.audit] == ([] if level == "off" else ["run", "end"])
     if level == "denials":
         assert ended.audit[-1]["allowed"] is None
+
+
+_INTERRUPTED = """
+import os, signal
+signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
+os.mkfifo("spine/fifo")  # made during the run, so that sandlockd opens it
+signal.alarm(1)
+try:
+    os.open("spine/fifo", os.O_RDONLY)
+except ZeroDivisionError:
+    print("interrupted")
+"""
+
+
+def test_a_wait_that_a_signal_ended_is_on_record(runner: Runner) -> None:
+    spine = runner.work / "spine"
+    spine.mkdir()
+    runner.place.give(spine)
+    options = ["--write", runner.work, "--deny", spine / "denied"]
+    command = [system_python(), "-c", _INTERRUPTED]
+    ended = runner.sandboxed(command, policy=ALL, options=options, cwd=runner.work)
+    assert ended.stdout == b"interrupted\n", ended.stderr
+    opened = _allowed(ended.audit)["openat", str(spine / "fifo")]
+    assert (opened["rule"], opened["answer"]) == ("filesystem.write[0]", "EINTR")

@@ -123,6 +123,20 @@ def test_links_in_what_is_left_are_not_followed(runner: Runner) -> None:
     assert changed(before, snapshot(directory)) == set()
 
 
+def test_what_is_mounted_in_the_place_of_what_is_left_is_not_entered(runner: Runner) -> None:
+    if not runner.place.user.is_root:
+        pytest.skip("an ordinary user cannot mount")
+    runner.may_leave_temporary = True
+    other = runner.place.root / "other"
+    other.mkdir(mode=0o700)
+    (other / "file").write_text("mine")
+    left = runner.place.temporary / _name()
+    left.mkdir(mode=0o700)
+    script = f'mount --bind {other} {left} && exec "$@"'
+    runner.sandboxed(["true"], wrap=["unshare", "--mount", "sh", "-c", script, "sh"])
+    assert (other / "file").read_text() == "mine"
+
+
 def test_a_tree_that_is_moved_while_it_is_removed_leads_nowhere_else(tmp_path: Path) -> None:
     """Another sandbox moves a directory beside something that it may not touch: `..` then leads there."""
     target, evil = tmp_path / _name(), tmp_path / "evil"

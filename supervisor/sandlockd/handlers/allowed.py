@@ -7,6 +7,7 @@ caller still waits.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NamedTuple, assert_never
 
@@ -23,6 +24,8 @@ from sandlockd.policy.verdict import Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandlockd.handlers.answers import Answer, Settled
     from sandlockd.handlers.context import Context
     from sandlockd.handlers.lookup import Place
@@ -112,8 +115,21 @@ class AllowedCalls:
     def tell(self, request: Request, answer: Settled) -> None:
         """Put it on record, unless it is a refusal, which is there already. Raises Gone."""
         judged = self._asked.pop(request.notif_id, None)
-        if judged is None:
-            return
+        if judged is not None:
+            self._context.audit.allow(self._record(request, judged, answer))
+
+    def interrupted(self, request: Request) -> Callable[[], None]:
+        """Its caller is still there, and may be made to take its signals: what to do when it was. Raises Gone."""
+        judged = self._asked.get(request.notif_id, [])
+        told = self._record(request, judged, Errno(errno.EINTR))
+
+        def tell() -> None:
+            if self._asked.pop(request.notif_id, None) is not None:
+                self._context.audit.allow(told)
+
+        return tell
+
+    def _record(self, request: Request, judged: list[_Judged], answer: Settled) -> Allowed:
         caller = Caller(self._context, request)
         caller.require_alive()
         paths: list[bytes | None] = list(dict.fromkeys(one.path for one in judged)) or [_shown(caller)]
@@ -121,19 +137,17 @@ class AllowedCalls:
         for one in judged:
             wanted |= one.want
         key, command = record.who(self._context, request.tid)
-        self._context.audit.allow(
-            Allowed(
-                call=record.call_name(self._context, request),
-                rule=_rule(judged, answer, paths[0]),
-                path=paths[0],
-                target=paths[1] if len(paths) > 1 else None,
-                wanted=wanted if judged else "",
-                pid=key.tgid,
-                birth=key.birth,
-                tid=request.tid,
-                command=command,
-                answer=_word(answer),
-            )
+        return Allowed(
+            call=record.call_name(self._context, request),
+            rule=_rule(judged, answer, paths[0]),
+            path=paths[0],
+            target=paths[1] if len(paths) > 1 else None,
+            wanted=wanted if judged else "",
+            pid=key.tgid,
+            birth=key.birth,
+            tid=request.tid,
+            command=command,
+            answer=_word(answer),
         )
 
 

@@ -22,6 +22,7 @@ import os
 import stat
 import struct
 
+from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_XDEV, openat2
 from sandlockd.launch.prepare import CannotStart
 
@@ -104,9 +105,14 @@ def _is_ours(name: bytes) -> bool:
 
 
 def _taken(path: bytes, lock: int) -> int | None:
-    """A descriptor of a private directory of ours with the flock on it; None if it is locked, or no such directory."""
+    """A descriptor of a private directory of ours with the flock on it; None if it is locked, or no such directory.
+
+    EXDEV: something is mounted there.
+    """
+    directory, name = os.path.split(path)
     try:
-        fd = os.open(path, _DIRECTORY)
+        with OwnedFd(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as parent:
+            fd = openat2(parent.fd, name, _DIRECTORY, resolve=RESOLVE_NO_XDEV).take()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None

@@ -195,7 +195,7 @@ class Dispatcher:
             return self._failed(request, full, Errno(errno.EAGAIN))
         try:
             result = await in_a_worker(
-                request, later, self._workers, alive=self._engine.alive, interrupt=self._interrupt
+                request, later, self._workers, alive=self._engine.alive, interrupt=self._have_interrupted
             )
         except Interrupted:
             return None
@@ -206,6 +206,22 @@ class Dispatcher:
         except Exception as error:
             return self._failed(request, error, EACCES)
         return self._guarded(request, partial(later.then, result))
+
+    def _have_interrupted(self, request: Request) -> bool:
+        tell = None
+        try:
+            if self._allowed is not None:
+                tell = self._allowed.interrupted(request)
+        except Exception:
+            self.untold += 1
+        if not self._interrupt(request):
+            return False
+        if tell is not None:
+            try:
+                tell()
+            except Exception:
+                self.untold += 1
+        return True
 
     def _send(self, request: Request, answer: Answer) -> None:
         """Never raises: what was received together with this request has its turn, too."""

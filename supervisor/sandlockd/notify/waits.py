@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
 
 _LOOK_EVERY_S = 0.02
+_ASK_AGAIN_AFTER_S = 1.0  # init did not answer in time: asking holds the loop up
 _POKE_EVERY_S = 0.005
 _POKES_MAX = 100  # a worker that waits for the waiter's answer is ended by that alone
 
@@ -75,15 +76,15 @@ async def in_a_worker(
 async def _end_of_wait(
     request: Request, alive: Callable[[Request], bool], interrupt: Callable[[Request], bool]
 ) -> type[Exception]:
-    may_interrupt = True
+    ask_after = 0.0
     while True:
         await trio.sleep(_LOOK_EVERY_S)
         if not alive(request):
             return Gone
-        if may_interrupt and _has_signal(request.tid):
+        if trio.current_time() >= ask_after and _has_signal(request.tid):
             if interrupt(request):
                 return Interrupted
-            may_interrupt = False  # asking again would only hold the loop up
+            ask_after = trio.current_time() + _ASK_AGAIN_AFTER_S
 
 
 def _has_signal(tid: int) -> bool:
