@@ -95,6 +95,46 @@ int slk_trace(struct slk_engine *engine, int control_fd, int32_t tid, int32_t ti
 	return slk_order_init(engine, control_fd, SLK_ORDER_TRACE, tid, timeout_ms);
 }
 
+/* ---- what /proc tells of a thread */
+
+static long field(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	return at ? strtol(at + strlen(name), NULL, 10) : -1;
+}
+
+static void read_status(pid_t tid, char *ret_text, size_t size)
+{
+	char path[64];
+	ssize_t got = -1;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		got = read(fd, ret_text, size - 1);
+		close(fd);
+	}
+	ret_text[got > 0 ? got : 0] = '\0';
+}
+
+int slk_is_own_child(pid_t pid)
+{
+	char text[1024];
+
+	read_status(pid, text, sizeof(text));
+	return field(text, "\nTgid:") == pid && field(text, "\nPPid:") == getpid();
+}
+
+static int is_traced_by_us(pid_t tid)
+{
+	char text[1024];
+
+	read_status(tid, text, sizeof(text));
+	return field(text, "\nTracerPid:") == getpid();
+}
+
 /* ---- init's side */
 
 void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done)
@@ -173,6 +213,8 @@ int slk_trace_process(pid_t tid)
 {
 	int seized;
 
+	if (is_traced_by_us(tid))
+		return 0; /* and so are its siblings: a program may set its timer again and again */
 	do
 		seized = seize_threads(tid);
 	while (seized > 0);
@@ -250,29 +292,4 @@ int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
 	restart_withdrawn_call(engine, tid);
 	ptrace(PTRACE_CONT, tid, 0, number);
 	return 0;
-}
-
-/* ---- whose child it is */
-
-static long field(const char *text, const char *name)
-{
-	const char *at = strstr(text, name);
-
-	return at ? strtol(at + strlen(name), NULL, 10) : -1;
-}
-
-int slk_is_own_child(pid_t pid)
-{
-	char path[64], text[1024];
-	ssize_t got;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	got = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[got > 0 ? got : 0] = '\0';
-	return field(text, "\nTgid:") == pid && field(text, "\nPPid:") == getpid();
 }
