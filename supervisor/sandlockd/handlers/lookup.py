@@ -2,8 +2,8 @@
 
 A relative path is looked up from the caller's own magic links (`/proc/<tid>/cwd`, `/proc/<tid>/fd/<n>`), so the
 kernel walks from the very directory that the caller means. `self` below /proc means whoever asks, which here would be
-us: such paths are rewritten to the caller's before they are opened. Files of procfs that still end up at our own are the
-caller's again (procfiles); what lies behind our magic links is judged as any other object.
+us: such paths are rewritten to the caller's before they are opened. Files of procfs that still end up at our own are
+the caller's again (procfiles); what lies behind our magic links is judged as any other object.
 """
 
 from __future__ import annotations
