@@ -29,7 +29,7 @@
 
 uint64_t slk_ledger_bytes(void)
 {
-	return sizeof(struct slk_slot) * SLK_SLOTS_MAX + sizeof(struct slk_shared);
+	return sizeof(struct slk_slot) * SLK_SLOTS_MAX;
 }
 
 static int copy_refusals(struct slk_engine *engine, const struct slk_engine_config *config)
@@ -63,7 +63,13 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		return -ENOMEM;
 	}
 	engine->slots = slots;
-	engine->shared = (void *)(engine->slots + SLK_SLOTS_MAX);
+	/* Not of the memfd: a file may be no larger than the user's RLIMIT_FSIZE. */
+	engine->shared = mmap(NULL, sizeof(*engine->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (engine->shared == MAP_FAILED) {
+		munmap(slots, slk_ledger_bytes());
+		free(engine);
+		return -ENOMEM;
+	}
 	engine->listener_fd = -1;
 	engine->native_arch = config->native_arch;
 	engine->openat_nr = config->openat_nr;
@@ -91,6 +97,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 		return;
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
+	munmap(engine->shared, sizeof(*engine->shared));
 	munmap(engine->slots, slk_ledger_bytes());
 	free(engine);
 }

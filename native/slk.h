@@ -108,7 +108,7 @@ struct slk_waiting_call {
 /* By thread number: two that share a place lose the mark of the first, whose wait no signal ends then. Few numbers are
  * larger than this, and of the pages only those in use exist. */
 #define SLK_WAITING_MAX 65536
-/* What the supervisor and init both see; part of the ledger. */
+/* What the supervisor and init both see. */
 struct slk_shared {
 	uint32_t acknowledged; /* the serial of the last order that init has carried out; a futex */
 	int32_t done;          /* did it succeed? */
@@ -138,7 +138,7 @@ struct slk_engine {
 	int32_t local_mounts[SLK_LOCAL_MOUNTS_MAX];
 	struct slk_zone_table *zones;
 	struct slk_slot *slots;
-	struct slk_shared *shared; /* behind the slots */
+	struct slk_shared *shared;
 	uint32_t orders;           /* that init acknowledges, so far */
 	int tracing;               /* init traces somebody */
 	uint32_t next_slot;
