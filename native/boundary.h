@@ -330,3 +330,45 @@ int slk_renameat2(int old_dirfd, const char *old_name, int new_dirfd, const char
 int slk_inotify_add_watch(int fd, const char *path, uint32_t mask);
 int slk_utimensat(int dirfd, const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns,
 		  int flags);
+
+/* ---- copyup.c: copying an object to another, and what a layer says of a name ------------------------------- */
+
+/* A copy of data under way. */
+struct slk_copy {
+	int32_t from_fd; /* borrowed, both */
+	int32_t to_fd;
+	uint64_t offset; /* so far */
+	uint64_t end;    /* never further */
+	uint32_t method;
+};
+
+#define SLK_LOST_OWNER 1
+#define SLK_LOST_ATTRIBUTES 2
+
+/* Cloned already where the file system can share blocks; to_fd is empty. At most limit_bytes. */
+int slk_copy_begin(int from_fd, int to_fd, uint64_t limit_bytes, struct slk_copy *ret_copy);
+/* About this much more, holes for nothing: 1 there is more, 0 done. To be asked at least once. */
+int slk_copy_slice(struct slk_copy *copy, uint64_t slice_bytes);
+/* Owner, extended attributes, mode, times, in this order. Either may be O_PATH. What was not to be kept: SLK_LOST_*. */
+int slk_copy_metadata(int from_fd, int to_fd);
+/* Whether an attribute goes with a copy. */
+int slk_copy_wants_attribute(const char *name);
+
+#define SLK_RESOLVE_CONFINED 0x0e /* RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH */
+
+struct slk_layer_entry {
+	uint32_t mode;
+	uint32_t is_opaque;
+	uint64_t device;
+	uint64_t inode;
+	uint64_t links;
+	uint64_t special; /* st_rdev */
+	uint32_t uid;
+	uint32_t gid;
+};
+
+/* What is at a path below a directory, no link followed ("": the directory itself). The lookup is the identity's. */
+int slk_layer_entry(int dirfd, const char *path, int with_opaque, const struct slk_identity *identity,
+		    struct slk_layer_entry *ret_entry);
+/* access(2) of an opened object (O_PATH too) by the file system identity of this thread. mode: R_OK, W_OK, X_OK. */
+int slk_may_access(int fd, uint32_t mode);

@@ -87,6 +87,9 @@ class _Lib:
     SLK_REPORT_DONE: Final[int]
     SLK_REPORT_GONE: Final[int]
     SLK_POKE_SIGNAL: Final[int]
+    SLK_LOST_OWNER: Final[int]
+    SLK_LOST_ATTRIBUTES: Final[int]
+    SLK_RESOLVE_CONFINED: Final[int]
     SLK_ORDER_SIGNAL: Final[int]
     SLK_ORDER_TRACE: Final[int]
     SLK_ORDER_INTERRUPT: Final[int]
@@ -212,5 +215,19 @@ class _Lib:
         flags: int,
         /,
     ) -> int: ...
+    def slk_copy_begin(self, from_fd: int, to_fd: int, limit_bytes: int, ret_copy: ffi.CData, /) -> int: ...
+    def slk_copy_slice(self, copy: ffi.CData, slice_bytes: int, /) -> int: ...
+    def slk_copy_metadata(self, from_fd: int, to_fd: int, /) -> int: ...
+    def slk_copy_wants_attribute(self, name: ffi.CData | bytes, /) -> int: ...
+    def slk_layer_entry(
+        self,
+        dirfd: int,
+        path: ffi.CData | bytes,
+        with_opaque: int,
+        identity: ffi.CData,
+        ret_entry: ffi.CData,
+        /,
+    ) -> int: ...
+    def slk_may_access(self, fd: int, mode: int, /) -> int: ...
 
 lib: Final[_Lib]

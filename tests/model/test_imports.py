@@ -16,9 +16,9 @@ import sandlockd
 SOURCE = Path(sandlockd.__file__).parent
 
 # What each package may import of the others, besides itself. cli -> control -> sandbox -> {launch, notify}
-# -> handlers -> {policy, overlay, process} -> kernel; whoever is further up may skip a floor.
+# -> handlers -> store -> {policy, overlay, process} -> kernel; whoever is further up may skip a floor.
 _GROUND = {"policy", "overlay", "process", "kernel"}
-_HANDLERS = _GROUND | {"handlers", "audit"}
+_HANDLERS = _GROUND | {"handlers", "audit", "store"}
 _SANDBOX = _HANDLERS | {"launch", "notify"}
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": _SANDBOX | {"control", "sandbox"},
@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": _SANDBOX,
     "launch": _GROUND | {"handlers"},
     "notify": _HANDLERS,
-    "handlers": _GROUND | {"audit"},
+    "handlers": _GROUND | {"audit", "store"},
+    "store": {"overlay", "kernel"},
     "audit": {"policy.verdict", "policy.frozen"},
     "policy": set(),
     "overlay": set(),

@@ -111,7 +111,7 @@ def test_the_other_names_of_a_lower_file_follow_its_copy() -> None:
     assert plans.change_metadata(name(view_of(), b"full/twin")) == (
         CopyUp(b"full", Kind.DIRECTORY),
         CopyUp(b"full/twin", Kind.FILE),
-        Link(b"full/twin", b"f", over_whiteout=False),
+        Link(b"full/twin", b"f", over_whiteout=False, is_copy_up=True),
     )
     alone = plans.change_metadata(name(view_of(siblings=False), b"f"))
     assert alone == (CopyUp(b"f", Kind.FILE),)

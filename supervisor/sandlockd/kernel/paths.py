@@ -66,11 +66,11 @@ def openat2(
     identity: Identity | None = None,
 ) -> OwnedFd:
     """openat2(2), with the file system identity of somebody else where given. Raises OSError."""
-    native, _groups = (ffi.NULL, None) if identity is None else _native_identity(identity)
+    native, _groups = (ffi.NULL, None) if identity is None else native_identity(identity)
     return OwnedFd(check(lib.slk_openat2(dirfd, path, flags | os.O_CLOEXEC, mode, resolve, native), path))
 
 
-def _native_identity(identity: Identity) -> tuple[ffi.CData, ffi.CData]:
+def native_identity(identity: Identity) -> tuple[ffi.CData, ffi.CData]:
     """The second is the memory that the first points into: it is to be kept for as long."""
     native = ffi.new("struct slk_identity *")
     native.fsuid, native.fsgid = identity.fsuid, identity.fsgid
@@ -93,7 +93,7 @@ class acting_as:
 
     def __enter__(self) -> None:
         if self._identity is not None:
-            native, _groups = _native_identity(self._identity)
+            native, _groups = native_identity(self._identity)
             check(lib.slk_identity_enter(native))
 
     def __exit__(self, *exc_info: object) -> None:

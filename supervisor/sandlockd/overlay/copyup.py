@@ -58,7 +58,7 @@ class CopyUps:
         for other in names:
             if other.path not in self.lifted:
                 self.parents(other)
-                self.steps.append(Link(found.path, other.path, over_whiteout=False))
+                self.steps.append(Link(found.path, other.path, over_whiteout=False, is_copy_up=True))
                 self.lifted.add(other.path)
 
     def tree(self, directory: Found) -> None:

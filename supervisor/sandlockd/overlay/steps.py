@@ -59,11 +59,14 @@ class Link(NamedTuple):
 
     source: None is the caller's unnamed file (O_TMPFILE), which lies in the work directory.
     over_whiteout: linked in work, then renamed over the whiteout.
+    is_copy_up: another name of a lower object that was copied up: nothing changes to who looks, and the
+        directory keeps its times.
     """
 
     source: bytes | None
     path: bytes
     over_whiteout: bool
+    is_copy_up: bool = False
 
 
 class Whiteout(NamedTuple):
@@ -98,8 +101,7 @@ class Clear(NamedTuple):
 class Move(NamedTuple):
     """Rename within the upper, over what is there.
 
-    whiteout: leave one behind, in the same call (RENAME_WHITEOUT; without that: make `path` a whiteout where
-        it has nothing or a file that is hidden anyway, and exchange).
+    whiteout: leave one behind, in the same call (RENAME_WHITEOUT).
     """
 
     source: bytes

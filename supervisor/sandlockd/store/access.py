@@ -1,0 +1,75 @@
+"""Who may do what to what a program sees, asked of the kernel: the model's `Access` for layers on disk.
+
+The answer is that of the object whose owner, mode and ACL show: the upper one where there is one. It is asked with
+the caller's identity taken on. Most steps are carried out by ourselves, so that what is refused must be refused here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sandlockd.kernel import beneath
+from sandlockd.kernel.paths import Identity, acting_as
+from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.view import Found
+from sandlockd.store.layer import DirectoryLayer
+
+_CAP_FOWNER = 1 << 3
+
+
+class DiskAccess:
+    """identity: the caller's; None where it is ours, whose lookups have asked already."""
+
+    __slots__ = ("_fsuid", "_identity", "_is_owner_of_all", "_lower", "_upper")
+
+    def __init__(
+        self, upper: DirectoryLayer, lower: DirectoryLayer | None, identity: Identity | None
+    ) -> None:
+        self._upper = upper
+        self._lower = lower
+        self._identity = identity
+        self._fsuid = os.geteuid() if identity is None else identity.fsuid
+        owner_of_all = os.geteuid() == 0 if identity is None else bool(identity.capabilities & _CAP_FOWNER)
+        self._is_owner_of_all = owner_of_all
+
+    def search(self, directory: Found) -> None:
+        """In the upper the kernel asks when it looks up below it."""
+        if self._identity is not None and directory.upper is None:
+            self._require(directory, os.X_OK)
+
+    def change(self, directory: Found) -> None:
+        self._require(directory, os.W_OK | os.X_OK)
+
+    def write(self, found: Found) -> None:
+        self._require(found, os.W_OK)
+
+    def delete(self, victim: Found) -> None:
+        parent = victim.parent
+        if parent is None:
+            return
+        self.change(parent)
+        above = self._layer(parent).seen(parent.path)
+        if above is None or not above.mode & stat.S_ISVTX or self._is_owner_of_all:
+            return
+        seen = self._layer(victim).seen(victim.path)
+        # __check_sticky of fs/namei.c.
+        if self._fsuid not in (above.uid, above.uid if seen is None else seen.uid):
+            raise FsError(errno.EPERM)
+
+    def _layer(self, found: Found) -> DirectoryLayer:
+        is_upper = found.upper is not None and found.upper.kind is not Kind.WHITEOUT
+        layer = self._upper if is_upper else self._lower
+        assert layer is not None
+        return layer
+
+    def _require(self, found: Found, mode: int) -> None:
+        try:
+            with beneath.open_below(self._layer(found).root.fd, found.path, os.O_PATH) as opened:
+                with acting_as(self._identity):
+                    allowed = beneath.may_access(opened, mode)
+        except OSError as error:
+            raise FsError(error.errno or errno.EIO) from None
+        if not allowed:
+            raise FsError(errno.EACCES)

@@ -1,0 +1,426 @@
+"""Carries the model's steps out on the upper directory.
+
+What is not one system call in the upper itself is made in the work directory and shown by one rename or exchange. So
+a reader never sees half of it, and an end between any two system calls leaves the old tree or the new one; what then
+lies in work is swept when the storage is opened again. (Not so after a power failure: nothing is flushed.)
+
+New objects that cover no whiteout are made in their place by the kernel, as the caller: so owner, group, setgid
+directories, default ACLs and modes are its own doing. Everything else is done as ourselves, and who may was asked
+before (`access`). It refuses to replace what a step does not expect: the kernel gives EEXIST, ENOTEMPTY or ENOENT.
+
+A step that only changes how a tree is stored leaves the times of the directory alone: for a moment between two
+system calls, they are new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+from typing import NamedTuple, assert_never
+
+from sandlockd.kernel import beneath, copying
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import Identity, acting_as
+from sandlockd.overlay import plans
+from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Origin, encode_origin
+from sandlockd.overlay.identity import Identity as ObjectIdentity
+from sandlockd.overlay.steps import (
+    Clear,
+    CopyTree,
+    CopyUp,
+    Exchange,
+    Link,
+    Make,
+    MarkOpaque,
+    Move,
+    Remove,
+    Step,
+    Whiteout,
+)
+from sandlockd.overlay.view import View
+from sandlockd.store.layer import DirectoryLayer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+OPAQUE_ATTRIBUTE = b"user.overlay.opaque"
+_DEFAULT_ACL = b"system.posix_acl_default"
+_SAME = 0xFFFFFFFF
+# In the work directory; whatever else is there is left from an end.
+WHITEOUT_NAME = b"whiteout"
+STAGE_NAME = b"stage"
+
+_NODES = {
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
+
+
+class Making(NamedTuple):
+    """What the caller's new object is like.
+
+    mode: as the caller gave it; umask: the caller's, which a default ACL overrules (umask(2)).
+    target: of a symbolic link. device: st_rdev of a device.
+    open_flags: a new file is opened at once with these (access mode and file status flags).
+    unnamed: the caller's O_TMPFILE, borrowed, for `Link(None, ...)`.
+    identity: the caller's; None where it is ours.
+    """
+
+    mode: int = 0o666
+    umask: int = 0
+    target: bytes = b""
+    device: int = 0
+    open_flags: int = os.O_WRONLY
+    unnamed: OwnedFd | None = None
+    identity: Identity | None = None
+
+
+class Executor:
+    """Of one tree. The process's umask must be 0: modes are given in full.
+
+    upper, work: on one file system; borrowed, as the view's layers.
+    stop: asked between the slices of a long copy.
+    lost: LOST_* (kernel/copying) of what copies could not keep so far.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        upper: OwnedFd,
+        work: OwnedFd,
+        lower: DirectoryLayer | None,
+        *,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self._view = view
+        self._upper = upper
+        self._work = work
+        self._lower = lower
+        self._stop = stop
+        self._numbers = itertools.count()
+        self.lost = 0
+
+    def carry_out(self, steps: Iterable[Step], making: Making) -> OwnedFd | None:
+        """All of a plan. Returns: the new file, opened, where one was made.
+
+        Raises:
+            OSError: the kernel's; the program is owed that errno (ENOSPC, EDQUOT, EIO, EACCES ...). What it sees is
+                as before.
+            copying.Stopped: likewise.
+        """
+        opened: OwnedFd | None = None
+        for step in self.single(steps):
+            opened = self.run(step, making) or opened
+        return opened
+
+    def single(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """The steps with each `CopyTree` taken apart when its turn comes."""
+        for step in steps:
+            if isinstance(step, CopyTree):
+                found = self._view.at(step.path)
+                if found is None:
+                    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), step.path)
+                yield from plans.tree_steps(found)
+            else:
+                yield step
+
+    def run(self, step: Step, making: Making) -> OwnedFd | None:
+        """One step, as `carry_out`."""
+        match step:
+            case CopyUp(path, kind, size):
+                self._copy_up(path, kind, size)
+            case CopyTree():
+                raise ValueError("taken apart by single()")
+            case MarkOpaque(path):
+                with self._opened(path) as directory:
+                    beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
+            case Make(path, kind, over_whiteout, opaque):
+                return self._make(path, kind, making, over_whiteout, opaque)
+            case Link(source, path, over_whiteout, is_copy_up):
+                self._link(source, path, making, over_whiteout, is_copy_up)
+            case Whiteout(path, over):
+                self._white_out(path, over)
+            case Remove(path, kind):
+                self._remove(path, kind)
+            case Clear(path):
+                self._clear(path)
+            case Move(source, path, whiteout):
+                self._rename(source, path, making, beneath.RENAME_WHITEOUT if whiteout else 0)
+            case Exchange(first, second):
+                self._rename(first, second, making, beneath.RENAME_EXCHANGE)
+            case _:
+                assert_never(step)
+        return None
+
+    # ---- copies
+
+    def _copy_up(self, path: bytes, kind: Kind, size: int | None) -> None:
+        assert self._lower is not None, "there is nothing to copy"
+        with (
+            beneath.open_below(self._lower.root.fd, path, os.O_PATH) as seen,
+            self._in_work() as name,
+            self._copy(seen, path, kind, size, name),
+            self._parent(path) as parent,
+            _times_kept(parent),
+        ):
+            beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_NOREPLACE)
+
+    def _copy(self, seen: OwnedFd, path: bytes, kind: Kind, size: int | None, name: bytes) -> OwnedFd:
+        """A copy in work, complete."""
+        status = os.fstat(seen.fd)
+        match kind:
+            case Kind.FILE:
+                copy = beneath.create_file(self._work, name, os.O_WRONLY, 0o600)
+            case Kind.DIRECTORY:
+                beneath.make_directory(self._work, name, 0o700)
+            case Kind.SYMLINK:
+                beneath.make_symlink(self._work, name, os.readlink(b"", dir_fd=seen.fd))
+            case _:
+                beneath.make_node(self._work, name, _NODES[kind] | 0o600, status.st_rdev)
+        if kind is not Kind.FILE:
+            copy = beneath.open_below(self._work.fd, name, os.O_PATH)
+        try:
+            if kind is Kind.FILE and size != 0:
+                with copying.open_source(seen) as source:
+                    copying.copy_data(source, copy, size, self._stop)
+            if kind in (Kind.FILE, Kind.DIRECTORY):
+                # Before the mode, which may forbid it. What it says was so before the data were read: whoever
+                # changed the original meanwhile is found out.
+                beneath.set_attribute(copy, ORIGIN_ATTRIBUTE, encode_origin(_origin(path, kind, status)))
+            self.lost |= copying.copy_metadata(seen, copy)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def _clear(self, path: bytes) -> None:
+        with (
+            self._opened(path) as old,
+            self._in_work() as name,
+            self._parent(path) as parent,
+            _times_kept(parent),
+        ):
+            beneath.make_directory(self._work, name, 0o700)
+            with beneath.open_directory(self._work.fd, name) as fresh:
+                beneath.set_attribute(fresh, OPAQUE_ATTRIBUTE, b"y")
+                copying.copy_metadata(old, fresh)
+            beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
+
+    # ---- new names
+
+    def _make(
+        self, path: bytes, kind: Kind, making: Making, over_whiteout: bool, opaque: bool
+    ) -> OwnedFd | None:
+        with self._parent(path) as parent:
+            has_acl = beneath.attribute(parent, _DEFAULT_ACL) is not None
+            if has_acl:
+                making = making._replace(umask=0)
+            if not over_whiteout:
+                return _make_as_caller(parent, _name(path), kind, making)
+            with self._stage(parent, has_acl) as stage, self._named(stage) as name:
+                opened = _make_as_caller(stage, name, kind, making)
+                try:
+                    if opaque:
+                        _mark_opaque(stage, name)
+                    flags = beneath.RENAME_EXCHANGE if kind is Kind.DIRECTORY else 0
+                    beneath.rename(stage, name, parent, _name(path), flags)
+                except BaseException:
+                    if opened is not None:
+                        opened.close()
+                    raise
+                return opened
+
+    def _link(
+        self, source: bytes | None, path: bytes, making: Making, over_whiteout: bool, is_copy_up: bool
+    ) -> None:
+        with self._parent(path) as parent:
+            if is_copy_up:
+                assert source is not None
+                with self._parent(source) as above, _times_kept(parent):
+                    beneath.link(above, _name(source), parent, _name(path))
+            elif not over_whiteout:
+                self._link_as_caller(source, parent, _name(path), making)
+            else:
+                with self._stage(parent, False) as stage, self._named(stage) as name:
+                    self._link_as_caller(source, stage, name, making)
+                    beneath.rename(stage, name, parent, _name(path))
+
+    def _link_as_caller(self, source: bytes | None, parent: OwnedFd, name: bytes, making: Making) -> None:
+        if source is None:
+            assert making.unnamed is not None
+            with acting_as(making.identity):
+                beneath.link_opened(making.unnamed, parent, name)
+            return
+        with self._parent(source) as above, acting_as(making.identity):
+            beneath.link(above, _name(source), parent, name)
+
+    # ---- names that go
+
+    def _white_out(self, path: bytes, over: Kind | None) -> None:
+        with self._parent(path) as parent:
+            if over is None:
+                self._new_whiteout(parent, _name(path))
+                return
+            with self._in_work() as name:
+                self._new_whiteout(self._work, name)
+                flags = beneath.RENAME_EXCHANGE if over is Kind.DIRECTORY else 0
+                beneath.rename(self._work, name, parent, _name(path), flags)
+
+    def _new_whiteout(self, parent: OwnedFd, name: bytes) -> None:
+        """A further name of the one in work: no inode each."""
+        try:
+            beneath.link(self._work, WHITEOUT_NAME, parent, name)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.ENOENT):
+                raise
+            beneath.make_node(parent, name, stat.S_IFCHR, 0)
+
+    def _remove(self, path: bytes, kind: Kind) -> None:
+        with self._parent(path) as parent:
+            if kind is Kind.WHITEOUT:
+                with _times_kept(parent):
+                    beneath.unlink(parent, _name(path))
+            elif kind is Kind.DIRECTORY:
+                self._remove_directory(parent, _name(path))
+            else:
+                beneath.unlink(parent, _name(path))
+
+    def _remove_directory(self, parent: OwnedFd, name: bytes) -> None:
+        try:
+            beneath.remove_directory(parent, name)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            with self._in_work() as temporary:
+                beneath.rename(parent, name, self._work, temporary, beneath.RENAME_NOREPLACE)
+
+    def _rename(self, source: bytes, path: bytes, making: Making, flags: int) -> None:
+        with self._parent(source) as above, self._parent(path) as parent:
+            if making.identity is not None and source.rpartition(b"/")[0] != path.rpartition(b"/")[0]:
+                self._require_movable(source, making.identity)
+                if flags == beneath.RENAME_EXCHANGE:
+                    self._require_movable(path, making.identity)
+            beneath.rename(above, _name(source), parent, _name(path), flags)
+
+    def _require_movable(self, path: bytes, identity: Identity) -> None:
+        """vfs_rename of fs/namei.c: a directory whose `..` changes must be writable. We ourselves may be root."""
+        with self._opened(path) as opened:
+            if not stat.S_ISDIR(os.fstat(opened.fd).st_mode):
+                return
+            with acting_as(identity):
+                if not beneath.may_access(opened, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    # ---- places
+
+    def _opened(self, path: bytes) -> OwnedFd:
+        return beneath.open_below(self._upper.fd, path, os.O_PATH)
+
+    def _parent(self, path: bytes) -> OwnedFd:
+        return beneath.open_directory(self._upper.fd, path.rpartition(b"/")[0])
+
+    def _in_work(self) -> contextlib.AbstractContextManager[bytes]:
+        return self._named(self._work)
+
+    @contextlib.contextmanager
+    def _named(self, directory: OwnedFd) -> Iterator[bytes]:
+        """A free name in a directory of ours; whatever has it in the end is removed."""
+        name = b"#%d" % next(self._numbers)
+        try:
+            yield name
+        finally:
+            # What resists is swept later.
+            with contextlib.suppress(OSError):
+                remove(directory, name)
+
+    @contextlib.contextmanager
+    def _stage(self, parent: OwnedFd, has_acl: bool) -> Iterator[OwnedFd]:
+        """A directory in work in which a new object becomes what it would become in `parent`."""
+        status = os.fstat(parent.fd)
+        if not has_acl and not status.st_mode & stat.S_ISGID:
+            with beneath.open_directory(self._work.fd, STAGE_NAME) as stage:
+                yield stage
+            return
+        with self._in_work() as name:
+            # Open to the caller, whoever it is; nobody else gets as far as here.
+            beneath.make_directory(self._work, name, 0o777)
+            with beneath.open_directory(self._work.fd, name) as stage:
+                acl = beneath.attribute(parent, _DEFAULT_ACL) if has_acl else None
+                if acl is not None:
+                    beneath.set_attribute(stage, _DEFAULT_ACL, acl)
+                if status.st_mode & stat.S_ISGID:
+                    beneath.set_owner_and_mode(stage, _SAME, status.st_gid, 0o2777)
+                yield stage
+
+
+def _name(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
+
+
+def _make_as_caller(parent: OwnedFd, name: bytes, kind: Kind, making: Making) -> OwnedFd | None:
+    mode = making.mode & ~making.umask
+    with acting_as(making.identity):
+        match kind:
+            case Kind.FILE:
+                return beneath.create_file(parent, name, making.open_flags, mode)
+            case Kind.DIRECTORY:
+                beneath.make_directory(parent, name, mode)
+            case Kind.SYMLINK:
+                beneath.make_symlink(parent, name, making.target)
+            case _:
+                beneath.make_node(parent, name, _NODES[kind] | mode, making.device)
+    return None
+
+
+def _mark_opaque(parent: OwnedFd, name: bytes) -> None:
+    """Of a directory that nobody sees yet."""
+    with beneath.open_directory(parent.fd, name) as directory:
+        mode = stat.S_IMODE(os.fstat(directory.fd).st_mode)
+        if mode & stat.S_IWUSR:
+            beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
+            return
+        beneath.set_owner_and_mode(directory, _SAME, _SAME, mode | stat.S_IWUSR)
+        beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
+        beneath.set_owner_and_mode(directory, _SAME, _SAME, mode)
+
+
+@contextlib.contextmanager
+def _times_kept(directory: OwnedFd) -> Iterator[None]:
+    """What is done here is no change of the program's."""
+    status = os.fstat(directory.fd)
+    yield
+    beneath.set_times(directory, status.st_atime_ns, status.st_mtime_ns)
+
+
+def _origin(path: bytes, kind: Kind, status: os.stat_result) -> Origin:
+    mode = stat.S_IMODE(status.st_mode)
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Origin(path, ObjectIdentity(kind, *numbers, mode))
+
+
+def remove(parent: OwnedFd, name: bytes) -> None:
+    """What has a name in work, if anything: a file, or a directory with all that is in it."""
+    try:
+        beneath.unlink(parent, name)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+    with contextlib.suppress(OSError):
+        beneath.remove_directory(parent, name)
+        return
+    with beneath.open_directory(parent.fd, name) as directory:
+        beneath.set_owner_and_mode(directory, _SAME, _SAME, 0o700)
+    with beneath.open_below(parent.fd, name, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        for below, _, _ in list(beneath.rows(directory)):
+            remove(directory, below)
+    beneath.remove_directory(parent, name)

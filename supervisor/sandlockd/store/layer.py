@@ -1,0 +1,134 @@
+"""A directory on disk as a layer of the model, and the lower tree's hard links.
+
+Only looks. Confined to the directory (openat2(2), RESOLVE_BENEATH and no links), so a path that leads out now, though
+it did not when it was asked for, is an error and no access.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sandlockd.kernel import beneath
+from sandlockd.kernel.beneath import Seen
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import Identity
+from sandlockd.overlay.entries import Entry, FsError, Kind, Name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHARACTER,
+    stat.S_IFBLK: Kind.BLOCK,
+    0: Kind.WHITEOUT,
+}
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+def kind_of(seen: Seen) -> Kind:
+    """Whiteouts told from other devices."""
+    return Kind.WHITEOUT if beneath.is_whiteout(seen.mode, seen.special) else _KINDS[stat.S_IFMT(seen.mode)]
+
+
+class DirectoryLayer:
+    """A `Layer`. root: borrowed.
+
+    with_opaque: the upper, whose directories may bear the mark.
+    identity: whose search permission counts on the way (None: ours). For the lower it is ours, and
+        `DiskAccess.search` asks for the caller's, since a copied-up directory may have another mode by now.
+    """
+
+    __slots__ = ("_identity", "_with_opaque", "root")
+
+    def __init__(self, root: OwnedFd, *, with_opaque: bool = False, identity: Identity | None = None) -> None:
+        self.root = root
+        self._with_opaque = with_opaque
+        self._identity = identity
+
+    def seen(self, path: bytes) -> Seen | None:
+        """As `entry`, with owner and mode."""
+        try:
+            return beneath.look(
+                self.root.fd, path, with_opaque=self._with_opaque, identity=self._identity if path else None
+            )
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise _fs_error(error) from None
+
+    def entry(self, path: bytes) -> Entry | None:
+        seen = self.seen(path)
+        if seen is None:
+            return None
+        return Entry(kind_of(seen), seen.device, seen.inode, seen.links, seen.is_opaque)
+
+    def names(self, path: bytes) -> Iterable[Name]:
+        try:
+            with beneath.open_below(
+                self.root.fd, path, os.O_RDONLY | os.O_DIRECTORY, self._identity
+            ) as opened:
+                return [Name(name, _KINDS[kind], inode) for name, kind, inode in beneath.rows(opened)]
+        except OSError as error:
+            raise _fs_error(error) from None
+
+    def target(self, path: bytes) -> bytes:
+        try:
+            with beneath.open_below(self.root.fd, path, os.O_PATH, self._identity) as opened:
+                return os.readlink(b"", dir_fd=opened.fd)
+        except OSError as error:
+            raise _fs_error(error) from None
+
+
+class HardLinks:
+    """A `Siblings`: the lower tree is searched once, when it is first asked, by the inode numbers that its
+    directories tell. What the numbers promise is looked up again by who asks.
+    """
+
+    __slots__ = ("_layer", "_names")
+
+    def __init__(self, lower: DirectoryLayer) -> None:
+        self._layer = lower
+        self._names: dict[int, list[bytes]] | None = None
+
+    def names_of(self, entry: Entry) -> Iterable[bytes]:
+        if self._names is None:
+            self._names = self._search()
+        return self._names.get(entry.inode, ())
+
+    def _search(self) -> dict[int, list[bytes]]:
+        first: dict[int, bytes] = {}
+        several: dict[int, list[bytes]] = {}
+        for path, inode in self._files():
+            if inode not in first:
+                first[inode] = path
+            else:
+                several.setdefault(inode, [first[inode]]).append(path)
+        return several
+
+    def _files(self) -> Iterator[tuple[bytes, int]]:
+        waiting = [b""]
+        while waiting:
+            above = waiting.pop()
+            try:
+                rows = self._layer.names(above)
+            except FsError:
+                continue  # nobody can name what lies there, the program neither
+            for name, kind, inode in rows:
+                path = above + b"/" + name if above else name
+                if kind is Kind.DIRECTORY:
+                    waiting.append(path)
+                else:
+                    yield path, inode
+
+
+def _fs_error(error: OSError) -> FsError:
+    assert error.errno is not None
+    return FsError(error.errno)

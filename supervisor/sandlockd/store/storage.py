@@ -1,0 +1,296 @@
+"""One tree's directory on disk: where it may lie, what it must look like, and what is wrong where it does not.
+
+    <directory>/    0700, ours
+      meta          which workdir this is of, and the format; written last, so that what has none was never in use
+      upper/        the tree's root as the program sees it: owner, mode and times are the workdir's
+      work/         0700; what is being made. Swept at every opening
+
+Refuses what somebody else made or may have changed. Refuses to put a tree's storage into the tree, or the other way
+round: the copies would be copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+
+from sandlockd.kernel import beneath, copying
+from sandlockd.kernel.beneath import CONFINED
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
+from sandlockd.store.executor import OPAQUE_ATTRIBUTE, STAGE_NAME, WHITEOUT_NAME, remove
+
+_META_NAME = b"meta"
+_UPPER_NAME = b"upper"
+_WORK_NAME = b"work"
+_FORMAT = 1
+_META_BYTES_MAX = 64 * 1024
+_NO_XDEV = 0x01
+
+
+class StorageError(Exception):
+    """The storage, or the workdir, is not to be used. One line, with the fix in it."""
+
+    def __init__(self, path: bytes, problem: str, fix: str) -> None:
+        super().__init__(f"{os.fsdecode(path)!r} {problem}: {fix}")
+        self.path = path
+        self.problem = problem
+        self.fix = fix
+
+
+class Storage:
+    """Open: the descriptors are ours to close.
+
+    workdir: the lower tree. lost: what a storage here cannot do, one line each.
+    """
+
+    __slots__ = ("lost", "upper", "work", "workdir")
+
+    def __init__(self, workdir: OwnedFd, upper: OwnedFd, work: OwnedFd, lost: tuple[str, ...]) -> None:
+        self.workdir = workdir
+        self.upper = upper
+        self.work = work
+        self.lost = lost
+
+    def close(self) -> None:
+        for opened in (self.workdir, self.upper, self.work):
+            opened.close()
+
+
+def create(path: bytes, workdir_path: bytes) -> Storage:
+    """A new storage in a directory that exists and is empty (0700, ours).
+
+    Raises:
+        StorageError: the workdir is `/` or one of the two lies in the other; the directory is not ours alone, not
+            empty, or its file system cannot hold an upper.
+        OSError: ENOSPC ...
+    """
+    with _open_workdir(workdir_path) as workdir, _open_trusted(path) as directory:
+        _refuse_nesting(workdir, directory)
+        if any(True for _ in beneath.rows(directory)):
+            raise StorageError(path, "is not empty", "choose a new directory")
+        beneath.make_directory(directory, _WORK_NAME, 0o700)
+        beneath.make_directory(directory, _UPPER_NAME, 0o700)
+        with (
+            _part(directory, path, _WORK_NAME) as work,
+            beneath.open_directory(directory.fd, _UPPER_NAME) as upper,
+        ):
+            _require_features(path, work)
+            _furnish(work)
+            copying.copy_metadata(workdir, upper)
+        _write_meta(directory, workdir)
+    return open_existing(path, workdir_path)
+
+
+def open_existing(path: bytes, workdir_path: bytes) -> Storage:
+    """A storage that a run left, or that a supervisor before us used. Sweeps what was being made.
+
+    Raises:
+        StorageError: as `create`; it is incomplete, was changed by somebody else, or belongs to another workdir.
+    """
+    with _open_trusted(path) as directory:
+        workdir = _open_workdir(workdir_path)
+        try:
+            _refuse_nesting(workdir, directory)
+            _require_meta(directory, path, workdir)
+            work = _part(directory, path, _WORK_NAME)
+            upper = _open_upper(directory, path)
+            _sweep(work)
+            _furnish(work)
+        except BaseException:
+            workdir.close()
+            raise
+        return Storage(workdir, upper, work, _lost(workdir, upper))
+
+
+# ---- what may be trusted
+
+
+def _open_trusted(path: bytes) -> OwnedFd:
+    try:
+        opened = openat2(AT_FDCWD, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise StorageError(path, "is no directory of its own", "remove the link or file") from None
+        raise StorageError(path, f"cannot be opened ({error.strerror})", "make it, mode 0700") from None
+    _require_ours(opened, path)
+    return opened
+
+
+def _require_ours(opened: OwnedFd, path: bytes) -> None:
+    status = os.fstat(opened.fd)
+    problem = None
+    if status.st_uid != os.geteuid():
+        problem = f"belongs to uid {status.st_uid}, not to uid {os.geteuid()}"
+    elif stat.S_IMODE(status.st_mode) != 0o700:
+        problem = f"has mode {stat.S_IMODE(status.st_mode):04o}, not 0700"
+    if problem is not None:
+        opened.close()
+        raise StorageError(path, problem, "somebody else may have changed what is in it; do not use it")
+
+
+def _part(directory: OwnedFd, path: bytes, name: bytes) -> OwnedFd:
+    opened = _open_part(directory, path, name)
+    _require_ours(opened, path + b"/" + name)
+    return opened
+
+
+def _open_upper(directory: OwnedFd, path: bytes) -> OwnedFd:
+    # Its owner and mode are the workdir's, or what the program made of them; what guards it is the directory above.
+    return _open_part(directory, path, _UPPER_NAME)
+
+
+def _open_part(directory: OwnedFd, path: bytes, name: bytes) -> OwnedFd:
+    try:
+        return openat2(directory.fd, name, os.O_PATH | os.O_DIRECTORY, resolve=CONFINED | _NO_XDEV)
+    except OSError as error:
+        problem = {
+            errno.EXDEV: "is another file system",
+            errno.ELOOP: "is a link",
+            errno.ENOTDIR: "is no directory",
+            errno.ENOENT: "is missing",
+        }.get(error.errno or 0, f"cannot be opened ({error.strerror})")
+        raise StorageError(
+            path + b"/" + name, problem, "somebody changed the storage; do not use it"
+        ) from None
+
+
+def _open_workdir(path: bytes) -> OwnedFd:
+    try:
+        opened = openat2(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise StorageError(path, f"cannot be the workdir ({error.strerror})", "name a directory") from None
+    if _is_root(opened):
+        opened.close()
+        raise StorageError(path, "cannot be the workdir: it is the root", "name a directory below it")
+    return opened
+
+
+def _is_root(directory: OwnedFd) -> bool:
+    root = os.stat("/")
+    status = os.fstat(directory.fd)
+    return (status.st_dev, status.st_ino) == (root.st_dev, root.st_ino)
+
+
+def _refuse_nesting(workdir: OwnedFd, directory: OwnedFd) -> None:
+    shown = bytes(describe(workdir.fd).path)
+    if _is_above(workdir, directory):
+        raise StorageError(
+            shown, "contains the storage of its changes", "set SANDLOCKD_STATE_DIR outside of it"
+        )
+    if _is_above(directory, workdir):
+        raise StorageError(shown, "lies in the storage of its changes", "run in another directory")
+
+
+def _is_above(upper: OwnedFd, lower: OwnedFd) -> bool:
+    """By the objects, so that no link or second mount point hides it. A directory is above itself."""
+    wanted = os.fstat(upper.fd)
+    at = openat2(lower.fd, b".", os.O_PATH | os.O_DIRECTORY)
+    while True:
+        with at:
+            here = os.fstat(at.fd)
+            if (here.st_dev, here.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+            above = openat2(at.fd, b"..", os.O_PATH | os.O_DIRECTORY)
+        there = os.fstat(above.fd)
+        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+            above.close()
+            return False
+        at = above
+
+
+# ---- what it is of
+
+
+def _write_meta(directory: OwnedFd, workdir: OwnedFd) -> None:
+    status = os.fstat(workdir.fd)
+    told = {
+        "format": _FORMAT,
+        "workdir": os.fsdecode(describe(workdir.fd).path),
+        "device": status.st_dev,
+        "inode": status.st_ino,
+    }
+    temporary = _META_NAME + b".new"
+    with beneath.create_file(directory, temporary, os.O_WRONLY, 0o600) as file:
+        os.write(file.fd, json.dumps(told).encode() + b"\n")
+        os.fsync(file.fd)
+    beneath.rename(directory, temporary, directory, _META_NAME)
+    os.fsync(directory.fd)
+
+
+def _require_meta(directory: OwnedFd, path: bytes, workdir: OwnedFd) -> None:
+    shown = path + b"/" + _META_NAME
+    try:
+        with openat2(
+            directory.fd, _META_NAME, os.O_RDONLY | os.O_NONBLOCK, resolve=CONFINED | _NO_XDEV
+        ) as file:
+            told = json.loads(os.read(file.fd, _META_BYTES_MAX))
+            known = told["format"], told["device"], told["inode"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StorageError(
+            shown, "is missing or damaged", "the storage was never complete; remove it"
+        ) from None
+    status = os.fstat(workdir.fd)
+    if known[0] != _FORMAT:
+        raise StorageError(shown, f"is of format {known[0]}", f"this sandlockd knows format {_FORMAT}")
+    if known[1:] != (status.st_dev, status.st_ino):
+        raise StorageError(
+            shown, f"says that it is of {told.get('workdir')!r}", "the workdir was replaced, or is another"
+        )
+
+
+# ---- work
+
+
+def _furnish(work: OwnedFd) -> None:
+    """What the executor expects there; it is not swept."""
+    try:
+        beneath.make_directory(work, STAGE_NAME, 0o777)
+    except FileExistsError:
+        pass
+    try:
+        beneath.make_node(work, WHITEOUT_NAME, stat.S_IFCHR, 0)
+    except FileExistsError:
+        pass
+
+
+def _sweep(work: OwnedFd) -> None:
+    with beneath.open_below(work.fd, b"", os.O_RDONLY | os.O_DIRECTORY) as opened:
+        for name, _, _ in list(beneath.rows(opened)):
+            if name != WHITEOUT_NAME:
+                remove(work, name)
+
+
+def _require_features(path: bytes, work: OwnedFd) -> None:
+    """What the kernel's overlayfs asks of an upper, too: user attributes, whiteouts, RENAME_EXCHANGE and _WHITEOUT."""
+    wanted = ""
+    try:
+        wanted = "whiteouts (mknod of device 0:0; Linux 5.8)"
+        beneath.make_node(work, b"#whiteout", stat.S_IFCHR, 0)
+        wanted = "RENAME_WHITEOUT"
+        beneath.make_directory(work, b"#one", 0o700)
+        beneath.rename(work, b"#one", work, b"#two", beneath.RENAME_WHITEOUT)
+        wanted = "RENAME_EXCHANGE"
+        beneath.rename(work, b"#one", work, b"#two", beneath.RENAME_EXCHANGE)
+        wanted = "user.* attributes"
+        with beneath.open_directory(work.fd, b"#one") as directory:
+            beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        raise StorageError(
+            path, f"is on a file system without {wanted}", "set SANDLOCKD_STATE_DIR to one that has them"
+        ) from None
+    finally:
+        _sweep(work)
+
+
+def _lost(workdir: OwnedFd, upper: OwnedFd) -> tuple[str, ...]:
+    if os.fstat(workdir.fd).st_dev == os.fstat(upper.fd).st_dev:
+        return ()
+    return (
+        "the storage is on another file system than the workdir: copies share no blocks with the originals,"
+        " and committing copies every file a second time",
+    )
