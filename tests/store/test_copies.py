@@ -115,6 +115,20 @@ def test_root_copies_what_others_own_and_nobody_may_read(place: Place) -> None:
     disk.close()
 
 
+def test_what_we_may_not_read_cannot_be_copied_up(place: Place) -> None:
+    if place.user.is_root:
+        pytest.skip("root may")
+
+    def check() -> None:
+        (place.work / "f").write_bytes(b"x")
+        os.chmod(place.work / "f", 0)
+        disk = _disk(place)
+        assert disk.call(Operation("chmod", b"f", number=0o600)) == errno.EACCES
+        assert os.listdir(place.state / "upper") == []
+
+    _run(place, check)
+
+
 @pytest.mark.parametrize("is_whiteout", [False, True])
 @pytest.mark.parametrize("above", ["plain", "setgid", "acl"])
 @pytest.mark.parametrize("call", ["open", "mkdir"])

@@ -38,6 +38,7 @@ _SCENARIOS = {
     "symlink": _operation("symlink", b"dir/l", b"target"),
     "write to a file": _operation("open", b"dir/deep/f", b"", "write"),
     "write to a hard link": _operation("open", b"dir/twin", b"", "write"),
+    "write in a closed directory": _operation("open", b"closed/in/f", b"", "write"),
     "unlink a lower file": _operation("unlink", b"dir/deep/f"),
     "unlink a copied file": _operation("unlink", b"dir/y"),
     "rmdir": _operation("rmdir", b"new"),
@@ -56,7 +57,10 @@ def _lower(place: Place) -> bytes:
     place.file("work/dir/y", "y")
     place.file("work/gone", "old")
     os.link(place.work / "dir/x", place.work / "dir/twin")
+    place.file("work/closed/in/f", "f")
     place.give(place.work)
+    os.chmod(place.work / "closed/in", 0o555)
+    os.chmod(place.work / "closed", 0o555)
     return os.fsencode(place.work)
 
 

@@ -54,6 +54,7 @@ _SAME = 0xFFFFFFFF
 # In the work directory; whatever else is there is left from an end.
 WHITEOUT_NAME = b"whiteout"
 STAGE_NAME = b"stage"
+LENT_PREFIX = b"lent#"  # symbolic links, see _lent
 
 _NODES = {
     Kind.FIFO: stat.S_IFIFO,
@@ -139,7 +140,7 @@ class Executor:
             case CopyTree():
                 raise ValueError("taken apart by single()")
             case MarkOpaque(path):
-                with self._opened(path) as directory:
+                with self._opened(path) as directory, self._lent(directory, path):
                     beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
             case Make(path, kind, over_whiteout, opaque):
                 return self._make(path, kind, making, over_whiteout, opaque)
@@ -166,8 +167,10 @@ class Executor:
         with (
             beneath.open_below(self._lower.root.fd, path, os.O_PATH) as seen,
             self._in_work() as name,
-            self._copy(seen, path, kind, size, name),
+            self._copy(seen, path, kind, size, name) as copy,
             self._parent(path) as parent,
+            self._lent(parent, path.rpartition(b"/")[0]),
+            self._lent(copy, path),
             _times_kept(parent),
         ):
             beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_NOREPLACE)
@@ -243,7 +246,8 @@ class Executor:
         with self._parent(path) as parent:
             if is_copy_up:
                 assert source is not None
-                with self._parent(source) as above, _times_kept(parent):
+                lent = self._lent(parent, path.rpartition(b"/")[0])
+                with self._parent(source) as above, lent, _times_kept(parent):
                     beneath.link(above, _name(source), parent, _name(path))
             elif not over_whiteout:
                 self._link_as_caller(source, parent, _name(path), making)
@@ -285,7 +289,7 @@ class Executor:
     def _remove(self, path: bytes, kind: Kind) -> None:
         with self._parent(path) as parent:
             if kind is Kind.WHITEOUT:
-                with _times_kept(parent):
+                with self._lent(parent, path.rpartition(b"/")[0]), _times_kept(parent):
                     beneath.unlink(parent, _name(path))
             elif kind is Kind.DIRECTORY:
                 self._remove_directory(parent, _name(path))
@@ -339,6 +343,26 @@ class Executor:
             # What resists is swept later.
             with contextlib.suppress(OSError):
                 remove(directory, name)
+
+    @contextlib.contextmanager
+    def _lent(self, opened: OwnedFd, path: bytes) -> Iterator[None]:
+        """Where we are an ordinary user, a directory of ours that nobody may write is open to us meanwhile.
+
+        path: where it is in the upper, or will be. The record in work has its mode given back after an end.
+        """
+        status = os.fstat(opened.fd)
+        mode, needed = stat.S_IMODE(status.st_mode), stat.S_IWUSR | stat.S_IXUSR
+        if os.geteuid() == 0 or not stat.S_ISDIR(status.st_mode) or mode & needed == needed:
+            yield
+            return
+        record = b"%b%d" % (LENT_PREFIX, next(self._numbers))
+        beneath.make_symlink(self._work, record, b"%o %b" % (mode, path))
+        beneath.set_owner_and_mode(opened, _SAME, _SAME, mode | needed)
+        try:
+            yield
+        finally:
+            beneath.set_owner_and_mode(opened, _SAME, _SAME, mode)
+            beneath.unlink(self._work, record)
 
     @contextlib.contextmanager
     def _stage(self, parent: OwnedFd, has_acl: bool) -> Iterator[OwnedFd]:
@@ -403,6 +427,16 @@ def _origin(path: bytes, kind: Kind, status: os.stat_result) -> Origin:
     mode = stat.S_IMODE(status.st_mode)
     numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return Origin(path, ObjectIdentity(kind, *numbers, mode))
+
+
+def give_back(upper: OwnedFd, record: bytes) -> None:
+    """What `_lent` noted, after an end."""
+    mode, _, path = record.partition(b" ")
+    try:
+        with beneath.open_below(upper.fd, path, os.O_PATH | os.O_DIRECTORY) as directory:
+            beneath.set_owner_and_mode(directory, _SAME, _SAME, int(mode, 8))
+    except FileNotFoundError:
+        return  # it was not in its place yet
 
 
 def remove(parent: OwnedFd, name: bytes) -> None:

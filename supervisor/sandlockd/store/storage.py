@@ -20,7 +20,14 @@ from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.beneath import CONFINED
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
-from sandlockd.store.executor import OPAQUE_ATTRIBUTE, STAGE_NAME, WHITEOUT_NAME, remove
+from sandlockd.store.executor import (
+    LENT_PREFIX,
+    OPAQUE_ATTRIBUTE,
+    STAGE_NAME,
+    WHITEOUT_NAME,
+    give_back,
+    remove,
+)
 
 _META_NAME = b"meta"
 _UPPER_NAME = b"upper"
@@ -97,6 +104,7 @@ def open_existing(path: bytes, workdir_path: bytes) -> Storage:
             _require_meta(directory, path, workdir)
             work = _part(directory, path, _WORK_NAME)
             upper = _open_upper(directory, path)
+            _give_back(work, upper)
             _sweep(work)
             _furnish(work)
         except BaseException:
@@ -254,6 +262,13 @@ def _furnish(work: OwnedFd) -> None:
         beneath.make_node(work, WHITEOUT_NAME, stat.S_IFCHR, 0)
     except FileExistsError:
         pass
+
+
+def _give_back(work: OwnedFd, upper: OwnedFd) -> None:
+    with beneath.open_below(work.fd, b"", os.O_RDONLY | os.O_DIRECTORY) as opened:
+        for name, _, _ in list(beneath.rows(opened)):
+            if name.startswith(LENT_PREFIX):
+                give_back(upper, os.readlink(name, dir_fd=opened.fd))
 
 
 def _sweep(work: OwnedFd) -> None:
