@@ -116,11 +116,11 @@ struct slk_report {
 };
 
 enum slk_order_kind {
-	SLK_ORDER_SIGNAL, /* to the program */
-	SLK_ORDER_TRACE,    /* the process of this thread; see tracer.c */
+	SLK_ORDER_SIGNAL,    /* to the program */
+	SLK_ORDER_TRACE,     /* the process of this thread; see tracer.c */
 	SLK_ORDER_INTERRUPT, /* trace it, and have this thread stop before it returns to the program */
-	SLK_ORDER_CONTINUE, /* SIGCONT to the program's process group, if it is still in this stop */
-	SLK_ORDER_KILL,   /* everything, now */
+	SLK_ORDER_CONTINUE,  /* SIGCONT to the program's process group, if it is still in this stop */
+	SLK_ORDER_KILL,      /* everything, now */
 };
 
 struct slk_order {
@@ -150,7 +150,7 @@ int slk_read_string(int tid, uint64_t address, uint32_t capacity, char *ret_text
 int slk_read_memory(int tid, uint64_t address, uint32_t size, void *ret_data);
 int slk_write_memory(int tid, uint64_t address, uint32_t size, const void *data);
 
-/* ---- engine.c, fastpath.c: notifications ------------------------------------------------------------------ */
+/* ---- engine.c, fastpath.c, answers.c: notifications ------------------------------------------------------------------ */
 
 enum slk_treatment {
 	SLK_CALL_NONE,   /* not ours: refused with ENOSYS if it ever comes */
@@ -250,9 +250,10 @@ struct slk_engine_counts {
 	uint64_t failed; /* not served for want of a slot, or the answer could not be sent to a caller that is there */
 };
 
-/* Have init trace the process of a thread that waits in a call: from then on no signal with a handler makes its other
- * calls fail for our delay. 1: done; 0: not to be had (no such init, or no answer in time). */
-int slk_trace(struct slk_engine *engine, int control_fd, int32_t tid, int32_t timeout_ms);
+/* Give init an order about a thread that waits in a call (enum slk_order_kind), and wait until it is carried out. Of a
+ * process that init traces, no signal with a handler makes other calls fail for our delay.
+ * 1: done; 0: not to be had (no such init, or no answer in time). */
+int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms);
 
 uint64_t slk_ledger_bytes(void);
 int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine);
@@ -277,10 +278,10 @@ int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error);
 int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value);
 /* -EPERM, and the program gets EPERM, for a call whose row says refuse. */
 int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
-/* Says beforehand that this call, continued, may wait in the kernel for a signal to end it. */
 /* End the wait of a call with the signals that are pending for its thread, as the kernel would bare: EINTR, or begun
  * anew, by the handler's flags. 1: answered; 0: not to be had, and the call waits on. */
 int slk_answer_interrupted(struct slk_engine *engine, uint32_t slot, int control_fd, int32_t timeout_ms);
+/* Says beforehand that this call, continued, may wait in the kernel for a signal to end it. */
 void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 /* Injects a duplicate of fd; its number there. When that fails the program gets EMFILE if it is that, else EIO. */
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);

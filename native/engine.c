@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Notifications: receive, put into the ledger, answer.
+ * Notifications: receive, put into the ledger, settle what the fast path can.
  *
  * RECV ignores O_NONBLOCK and blocks on an empty queue, so every RECV is preceded by a poll. A signal withdraws a
  * notification that has not been received yet and the program sees EINTR, so everything queued is received before
@@ -23,7 +23,6 @@
 
 /* After so many rounds the caller gets a turn, however full the queue is kept. */
 #define ROUNDS_MAX 16
-#define ERESTARTSYS 512 /* the kernel's own; include/linux/errno.h */
 /* A thread that ends sooner is never registered: nothing about it could still be asked. */
 #define NEW_THREADS_AFTER_NS 20000000u
 
@@ -153,180 +152,6 @@ int slk_listener_state(int listener_fd)
 	return state_of(listener.revents);
 }
 
-/* EINTR says nothing about the caller: a signal met us while the kernel's lock was taken by somebody else
- * (kernel/seccomp.c, seccomp_notify_id_valid). Taken for "gone", the call would never be answered. */
-int slk_notif_id_valid(int listener_fd, uint64_t notif_id)
-{
-	int result;
-
-	do
-		result = ioctl(listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id);
-	while (result < 0 && errno == EINTR);
-	return result < 0 ? -errno : 1;
-}
-
-static int valid(const struct slk_engine *engine, uint64_t notif_id)
-{
-	return slk_notif_id_valid(engine->listener_fd, notif_id) == 1;
-}
-
-/* ---- answers: the one place that writes to the listener ---- */
-
-static struct slk_slot *slot_in_use(struct slk_engine *engine, uint32_t slot)
-{
-	if (slot >= SLK_SLOTS_MAX || engine->slots[slot].phase == SLK_PHASE_FREE)
-		return NULL;
-	return &engine->slots[slot];
-}
-
-static void release(struct slk_slot *slot)
-{
-	slot->notif_id = 0;
-	slot->phase = SLK_PHASE_FREE;
-}
-
-static int send_response(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags)
-{
-	struct seccomp_notif_resp response = {.id = notif_id, .val = value, .error = error, .flags = flags};
-
-	int result;
-
-	do
-		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SEND, &response);
-	while (result < 0 && errno == EINTR);
-	if (result == 0)
-		return 0;
-	if (errno == ENOENT)
-		engine->counts.vanished++;
-	return -errno;
-}
-
-static int answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t error, uint32_t flags)
-{
-	struct slk_slot *slot = slot_in_use(engine, index);
-	int result;
-
-	if (!slot)
-		return -EBADSLT;
-	slot->value = value;
-	slot->error = error;
-	slot->phase = SLK_PHASE_PREPARED;
-	result = send_response(engine, slot->notif_id, value, error, flags);
-	if (result < 0 && result != -ENOENT) {
-		engine->counts.failed++;
-		send_response(engine, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
-	}
-	release(slot);
-	return result;
-}
-
-int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error)
-{
-	/* Beyond MAX_ERRNO the kernel clamps, and 0 would be success. */
-	if (error <= 0 || error > 4095)
-		error = EIO;
-	return answer(engine, slot, 0, -error, 0);
-}
-
-int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value)
-{
-	return answer(engine, slot, value, 0, 0);
-}
-
-void slk_answer_may_wait(struct slk_engine *engine, uint32_t index)
-{
-	const struct slk_slot *slot = slot_in_use(engine, index);
-	struct slk_waiting_call *call;
-
-	if (!slot)
-		return;
-	call = &engine->shared->waiting[(uint32_t)slot->tid % SLK_WAITING_MAX];
-	__atomic_store_n(&call->tid, 0, __ATOMIC_RELEASE);
-	call->nr = slot->nr;
-	call->instruction_pointer = slot->instruction_pointer;
-	call->args[0] = slot->args[0];
-	call->args[1] = slot->args[1];
-	__atomic_store_n(&call->tid, slot->tid, __ATOMIC_RELEASE);
-}
-
-/*
- * The caller's wait ends only by our answer (or SIGKILL), so it is made to stop on its way back, where the kernel takes
- * the pending signals in any case: ERESTARTSYS then means what it means bare. Without the stop, a signal that another
- * thread takes in this moment would let the number through to the program.
- */
-int slk_answer_interrupted(struct slk_engine *engine, uint32_t index, int control_fd, int32_t timeout_ms)
-{
-	const struct slk_slot *slot = slot_in_use(engine, index);
-	int result;
-
-	if (!slot)
-		return -EBADSLT;
-	slk_answer_may_wait(engine, index); /* for init to leave it alone */
-	result = slk_order_init(engine, control_fd, SLK_ORDER_INTERRUPT, slot->tid, timeout_ms);
-	if (result <= 0)
-		return result;
-	answer(engine, index, 0, -ERESTARTSYS, 0);
-	return 1;
-}
-
-int slk_answer_continue(struct slk_engine *engine, uint32_t index)
-{
-	const struct slk_slot *slot = slot_in_use(engine, index);
-	uint8_t treatment;
-
-	if (!slot)
-		return -EBADSLT;
-	treatment = engine->calls[slot->nr].treatment;
-	if (treatment == SLK_CALL_REFUSE || treatment == SLK_CALL_NONE) {
-		answer(engine, index, 0, -EPERM, 0);
-		return -EPERM;
-	}
-	return answer(engine, index, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
-}
-
-/*
- * Two calls, not ADDFD with SEND: when a stop signal reaches us inside that one, the kernel forgets the descriptor but
- * not that the call is answered, and the program's open returns 0, its own stdin. Between two calls nothing is lost
- * but, if we die there, a descriptor that the program does not know of.
- */
-int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
-{
-	struct slk_slot *slot = slot_in_use(engine, index);
-	struct seccomp_notif_addfd injection = {
-		.srcfd = (uint32_t)fd,
-		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
-	};
-	int number, result;
-
-	if (!slot)
-		return -EBADSLT;
-	injection.id = slot->notif_id;
-	do
-		number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
-	while (number < 0 && errno == EINTR);
-	if (number >= 0) {
-		result = answer(engine, index, number, 0, 0);
-		return result < 0 ? result : number;
-	}
-	if (errno == ENOENT) {
-		engine->counts.vanished++;
-		release(slot);
-		return -ENOENT;
-	}
-	number = -errno; /* EMFILE is the program's own limit and its to see */
-	answer(engine, index, 0, number == -EMFILE ? -EMFILE : -EIO, 0);
-	return number;
-}
-
-int slk_answer_alive(struct slk_engine *engine, uint32_t index)
-{
-	const struct slk_slot *slot = slot_in_use(engine, index);
-
-	if (!slot)
-		return -EBADSLT;
-	return valid(engine, slot->notif_id) ? 1 : -ENOENT;
-}
-
 /* ---- threads seen for the first time ---- */
 
 static void notice_thread(struct slk_engine *engine, int32_t tid)
@@ -389,18 +214,6 @@ static void failed(struct slk_request *request, int error)
 	request->slot = SLK_SLOTS_MAX; /* nobody answers it again */
 }
 
-static struct slk_slot *take_slot(struct slk_engine *engine)
-{
-	for (uint32_t tries = 0; tries < SLK_SLOTS_MAX; tries++) {
-		struct slk_slot *slot = &engine->slots[engine->next_slot];
-
-		engine->next_slot = (engine->next_slot + 1) % SLK_SLOTS_MAX;
-		if (slot->phase == SLK_PHASE_FREE)
-			return slot;
-	}
-	return NULL;
-}
-
 /* 1: request is filled, and owns a slot or says that it could not be served; 0: nothing to handle (it vanished). -errno:
  * the listener is none any more. */
 static int receive(struct slk_engine *engine, struct slk_request *request)
@@ -416,7 +229,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 		return 0;
 	}
 	engine->counts.received++;
-	slot = take_slot(engine);
+	slot = slk_slot_take(engine);
 	request->notif_id = notif.id;
 	request->instruction_pointer = notif.data.instruction_pointer;
 	memcpy(request->args, notif.data.args, sizeof(request->args));
@@ -431,7 +244,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	if (!slot || (int32_t)notif.pid <= 0 || notif.data.arch != engine->native_arch || notif.data.nr < 0 ||
 	    notif.data.nr >= SLK_CALLS_MAX) {
 		failed(request, slot ? ENOSYS : ENOMEM);
-		send_response(engine, notif.id, 0, -request->path_error, 0);
+		slk_respond(engine, notif.id, 0, -request->path_error, 0);
 		engine->counts.failed++;
 		return 1;
 	}
@@ -459,7 +272,7 @@ static int32_t refuse_errno(const struct slk_engine *engine, const struct slk_re
 /* Answered here. 1: and Python has to tell of it. */
 static int settle(struct slk_engine *engine, struct slk_request *request, int32_t error, uint32_t flags)
 {
-	int result = answer(engine, request->slot, 0, -error, flags);
+	int result = slk_answer(engine, request->slot, 0, -error, flags);
 
 	if (result < 0 && result != -ENOENT)
 		failed(request, -result);
@@ -486,8 +299,9 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	case SLK_CALL_OPEN:
 	case SLK_CALL_PATH:
 		judged = slk_fast_call(engine, request);
-		if (!valid(engine, request->notif_id)) { /* what we read may have been a stranger's */
-			release(&engine->slots[request->slot]);
+		/* What we read may have been a stranger's. */
+		if (slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
+			slk_slot_release(&engine->slots[request->slot]);
 			engine->counts.vanished++;
 			return 0;
 		}

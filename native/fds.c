@@ -11,14 +11,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-struct raw_dirent { /* struct linux_dirent64, getdents64(2) */
-	uint64_t inode;
-	int64_t offset;
-	unsigned short length;
-	unsigned char type;
-	char name[];
-};
-
 static int by_close_range(int first)
 {
 	return syscall(SYS_close_range, (unsigned)first, ~0U, 0) < 0 ? -errno : 0;
@@ -49,13 +41,13 @@ static int read_some(int fd, char *buffer, unsigned size)
 /* Closing while listing may make procfs skip entries: list again until a pass closes nothing. */
 static int close_one_pass(int dir, int first)
 {
-	_Alignas(struct raw_dirent) char buffer[4096];
+	_Alignas(struct slk_dirent) char buffer[4096];
 	int closed = 0;
 	int got;
 
 	while ((got = read_some(dir, buffer, sizeof(buffer))) > 0) {
 		for (int at = 0; at < got;) {
-			const struct raw_dirent *entry = (const void *)(buffer + at);
+			const struct slk_dirent *entry = (const void *)(buffer + at);
 			int fd = number_of(entry->name);
 
 			at += entry->length;

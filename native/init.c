@@ -113,18 +113,10 @@ static pid_t parent_of(const char *pid)
 	return after && strlen(after) > 4 ? (pid_t)atoi(after + 4) : -1;
 }
 
-struct raw_dirent { /* struct linux_dirent64, getdents64(2) */
-	uint64_t inode;
-	int64_t offset;
-	unsigned short length;
-	unsigned char type;
-	char name[];
-};
-
 /* One pass: SIGKILL every child of ours. Orphans become our children, so passes reach every depth. */
 static void kill_children_once(void)
 {
-	_Alignas(struct raw_dirent) char buffer[8192];
+	_Alignas(struct slk_dirent) char buffer[8192];
 	pid_t self = getpid();
 	int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	long got;
@@ -133,7 +125,7 @@ static void kill_children_once(void)
 		return; /* the caller tries again as long as there are children */
 	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
 		for (long at = 0; at < got;) {
-			const struct raw_dirent *entry = (const void *)(buffer + at);
+			const struct slk_dirent *entry = (const void *)(buffer + at);
 
 			at += entry->length;
 			if (entry->name[0] >= '1' && entry->name[0] <= '9' && parent_of(entry->name) == self)

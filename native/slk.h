@@ -18,6 +18,18 @@
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
 #endif
 #define SLK_LANDLOCK_SCOPE_SIGNAL (1ULL << 1)
+/* The kernel's own (include/linux/errno.h): no program ever sees them. */
+#define SLK_ERESTARTSYS 512
+#define SLK_ERESTARTNOINTR 513
+
+/* struct linux_dirent64, getdents64(2) */
+struct slk_dirent {
+	uint64_t inode;
+	int64_t offset;
+	unsigned short length;
+	unsigned char type;
+	char name[];
+};
 
 /* struct landlock_ruleset_attr of ABI 6; the one in 6.1's header ends after the first member. */
 struct slk_landlock_attr {
@@ -59,8 +71,6 @@ const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const 
 int slk_trace_process(pid_t tid);
 /* A traced thread stops before it returns to the program from what it waits in. 1: it will. */
 int slk_trace_interrupt(pid_t tid);
-/* Give an order about a thread and wait for init: 1 done, 0 not, or -errno. */
-int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms);
 /* Asked while it is stopped. */
 int slk_is_traced(pid_t tid);
 /* A stop of a traced thread: let it go on. Returns the signal of a job-control stop, which lasts; else 0. */
@@ -152,5 +162,15 @@ struct slk_engine {
 };
 
 uint64_t slk_now_ns(void);
+
+/* ---- answers.c */
+
+/* A free slot, or NULL. */
+struct slk_slot *slk_slot_take(struct slk_engine *engine);
+void slk_slot_release(struct slk_slot *slot);
+/* For a notification without a slot. */
+int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags);
+/* Frees the slot whatever it returns. */
+int slk_answer(struct slk_engine *engine, uint32_t slot, int64_t value, int32_t error, uint32_t flags);
 
 #endif /* SLK_H */

@@ -35,18 +35,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ERESTARTSYS 512
-#define ERESTARTNOINTR 513
 #define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL)
 #define SEIZE_PATIENCE_US 2000
-
-struct raw_dirent { /* struct linux_dirent64, getdents64(2) */
-	uint64_t inode;
-	int64_t offset;
-	unsigned short length;
-	unsigned char type;
-	char name[];
-};
 
 /* ---- the supervisor's side */
 
@@ -88,11 +78,6 @@ int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t 
 		left.tv_nsec = (long)((end_ns - now_ns) % 1000000000u);
 		futex(word, FUTEX_WAIT, now, &left);
 	}
-}
-
-int slk_trace(struct slk_engine *engine, int control_fd, int32_t tid, int32_t timeout_ms)
-{
-	return slk_order_init(engine, control_fd, SLK_ORDER_TRACE, tid, timeout_ms);
 }
 
 /* ---- what /proc tells of a thread */
@@ -182,7 +167,7 @@ static int seize(pid_t tid)
 /* How many threads were seized that were not before, or -EAGAIN. */
 static int seize_threads(pid_t tid)
 {
-	_Alignas(struct raw_dirent) char buffer[8192];
+	_Alignas(struct slk_dirent) char buffer[8192];
 	char path[64];
 	int seized = 0;
 	long got;
@@ -194,7 +179,7 @@ static int seize_threads(pid_t tid)
 		return 0; /* it is gone */
 	while (seized >= 0 && (got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
 		for (long at = 0; at < got && seized >= 0;) {
-			const struct raw_dirent *entry = (const void *)(buffer + at);
+			const struct slk_dirent *entry = (const void *)(buffer + at);
 			int result;
 
 			at += entry->length;
@@ -249,10 +234,10 @@ static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
 
 	if (ptrace(PTRACE_GETREGS, tid, 0, &registers) < 0)
 		return; /* killed meanwhile */
-	if ((long long)registers.rax != -ERESTARTSYS || !is_trapped(engine, registers.orig_rax) ||
+	if ((long long)registers.rax != -SLK_ERESTARTSYS || !is_trapped(engine, registers.orig_rax) ||
 	    may_wait(engine, tid, &registers))
 		return;
-	registers.rax = (unsigned long long)-ERESTARTNOINTR;
+	registers.rax = (unsigned long long)-SLK_ERESTARTNOINTR;
 	ptrace(PTRACE_SETREGS, tid, 0, &registers);
 }
 #else

@@ -73,9 +73,9 @@ static void test_only_an_init_with_the_signal_scope_traces(void)
 	int expected = slk_landlock_abi() >= 6;
 	struct traced traced = start("exec sleep 1000");
 
-	CHECK_EQUAL(expected, slk_trace(traced.engine, traced.launched.control, traced.program, PATIENCE_MS));
+	CHECK_EQUAL(expected, slk_order_init(traced.engine, traced.launched.control, SLK_ORDER_TRACE, traced.program, PATIENCE_MS));
 	CHECK_EQUAL(expected ? traced.launched.init : 0, tracer_of(traced.program));
-	CHECK_EQUAL(expected, slk_trace(traced.engine, traced.launched.control, traced.program, PATIENCE_MS));
+	CHECK_EQUAL(expected, slk_order_init(traced.engine, traced.launched.control, SLK_ORDER_TRACE, traced.program, PATIENCE_MS));
 	order(&traced, SLK_ORDER_SIGNAL, SIGTERM);
 	CHECK_EQUAL(SIGTERM, hear(&traced.launched, SLK_REPORT_EXITED)->status);
 	end(&traced);
@@ -85,7 +85,7 @@ static void test_a_process_outside_is_not_traced(void)
 {
 	struct traced traced = start("exec sleep 1000");
 
-	slk_trace(traced.engine, traced.launched.control, getpid(), PATIENCE_MS);
+	slk_order_init(traced.engine, traced.launched.control, SLK_ORDER_TRACE, getpid(), PATIENCE_MS);
 	CHECK_EQUAL(0, tracer_of(getpid()));
 	order(&traced, SLK_ORDER_KILL, 0);
 	end(&traced);
@@ -95,7 +95,7 @@ static void test_stops_of_a_traced_program_are_told_once(void)
 {
 	struct traced traced = start("exec sleep 1000");
 
-	slk_trace(traced.engine, traced.launched.control, traced.program, PATIENCE_MS);
+	slk_order_init(traced.engine, traced.launched.control, SLK_ORDER_TRACE, traced.program, PATIENCE_MS);
 	for (int stop = 1; stop <= 3; stop++) {
 		traced.launched.told.kinds = 0;
 		order(&traced, SLK_ORDER_SIGNAL, SIGTSTP);
@@ -127,7 +127,7 @@ static void test_who_is_only_traced_is_not_counted_as_reaped(void)
 		poll(NULL, 0, 5);
 	}
 	CHECK(child > 0);
-	slk_trace(traced.engine, traced.launched.control, child, PATIENCE_MS);
+	slk_order_init(traced.engine, traced.launched.control, SLK_ORDER_TRACE, child, PATIENCE_MS);
 	CHECK_EQUAL(0, kill(child, SIGKILL));
 	CHECK_EQUAL(3 << 8, hear(&traced.launched, SLK_REPORT_EXITED)->status);
 	CHECK_EQUAL(1, hear(&traced.launched, SLK_REPORT_DONE)->reaped);

@@ -222,7 +222,8 @@ class Engine:
 
         False: not to be had. Raises OSError EPIPE when init is gone.
         """
-        return bool(check(lib.slk_trace(self._engine, control_fd, tid, _TRACE_PATIENCE_MS)))
+        order = lib.SLK_ORDER_TRACE
+        return bool(check(lib.slk_order_init(self._engine, control_fd, order, tid, _TRACE_PATIENCE_MS)))
 
     @property
     def native(self) -> ffi.CData:

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ledger's slots, and the one place that writes to the listener: each slot is answered once. */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <errno.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+
+/* EINTR says nothing about the caller: a signal met us while the kernel's lock was taken by somebody else
+ * (kernel/seccomp.c, seccomp_notify_id_valid). Taken for "gone", the call would never be answered. */
+int slk_notif_id_valid(int listener_fd, uint64_t notif_id)
+{
+	int result;
+
+	do
+		result = ioctl(listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id);
+	while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : 1;
+}
+
+struct slk_slot *slk_slot_take(struct slk_engine *engine)
+{
+	for (uint32_t tries = 0; tries < SLK_SLOTS_MAX; tries++) {
+		struct slk_slot *slot = &engine->slots[engine->next_slot];
+
+		engine->next_slot = (engine->next_slot + 1) % SLK_SLOTS_MAX;
+		if (slot->phase == SLK_PHASE_FREE)
+			return slot;
+	}
+	return NULL;
+}
+
+static struct slk_slot *slot_in_use(struct slk_engine *engine, uint32_t slot)
+{
+	if (slot >= SLK_SLOTS_MAX || engine->slots[slot].phase == SLK_PHASE_FREE)
+		return NULL;
+	return &engine->slots[slot];
+}
+
+void slk_slot_release(struct slk_slot *slot)
+{
+	slot->notif_id = 0;
+	slot->phase = SLK_PHASE_FREE;
+}
+
+int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags)
+{
+	struct seccomp_notif_resp response = {.id = notif_id, .val = value, .error = error, .flags = flags};
+	int result;
+
+	do
+		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SEND, &response);
+	while (result < 0 && errno == EINTR);
+	if (result == 0)
+		return 0;
+	if (errno == ENOENT)
+		engine->counts.vanished++;
+	return -errno;
+}
+
+int slk_answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t error, uint32_t flags)
+{
+	struct slk_slot *slot = slot_in_use(engine, index);
+	int result;
+
+	if (!slot)
+		return -EBADSLT;
+	slot->value = value;
+	slot->error = error;
+	slot->phase = SLK_PHASE_PREPARED;
+	result = slk_respond(engine, slot->notif_id, value, error, flags);
+	if (result < 0 && result != -ENOENT) {
+		engine->counts.failed++;
+		slk_respond(engine, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
+	}
+	slk_slot_release(slot);
+	return result;
+}
+
+int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error)
+{
+	/* Beyond MAX_ERRNO the kernel clamps, and 0 would be success. */
+	if (error <= 0 || error > 4095)
+		error = EIO;
+	return slk_answer(engine, slot, 0, -error, 0);
+}
+
+int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value)
+{
+	return slk_answer(engine, slot, value, 0, 0);
+}
+
+void slk_answer_may_wait(struct slk_engine *engine, uint32_t index)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+	struct slk_waiting_call *call;
+
+	if (!slot)
+		return;
+	call = &engine->shared->waiting[(uint32_t)slot->tid % SLK_WAITING_MAX];
+	__atomic_store_n(&call->tid, 0, __ATOMIC_RELEASE);
+	call->nr = slot->nr;
+	call->instruction_pointer = slot->instruction_pointer;
+	call->args[0] = slot->args[0];
+	call->args[1] = slot->args[1];
+	__atomic_store_n(&call->tid, slot->tid, __ATOMIC_RELEASE);
+}
+
+/*
+ * The caller's wait ends only by our answer (or SIGKILL), so it is made to stop on its way back, where the kernel takes
+ * the pending signals in any case: ERESTARTSYS then means what it means bare. Without the stop, a signal that another
+ * thread takes in this moment would let the number through to the program.
+ */
+int slk_answer_interrupted(struct slk_engine *engine, uint32_t index, int control_fd, int32_t timeout_ms)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+	int result;
+
+	if (!slot)
+		return -EBADSLT;
+	slk_answer_may_wait(engine, index); /* for init to leave it alone */
+	result = slk_order_init(engine, control_fd, SLK_ORDER_INTERRUPT, slot->tid, timeout_ms);
+	if (result <= 0)
+		return result;
+	slk_answer(engine, index, 0, -SLK_ERESTARTSYS, 0);
+	return 1;
+}
+
+int slk_answer_continue(struct slk_engine *engine, uint32_t index)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+	uint8_t treatment;
+
+	if (!slot)
+		return -EBADSLT;
+	treatment = engine->calls[slot->nr].treatment;
+	if (treatment == SLK_CALL_REFUSE || treatment == SLK_CALL_NONE) {
+		slk_answer(engine, index, 0, -EPERM, 0);
+		return -EPERM;
+	}
+	return slk_answer(engine, index, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+}
+
+/*
+ * Two calls, not ADDFD with SEND: when a stop signal reaches us inside that one, the kernel forgets the descriptor but
+ * not that the call is answered, and the program's open returns 0, its own stdin. Between two calls nothing is lost
+ * but, if we die there, a descriptor that the program does not know of.
+ */
+int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
+{
+	struct slk_slot *slot = slot_in_use(engine, index);
+	struct seccomp_notif_addfd injection = {
+		.srcfd = (uint32_t)fd,
+		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
+	};
+	int number, result;
+
+	if (!slot)
+		return -EBADSLT;
+	injection.id = slot->notif_id;
+	do
+		number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+	while (number < 0 && errno == EINTR);
+	if (number >= 0) {
+		result = slk_answer(engine, index, number, 0, 0);
+		return result < 0 ? result : number;
+	}
+	if (errno == ENOENT) {
+		engine->counts.vanished++;
+		slk_slot_release(slot);
+		return -ENOENT;
+	}
+	number = -errno; /* EMFILE is the program's own limit and its to see */
+	slk_answer(engine, index, 0, number == -EMFILE ? -EMFILE : -EIO, 0);
+	return number;
+}
+
+int slk_answer_alive(struct slk_engine *engine, uint32_t index)
+{
+	const struct slk_slot *slot = slot_in_use(engine, index);
+
+	if (!slot)
+		return -EBADSLT;
+	return slk_notif_id_valid(engine->listener_fd, slot->notif_id) == 1 ? 1 : -ENOENT;
+}
