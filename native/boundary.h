@@ -158,6 +158,7 @@ enum slk_treatment {
 	SLK_CALL_PATH,   /* rights fixed by the row */
 	SLK_CALL_SLOW,   /* Python decides */
 	SLK_CALL_REFUSE, /* answered here with refuse_errno, told to Python for the audit; can never continue */
+	SLK_CALL_SEE,    /* tells what is there: the kernel's, unless the path leads into a tree */
 };
 
 /* One row of the system call table, at the index of its number. Arguments that it lacks are -1. */
@@ -184,6 +185,7 @@ struct slk_refusal {
 
 #define SLK_ZONE_SLOW 1     /* Python decides about this path and what lies beneath, deeper zones apart */
 #define SLK_ZONE_IDENTITY 2 /* the grant holds for this object only: another one under the same name is Python's */
+#define SLK_ZONE_TREE 4     /* a copy-on-write tree, or its upper directory; slow as well */
 
 /* What the kernel grants at and beneath a path. */
 struct slk_zone {
@@ -286,6 +288,11 @@ void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 /* Injects a duplicate of fd; its number there. When that fails the program gets EMFILE if it is that, else EIO. */
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
+
+/* statx(2) of the opened object as the kernel writes it: 256 bytes. */
+int slk_statx(int fd, uint32_t mask, int flags, void *ret_statx);
+/* fstatfs(2), likewise: 120 bytes. */
+int slk_statfs(int fd, void *ret_statfs);
 
 /* What the mount table says now; holds until mounts_fd tells of a change. local_mounts: ids of mounts where no lookup
  * waits for a server, as far as they are known. */

@@ -78,6 +78,8 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->slow_lookups = config->slow_lookups;
 	engine->tell_granted = config->tell_granted;
 	engine->mounts_fd = config->mounts_fd;
+	for (uint32_t i = 0; i < config->zone_count; i++)
+		engine->has_trees |= (config->zones[i].flags & SLK_ZONE_TREE) != 0;
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
 	result = copy_refusals(engine, config);
 	if (result == 0)
@@ -298,6 +300,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	switch (row->treatment) {
 	case SLK_CALL_OPEN:
 	case SLK_CALL_PATH:
+	case SLK_CALL_SEE:
 		judged = slk_fast_call(engine, request);
 		/* What we read may have been a stranger's. */
 		if (slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {

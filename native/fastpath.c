@@ -27,6 +27,9 @@
 #endif
 #define JUDGED_FOR_NS 250000000u
 
+/* In the place of rights: what only looks asks for none, and whether any zone covers the path is the same to it. */
+#define NEED_TO_SEE (1u << 31)
+
 static uint64_t judged_key(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
 {
 	uint64_t path = walk->count ? walk->hashes[walk->count - 1] : 1;
@@ -139,9 +142,11 @@ static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, ui
 	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
 
 	if (!zone)
-		return SLK_REASON_NOT_GRANTED + 1;
+		return need == NEED_TO_SEE ? 0 : SLK_REASON_NOT_GRANTED + 1;
 	if (zone->flags & SLK_ZONE_SLOW)
 		return SLK_REASON_ZONE + 1;
+	if (need == NEED_TO_SEE)
+		return 0;
 	if (zone->length == walk->length) /* it exists, so O_CREAT makes nothing: `> /dev/null` */
 		need &= ~(uint32_t)LANDLOCK_ACCESS_FS_MAKE_REG;
 	if ((zone->rights & need) != need)
@@ -189,7 +194,8 @@ static int judge_canonical(struct slk_engine *engine, const struct slk_walk *wal
 
 	if (result == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
-	if (result == -EINVAL)
+	/* Where a link leads into a tree, what the kernel does not find may be there all the same. */
+	if (result == -EINVAL || (result < 0 && engine->has_trees))
 		return SLK_REASON_ZONE + 1;
 	if (result < 0)
 		return 0; /* the kernel will find the same error */
@@ -386,6 +392,19 @@ static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
 	return judge_second(engine, request);
 }
 
+/* What stat, access, readlink and their like tell is no secret, but of a tree they must tell what the program sees. */
+static int judge_see(struct slk_engine *engine, struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	int result = read_path(request, row->path);
+
+	if (result)
+		return result;
+	if (request->path_length == 0)
+		return 0; /* ENOENT, or a descriptor */
+	return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
+}
+
 /* 0: continue; else request->reason is set and Python decides. */
 int slk_fast_call(struct slk_engine *engine, struct slk_request *request)
 {
@@ -393,6 +412,8 @@ int slk_fast_call(struct slk_engine *engine, struct slk_request *request)
 
 	if (engine->calls[request->nr].treatment == SLK_CALL_OPEN)
 		result = judge_open(engine, request);
+	else if (engine->calls[request->nr].treatment == SLK_CALL_SEE)
+		result = judge_see(engine, request);
 	else
 		result = judge_fixed(engine, request);
 	if (result)

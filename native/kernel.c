@@ -115,6 +115,17 @@ int slk_mount_id(int fd)
 	return status.stx_mask & STATX_MNT_ID ? (int)status.stx_mnt_id : -ENODATA;
 }
 
+int slk_statx(int fd, uint32_t mask, int flags, void *ret_statx)
+{
+	/* The raw call: the program is given what the kernel says, bits unknown to our headers included. */
+	return syscall(SYS_statx, fd, "", flags | AT_EMPTY_PATH, mask, ret_statx) < 0 ? -errno : 0;
+}
+
+int slk_statfs(int fd, void *ret_statfs)
+{
+	return syscall(SYS_fstatfs, fd, ret_statfs) < 0 ? -errno : 0;
+}
+
 int slk_pidfd_getfd(int pidfd, int fd)
 {
 	long number = syscall(SYS_pidfd_getfd, pidfd, fd, 0); /* close-on-exec always */

@@ -141,6 +141,7 @@ struct slk_engine {
 	int32_t openat_nr, open_nr, creat_nr, openat2_nr;
 	int slow_lookups;
 	int tell_granted;
+	int has_trees;
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;
 	int mounts_fd; /* borrowed */

@@ -199,9 +199,6 @@ def test_an_empty_list_of_what_is_not_supported_yet_asks_for_nothing_and_is_acce
 @pytest.mark.parametrize(
     ("overrides", "option", "key"),
     [
-        (Overrides(workdir=b"/work/proj"), "--workdir", "filesystem.workdir"),
-        (Overrides(on_exit="keep"), "--on-exit", "filesystem.on_exit"),
-        (Overrides(dry_run=True), "--dry-run", "filesystem.on_exit"),
         (Overrides(allow_net=("example.org:443",)), "--allow-net", "network.allow"),
         (Overrides(memory="512M"), "--memory", "limits.memory"),
         (Overrides(processes="64"), "--processes", "limits.processes"),

@@ -17,6 +17,7 @@ from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
 from sandlockd.launch.private_directory import PrivateDirectory, sweep
+from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.sandbox.result import Result, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
     from sandlockd.policy.model import Policy
+    from sandlockd.store.tree import Tree
 
 EARLY_S = 2.0  # how long we do without trio, where nothing asks for it: importing it takes 80 ms of a CPU
 _TERM_GRACE_S = 5.0
@@ -137,10 +139,11 @@ class _Foreground:
                 audit = self._open_audit(prepared.argv, prepared.wall.missing)
                 if self._options.verbose:
                     self._verbose = _verbose(prepared, audit, self._options)
+                trees = self._make_trees(prepared, audit.run_id)
             except BaseException:
                 prepared.close()
                 raise
-            return self._run_prepared(self._sandbox(prepared, audit), audit)
+            return self._run_prepared(self._sandbox(prepared, audit, trees), audit)
         finally:
             problem = private.remove()
             if problem is not None:
@@ -148,8 +151,23 @@ class _Foreground:
             os.umask(self._umask)
 
     @staticmethod
-    def _sandbox(prepared: Prepared, audit: AuditLog) -> Sandbox:
-        return Sandbox(prepared, audit, terminal_device=_terminal_device())
+    def _sandbox(prepared: Prepared, audit: AuditLog, trees: tuple[Tree, ...]) -> Sandbox:
+        return Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
+
+    def _make_trees(self, prepared: Prepared, run_id: str) -> tuple[Tree, ...]:
+        """Raises CannotStart."""
+        files = self._policy.filesystem
+        if files.workdir is None:
+            return ()
+        from sandlockd.cli.trees import make_tree  # only where there are trees
+
+        tree = make_tree(files.workdir, files.storage or self._state_dir, run_id)
+        try:
+            prepared.wall.grant_upper(tree.upper_path)
+        except WallError as error:
+            tree.close()
+            raise CannotStart(str(error)) from None
+        return (tree,)
 
     def _open_audit(self, argv: tuple[bytes, ...], missing: Sequence[str]) -> AuditLog:
         audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))

@@ -30,6 +30,9 @@ class Backstop(enum.Enum):
     LANDLOCK_PROCESSES = "Landlock lets a process trace or read only what is in its own domain (landlock(7))"
     FILTERS_ONLY_NARROW = "a stacked seccomp filter can only forbid more (seccomp(2), precedence of actions)"
     ONLY_NOTICED = "the call is allowed whatever its arguments; it is trapped to be known of"
+    ONLY_TELLS = (
+        "it changes and opens nothing; what it tells Landlock hides from nobody (landlock(7), limitations)"
+    )
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
 
 

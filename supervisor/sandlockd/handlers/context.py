@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import copy
 import os
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.syscalls import Syscall
     from sandlockd.policy.files import FileRules
     from sandlockd.process.index import ProcessIndex
+    from sandlockd.store.tree import Tree
 
     Result = TypeVar("Result")
 
@@ -55,12 +57,15 @@ class Context:
         init_pid: int,
         terminal_device: int | None,
         trace: Callable[[int], None],
+        trees: tuple[Tree, ...] = (),
+        trees_lock: _thread.LockType | None = None,
     ) -> None:
         """zones: what the kernel grants, by path. rule_for: the name of the rule that traps or refuses a call with
         these arguments. errno_for: what a refusal of a call with these arguments gives the program.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
+        trees_lock: held by whoever looks at the trees or changes them.
         """
         self.engine = engine
         self.files = files
@@ -75,6 +80,11 @@ class Context:
         self.init_pid = init_pid
         self.terminal_device = terminal_device
         self.trace = trace
+        self.trees = trees
+        self.trees_lock = trees_lock or _thread.allocate_lock()
+        # Where the first path of this call leads by a link that only a tree has: the kernel cannot follow it, so
+        # nothing is left to it. Set in a copy of the context that serves this one call.
+        self.instead: bytes | None = None
         self.is_root = os.geteuid() == 0
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 

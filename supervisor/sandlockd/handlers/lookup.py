@@ -59,7 +59,7 @@ def place_of(caller: Caller, text: bytes, dirfd: int) -> Place:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     link = None if text.startswith(b"/") else procfs.directory_of(caller.tid, dirfd)
     whole = text if link is None else _target_of(caller, link) + b"/" + text
-    rewritten = _as_asked_by(caller, whole)
+    rewritten = as_asked_by(caller, whole)
     if rewritten is not None:
         return Place(text, None, rewritten, normalise(rewritten))
     return Place(text, link, text, normalise(whole))
@@ -77,7 +77,7 @@ def _target_of(caller: Caller, link: bytes) -> bytes:
         return link  # deeper than any path is long: only for showing
 
 
-def _as_asked_by(caller: Caller, whole: bytes) -> bytes | None:
+def as_asked_by(caller: Caller, whole: bytes) -> bytes | None:
     """What means "whoever asks", as the caller's own; None: it means the same for us.
 
     Only the beginning of the path is replaced, and only where no `..` comes before: what `..` behind a magic link

@@ -44,9 +44,9 @@ def handle(context: Context, request: Request) -> Answer:
     """Every call of this family, by its name in the system call table."""
     caller = Caller(context, request)
     name = record.call_name(context, request)
-    act, want, by_descriptor = _CALLS[name]
+    act, want, is_descriptor = CALLS[name]
     try:
-        opened, own = (_by_descriptor(caller, 0), True) if by_descriptor else _by_path(caller)
+        opened, own = (by_descriptor(caller, 0), True) if is_descriptor else _by_path(caller)
         with opened:
             return _judged(caller, opened, want, act, own=own)
     except OSError as error:
@@ -68,11 +68,11 @@ def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
     if address == 0:  # utimensat(fd, NULL): the descriptor itself
         if operand.dirfd < 0:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-        return _by_descriptor(caller, operand.dirfd), True
-    text = memory.read_path(caller.tid, address)
+        return by_descriptor(caller, operand.dirfd), True
+    text = caller.context.instead or memory.read_path(caller.tid, address)
     caller.require_alive()
     if not text and flags & _AT_EMPTY_PATH and operand.dirfd >= 0:
-        return _by_descriptor(caller, operand.dirfd, path_only=True), True
+        return by_descriptor(caller, operand.dirfd, path_only=True), True
     follow = operand.follow is Follow.ALWAYS or (
         operand.follow is Follow.UNLESS_FLAG and not flags & operand.follow_flag
     )
@@ -80,7 +80,7 @@ def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
     return lookup.open_object(caller, place, follow=follow), lookup.is_own_process(caller, place)
 
 
-def _by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> OwnedFd:
+def by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> OwnedFd:
     """path_only: an O_PATH descriptor will do (AT_EMPTY_PATH). Raises OSError EBADF."""
     value = caller.request.args[position] & 0xFFFFFFFF
     fd = value - (1 << 32) if value >= 1 << 31 else value
@@ -108,7 +108,7 @@ def handle_attributes(context: Context, request: Request) -> Answer:
             if found.proc:
                 return Errno(errno.EOPNOTSUPP)
             readable = _may_read(caller, found)
-            return _list_xattr(caller, opened, readable) if lists else _get_xattr(caller, opened, readable)
+            return _list_xattr(caller, opened, readable) if lists else get_xattr(caller, opened, readable)
     except OSError as error:
         return Errno(error.errno or errno.EIO)
 
@@ -149,7 +149,7 @@ def _after_object(caller: Caller) -> int:
     return (row.paths[0].position if row.paths else row.fds[0]) + 1
 
 
-def _chmod(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
+def chmod(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     mode = _arg(caller, _after_object(caller)) & 0o7777
     if mode & 0o6000 and not stat.S_ISDIR(found.mode):
         verdict = Verdict(False, "law.setuid", None)
@@ -205,7 +205,7 @@ def _utimensat(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     return _set_times(caller, opened, (a_s, a_ns, m_s, m_ns))
 
 
-def _attribute_name(caller: Caller) -> bytes:
+def attribute_name(caller: Caller) -> bytes:
     try:
         name = memory.read_string(caller.tid, _arg(caller, 1), _XATTR_NAME_MAX + 1)
     except OSError as error:
@@ -219,7 +219,7 @@ def _attribute_name(caller: Caller) -> bytes:
 
 
 def _set_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
-    name = _attribute_name(caller)
+    name = attribute_name(caller)
     size = _arg(caller, 3)
     if size > _XATTR_SIZE_MAX:
         return Errno(errno.E2BIG)
@@ -229,7 +229,7 @@ def _set_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
 
 
 def _remove_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
-    name = _attribute_name(caller)
+    name = attribute_name(caller)
     caller.act(acts.remove_xattr, opened, name)
     return Value(0)
 
@@ -237,8 +237,8 @@ def _remove_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
 _CONTENT = b"user."
 
 
-def _get_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
-    name = _attribute_name(caller)
+def get_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
+    name = attribute_name(caller)
     if name.startswith(_CONTENT) and not readable:
         return Errno(errno.ENODATA)
     size = min(_arg(caller, 3), _XATTR_SIZE_MAX)
@@ -267,11 +267,11 @@ def _add_watch(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
 
 _META = Want.METADATA
 # The call -> (what does it, what it wants, whether the object is a descriptor).
-_CALLS: dict[str, tuple[Act, Want, bool]] = {
-    "chmod": (_chmod, _META, False),
-    "fchmod": (_chmod, _META, True),
-    "fchmodat": (_chmod, _META, False),
-    "fchmodat2": (_chmod, _META, False),
+CALLS: dict[str, tuple[Act, Want, bool]] = {
+    "chmod": (chmod, _META, False),
+    "fchmod": (chmod, _META, True),
+    "fchmodat": (chmod, _META, False),
+    "fchmodat2": (chmod, _META, False),
     "chown": (_chown, _META, False),
     "lchown": (_chown, _META, False),
     "fchown": (_chown, _META, True),
@@ -288,5 +288,5 @@ _CALLS: dict[str, tuple[Act, Want, bool]] = {
     "fremovexattr": (_remove_xattr, _META, True),
     "inotify_add_watch": (_add_watch, Want.READ, False),
 }
-NAMES = tuple(_CALLS)
+NAMES = tuple(CALLS)
 ATTRIBUTES = ("getxattr", "lgetxattr", "listxattr", "llistxattr")

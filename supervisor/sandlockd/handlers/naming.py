@@ -51,7 +51,7 @@ class Entry:
         directory = context.files.run(acts.describe, parent)
         self.in_proc = directory.proc
         self.path = lookup.child_path(directory, name)
-        self.served = not context.kernel_grants_names_in(directory.path)
+        self.served = context.instead is not None or not context.kernel_grants_names_in(directory.path)
         self.child = lookup.describe_child(context.files, parent, name) if name else directory
 
     @property
@@ -95,7 +95,7 @@ def handle(context: Context, request: Request) -> Answer | Later:
     try:
         return _FAMILIES[name](caller)
     except OSError as error:
-        if error.errno in _LOOKUP_ERRORS:
+        if error.errno in _LOOKUP_ERRORS and context.instead is None:
             return LOOKUP_FAILS
         return Errno(error.errno or errno.EIO)
 
@@ -212,7 +212,8 @@ def _truncate(caller: Caller) -> Answer | Later:
         verdict = caller.context.rules.judge(found.path, Want.WRITE, FileIdentity(found.device, found.inode))
         if not verdict.allowed:
             return record.refuse(verdict, path=found.path, wanted=Want.WRITE)
-        if found.deleted or caller.context.kernel_grants(found.path, _TRUNCATE):
+        kernel_looks = caller.context.instead is None
+        if kernel_looks and (found.deleted or caller.context.kernel_grants(found.path, _TRUNCATE)):
             return LANDLOCK_FILES
         if stat.S_ISDIR(found.mode):
             return Errno(errno.EISDIR)

@@ -120,7 +120,7 @@ def handle(context: Context, request: Request) -> Answer | Later:
 
 def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer | Later:
     context = caller.context
-    if how.flags & os.O_PATH:
+    if how.flags & os.O_PATH and context.instead is None:
         return LANDLOCK_FILES  # asks for no right (landlock(7))
     if _may_wait(how, found):
         context.engine.may_wait(caller.request.slot)
@@ -132,13 +132,13 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
     if not verdict.allowed:
         if procfiles.own_terminal(context, found):
-            return _reopen(caller, opened, how, found)
+            return reopen(caller, opened, how, found)
         return record.refuse(verdict, path=found.path, wanted=how.want)
     granted = context.kernel_grants(found.path, how.need(directory=directory))
-    if granted and not how.asks_for_no_access:
+    if granted and not how.asks_for_no_access and context.instead is None:
         return LANDLOCK_FILES
     error = _unfit(how, found, slash=_ends_with_slash(caller.request.path))
-    return Errno(error) if error else _reopen(caller, opened, how, found)
+    return Errno(error) if error else reopen(caller, opened, how, found)
 
 
 def _may_wait(how: How, found: Object) -> bool:
@@ -169,7 +169,7 @@ def _unfit(how: How, found: Object, *, slash: bool) -> int:
     return 0
 
 
-def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer | Later:
+def reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer | Later:
     """Open that very object the way the caller asked, without ever waiting on the loop."""
     flags = (how.flags & ~_FINDING) | os.O_CLOEXEC
     close_on_exec = bool(how.flags & os.O_CLOEXEC)
@@ -193,14 +193,17 @@ def _reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
     """No such object: make it where the kernel may not, or let the kernel find the same error."""
-    if how.asks_for_no_access:
+    kernel_looks = caller.context.instead is None
+    if how.asks_for_no_access or (
+        not kernel_looks and not (error == errno.ENOENT and how.flags & os.O_CREAT)
+    ):
         return Errno(error)  # by the time the kernel looked there could be anything, and it would not judge
     if error != errno.ENOENT or not how.flags & os.O_CREAT:
         return LOOKUP_FAILS
     try:
         parent, name = lookup.open_parent(caller, place)
-    except OSError:
-        return LOOKUP_FAILS
+    except OSError as raised:
+        return LOOKUP_FAILS if kernel_looks else Errno(raised.errno or errno.EIO)
     if place.walk.endswith(b"/"):
         parent.close()
         return Errno(errno.EISDIR)  # O_CREAT makes no directories
@@ -252,7 +255,7 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
     verdict = context.rules.judge(path, Want.CREATE | how.want)
     if not verdict.allowed:
         return record.refuse(verdict, path=path, wanted=Want.CREATE | how.want)
-    if context.kernel_grants_names_in(directory.path):
+    if context.instead is None and context.kernel_grants_names_in(directory.path):
         return LANDLOCK_FILES
     flags = (how.flags & ~os.O_CLOEXEC) | os.O_NOFOLLOW | os.O_CREAT
     try:

@@ -36,6 +36,10 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
         "seccomp": targets.handle_seccomp,
         "prctl": targets.handle_prctl,
     }
+    if context.trees:
+        from sandlockd.handlers.merged.table import around  # only where there are trees
+
+        by_name = around(by_name)
     return _numbered(context, by_name)
 
 

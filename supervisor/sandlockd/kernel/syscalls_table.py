@@ -6,7 +6,7 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, open, path, slow, refuse, enosys: see syscalls.Treatment. For some calls it
+    treat             pass, see, open, path, slow, refuse, enosys: see syscalls.Treatment. For some calls it
                       also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
@@ -38,8 +38,11 @@ Why a row is as it is, where the row does not say it:
   calls fail for our delay (native/tracer.c).
 - `adjtimex` and `clock_adjtime` only read for most callers, but what they do lies in memory, and a supervisor
   that runs as root has CAP_SYS_TIME to lose.
+- `see` is for calls that only tell what is there: bare for a program without copy-on-write trees, since no rule
+  hides what stat tells; with one they must tell of the merged tree, so C asks where the path leads.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
-- `fgetxattr`, `flistxattr`, `cachestat` pass: their descriptor was opened under judgement.
+- `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
+  must not show the attributes that are the store's own.
 """
 
 from typing import Final
@@ -50,9 +53,9 @@ read                         0      63  pass   o0             -      -          
 write                        1      64  pass   o0             -      -                -
 open                         2       -  open   p0,f1          rwcl   open             -
 close                        3      57  pass   o0             -      -                -
-stat                         4       -  pass   p0             s      always           -
+stat                         4       -  see    p0             s      always           -
 fstat                        5      80  pass   o0             -      -                -
-lstat                        6       -  pass   p0             s      never            -
+lstat                        6       -  see    p0             s      never            -
 poll                         7       -  pass   -              -      -                -
 lseek                        8      62  pass   o0             -      -                -
 mmap                         9     222  pass   o4             -      -                -
@@ -67,7 +70,7 @@ pread64                     17      67  pass   o0             -      -          
 pwrite64                    18      68  pass   o0             -      -                -
 readv                       19      65  pass   o0             -      -                -
 writev                      20      66  pass   o0             -      -                -
-access                      21       -  pass   p0             s      always           -
+access                      21       -  see    p0             s      always           -
 pipe                        22       -  pass   -              -      -                -
 select                      23       -  pass   -              -      -                -
 sched_yield                 24     124  pass   -              -      -                -
@@ -124,9 +127,9 @@ fsync                       74      82  pass   o0             -      -          
 fdatasync                   75      83  pass   o0             -      -                -
 truncate                    76      45  path   p0             w      always           TRUNCATE
 ftruncate                   77      46  pass   o0             -      -                -
-getdents                    78       -  pass   o0             -      -                -
-getcwd                      79      17  pass   -              -      -                -
-chdir                       80      49  pass   p0             s      always           -
+getdents                    78       -  see    o0             -      -                -
+getcwd                      79      17  see    -              -      -                -
+chdir                       80      49  see    p0             s      always           -
 fchdir                      81      50  pass   o0             -      -                -
 rename                      82       -  path   p0,p1          d,c    never            REMOVE_FILE,MAKE_REG
 mkdir                       83       -  path   p0             c      never            MAKE_DIR
@@ -135,7 +138,7 @@ creat                       85       -  open   p0             wc     always     
 link                        86       -  path   p0,p1          m,c    never            REFER,MAKE_REG
 unlink                      87       -  path   p0             d      never            REMOVE_FILE
 symlink                     88       -  path   t0,p1          c      never            MAKE_SYM
-readlink                    89       -  pass   p0             s      never            -
+readlink                    89       -  see    p0             s      never            -
 chmod                       90       -  slow   p0             m      always           -
 fchmod                      91      52  slow   o0             -      -                -
 chown                       92       -  slow   p0             m      always           -
@@ -183,7 +186,7 @@ mknod                      133       -  path   p0             c      never      
 uselib                     134       -  refuse p0             x      always           law.host:ENOSYS
 personality                135      92  refuse -              -      -                law.personality
 ustat                      136       -  pass   -              -      -                -
-statfs                     137      43  pass   p0             s      always           -
+statfs                     137      43  see    p0             s      always           -
 fstatfs                    138      44  pass   o0             -      -                -
 sysfs                      139       -  enosys -              -      -                -
 getpriority                140     141  pass   i1             -      -                -
@@ -239,10 +242,10 @@ lsetxattr                  189       6  slow   p0             m      never      
 fsetxattr                  190       7  slow   o0             -      -                -
 getxattr                   191       8  slow   p0             s      always           -
 lgetxattr                  192       9  slow   p0             s      never            -
-fgetxattr                  193      10  pass   o0             -      -                -
+fgetxattr                  193      10  see    o0             -      -                -
 listxattr                  194      11  slow   p0             s      always           -
 llistxattr                 195      12  slow   p0             s      never            -
-flistxattr                 196      13  pass   o0             -      -                -
+flistxattr                 196      13  see    o0             -      -                -
 removexattr                197      14  slow   p0             m      always           -
 lremovexattr               198      15  slow   p0             m      never            -
 fremovexattr               199      16  slow   o0             -      -                -
@@ -263,7 +266,7 @@ epoll_create               213       -  pass   -              -      -          
 epoll_ctl_old              214       -  enosys -              -      -                -
 epoll_wait_old             215       -  enosys -              -      -                -
 remap_file_pages           216     234  pass   -              -      -                -
-getdents64                 217      61  pass   o0             -      -                -
+getdents64                 217      61  see    o0             -      -                -
 set_tid_address            218      96  pass   -              -      -                -
 restart_syscall            219     128  pass   -              -      -                -
 semtimedop                 220     192  refuse -              -      -                law.sysv_ipc
@@ -308,14 +311,14 @@ mkdirat                    258      34  path   d0,p1          c      never      
 mknodat                    259      33  path   d0,p1          c      never            MAKE_REG
 fchownat                   260      54  slow   d0,p1,f4       m      unless:0x100     -
 futimesat                  261       -  slow   d0,p1          m      always           -
-newfstatat                 262      79  pass   d0,p1,f3       s      unless:0x100     -
+newfstatat                 262      79  see    d0,p1,f3       s      unless:0x100     -
 unlinkat                   263      35  path   d0,p1,f2       d      never            REMOVE_FILE
 renameat                   264      38  path   d0,p1,d2,p3    d,c    never            REMOVE_FILE,MAKE_REG
 linkat                     265      37  path   d0,p1,d2,p3,f4 m,c    if:0x400,never   REFER,MAKE_REG
 symlinkat                  266      36  path   t0,d1,p2       c      never            MAKE_SYM
-readlinkat                 267      78  pass   d0,p1          s      never            -
+readlinkat                 267      78  see    d0,p1          s      never            -
 fchmodat                   268      53  slow   d0,p1          m      always           -
-faccessat                  269      48  pass   d0,p1          s      always           -
+faccessat                  269      48  see    d0,p1          s      always           -
 pselect6                   270      72  pass   -              -      -                -
 ppoll                      271      73  pass   -              -      -                -
 unshare                    272      97  refuse f0             -      -                law.namespaces
@@ -349,7 +352,7 @@ recvmmsg                   299     243  pass   o0             -      -          
 fanotify_init              300     262  refuse -              -      -                law.host
 fanotify_mark              301     263  refuse o0,f1,d3,p4    l      unless:0x4       law.host
 prlimit64                  302     261  slow   i0             -      -                law.process_access
-name_to_handle_at          303     264  pass   d0,p1,f4       s      if:0x400         -
+name_to_handle_at          303     264  see    d0,p1,f4       s      if:0x400         -
 open_by_handle_at          304     265  refuse o0             -      -                law.file_handle
 clock_adjtime              305     266  refuse -              -      -                law.host
 syncfs                     306     267  pass   o0             -      -                -
@@ -378,7 +381,7 @@ pwritev2                   328     287  pass   o0             -      -          
 pkey_mprotect              329     288  pass   -              -      -                -
 pkey_alloc                 330     289  pass   -              -      -                -
 pkey_free                  331     290  pass   -              -      -                -
-statx                      332     291  pass   d0,p1,f2       s      unless:0x100     -
+statx                      332     291  see    d0,p1,f2       s      unless:0x100     -
 io_pgetevents              333     292  pass   -              -      -                -
 rseq                       334     293  pass   -              -      -                -
 uretprobe                  335       -  pass   -              -      -                -
@@ -398,7 +401,7 @@ clone3                     435     435  enosys -              -      -          
 close_range                436     436  pass   -              -      -                -
 openat2                    437     437  enosys d0,p1,f2       rwcl   open             -
 pidfd_getfd                438     438  refuse o0             -      -                law.process_access
-faccessat2                 439     439  pass   d0,p1,f3       s      unless:0x100     -
+faccessat2                 439     439  see    d0,p1,f3       s      unless:0x100     -
 process_madvise            440     440  slow   o0             -      -                law.process_access
 epoll_pwait2               441     441  pass   o0             -      -                -
 mount_setattr              442     442  refuse d0,p1,f2       m      unless:0x100     law.mount

@@ -35,6 +35,7 @@ Refusal = tuple[int, int, int, int, int]
 _C_TREATMENT: Final = {
     Treatment.PASS: 0,
     Treatment.ENOSYS: 0,
+    Treatment.SEE: 5,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
     Treatment.SLOW: 3,
@@ -57,11 +58,13 @@ class FilterPlan(NamedTuple):
     deny: (call, rule): refused with EPERM; rule is the audit's name for it, such as `syscalls.deny[0]`.
     give_back: of GIVABLE.
     network_closed: the policy has no network rules, so no socket is made.
+    trees: there are copy-on-write trees.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
     give_back: frozenset[str] = frozenset()
     network_closed: bool = True
+    trees: bool = False
 
 
 class Decision(NamedTuple):
@@ -121,6 +124,8 @@ def _check(plan: FilterPlan) -> None:
 def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name in ("socket", "socketpair"):
         return _decide_socket(row, plan)
+    if row.treatment is Treatment.SEE:
+        return _decide_see(row, plan)
     conditions = ARGUMENTS.get(row.name)
     if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
         return _PASS
@@ -128,6 +133,12 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
         kept = tuple(clause for clause in conditions.clauses if not _given(clause.rule, plan))
         conditions = Conditions(kept, conditions.otherwise_trapped)
     return Decision(row.treatment, row.rule, row.errno, conditions)
+
+
+def _decide_see(row: Syscall, plan: FilterPlan) -> Decision:
+    if not plan.trees:
+        return _PASS
+    return Decision(Treatment.SEE if row.paths else Treatment.SLOW, "", 0, None)
 
 
 def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:

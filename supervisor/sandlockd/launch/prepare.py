@@ -15,6 +15,7 @@ from sandlockd.launch import wall as walls
 from sandlockd.launch.command import CommandError, find_command, located
 from sandlockd.launch.filter import FilterError, build
 from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_refusals, c_rows, errno_for, rule_for
+from sandlockd.policy.files import WORKDIR_RULE
 from sandlockd.policy.syscalls import compile_syscalls
 from sandlockd.policy.verdict import Want
 
@@ -112,10 +113,11 @@ def _protect_ourselves(rules: FileRules) -> None:
     for path in dict.fromkeys(own):
         real = os.fsencode(os.path.realpath(path))
         if os.path.isdir(real):
-            changeable = rules.judge(real + b"/new", Want.CREATE).allowed
+            verdict = rules.judge(real + b"/new", Want.CREATE)
         else:
-            changeable = os.path.exists(real) and bool(rules.judge(real, Want.WRITE).allowed)
-        if changeable:
+            verdict = rules.judge(real, Want.WRITE)
+        # In a copy-on-write tree only the copies are changed, and nothing of ours is run from there.
+        if verdict.allowed and verdict.rule != WORKDIR_RULE and os.path.exists(real):
             raise CannotStart(
                 f"the policy lets the program change {os.fsdecode(real)}, which sandlockd itself runs from; install"
                 " sandlockd elsewhere, or deny that directory"
@@ -186,7 +188,10 @@ def _choose_filter(prepared: Prepared) -> None:
     calls = compile_syscalls(prepared.policy)
     prepared.given_back = calls.calls
     prepared.filter_plan = FilterPlan(
-        deny=tuple(calls.denied.items()), give_back=calls.given_back, network_closed=True
+        deny=tuple(calls.denied.items()),
+        give_back=calls.given_back,
+        network_closed=True,
+        trees=prepared.policy.filesystem.workdir is not None,
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)

@@ -12,9 +12,11 @@ import os
 import stat
 
 from sandlockd.kernel import landlock
-from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW, Zone
+from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW, ZONE_TREE, Zone
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch import hardlinks
+from sandlockd.policy.files import WORKDIR_RULE
+from sandlockd.policy.spelling import is_within
 from sandlockd.policy.verdict import FileIdentity, Want
 
 TYPE_CHECKING = False
@@ -43,6 +45,9 @@ _RIGHTS: tuple[tuple[Want, int], ...] = (
     ),
     (Want.DELETE, landlock.REMOVE_DIR | landlock.REMOVE_FILE | landlock.REFER),
 )
+
+# Of a copy-on-write tree the kernel gives this only, whatever the rules say: everything else is the supervisor's.
+_TREE = Want.READ | Want.EXECUTE
 
 # The name under which a policy may do without it ([degrade] allow), and the Landlock ABI that brought it.
 _FEATURES: tuple[tuple[str, int], ...] = (
@@ -107,6 +112,23 @@ class Wall:
         self.rules = rules
         self.zones: dict[bytes, Zone] = {}
 
+    def grant_upper(self, path: bytes) -> None:
+        """The upper directory of a tree: what is executed from there, or was entered, is read there by the kernel.
+
+        Only what the supervisor opened leads there; nobody writes by its own name. Raises WallError.
+        """
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                self.ruleset.allow_beneath(fd, rights_of(_TREE))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise WallError(
+                f"{os.fsdecode(path)}: the storage of changes cannot be granted: {error.strerror}"
+            ) from None
+        self.zones[path] = Zone(path, ZONE_SLOW | ZONE_TREE, 0)
+
     @property
     def scope_signals(self) -> bool:
         return "landlock.scope_signal" not in self.missing
@@ -158,6 +180,7 @@ class _Builder:
         holes = wall.rules.holes()
         self.hole_paths = frozenset((*(hole.path for hole in holes), *other_names))
         self.hole_parents = _ancestors(self.hole_paths)
+        self.trees = tuple(grant.path for grant in self.grants if grant.rule == WORKDIR_RULE)
         self.denied = frozenset(hole.identity for hole in holes if hole.identity is not None)
         self.siblings = 0
 
@@ -165,7 +188,8 @@ class _Builder:
         for path in (*self.hole_paths, *ASKER_LINKS):
             self._zone(path, ZONE_SLOW, 0)
         for grant in self.grants:
-            self._grant(grant.path, rights_of(grant.want), top=True)
+            want = grant.want & _TREE if grant.rule == WORKDIR_RULE else grant.want
+            self._grant(grant.path, rights_of(want), top=True)
         self._add_up()
 
     def _add_up(self) -> None:
@@ -236,6 +260,8 @@ class _Builder:
 
     def _zone(self, path: bytes, flags: int, rights: int, device: int = 0, inode: int = 0) -> None:
         key = b"" if path == b"/" else path
+        if any(is_within(path, tree) for tree in self.trees):
+            flags, rights = ZONE_SLOW | ZONE_TREE, 0
         old = self.wall.zones.get(key)
         if old is not None and not flags & ZONE_SLOW and not old.flags & ZONE_SLOW:
             # Landlock adds up, and so does the wider of two ways to know the object.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LAW_PROC = "law.proc"
 LAW_STATE = "law.state"
 PRIVATE_RULE = "base.tmpdir"
+WORKDIR_RULE = "filesystem.workdir"
 
 _READ, _EXECUTE = Want.READ, Want.EXECUTE
 _ALL = Want.READ | Want.EXECUTE | Want.WRITE | Want.CREATE | Want.DELETE | Want.METADATA
@@ -279,6 +280,7 @@ def compile_rules(policy: Policy, facts: Facts) -> FileRules:
     laws += [Hole(path, LAW_STATE, None) for path in facts.state]
     denies = _denied(policy, facts)
     grants = [*_base_grants(policy, facts), *_policy_grants(policy, facts, laws, errors)]
+    grants += _workdir_grant(policy, facts, laws, grants, errors)
     if errors:
         raise PolicyErrors(errors)
     strict = [hole.path for hole in denies] + [hole.path for hole in laws]
@@ -338,6 +340,44 @@ def _policy_grants(
                 errors.append(_gone(rule, "was there a moment ago and cannot be found now"))
             else:
                 yield Grant(seen.path, want, rule.rule)
+
+
+def _workdir_grant(
+    policy: Policy, facts: Facts, laws: list[Hole], grants: list[Grant], errors: list[PolicyError]
+) -> Iterable[Grant]:
+    """The copy-on-write tree: everything in it is the program's, and nothing of it is real before it is committed.
+
+    Landlock's rules are recursive and cannot subtract: a real grant around the tree would reach its lower files, and
+    one in it would make some of what is changed there real.
+    """
+    if policy.filesystem.workdir is None:
+        return
+    seen = facts.look(policy.filesystem.workdir)
+    wrong = ""
+    if seen.kind is not PathKind.DIRECTORY:
+        wrong = "was a directory a moment ago and is none now"
+    for hole in laws:
+        if is_within(seen.path, hole.path):
+            wrong = f"leads to {_shown(hole.path)}, which no policy can grant ({hole.rule})"
+    for grant in grants:
+        if not grant.want & Want.WRITE or grant.rule == base_tree.RULE:
+            continue
+        if is_within(seen.path, grant.path) or is_within(grant.path, seen.path):
+            wrong = (
+                f"and {grant.rule} ({_shown(grant.path)}) lie in one another: what is written there cannot be both"
+                " real and a copy; keep one of them"
+            )
+    for path in facts.private:
+        if is_within(path, seen.path):
+            wrong = f"contains the temporary directory {_shown(path)}: set TMPDIR to a place outside of it"
+    if wrong:
+        errors.append(PolicyError(WORKDIR_RULE, None, "", f"{_shown(seen.path)} {wrong}"))
+    else:
+        yield Grant(seen.path, _ALL, WORKDIR_RULE)
+
+
+def _shown(path: bytes) -> str:
+    return printable(path.decode("utf-8", "backslashreplace"))
 
 
 def _gone(rule: PathRule, message: str) -> PolicyError:

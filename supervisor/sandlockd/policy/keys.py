@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 # else. Of a list, only a list with something in it is refused.
 NOT_YET: Final = frozenset(
     {
-        "filesystem.workdir",
-        "filesystem.on_exit",
-        "filesystem.on_error",
-        "filesystem.storage",
         "proc.pids",
         "proc.hide",
         "limits.memory",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sandlockd.launch.prepare import Prepared
     from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
+    from sandlockd.store.tree import Tree
 
 _START_PATIENCE_S = 30.0
 
@@ -61,8 +62,11 @@ class Sandbox:
         audit: AuditLog,
         *,
         terminal_device: int | None = None,
+        trees: tuple[Tree, ...] = (),
     ) -> None:
+        """trees: taken, and closed with the sandbox."""
         self._prepared = prepared
+        self._trees = trees
         self._audit = audit
         self._terminal_device = terminal_device
         self.phase = Phase.PREPARED
@@ -174,6 +178,8 @@ class Sandbox:
             init_pid=self._init_pid,
             terminal_device=self._terminal_device,
             trace=self._trace,
+            trees=self._trees,
+            trees_lock=self._trees[0].lock if self._trees else None,
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -440,6 +446,8 @@ class Sandbox:
         registered = self._index.registered if self._index is not None else 0
         self.result.processes = max(registered, self.result.processes)
         self._patient.close()
+        for tree in self._trees:
+            tree.stop()
         if self._control is not None:
             self._control.close()  # the leash
         if self._init_pid:
@@ -450,6 +458,8 @@ class Sandbox:
             self._index.on_unregister = None
             self._index.clear()
         self._engine.close()
+        for tree in self._trees:
+            tree.close()
         self._mounts.close()
         self._prepared.close()
 

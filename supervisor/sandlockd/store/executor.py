@@ -83,11 +83,25 @@ class Making(NamedTuple):
     identity: Identity | None = None
 
 
+class Staged(NamedTuple):
+    """The data of a lower file, copied to the work directory beforehand.
+
+    copy: its own; whoever takes it over closes it. size: as in `CopyUp`. The times are those that the original had.
+    """
+
+    name: bytes
+    copy: OwnedFd
+    size: int | None
+    mtime_ns: int
+    ctime_ns: int
+
+
 class Executor:
     """Of one tree. The process's umask must be 0: modes are given in full.
 
     upper, work: on one file system; borrowed, as the view's layers.
     stop: asked between the slices of a long copy.
+    staged: by device and inode of the original; taken from here where it serves.
     lost: LOST_* (kernel/copying) of what copies could not keep so far.
     """
 
@@ -99,7 +113,9 @@ class Executor:
         lower: DirectoryLayer | None,
         *,
         stop: Callable[[], bool] | None = None,
+        staged: dict[tuple[int, int], Staged] | None = None,
     ) -> None:
+        self._staged = {} if staged is None else staged
         self._view = view
         self._upper = upper
         self._work = work
@@ -178,9 +194,10 @@ class Executor:
     def _copy(self, seen: OwnedFd, path: bytes, kind: Kind, size: int | None, name: bytes) -> OwnedFd:
         """A copy in work, complete."""
         status = os.fstat(seen.fd)
+        staged = self._staged_copy(status, size, name) if kind is Kind.FILE else None
         match kind:
             case Kind.FILE:
-                copy = beneath.create_file(self._work, name, os.O_WRONLY, 0o600)
+                copy = staged or beneath.create_file(self._work, name, os.O_WRONLY, 0o600)
             case Kind.DIRECTORY:
                 beneath.make_directory(self._work, name, 0o700)
             case Kind.SYMLINK:
@@ -190,7 +207,7 @@ class Executor:
         if kind is not Kind.FILE:
             copy = beneath.open_below(self._work.fd, name, os.O_PATH)
         try:
-            if kind is Kind.FILE and size != 0:
+            if kind is Kind.FILE and size != 0 and staged is None:
                 with copying.open_source(seen) as source:
                     copying.copy_data(source, copy, size, self._stop)
             if kind in (Kind.FILE, Kind.DIRECTORY):
@@ -202,6 +219,21 @@ class Executor:
             copy.close()
             raise
         return copy
+
+    def _staged_copy(self, status: os.stat_result, size: int | None, name: bytes) -> OwnedFd | None:
+        """What was copied beforehand, under its new name; None where there is none, or the original changed since."""
+        staged = self._staged.pop((status.st_dev, status.st_ino), None)
+        if staged is None:
+            return None
+        is_whole = staged.size is None or staged.size == size
+        if not is_whole or (staged.mtime_ns, staged.ctime_ns) != (status.st_mtime_ns, status.st_ctime_ns):
+            staged.copy.close()
+            beneath.unlink(self._work, staged.name)
+            return None
+        if size is not None:
+            os.ftruncate(staged.copy.fd, min(size, status.st_size))
+        beneath.rename(self._work, staged.name, self._work, name)
+        return staged.copy
 
     def _clear(self, path: bytes) -> None:
         with (

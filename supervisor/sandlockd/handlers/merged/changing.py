@@ -1,0 +1,165 @@
+"""Mode, owner, times and extended attributes in a tree: those of the copy, never those of the lower object.
+
+By descriptor as well: one that was opened for reading, before the file was copied, holds the lower object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+
+from sandlockd.handlers import lookup, metadata
+from sandlockd.handlers.answers import Errno, Value, Write
+from sandlockd.handlers.merged.doing import Call, change, denied
+from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
+from sandlockd.kernel import acts, memory
+from sandlockd.kernel.paths import describe
+from sandlockd.kernel.syscalls import Follow
+from sandlockd.overlay import plans
+from sandlockd.overlay.lookup import Goal
+from sandlockd.policy.verdict import Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.handlers.context import Caller
+    from sandlockd.kernel.fds import OwnedFd
+
+    Handled = Answer | Later | Elsewhere
+
+_AT_EMPTY_PATH = 0x1000
+_XATTR_LIST_MAX = 65536
+# The store's own: no program sees, sets or removes them.
+_OWN_ATTRIBUTES = (b"user.overlay.", b"user.sandlockd.")
+_BARE = Elsewhere(None)
+
+
+def _target(call: Call) -> Place | Elsewhere | OwnedFd:
+    """The place of the object; or, of the upper and without a name, the object itself. Raises OSError."""
+    act = metadata.CALLS.get(call.name)
+    caller = call.caller
+    if act is not None and act[2]:
+        return _of_descriptor(call, metadata.by_descriptor(caller, 0))
+    operand = lookup.operand(caller)
+    row = caller.context.rows[caller.request.nr]
+    flags = caller.request.args[row.flags] if row.flags >= 0 else 0
+    if caller.request.args[operand.position] == 0 and operand.dirfd >= 0:
+        return _of_descriptor(call, metadata.by_descriptor(caller, operand.dirfd))
+    text = memory.read_path(caller.tid, caller.request.args[operand.position])
+    caller.require_alive()
+    if not text and flags & _AT_EMPTY_PATH and operand.dirfd >= 0:
+        return _of_descriptor(call, metadata.by_descriptor(caller, operand.dirfd, path_only=True))
+    follow = operand.follow is Follow.ALWAYS or (
+        operand.follow is Follow.UNLESS_FLAG and not flags & operand.follow_flag
+    )
+    goal = Goal.FOLLOW if follow else Goal.NOFOLLOW
+    return resolve(caller, text, lookup.dirfd_of(caller), goal)
+
+
+def _of_descriptor(call: Call, opened: OwnedFd) -> Place | Elsewhere | OwnedFd:
+    place = of_descriptor(call.caller, opened)
+    if place is not None:
+        opened.close()
+        return place
+    found = call.caller.describe(opened)
+    if any(found.path.startswith(tree.upper_path + b"/") for tree in call.caller.context.trees):
+        return opened
+    opened.close()
+    # Of the lower tree, and the program has removed or replaced it: nobody but who holds it could see a difference.
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def handle(call: Call) -> Handled:
+    """chmod, chown, utimes, setxattr, removexattr in all their forms, and inotify_add_watch."""
+    target = _target(call)
+    if isinstance(target, Elsewhere):
+        return target
+    act, want, _ = metadata.CALLS[call.name]
+    if call.name in ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"):
+        name = metadata.attribute_name(call.caller)
+        if name.startswith(_OWN_ATTRIBUTES):
+            return Errno(errno.EPERM)
+    if act is metadata.chmod:
+        act = _chmod
+    if not isinstance(target, Place):
+        with target:
+            return act(call.caller, target, describe(target.fd))
+    refusal = denied(call, target, want)
+    if refusal is not None:
+        return refusal
+    place = target
+
+    def finish(_: OwnedFd | None) -> Answer:
+        with place.tree.open_copy(place.found.path) as opened:
+            found = describe(opened.fd)._replace(path=place.path)
+            return act(call.caller, opened, found)
+
+    return change(call, place, partial(plans.change_metadata, place.found), finish)
+
+
+def _chmod(caller: Caller, opened: OwnedFd, _: object) -> Answer:
+    """Set-user-ID bits too: the copy lies where nobody else can reach it, and a commit refuses them unless named."""
+    row = caller.context.rows[caller.request.nr]
+    position = (row.paths[0].position if row.paths else row.fds[0]) + 1
+    caller.act(acts.set_mode, opened, int(caller.request.args[position]) & 0o7777)
+    return Value(0)
+
+
+# ---- reading attributes
+
+
+def get_attribute(call: Call) -> Handled:
+    return _read(call, _get)
+
+
+def list_attributes(call: Call) -> Handled:
+    return _read(call, _list)
+
+
+def _read(call: Call, read: Callable[[Call, OwnedFd, bool], Answer]) -> Handled:
+    caller = call.caller
+    if call.name.startswith("f"):
+        opened = metadata.by_descriptor(caller, 0)
+        with opened:
+            found = caller.describe(opened)
+            for tree in caller.context.trees:
+                if tree.virtual_path(found.path) is not None:
+                    place = of_descriptor(caller, opened)
+                    if isinstance(place, Place):
+                        return _read_place(call, place, read)
+                    return read(call, opened, True)
+        return _BARE
+    goal = Goal.NOFOLLOW if call.name.startswith("l") and call.name != "listxattr" else Goal.FOLLOW
+    target = resolve(caller, call.text(), lookup.dirfd_of(caller), goal)
+    return target if isinstance(target, Elsewhere) else _read_place(call, target, read)
+
+
+def _read_place(call: Call, place: Place, read: Callable[[Call, OwnedFd, bool], Answer]) -> Answer:
+    readable = denied(call, place, Want.READ) is None
+    with place.tree.open_described(place.found) as opened:
+        return read(call, opened, readable)
+
+
+def _get(call: Call, opened: OwnedFd, readable: bool) -> Answer:
+    if metadata.attribute_name(call.caller).startswith(_OWN_ATTRIBUTES):
+        return Errno(errno.ENODATA)
+    return metadata.get_xattr(call.caller, opened, readable)
+
+
+def _list(call: Call, opened: OwnedFd, readable: bool) -> Answer:
+    names = call.caller.act(acts.list_xattr, opened, _XATTR_LIST_MAX)
+    shown = b"".join(
+        name + b"\0"
+        for name in names.split(b"\0")
+        if name and not name.startswith(_OWN_ATTRIBUTES) and (readable or not name.startswith(b"user."))
+    )
+    size = min(call.arg(2), _XATTR_LIST_MAX)
+    if not size:
+        return Value(len(shown))
+    return Errno(errno.ERANGE) if len(shown) > size else Write(call.arg(1), shown, len(shown))
+
+
+NAMES = tuple(metadata.CALLS)

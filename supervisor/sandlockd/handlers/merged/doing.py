@@ -1,0 +1,127 @@
+"""What the calls of this package have in common: whether the rules allow it, and how a plan is carried out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+
+from sandlockd.handlers import lookup, record
+from sandlockd.handlers.answers import Errno, Later
+from sandlockd.handlers.merged.places import Place, resolve
+from sandlockd.kernel import memory
+from sandlockd.kernel.copying import Stopped
+from sandlockd.overlay.entries import FsError
+from sandlockd.policy.verdict import FileIdentity, Want
+from sandlockd.store.executor import Making
+from sandlockd.store.tree import is_object, kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.handlers.answers import Answer, Refused
+    from sandlockd.handlers.context import Caller
+    from sandlockd.handlers.merged.places import Elsewhere
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.overlay.lookup import Goal
+    from sandlockd.overlay.plans import Steps
+
+
+class Call:
+    """One call under way. is_lifted: its copies were made beforehand, whatever is left of them is made at once."""
+
+    __slots__ = ("caller", "is_lifted", "name", "start_again")
+
+    def __init__(
+        self, caller: Caller, name: str, start_again: Callable[[], Answer | Later], *, is_lifted: bool
+    ) -> None:
+        self.caller = caller
+        self.name = name
+        self.start_again = start_again
+        self.is_lifted = is_lifted
+
+    def arg(self, position: int) -> int:
+        return int(self.caller.request.args[position])
+
+    def int_arg(self, position: int) -> int:
+        """As the kernel takes an int."""
+        value = self.arg(position) & 0xFFFFFFFF
+        return value - (1 << 32) if value >= 1 << 31 else value
+
+    def text(self, which: int = 0) -> bytes:
+        """A path of the call. Raises OSError, Gone."""
+        caller = self.caller
+        if which == 0 and caller.request.path:
+            return bytes(caller.request.path)
+        address = caller.request.args[lookup.operand(caller, which).position]
+        text = memory.read_path(caller.tid, address)
+        caller.require_alive()
+        return text
+
+    def place(self, goal: Goal, which: int = 0) -> Place | Elsewhere:
+        return resolve(self.caller, self.text(which), lookup.dirfd_of(self.caller, which), goal)
+
+    def making(self, mode: int, **more: object) -> Making:
+        return Making(mode=mode, umask=self.caller.status.umask, identity=self.caller.identity, **more)  # type: ignore[arg-type]
+
+
+def denied(
+    call: Call, place: Place, want: Want, *, target: bytes | None = None, error: int = errno.EACCES
+) -> Refused | None:
+    """What a `deny` in the tree, or a grant without execution, refuses; None: the rules allow it."""
+    visible = place.found.visible
+    identity = None if visible is None else FileIdentity(visible.device, visible.inode)
+    verdict = call.caller.context.rules.judge(place.path, want, identity)
+    if verdict.allowed or not place.found.path:
+        return None  # the root of the tree: names in it are judged one by one
+    return record.refuse(verdict, path=place.path, wanted=want, target=target, error=error)
+
+
+def change(
+    call: Call,
+    place: Place,
+    plan: Callable[[], Steps],
+    finish: Callable[[OwnedFd | None], Answer | Later],
+    making: Making | None = None,
+) -> Answer | Later:
+    """Carry out what a call comes to, and answer. Copies that take long are made elsewhere first."""
+    try:
+        steps = plan()
+    except FsError as error:
+        return Errno(error.errno)
+    tree, side = place.tree, place.side
+    slow = () if call.is_lifted else tree.slow_steps(side, steps)
+    if slow:
+        return Later(partial(_lift, tree.lift, side, slow), lambda _: call.start_again(), _nothing)
+    call.caller.require_alive()
+    try:
+        made = side.executor.carry_out(steps, making or Making())
+    except FsError as error:
+        raise kernel_error(error) from None
+    return finish(made)
+
+
+def _lift(lift: Callable[..., None], *args: object) -> None:
+    try:
+        lift(*args)
+    except Stopped:
+        raise OSError(errno.EINTR, os.strerror(errno.EINTR)) from None
+
+
+def _nothing() -> None:
+    """There is nothing to release: a copy that was begun is swept with the work directory."""
+
+
+def kernel_finds(call: Call, place: Place, *, follow: bool) -> bool:
+    """Would the kernel find the object that shows, by the path as it is written?"""
+    found = place.found
+    if found.lower is None:
+        return False
+    caller = call.caller
+    try:
+        written = lookup.place_of(caller, call.text(), lookup.dirfd_of(caller))
+        with lookup.open_object(caller, written, follow=follow) as opened:
+            return is_object(found.lower, os.fstat(opened.fd))
+    except OSError:
+        return False

@@ -1,0 +1,65 @@
+"""getdents in a tree: every listing is ours, of a merged directory or not.
+
+The kernel's offsets and ours do not mix, and a directory may become a merged one while somebody reads it. The position
+is that of the program's own descriptor, so that seeking, rewinding and sharing it work as they do bare.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandlockd.handlers import metadata
+from sandlockd.handlers.answers import Errno, Value, Write
+from sandlockd.handlers.merged.doing import Call
+from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
+from sandlockd.kernel import acts, procfs
+from sandlockd.overlay import listing
+from sandlockd.overlay.entries import FsError, Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.answers import Answer
+
+_SIZE_MAX = 1 << 20  # of one answer; the program asks again
+
+
+def list_directory(call: Call) -> Answer | Elsewhere:
+    """Raises OSError: EBADF, ENOTDIR, EINVAL (a buffer without room for one row)."""
+    caller = call.caller
+    with metadata.by_descriptor(caller, 0) as opened:
+        place = of_descriptor(caller, opened)
+        if isinstance(place, Elsewhere):
+            return place
+        if place is None:
+            return _removed(call)
+        if place.found.kind is not Kind.DIRECTORY:
+            return Errno(errno.ENOTDIR)
+        inode = os.fstat(opened.fd).st_ino
+    try:
+        rows = listing.rows(place.found, inode=inode, parent_inode=_parent_inode(place))
+        fd = call.int_arg(0)
+        with acts.duplicate_of(caller.tgid, fd) as stream:
+            caller.require_alive()
+            offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
+            taken = listing.take(rows, offset, min(call.arg(2) & 0xFFFFFFFF, _SIZE_MAX))
+            encoded = listing.encode64(taken) if call.name == "getdents64" else listing.encode(taken)
+            if taken:
+                os.lseek(stream.fd, taken[-1].offset + 1, os.SEEK_SET)
+    except FsError as error:
+        return Errno(error.errno)
+    return Write(call.arg(1), encoded, len(encoded)) if encoded else Value(0)
+
+
+def _parent_inode(place: Place) -> int:
+    above = place.found.parent
+    if above is None or above.visible is None:
+        return os.stat(os.path.dirname(place.tree.root)).st_ino
+    return above.visible.inode
+
+
+def _removed(call: Call) -> Answer:
+    """A directory that the program holds and has removed: nothing is in it."""
+    if procfs.descriptor_flags(call.caller.tid, call.int_arg(0)) & os.O_DIRECTORY:
+        return Errno(errno.ENOENT)
+    return Errno(errno.ENOTDIR)

@@ -1,0 +1,234 @@
+"""Calls that make, move and remove names in a tree, and truncate by path."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from functools import partial
+
+from sandlockd.handlers import lookup, record
+from sandlockd.handlers.answers import Errno, Value
+from sandlockd.handlers.merged.doing import Call, change, denied
+from sandlockd.handlers.merged.places import Place
+from sandlockd.kernel import acts, memory, procfs
+from sandlockd.overlay import plans
+from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.lookup import Goal
+from sandlockd.policy.verdict import Verdict, Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.handlers.merged.places import Elsewhere
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.overlay.plans import Steps
+
+    Handled = Answer | Later | Elsewhere
+
+_AT_REMOVEDIR = 0x200
+_AT_SYMLINK_FOLLOW = 0x400
+_AT_EMPTY_PATH = 0x1000
+_RENAME_NOREPLACE, _RENAME_EXCHANGE, _RENAME_WHITEOUT = 1, 2, 4
+_RENAME_FLAGS = 7
+
+_EXDEV = Errno(errno.EXDEV)
+_DONE = Value(0)
+_OWN_DESCRIPTOR = re.compile(rb"/(?:proc/(?:self|thread-self|\d+)|dev)/fd/(\d+)")
+
+_KINDS = {
+    0: Kind.FILE,
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHARACTER,
+    stat.S_IFBLK: Kind.BLOCK,
+}
+
+
+def _done(_: OwnedFd | None) -> Answer:
+    return _DONE
+
+
+def _made(made: OwnedFd | None) -> Answer:
+    if made is not None:
+        made.close()
+    return _DONE
+
+
+def make_directory(call: Call) -> Handled:
+    place = call.place(Goal.NAME)
+    if not isinstance(place, Place):
+        return place
+    mode = call.arg(lookup.operand(call.caller).position + 1) & 0o7777
+    return _create(call, place, Kind.DIRECTORY, mode & 0o1777)
+
+
+def make_node(call: Call) -> Handled:
+    place = call.place(Goal.NAME)
+    if not isinstance(place, Place):
+        return place
+    position = lookup.operand(call.caller).position + 1
+    mode, device = call.arg(position) & 0xFFFF, call.arg(position + 1) & 0xFFFFFFFF
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    if kind is None:
+        return Errno(errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL)
+    if kind in (Kind.CHARACTER, Kind.BLOCK):
+        verdict = Verdict(False, "law.devices", None)
+        return record.refuse(verdict, path=place.path, wanted=Want.CREATE, error=errno.EPERM)
+    return _create(call, place, kind, stat.S_IMODE(mode), device=device, open_flags=os.O_RDONLY)
+
+
+def make_symlink(call: Call) -> Handled:
+    place = call.place(Goal.NAME)
+    if not isinstance(place, Place):
+        return place
+    target = memory.read_path(call.caller.tid, call.arg(0))
+    call.caller.require_alive()
+    if not target:
+        return Errno(errno.ENOENT)
+    return _create(call, place, Kind.SYMLINK, 0o777, target=target)
+
+
+def _create(call: Call, place: Place, kind: Kind, mode: int, **more: object) -> Answer | Later:
+    if place.found.kind is None:
+        refusal = denied(call, place, Want.CREATE)
+        if refusal is not None:
+            return refusal
+    making = call.making(mode, **more)
+    return change(call, place, partial(plans.create, place.found, kind), _made, making)
+
+
+def remove_file(call: Call) -> Handled:
+    return _remove(call, plans.unlink)
+
+
+def remove_directory(call: Call) -> Handled:
+    return _remove(call, plans.rmdir)
+
+
+def remove_at(call: Call) -> Handled:
+    flags = call.arg(2) & 0xFFFFFFFF
+    if flags & ~_AT_REMOVEDIR:
+        return Errno(errno.EINVAL)
+    return remove_directory(call) if flags else remove_file(call)
+
+
+def _remove(call: Call, plan: Callable[..., Steps]) -> Handled:
+    place = call.place(Goal.NAME)
+    if not isinstance(place, Place):
+        return place
+    if place.found.kind is not None:
+        refusal = denied(call, place, Want.DELETE)
+        if refusal is not None:
+            return refusal
+    return change(call, place, partial(plan, place.found), _done)
+
+
+def truncate(call: Call) -> Handled:
+    place = call.place(Goal.FOLLOW)
+    if not isinstance(place, Place):
+        return place
+    length = call.arg(1)
+    if length >= 1 << 63:
+        return Errno(errno.EINVAL)
+    refusal = denied(call, place, Want.WRITE)
+    if refusal is not None:
+        return refusal
+
+    def finish(_: OwnedFd | None) -> Answer:
+        with place.tree.open_copy(place.found.path) as opened:
+            call.caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
+        return _DONE
+
+    return change(call, place, partial(plans.truncate, place.found, length), finish)
+
+
+def rename(call: Call) -> Handled:
+    flags = call.arg(4) & 0xFFFFFFFF if call.name == "renameat2" else 0
+    if flags & ~_RENAME_FLAGS:
+        return Errno(errno.EINVAL)
+    old, new = call.place(Goal.NAME), call.place(Goal.NAME, 1)
+    if not (isinstance(old, Place) and isinstance(new, Place)):
+        return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old)
+    if old.found.kind is not None:
+        for place, want in (
+            (old, Want.DELETE | (Want.CREATE if flags & _RENAME_EXCHANGE else Want(0))),
+            (new, Want.CREATE | (Want.DELETE if new.found.kind is not None else Want(0))),
+        ):
+            refusal = denied(call, place, want, target=new.path)
+            if refusal is not None:
+                return refusal
+    steps = partial(
+        plans.rename,
+        old.found,
+        new.found,
+        noreplace=bool(flags & _RENAME_NOREPLACE),
+        exchange=bool(flags & _RENAME_EXCHANGE),
+        whiteout=bool(flags & _RENAME_WHITEOUT),
+    )
+    return change(call, old, steps, _done, call.making(0))
+
+
+def _across(call: Call, old: Place | Elsewhere) -> Answer:
+    """From a tree to outside, or back. What is missing is missing first."""
+    if isinstance(old, Place):
+        return _EXDEV if old.found.kind is not None else Errno(errno.ENOENT)
+    caller = call.caller
+    place = lookup.place_of(caller, call.text(), lookup.dirfd_of(caller))
+    lookup.open_object(caller, place, follow=False).close()
+    return _EXDEV
+
+
+def link(call: Call) -> Handled:
+    flags = call.arg(4) & 0xFFFFFFFF if call.name == "linkat" else 0
+    if flags & ~(_AT_SYMLINK_FOLLOW | _AT_EMPTY_PATH):
+        return Errno(errno.EINVAL)
+    new = call.place(Goal.NAME, 1)
+    text = call.text()
+    descriptor = _descriptor(call, text, flags)
+    if descriptor is not None and isinstance(new, Place):
+        linked = _link_descriptor(call, descriptor, new)
+        if linked is not None:
+            return linked
+    if not text:
+        return new if not isinstance(new, Place) else Errno(errno.ENOENT)
+    old = call.place(Goal.FOLLOW if flags & _AT_SYMLINK_FOLLOW else Goal.NOFOLLOW)
+    if not (isinstance(old, Place) and isinstance(new, Place)):
+        return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old)
+    for place, want in ((old, Want.WRITE), (new, Want.CREATE)):
+        refusal = denied(call, place, want, target=new.path)
+        if refusal is not None:
+            return refusal
+    return change(call, new, partial(plans.link, old.found, new.found), _done, call.making(0))
+
+
+def _descriptor(call: Call, text: bytes, flags: int) -> int | None:
+    """The descriptor of the caller's that linkat(2) is to give a name."""
+    if not text and flags & _AT_EMPTY_PATH:
+        return call.int_arg(0)
+    match = _OWN_DESCRIPTOR.fullmatch(text)
+    return int(match[1]) if match is not None and flags & _AT_SYMLINK_FOLLOW else None
+
+
+def _link_descriptor(call: Call, descriptor: int, new: Place) -> Answer | Later | None:
+    """None: it is no file of this tree's upper directory without a name."""
+    caller = call.caller
+    try:
+        opened = caller.context.files.jump(procfs.directory_of(caller.tid, descriptor))
+    except FileNotFoundError:
+        caller.require_alive()
+        return Errno(errno.EBADF)
+    with opened:
+        caller.require_alive()
+        found = caller.describe(opened)
+        if new.tree.virtual_path(found.path) is None or not found.deleted or not stat.S_ISREG(found.mode):
+            return None
+        refusal = denied(call, new, Want.CREATE)
+        if refusal is not None:
+            return refusal
+        making = call.making(0, unnamed=opened)
+        return change(call, new, partial(plans.link_unnamed, new.found), _done, making)

@@ -1,0 +1,132 @@
+"""open, openat, creat in a tree: every one is opened on behalf, and handed over.
+
+What is only read is the object that shows, in whichever layer; what is written is in the upper by then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandlockd.handlers import opening as openings
+from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd
+from sandlockd.handlers.merged.doing import Call, change, denied, kernel_finds
+from sandlockd.handlers.merged.places import Place
+from sandlockd.kernel import beneath
+from sandlockd.kernel.paths import acting_as, describe
+from sandlockd.overlay import plans
+from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.lookup import Goal
+from sandlockd.policy.verdict import Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.handlers.merged.places import Elsewhere
+    from sandlockd.handlers.opening import How
+    from sandlockd.kernel.fds import OwnedFd
+
+_TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
+# What only matters for finding or making the object.
+_FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+_SEEN = Continue(Backstop.ONLY_TELLS)
+
+
+def open_file(call: Call) -> Answer | Later | Elsewhere:
+    how = openings.how_of(call.caller)
+    place = call.place(_goal(how))
+    if not isinstance(place, Place):
+        return place
+    if how.flags & os.O_PATH:
+        return _open_path(call, place, how)
+    if how.flags & _TMPFILE:
+        return _unnamed(call, place, how)
+    missing = place.found.kind is None
+    refusal = denied(call, place, how.want | (Want.CREATE if missing else Want(0)))
+    if refusal is not None:
+        return refusal
+    return _open(call, place, how)
+
+
+def _goal(how: How) -> Goal:
+    flags = how.flags
+    if flags & os.O_PATH:
+        return Goal.FOLLOW if not flags & os.O_NOFOLLOW else Goal.NOFOLLOW
+    if flags & os.O_CREAT:
+        return Goal.CREATE if how.follow else Goal.CREATE_NOFOLLOW
+    return Goal.FOLLOW if how.follow else Goal.NOFOLLOW
+
+
+def _open(call: Call, place: Place, how: How) -> Answer | Later:
+    writes = how.flags & os.O_ACCMODE != os.O_RDONLY
+    try:
+        opening = plans.open_file(
+            place.found,
+            write=writes,
+            create=bool(how.flags & os.O_CREAT),
+            exclusive=bool(how.flags & os.O_EXCL),
+            truncate=bool(how.flags & os.O_TRUNC),
+            directory=bool(how.flags & os.O_DIRECTORY),
+        )
+    except FsError as error:
+        return Errno(error.errno)
+    close_on_exec = bool(how.flags & os.O_CLOEXEC)
+
+    def finish(made: OwnedFd | None) -> Answer | Later:
+        if made is not None:
+            return Fd(made.take(), close_on_exec)
+        in_upper = opening.in_upper or bool(opening.steps)
+        layer = place.tree.storage.upper if in_upper else place.tree.storage.workdir
+        with beneath.open_below(layer.fd, place.found.path, os.O_PATH) as opened:
+            return openings.reopen(call.caller, opened, how, describe(opened.fd))
+
+    making = None
+    if opening.created:
+        flags = how.flags & ~(_FINDING | os.O_TRUNC)
+        making = call.making(how.mode, open_flags=flags)
+    return change(call, place, lambda: opening.steps, finish, making)
+
+
+def _open_path(call: Call, place: Place, how: How) -> Answer:
+    """The kernel hands no O_PATH descriptor over: it must find the object, or the program gets one that can do more."""
+    found = place.found
+    if how.flags & os.O_DIRECTORY and found.kind is not Kind.DIRECTORY:
+        return Errno(errno.ENOTDIR)
+    if kernel_finds(call, place, follow=not how.flags & os.O_NOFOLLOW):
+        return _SEEN
+    if found.kind not in (Kind.DIRECTORY, Kind.FILE):
+        return Errno(errno.ELOOP if found.kind is Kind.SYMLINK else errno.EACCES)
+    with place.tree.open_shown(found) as opened:
+        only_look = openings.How((how.flags & os.O_CLOEXEC) | os.O_RDONLY, 0)
+        answer = openings.reopen(call.caller, opened, only_look, describe(opened.fd))
+    assert not hasattr(answer, "work")
+    return answer
+
+
+def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:
+    """O_TMPFILE: in the upper's directory, which must be there for it."""
+    found = place.found
+    if found.kind is not Kind.DIRECTORY:
+        return Errno(errno.ENOTDIR)
+    if how.flags & os.O_ACCMODE == os.O_RDONLY:
+        return Errno(errno.EINVAL)
+    refusal = denied(call, place, Want.WRITE)
+    if refusal is not None:
+        return refusal
+
+    def finish(_: OwnedFd | None) -> Answer:
+        access = found.view.access
+        try:
+            if access is not None:
+                access.change(found)
+        except FsError as error:
+            return Errno(error.errno)
+        with beneath.open_below(
+            place.tree.storage.upper.fd, found.path, os.O_RDONLY | os.O_DIRECTORY
+        ) as parent:
+            mode = how.mode & ~call.caller.status.umask
+            with acting_as(call.caller.identity):
+                made = beneath.create_unnamed(parent, how.flags & ~(os.O_CLOEXEC | os.O_NOFOLLOW), mode)
+        return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))
+
+    return change(call, place, lambda: plans.change_metadata(found), finish)

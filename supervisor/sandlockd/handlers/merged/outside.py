@@ -1,0 +1,65 @@
+"""What is outside of the trees, told to a program that got there by a link which only a tree has.
+
+The kernel does not know that link, so what it tells for every other path is told here: by the object, opened as the
+caller would find it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandlockd.handlers import lookup
+from sandlockd.handlers.answers import Errno, Value, Write
+from sandlockd.handlers.context import Caller
+from sandlockd.handlers.merged import seeing
+from sandlockd.handlers.merged.doing import Call
+from sandlockd.kernel import beneath
+from sandlockd.kernel.paths import acting_as
+from sandlockd.kernel.status import Status, statfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Context
+    from sandlockd.kernel.engine import Request
+    from sandlockd.kernel.fds import OwnedFd
+
+
+def tell(name: str, context: Context, request: Request) -> Answer:
+    """context, request: those of a call whose path is replaced."""
+    caller = Caller(context, request)
+    call = Call(caller, name, _not_again, is_lifted=True)
+    assert context.instead is not None
+    try:
+        place = lookup.place_of(caller, context.instead, -100)
+        with lookup.open_object(caller, place, follow=seeing.follows(call)) as opened:
+            return _of(call, opened)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+
+
+def _of(call: Call, opened: OwnedFd) -> Answer:
+    name = call.name
+    if name in seeing.STATS:
+        return Write(call.arg(seeing.STATS[name][0]), Status(opened).stat(), 0)
+    if name == "statx":
+        return Write(call.arg(4), Status(opened, call.arg(3) & 0xFFFFFFFF).statx(), 0)
+    if name in ("access", "faccessat", "faccessat2"):
+        mode = call.arg(1 if name == "access" else 2) & 0xFFFFFFFF
+        with acting_as(seeing.identity_for_access(call)):
+            allowed = not mode or beneath.may_access(opened, mode)
+        return Value(0) if allowed else Errno(errno.EACCES)
+    if name in ("readlink", "readlinkat"):
+        if call.caller.describe(opened).proc:
+            return Errno(errno.EACCES)  # whoever asks is meant there, and that would be us
+        position = lookup.operand(call.caller).position
+        target = os.readlink(b"", dir_fd=opened.fd)[: call.int_arg(position + 2)]
+        return Write(call.arg(position + 1), target, len(target))
+    if name == "statfs":
+        return Write(call.arg(1), statfs(opened), 0)
+    return Errno(errno.EOPNOTSUPP if name == "name_to_handle_at" else errno.ENOSYS)
+
+
+def _not_again() -> Answer:
+    raise AssertionError("nothing outside of a tree is copied")

@@ -1,0 +1,262 @@
+"""Where the path of a call leads: into a tree, and to which name there, or not.
+
+A tree is entered by its root spelled out, from a directory in it (the working directory, a descriptor, the magic links
+of /proc to them), or by a symbolic link or `..` outside that leads there. The kernel cannot be asked: it walks the
+lower tree. So outside of the trees the path is walked here as well, one component after the other, as soon as a
+symbolic link or `..` makes it possible that it leads into one.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+import re
+import stat
+
+from sandlockd.handlers import lookup
+from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS
+from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, entrance, walk
+from sandlockd.overlay.view import Found, Last
+from sandlockd.store.tree import is_object, kernel_error, missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NamedTuple
+
+    from sandlockd.handlers.context import Caller
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.paths import Object
+    from sandlockd.overlay.view import View
+    from sandlockd.store.tree import Side, Tree
+
+    class Place(NamedTuple):
+        """A name in a tree, there or not."""
+
+        tree: Tree
+        side: Side
+        found: Found
+
+        @property
+        def path(self) -> bytes: ...
+
+    class Elsewhere(NamedTuple):
+        """No name in a tree.
+
+        text: the absolute path that means the same to the kernel; None: the path as it is written does.
+        """
+
+        text: bytes | None
+
+else:  # without importing typing
+
+    class Place(collections.namedtuple("Place", "tree side found")):
+        __slots__ = ()
+
+        @property
+        def path(self):
+            """The name as the program knows it."""
+            inside = self.found.path
+            return self.tree.root + b"/" + inside if inside else self.tree.root
+
+    Elsewhere = collections.namedtuple("Elsewhere", "text")
+
+_AS_WRITTEN = Elsewhere(None)
+
+# Of the caller's own /proc: the link, and what is behind it.
+_MAGIC = re.compile(rb"(/proc/(?:\d+/task/)?\d+/(?:cwd|root|fd/\d+))(/.*)?", re.DOTALL)
+_PATH_MAX = 4096
+
+
+def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal) -> Place | Elsewhere:
+    """Where a path of the call leads.
+
+    Raises:
+        OSError: as the walk in a tree would; what is to be found outside is left to whoever looks there.
+        Gone.
+    """
+    if not text:
+        raise missing()
+    if len(text) >= _PATH_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    try:
+        return _Resolving(caller, goal).begin(text, dirfd)
+    except FsError as error:
+        raise kernel_error(error) from None
+
+
+def of_descriptor(caller: Caller, opened: OwnedFd) -> Place | Elsewhere | None:
+    """The name of an object that the caller holds; None: of the tree, and without a name in it now."""
+    found = caller.describe(opened)
+    return _named(caller, found, os.fstat(opened.fd))
+
+
+def _named(caller: Caller, found: Object, status: os.stat_result) -> Place | Elsewhere | None:
+    for tree in caller.context.trees:
+        virtual = tree.virtual_path(found.path)
+        if virtual is None:
+            if found.path == tree.root or found.path.startswith(tree.root + b"/"):
+                return None  # moved away, and removed since
+            continue
+        if found.deleted:
+            return None
+        side = tree.side(caller.identity)
+        at = side.view.at(tree.inside(virtual))
+        if at is None or not (is_object(at.lower, status) or is_object(at.upper, status)):
+            return None
+        return Place(tree, side, at)
+    return _AS_WRITTEN
+
+
+class _Resolving:
+    """One path under way. written: is the path that is walked the one that the program wrote?"""
+
+    def __init__(self, caller: Caller, goal: Goal) -> None:
+        self.caller = caller
+        self.goal = goal
+        self.trees: Sequence[Tree] = caller.context.trees
+        self.links = 0
+        self.written = True
+
+    def begin(self, text: bytes, dirfd: int) -> Place | Elsewhere:
+        if text.startswith(b"/"):
+            asked = lookup.as_asked_by(self.caller, text)
+            return self._absolute(text if asked is None else asked)
+        return self._from(procfs.directory_of(self.caller.tid, dirfd), text)
+
+    def _from(self, link: bytes, text: bytes) -> Place | Elsewhere:
+        """From the directory that a magic link of the caller's leads to; or that object itself, where text is b""."""
+        try:
+            with self.caller.context.files.jump(link) as base:
+                self.caller.require_alive()
+                found = self.caller.describe(base)
+                status = os.fstat(base.fd)
+        except FileNotFoundError:
+            self.caller.require_alive()
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+        if not found.path.startswith(b"/") or found.proc:
+            return _AS_WRITTEN
+        place = _named(self.caller, found, status)
+        if isinstance(place, Elsewhere):
+            if not text:
+                return _AS_WRITTEN
+            return self._absolute(found.path.rstrip(b"/") + b"/" + text, is_base=True)
+        if not text:
+            return _AS_WRITTEN if place is None else place
+        if not stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if place is None:
+            raise missing()  # in a directory that was removed
+        return self._walk(place.side.view, place.found, text)
+
+    def _absolute(self, path: bytes, *, is_base: bool = False) -> Place | Elsewhere:
+        magic = None if is_base else _MAGIC.fullmatch(path)
+        if magic is not None and not magic[2] and self.goal in (Goal.NOFOLLOW, Goal.NAME):
+            return _AS_WRITTEN  # the link itself
+        if magic is not None:
+            link, rest = magic[1], magic[2] or b""
+            if link.endswith(b"/root"):
+                return self._absolute(rest or b"/")
+            return self._from(link, rest.lstrip(b"/") or (b"." if rest else b""))
+        entered = self._enter(path)
+        if entered is not None:
+            view, inside = entered
+            return self._walk(view, view.top(), inside or b".")
+        if self._is_surely_outside(path):
+            return self._elsewhere(path)
+        return self._outside(path)
+
+    def _enter(self, path: bytes) -> tuple[View, bytes] | None:
+        return self._entrance()(path)
+
+    def _entrance(self) -> Enter:
+        return entrance([tree.side(self.caller.identity).view for tree in self.trees])
+
+    def _walk(self, view: View, start: Found, text: bytes) -> Place | Elsewhere:
+        reached = walk(start, text, self.goal, enter=self._entrance(), links=self.links)
+        if isinstance(reached, Outside):
+            self.links = reached.links
+            self.written = False
+            rest = b"/" + reached.rest if reached.rest else b""
+            path = reached.at.rstrip(b"/") + rest or b"/"
+            if self._is_surely_outside(path):
+                return self._elsewhere(path)
+            return self._outside(path)
+        tree = next(tree for tree in self.trees if tree.root == reached.view.root)
+        return Place(tree, tree.side(self.caller.identity), reached)
+
+    def _elsewhere(self, path: bytes) -> Elsewhere:
+        return _AS_WRITTEN if self.written else Elsewhere(path)
+
+    def _is_surely_outside(self, path: bytes) -> bool:
+        """No symbolic link and no `..` is on the way, as far as there is one: the letters have told."""
+        if b".." in path.split(b"/"):
+            return False
+        try:
+            self.caller.context.files.open(
+                None, path, os.O_PATH, resolve=RESOLVE_NO_SYMLINKS, identity=self.caller.identity
+            ).close()
+        except OSError as error:
+            return error.errno != errno.ELOOP
+        return True
+
+    def _outside(self, path: bytes) -> Place | Elsewhere:
+        """Walk where the kernel knows better, but for where it leads into a tree."""
+        slash = path.endswith(b"/")
+        todo = [part for part in path.split(b"/") if part][::-1]
+        at = b""
+        while todo:
+            name = todo.pop()
+            if name == b".":
+                continue
+            if name == b"..":
+                at = at[: at.rindex(b"/")] if at else at
+            else:
+                child = at + b"/" + name
+                target = self._link_target(child, is_last=not todo, slash=slash)
+                if target is not None:
+                    self.links += 1
+                    if self.links > MAX_SYMLINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    if not todo:
+                        slash = slash or target.endswith(b"/")
+                    todo += [part for part in target.split(b"/") if part][::-1]
+                    at = b"" if target.startswith(b"/") else at
+                    continue
+                at = child
+            tree = next((tree for tree in self.trees if tree.root == at), None)
+            if tree is not None:
+                rest = b"/".join(todo[::-1]) or b"."
+                view = tree.side(self.caller.identity).view
+                return self._walk(view, view.top(), rest + b"/" if slash and todo else rest)
+        return self._elsewhere(at + b"/" if slash or not at else at)
+
+    def _link_target(self, path: bytes, *, is_last: bool, slash: bool) -> bytes | None:
+        """Where a symbolic link points that is to be followed; None for all else, what is missing included."""
+        if is_last and not slash and self.goal not in (Goal.FOLLOW, Goal.CREATE):
+            return None
+        files = self.caller.context.files
+        try:
+            with files.open(None, path, os.O_PATH | os.O_NOFOLLOW, identity=self.caller.identity) as opened:
+                found = files.run(acts.describe, opened)
+                if not stat.S_ISLNK(found.mode) or found.proc:
+                    return None  # the links of /proc are not what they say
+                return os.readlink(b"", dir_fd=opened.fd)
+        except OSError:
+            return None
+
+
+def is_directory(place: Place) -> bool:
+    return place.found.kind is Kind.DIRECTORY
+
+
+def parent_directory(place: Place) -> bytes:
+    """The directory that the name is in, as the program knows it."""
+    return place.path.rpartition(b"/")[0] or b"/"
+
+
+def is_name(place: Place) -> bool:
+    return place.found.last is Last.NORM

@@ -1,0 +1,99 @@
+"""Which of this package answers which call, and what it is put around."""
+
+from __future__ import annotations
+
+import copy
+import errno
+from functools import partial
+
+from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
+from sandlockd.handlers.context import Caller
+from sandlockd.handlers.merged import changing, listing, moving, naming, opening, outside, seeing
+from sandlockd.handlers.merged.doing import Call
+from sandlockd.handlers.merged.places import Elsewhere
+from sandlockd.overlay.entries import FsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Context
+    from sandlockd.kernel.engine import Request
+
+    Handler = Callable[[Context, Request], Answer | Later]
+    Merged = Callable[[Call], Answer | Later | Elsewhere]
+
+_SEEN = Continue(Backstop.ONLY_TELLS)
+
+_MERGED: dict[str, Merged] = {
+    **dict.fromkeys(("open", "openat", "creat"), opening.open_file),
+    **dict.fromkeys(("mkdir", "mkdirat"), naming.make_directory),
+    **dict.fromkeys(("mknod", "mknodat"), naming.make_node),
+    **dict.fromkeys(("symlink", "symlinkat"), naming.make_symlink),
+    **dict.fromkeys(("rename", "renameat", "renameat2"), naming.rename),
+    **dict.fromkeys(("link", "linkat"), naming.link),
+    "rmdir": naming.remove_directory,
+    "unlink": naming.remove_file,
+    "unlinkat": naming.remove_at,
+    "truncate": naming.truncate,
+    **dict.fromkeys(seeing.STATS, seeing.stat_path),
+    "statx": seeing.statx_path,
+    **dict.fromkeys(("access", "faccessat", "faccessat2"), seeing.access_path),
+    **dict.fromkeys(("readlink", "readlinkat"), seeing.read_link),
+    "getcwd": seeing.get_directory,
+    "statfs": seeing.statfs_path,
+    "name_to_handle_at": seeing.no_handle,
+    **dict.fromkeys(("getdents", "getdents64"), listing.list_directory),
+    "chdir": moving.change_directory,
+    **dict.fromkeys(("execve", "execveat"), moving.execute),
+    **dict.fromkeys(changing.NAMES, changing.handle),
+    **dict.fromkeys(("getxattr", "lgetxattr", "fgetxattr"), changing.get_attribute),
+    **dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), changing.list_attributes),
+}
+
+
+def around(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
+    """Handlers by name, with those of this package asked first."""
+    return {**handlers, **{name: partial(_handle, name, handlers.get(name)) for name in _MERGED}}
+
+
+def _handle(
+    name: str, bare: Handler | None, context: Context, request: Request, *, is_lifted: bool = False
+) -> Answer | Later:
+    again = partial(_handle, name, bare, context, request, is_lifted=True)
+    if context.index is None:
+        # In a worker nothing of a tree is touched. What a slow server had to be asked is in the caches now.
+        return Later(_nothing, lambda _: again(), _nothing)
+    caller = Caller(context, request)
+    with context.trees_lock:
+        try:
+            answer = _MERGED[name](Call(caller, name, again, is_lifted=is_lifted))
+        except FsError as error:
+            return Errno(error.errno)
+        except OSError as error:
+            return Errno(error.errno or errno.EIO)
+    if isinstance(answer, Elsewhere):
+        return _elsewhere(name, bare, context, request, answer)
+    return answer
+
+
+def _elsewhere(
+    name: str, bare: Handler | None, context: Context, request: Request, place: Elsewhere
+) -> Answer | Later:
+    if place.text is None:
+        return _SEEN if bare is None else bare(context, request)
+    # A link of the tree, which the kernel does not know, leads there: only we can follow it.
+    other = copy.copy(context)
+    other.instead = place.text
+    request = request._replace(path=place.text)
+    if bare is None:
+        return outside.tell(name, other, request)
+    answer = bare(other, request)
+    if isinstance(answer, Continue):
+        return EACCES
+    return answer
+
+
+def _nothing() -> None:
+    """There is nothing to wait for any more."""

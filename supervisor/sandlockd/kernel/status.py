@@ -1,0 +1,88 @@
+"""What stat(2), statx(2) and statfs(2) put into a program's memory: structures of the kernel, as bytes."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from sandlockd.kernel.native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.kernel.fds import OwnedFd
+
+STATX_BASIC = 0x7FF
+_STATX_BYTES = 256
+# struct statx (linux/stat.h) up to stx_mnt_id: mask blksize attributes nlink uid gid mode _ ino size blocks
+# attributes_mask, four times (s, ns, _), rdev major minor, dev major minor
+_STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII")
+_NLINK, _MODE, _INO = 3, 6, 8
+_TIMES = 12  # accessed, born, changed, modified
+_RDEV, _DEV = 24, 26
+
+
+class Status:
+    """What statx says of an opened object, some of it changed."""
+
+    def __init__(self, opened: OwnedFd, mask: int = STATX_BASIC, flags: int = 0) -> None:
+        """flags: of the AT_STATX_ kind. Raises OSError."""
+        buffer = ffi.new("char[]", _STATX_BYTES)
+        check(lib.slk_statx(opened.fd, mask, flags, buffer))
+        raw = bytes(ffi.buffer(buffer, _STATX_BYTES))
+        self._fields = list(_STATX.unpack_from(raw))
+        self._rest = raw[_STATX.size :]
+
+    @property
+    def links(self) -> int:
+        return int(self._fields[_NLINK])
+
+    def set_links(self, links: int) -> None:
+        self._fields[_NLINK] = links
+
+    @property
+    def mode(self) -> int:
+        return int(self._fields[_MODE])
+
+    def set_object(self, other: Status) -> None:
+        """Be that object, with what is told of this one."""
+        self._fields[_INO] = other._fields[_INO]
+        self.set_device(other)
+
+    def set_device(self, other: Status) -> None:
+        self._fields[_DEV : _DEV + 2] = other._fields[_DEV : _DEV + 2]
+
+    def statx(self) -> bytes:
+        return _STATX.pack(*self._fields) + self._rest
+
+    def stat(self) -> bytes:
+        """struct stat of this machine (asm/stat.h)."""
+        return _packed(self._fields)
+
+
+def _device(fields: list[int], at: int) -> int:
+    """As the kernel encodes it for programs: new_encode_dev (linux/kdev_t.h)."""
+    major, minor = fields[at], fields[at + 1]
+    return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
+
+
+_X86_64 = struct.Struct("=QQQIIIIQqqq" + "qQ" * 3 + "qqq")
+_GENERIC = struct.Struct("=QQIIIIQQqiiq" + "qQ" * 3 + "II")
+
+
+def _packed(fields: list[int]) -> bytes:
+    _, blksize, _, links, uid, gid, mode, _, inode, size, blocks, _ = fields[:_TIMES]
+    accessed, changed, modified = (fields[_TIMES + at : _TIMES + at + 2] for at in (0, 6, 9))
+    device, special = _device(fields, _DEV), _device(fields, _RDEV)
+    times = (*accessed, *modified, *changed)
+    if os.uname().machine == "x86_64":
+        head = (device, inode, links, mode, uid, gid, 0, special, size, blksize, blocks)
+        return _X86_64.pack(*head, *times, 0, 0, 0)
+    generic = (device, inode, mode, links, uid, gid, special, 0, size, blksize, 0, blocks)
+    return _GENERIC.pack(*generic, *times, 0, 0)
+
+
+def statfs(opened: OwnedFd) -> bytes:
+    """struct statfs of this machine. Raises OSError."""
+    buffer = ffi.new("char[]", 120)
+    check(lib.slk_statfs(opened.fd, buffer))
+    return bytes(ffi.buffer(buffer, 120))

@@ -1,0 +1,262 @@
+"""One copy-on-write tree while a program uses it: its layers for each identity, its lock, and what opened objects are
+called in it.
+
+The program knows a name in the tree by the tree's own root. The kernel knows each object by where it really lies: in
+the lower tree, where that is the same name unless a rename moved it, or in the upper directory. `virtual_path` is the
+way back.
+
+Used by the loop and by workers, one at a time: whoever looks or changes something holds `lock`. Nobody holds it while
+it copies data or waits for anything else.
+"""
+
+from __future__ import annotations
+
+import _thread
+import collections
+import errno
+import os
+import stat
+
+from sandlockd.kernel import beneath, copying
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import self_link
+from sandlockd.overlay import plans
+from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.steps import CopyTree, CopyUp
+from sandlockd.overlay.view import Found, View
+from sandlockd.store.access import DiskAccess
+from sandlockd.store.executor import Executor, Making, Staged
+from sandlockd.store.layer import DirectoryLayer, HardLinks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import NamedTuple
+
+    from sandlockd.kernel.paths import Identity
+    from sandlockd.overlay.entries import Entry
+    from sandlockd.overlay.plans import Steps
+    from sandlockd.store.storage import Storage
+
+    class Side(NamedTuple):
+        """The tree as one identity sees it."""
+
+        view: View
+        executor: Executor
+
+else:  # without importing typing
+    Side = collections.namedtuple("Side", "view executor")
+
+# What the loop copies by itself; the rest goes to a worker.
+_AT_ONCE_BYTES = 128 * 1024
+_AT_ONCE_STEPS = 32
+_SIDES_MAX = 64
+_MOVED_MAX = 1024
+_DELETED = b" (deleted)"
+
+
+class Tree:
+    """root: canonical, as the program knows it. Takes the storage over."""
+
+    def __init__(self, root: bytes, storage: Storage, lock: _thread.LockType) -> None:
+        """lock: one for all trees of a sandbox."""
+        self.root = root
+        self.storage = storage
+        self.lock = lock
+        self.upper_path = os.readlink(self_link(storage.upper.fd))
+        self._lower = DirectoryLayer(storage.workdir)
+        self._links = HardLinks(self._lower)
+        self._sides: dict[Identity | None, Side] = {}
+        self._staged: dict[tuple[int, int], Staged] = {}
+        self._stages = 0
+        self._stopped = False
+        # Lower directories that a rename has moved: the path that they have in the lower tree, and the copy.
+        self._moved: dict[bytes, OwnedFd] = {}
+        self.lost = 0
+
+    def side(self, identity: Identity | None) -> Side:
+        """The layers as this identity may look them up."""
+        side = self._sides.get(identity)
+        if side is None:
+            while len(self._sides) >= _SIDES_MAX:
+                del self._sides[next(iter(self._sides))]
+            upper = DirectoryLayer(self.storage.upper, with_opaque=True, identity=identity)
+            access = DiskAccess(upper, self._lower, identity)
+            view = View(self.root, upper, self._lower, access=access, siblings=self._links)
+            executor = Executor(view, self.storage.upper, self.storage.work, self._lower, staged=self._staged)
+            side = self._sides[identity] = Side(view, executor)
+        return side
+
+    # ---- names
+
+    def virtual_path(self, real: bytes) -> bytes | None:
+        """What the program calls the object that the kernel calls `real`; None for what is not of the tree."""
+        if real == self.upper_path or real.startswith(self.upper_path + b"/"):
+            return self.root + real[len(self.upper_path) :]
+        if real != self.root and not real.startswith(self.root + b"/"):
+            return None
+        at = real
+        while self._moved and at != self.root:
+            copy = self._moved.get(at)
+            if copy is not None:
+                now = os.readlink(self_link(copy.fd))
+                return None if now.endswith(_DELETED) else self.virtual_path(now + real[len(at) :])
+            at = at[: at.rindex(b"/")]
+        return real
+
+    def inside(self, virtual: bytes) -> bytes:
+        """The path relative to the tree."""
+        return virtual[len(self.root) + 1 :]
+
+    def moved(self, old: bytes) -> None:
+        """A rename has taken a lower directory elsewhere: who is in it shall be found there.
+
+        old: where it was in the lower tree, relative to it. Called before the copy is renamed.
+        """
+        if len(self._moved) >= _MOVED_MAX:
+            self._moved.pop(next(iter(self._moved))).close()
+        key = self.root + b"/" + old
+        before = self._moved.pop(key, None)
+        if before is not None:
+            before.close()
+        self._moved[key] = beneath.open_below(self.storage.upper.fd, old, os.O_PATH | os.O_DIRECTORY)
+
+    # ---- objects
+
+    def open_shown(self, found: Found) -> OwnedFd:
+        """The object that represents a name, opened for nothing but looking. Raises OSError."""
+        layer = self.storage.workdir if found.lower is not None else self.storage.upper
+        return beneath.open_below(layer.fd, found.path, os.O_PATH)
+
+    def open_described(self, found: Found) -> OwnedFd:
+        """The object whose owner, mode, times and attributes show. Raises OSError."""
+        layer = self.storage.upper if found.upper is not None else self.storage.workdir
+        return beneath.open_below(layer.fd, found.path, os.O_PATH)
+
+    def open_copy(self, path: bytes) -> OwnedFd:
+        """What the upper has there. Raises OSError."""
+        return beneath.open_below(self.storage.upper.fd, path, os.O_PATH)
+
+    # ---- copies that take their time
+
+    def slow_steps(self, side: Side, steps: Steps) -> Steps:
+        """Those that are too much for the loop: () for a plan that it may carry out by itself."""
+        trees = tuple(step for step in steps if isinstance(step, CopyTree) and self._is_large(side, step))
+        files = [step for step in steps if isinstance(step, CopyUp) and self._is_long(step)]
+        if not trees and not files and len(steps) <= _AT_ONCE_STEPS:
+            return ()
+        return tuple(step for step in steps if isinstance(step, (CopyUp, CopyTree)))
+
+    def _is_long(self, step: CopyUp) -> bool:
+        if step.kind is not Kind.FILE or step.size == 0:
+            return False
+        try:
+            with beneath.open_below(self.storage.workdir.fd, step.path, os.O_PATH) as seen:
+                status = os.fstat(seen.fd)
+        except OSError:
+            return False  # carrying it out finds the error
+        size = status.st_size if step.size is None else min(step.size, status.st_size)
+        return size > _AT_ONCE_BYTES and (status.st_dev, status.st_ino) not in self._staged
+
+    def _is_large(self, side: Side, step: CopyTree) -> bool:
+        found = side.view.at(step.path)
+        if found is None:
+            return False
+        return any(
+            number >= _AT_ONCE_STEPS or (isinstance(single, CopyUp) and self._is_long(single))
+            for number, single in enumerate(plans.tree_steps(found))
+        )
+
+    def lift(self, side: Side, steps: Iterable[CopyUp | CopyTree]) -> None:
+        """In a worker: make the copies that a plan needs. Nobody sees a difference, so that it may be left halfway.
+
+        Raises OSError: ENOSPC, EDQUOT ...
+        """
+        for step in steps:
+            for single in self._copies(side, step):
+                if self._stopped:
+                    return
+                if self._is_long(single):
+                    self._stage(single)
+                with self.lock:
+                    self._copy_up(side, single)
+
+    def _copies(self, side: Side, step: CopyUp | CopyTree) -> list[CopyUp]:
+        if isinstance(step, CopyUp):
+            return [step]
+        with self.lock:
+            try:
+                found = side.view.at(step.path)
+                steps = [] if found is None else list(plans.tree_steps(found))
+            except FsError as error:
+                raise OSError(error.errno, os.strerror(error.errno)) from None
+        return [single for single in steps if isinstance(single, CopyUp)]
+
+    def _copy_up(self, side: Side, step: CopyUp) -> None:
+        """If it still is what the plan took it for: the program went on meanwhile."""
+        try:
+            found = side.view.at(step.path)
+            above = None if found is None else found.parent
+            if found is None or found.lower is None or found.upper is not None:
+                return
+            if found.lower.links > 1 and found.lower.kind is not Kind.DIRECTORY:
+                return  # with its other names, in the plan itself
+            if above is not None and above.upper is None:
+                return
+            side.executor.run(step, Making())
+        except FsError:
+            return  # the plan finds it, too
+
+    def _stage(self, step: CopyUp) -> None:
+        """The data of a large file, in the work directory."""
+        with beneath.open_below(self.storage.workdir.fd, step.path, os.O_PATH) as seen:
+            status = os.fstat(seen.fd)
+            if not stat.S_ISREG(status.st_mode):
+                return
+            with self.lock:
+                self._stages += 1
+                name = b"staged#%d" % self._stages
+            copy = beneath.create_file(self.storage.work, name, os.O_WRONLY, 0o600)
+            try:
+                with copying.open_source(seen) as source:
+                    copying.copy_data(source, copy, step.size, self._is_stopped)
+            except BaseException:
+                copy.close()
+                beneath.unlink(self.storage.work, name)
+                raise
+        with self.lock:
+            key = (status.st_dev, status.st_ino)
+            before = self._staged.pop(key, None)
+            if before is not None:
+                before.copy.close()
+                beneath.unlink(self.storage.work, before.name)
+            self._staged[key] = Staged(name, copy, step.size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def _is_stopped(self) -> bool:
+        return self._stopped
+
+    def stop(self) -> None:
+        """Whoever copies gives up soon."""
+        self._stopped = True
+
+    def close(self) -> None:
+        for side in self._sides.values():
+            self.lost |= side.executor.lost
+        for staged in self._staged.values():
+            staged.copy.close()
+        for copy in self._moved.values():
+            copy.close()
+        self.storage.close()
+
+
+def kernel_error(error: FsError) -> OSError:
+    return OSError(error.errno, os.strerror(error.errno))
+
+
+def is_object(entry: Entry | None, status: os.stat_result) -> bool:
+    """Is this the object that a layer tells of?"""
+    return entry is not None and (entry.device, entry.inode) == (status.st_dev, status.st_ino)
+
+
+def missing() -> OSError:
+    return OSError(errno.ENOENT, os.strerror(errno.ENOENT))
