@@ -158,7 +158,30 @@ enum slk_treatment {
 	SLK_CALL_PATH,   /* rights fixed by the row */
 	SLK_CALL_SLOW,   /* Python decides */
 	SLK_CALL_REFUSE, /* answered here with refuse_errno, told to Python for the audit; can never continue */
+	SLK_CALL_NOTICE, /* the kernel's; C takes note of it */
 	SLK_CALL_SEE,    /* tells what is there: the kernel's, unless the path leads into a tree */
+};
+
+/* What a call does, as far as C knows it in a tree (trees.c). From MKDIR on it makes or takes names. */
+enum slk_act {
+	SLK_ACT_NONE,
+	SLK_ACT_OPEN,
+	SLK_ACT_STAT,
+	SLK_ACT_LSTAT,
+	SLK_ACT_STATX,
+	SLK_ACT_ACCESS,
+	SLK_ACT_READLINK,
+	SLK_ACT_CHDIR,
+	SLK_ACT_EXECUTE,
+	SLK_ACT_GETDENTS,
+	SLK_ACT_GETCWD,
+	SLK_ACT_ATTRIBUTE, /* of a descriptor */
+	SLK_ACT_UMASK,     /* its own */
+	SLK_ACT_IDS,       /* its own */
+	SLK_ACT_MKDIR,
+	SLK_ACT_UNLINK,
+	SLK_ACT_RMDIR,
+	SLK_ACT_RENAME,
 };
 
 /* One row of the system call table, at the index of its number. Arguments that it lacks are -1. */
@@ -172,6 +195,9 @@ struct slk_call {
 	int16_t refuse_errno;
 	uint32_t need; /* LANDLOCK_ACCESS_FS_* */
 	uint32_t need2;
+	uint8_t act;
+	int8_t buffer; /* where what stat tells is to go */
+	int8_t mode;   /* the argument: of a new object, of access(2), the mask of statx(2) */
 };
 
 /* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. */
@@ -245,6 +271,7 @@ struct slk_request {
 struct slk_engine_counts {
 	uint64_t received;
 	uint64_t continued; /* by the fast path */
+	uint64_t answered;  /* by the fast path, in a tree */
 	uint64_t refused;   /* by a table row */
 	uint64_t to_python;
 	uint64_t vanished; /* withdrawn before it was received, or gone before it was answered */
@@ -293,6 +320,51 @@ int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 int slk_statx(int fd, uint32_t mask, int flags, void *ret_statx);
 /* fstatfs(2), likewise: 120 bytes. */
 int slk_statfs(int fd, void *ret_statfs);
+
+/* ---- layers.c, trees.c: copy-on-write trees ---------------------------------------------------------------- */
+
+enum slk_layer_kind {
+	SLK_LAYER_NONE,
+	SLK_LAYER_FILE, /* regular */
+	SLK_LAYER_DIRECTORY,
+	SLK_LAYER_SYMLINK,
+	SLK_LAYER_WHITEOUT,
+	SLK_LAYER_OTHER,
+};
+#define SLK_LAYER_MERGED 1 /* a directory: names of the lower one show through it */
+#define SLK_LAYER_ACL 2    /* a directory: it has a default ACL */
+
+struct slk_layers;
+
+/* The index of an upper directory. Paths are relative to it, without slashes in front or behind; "" is the root. */
+int slk_layers_create(struct slk_layers **ret_layers);
+void slk_layers_destroy(struct slk_layers *layers);
+/* -ENOENT: the directory above it is not there. What was below something that is no directory now is dropped. */
+int slk_layers_set(struct slk_layers *layers, const char *path, int kind, int flags);
+void slk_layers_drop(struct slk_layers *layers, const char *path);
+/* What is below it. */
+void slk_layers_clear(struct slk_layers *layers, const char *path);
+int slk_layers_move(struct slk_layers *layers, const char *from, const char *to);
+int slk_layers_exchange(struct slk_layers *layers, const char *first, const char *second);
+/* enum slk_layer_kind, and the flags from bit 8 on. */
+int slk_layers_find(struct slk_layers *layers, const char *path);
+
+struct slk_tree_config {
+	const char *root; /* canonical, as the program knows it */
+	uint32_t root_length;
+	const char *upper; /* where the upper directory is, canonical */
+	uint32_t upper_length;
+	struct slk_layers *layers; /* borrowed, as the descriptors */
+	int32_t lower_fd;
+	int32_t upper_fd;
+	int32_t work_fd;
+};
+
+int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config);
+/* Lower directories of this tree have been renamed: where one is, its path does not tell any more. */
+void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number);
+/* What every process of the program has, until one changes its own. */
+void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask);
 
 /* What the mount table says now; holds until mounts_fd tells of a change. local_mounts: ids of mounts where no lookup
  * waits for a server, as far as they are known. */

@@ -127,6 +127,11 @@ int slk_engine_attach(struct slk_engine *engine, int listener_fd)
 	return engine->sync_wake_up;
 }
 
+void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask)
+{
+	engine->umask = umask;
+}
+
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts)
 {
 	*ret_counts = engine->counts;
@@ -302,6 +307,10 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	case SLK_CALL_PATH:
 	case SLK_CALL_SEE:
 		judged = slk_fast_call(engine, request);
+		if (judged == SLK_ANSWERED) {
+			engine->counts.answered++;
+			return 0;
+		}
 		/* What we read may have been a stranger's. */
 		if (slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
 			slk_slot_release(&engine->slots[request->slot]);
@@ -320,6 +329,16 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_SLOW:
+		if (!row->act || engine->tell_granted || slk_tree_descriptor(engine, request) != 0)
+			break;
+		engine->counts.continued++;
+		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+		break;
+	case SLK_CALL_NOTICE:
+		engine->umask_changed |= row->act == SLK_ACT_UMASK;
+		engine->ids_changed |= row->act == SLK_ACT_IDS;
+		engine->counts.continued++;
+		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_REFUSE:
 		request->reason = SLK_REASON_REFUSED;

@@ -221,6 +221,21 @@ static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, 
 	return 0;
 }
 
+int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
+{
+	uint64_t key = judged_key(engine, walk, need, follow);
+	const struct slk_judged *judged = judged_entry(engine, key);
+
+	return judged->key == key && judged->expires_ns > slk_now_ns();
+}
+
+void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
+{
+	uint64_t key = judged_key(engine, walk, need, follow);
+
+	*judged_entry(engine, key) = (struct slk_judged){key, slk_now_ns() + JUDGED_FOR_NS, 0};
+}
+
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 		   int *ret_may_wait)
 {
@@ -285,20 +300,64 @@ static int base_of(const struct slk_request *request, int argument, char *base, 
 	return 0;
 }
 
+/* 0, or reason + 1. ret_from_upper: what it starts from is in an upper directory, and the program does not know. */
+static int walk_of(struct slk_engine *engine, struct slk_request *request, int dirfd_argument, const char *path,
+		   uint32_t length, struct slk_walk *ret_walk, int *ret_from_upper)
+{
+	char base[SLK_PATH_MAX];
+	uint32_t base_length = 0;
+
+	*ret_from_upper = 0;
+	if (length == 0)
+		return SLK_REASON_ZONE + 1; /* ENOENT or AT_EMPTY_PATH: rare */
+	if (path[0] != '/') {
+		if (base_of(request, dirfd_argument, base, &base_length) < 0)
+			return SLK_REASON_ZONE + 1;
+		if (engine->tree_count)
+			*ret_from_upper = slk_tree_rename_base(engine, base, &base_length);
+		if (*ret_from_upper < 0)
+			return SLK_REASON_ZONE + 1;
+	}
+	return slk_walk_set(ret_walk, base, base_length, path, length) < 0 ? SLK_REASON_ZONE + 1 : 0;
+}
+
 static int judge_path(struct slk_engine *engine, struct slk_request *request, int dirfd_argument,
 		      const char *path, uint32_t length, uint32_t need, int follow)
 {
 	struct slk_walk walk;
-	char base[SLK_PATH_MAX];
-	uint32_t base_length = 0;
+	struct slk_tree *tree;
+	int from_upper;
+	int result = walk_of(engine, request, dirfd_argument, path, length, &walk, &from_upper);
 
-	if (length == 0)
-		return SLK_REASON_ZONE + 1; /* ENOENT or AT_EMPTY_PATH: rare */
-	if (path[0] != '/' && base_of(request, dirfd_argument, base, &base_length) < 0)
-		return SLK_REASON_ZONE + 1;
-	if (slk_walk_set(&walk, base, base_length, path, length) < 0)
-		return SLK_REASON_ZONE + 1;
+	if (result)
+		return result;
+	if (engine->tree_count && slk_is_plain(path, length) && (tree = slk_tree_of(engine, &walk)))
+		return slk_tree_call(engine, request, tree, &walk, from_upper);
+	if (from_upper)
+		return SLK_REASON_ZONE + 1; /* the kernel would start elsewhere */
 	return slk_fast_judge(engine, &walk, need, follow, &request->may_wait);
+}
+
+static int judge_rename(struct slk_engine *engine, struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	struct slk_walk from, to;
+	struct slk_tree *tree;
+	char path[SLK_PATH_MAX];
+	int ignored, result, length;
+
+	length = slk_read_string(request->tid, request->args[row->path2], SLK_PATH_MAX, path);
+	if (length < 0 || !slk_is_plain(path, (uint32_t)length) || !slk_is_plain(request->path, request->path_length))
+		return SLK_REASON_ZONE + 1;
+	result = walk_of(engine, request, row->dirfd, request->path, request->path_length, &from, &ignored);
+	if (result == 0)
+		result = walk_of(engine, request, row->dirfd2, path, (uint32_t)length, &to, &ignored);
+	if (result)
+		return result;
+	tree = slk_tree_of(engine, &from);
+	if (!tree || slk_tree_of(engine, &to) != tree || tree->has_moved)
+		return SLK_REASON_ZONE + 1;
+	return slk_tree_rename(engine, request, tree, &from, &to);
 }
 
 static int open_flags(const struct slk_engine *engine, const struct slk_request *request, uint64_t *ret_flags)
@@ -356,6 +415,19 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 	return result;
 }
 
+static int judge_second_outside(struct slk_engine *engine, struct slk_request *request, const char *path,
+				uint32_t length)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	struct slk_walk walk;
+	int from_upper;
+	int result = walk_of(engine, request, row->dirfd2, path, length, &walk, &from_upper);
+
+	if (result || from_upper || slk_tree_of(engine, &walk))
+		return SLK_REASON_ZONE + 1;
+	return slk_fast_judge(engine, &walk, row->need2, 0, &request->may_wait);
+}
+
 static int judge_second(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
@@ -366,6 +438,8 @@ static int judge_second(struct slk_engine *engine, struct slk_request *request)
 		request->path_error = (int16_t)-length;
 		return SLK_REASON_UNREADABLE + 1;
 	}
+	if (engine->tree_count)
+		return judge_second_outside(engine, request, path, (uint32_t)length);
 	return judge_path(engine, request, row->dirfd2, path, (uint32_t)length, row->need2, 0);
 }
 
@@ -373,6 +447,20 @@ static int judge_second(struct slk_engine *engine, struct slk_request *request)
 static int makes_special(uint64_t mode)
 {
 	return S_ISCHR(mode) || S_ISBLK(mode) || mode & (S_ISUID | S_ISGID);
+}
+
+/* Outside of all trees the kernel judges both; in one C may know what to do. */
+static int judge_two_with_trees(struct slk_engine *engine, struct slk_request *request, int follow)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	struct slk_walk walk;
+	int from_upper;
+	int result = walk_of(engine, request, row->dirfd, request->path, request->path_length, &walk, &from_upper);
+
+	if (result || from_upper || slk_tree_of(engine, &walk))
+		return row->act == SLK_ACT_RENAME && !result ? judge_rename(engine, request) : SLK_REASON_ZONE + 1;
+	result = slk_fast_judge(engine, &walk, row->need, follow, &request->may_wait);
+	return result ? result : judge_second(engine, request);
 }
 
 static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
@@ -384,6 +472,8 @@ static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
 
 	if (result)
 		return result;
+	if (engine->tree_count && row->path2 >= 0)
+		return judge_two_with_trees(engine, request, follow);
 	if (row->need & LANDLOCK_ACCESS_FS_MAKE_REG && row->path2 < 0 && makes_special(request->args[row->path + 1]))
 		return SLK_REASON_SLOW + 1;
 	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, row->need, follow);
@@ -416,7 +506,7 @@ int slk_fast_call(struct slk_engine *engine, struct slk_request *request)
 		result = judge_see(engine, request);
 	else
 		result = judge_fixed(engine, request);
-	if (result)
+	if (result > 0)
 		request->reason = (int16_t)(result - 1);
 	return result;
 }

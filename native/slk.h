@@ -90,6 +90,49 @@ struct slk_judged {
 	int may_wait;
 };
 
+/* ---- trees.c */
+
+#define SLK_TREES_MAX 4
+#define SLK_ANSWERED (-1) /* beside 0 and reason + 1 */
+#define SLK_NEED_IN_TREE (1u << 30)
+
+struct slk_tree {
+	char root[SLK_PATH_MAX];
+	char upper[SLK_PATH_MAX];
+	uint32_t root_length;
+	uint32_t upper_length;
+	uint32_t root_components;
+	struct slk_layers *layers;
+	int lower_fd, upper_fd, work_fd;
+	int one_device;
+	int has_moved;
+};
+
+/* What the index has of a path. */
+struct slk_layered {
+	uint32_t depth; /* how many components it has */
+	uint8_t kind;   /* of the deepest of them, as flags */
+	uint8_t flags;
+	uint8_t parent_kind; /* of the directory above it */
+	uint8_t parent_flags;
+	uint8_t is_whole; /* all */
+	uint8_t is_last;  /* all, or all but the last */
+};
+
+void slk_layers_walk(struct slk_layers *layers, const char *text, const uint32_t *ends, uint32_t first, uint32_t count,
+		     struct slk_layered *ret_found);
+struct slk_tree *slk_tree_of(struct slk_engine *engine, const struct slk_walk *walk);
+int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *length);
+int slk_is_plain(const char *path, uint32_t length);
+int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct slk_tree *tree,
+		  const struct slk_walk *walk, int from_upper);
+int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, struct slk_tree *tree,
+		    const struct slk_walk *from, const struct slk_walk *to);
+int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request);
+/* What was found granted a moment ago. */
+int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
+void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
+
 #define SLK_JUDGED_MAX 4096
 #define SLK_SEEN_MAX 8192
 #define SLK_LOCAL_MOUNTS_MAX 512 /* those beyond cost time only */
@@ -142,6 +185,11 @@ struct slk_engine {
 	int slow_lookups;
 	int tell_granted;
 	int has_trees;
+	uint32_t tree_count;
+	uint32_t umask;
+	int umask_changed; /* by somebody */
+	int ids_changed;
+	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;
 	int mounts_fd; /* borrowed */

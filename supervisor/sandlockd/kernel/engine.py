@@ -13,8 +13,10 @@ from sandlockd.kernel.native import check, ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, NamedTuple
+
+    from sandlockd.kernel.layers import Layers
 
 EMPTY = lib.SLK_NOTIF_EMPTY
 PENDING = lib.SLK_NOTIF_PENDING
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     class Counts(NamedTuple):
         received: int
         continued: int
+        answered: int
         refused: int
         to_python: int
         vanished: int
@@ -68,7 +71,9 @@ if TYPE_CHECKING:
 
 else:  # without importing typing
     Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
-    Counts = collections.namedtuple("Counts", "received continued refused to_python vanished wakes failed")
+    Counts = collections.namedtuple(
+        "Counts", "received continued answered refused to_python vanished wakes failed"
+    )
     Request = collections.namedtuple(
         "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
     )
@@ -99,6 +104,7 @@ class Engine:
         mounts: /proc/self/mountinfo, taken, and nobody else's to poll.
         """
         self._mounts = mounts
+        self._trees = 0
         self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
         os.ftruncate(self.ledger.fd, lib.slk_ledger_bytes())
         config = ffi.new("struct slk_engine_config *")
@@ -250,12 +256,35 @@ class Engine:
         ids = ffi.new("int32_t[]", local)
         lib.slk_engine_set_mounts(self._engine, slow_lookups, ids, len(local))
 
+    def add_tree(
+        self, root: bytes, upper: bytes, layers: Layers, fds: tuple[OwnedFd, OwnedFd, OwnedFd]
+    ) -> Callable[[], None]:
+        """fds: of the lower directory, the upper, and work; borrowed, as the index. All as in struct slk_tree_config.
+
+        Returns: what to call when a lower directory was renamed.
+        """
+        config = ffi.new("struct slk_tree_config *")
+        root_text, upper_text = ffi.new("char[]", root), ffi.new("char[]", upper)
+        config.root, config.root_length = root_text, len(root)
+        config.upper, config.upper_length = upper_text, len(upper)
+        config.layers = layers.native
+        config.lower_fd, config.upper_fd, config.work_fd = (fd.fd for fd in fds)
+        check(lib.slk_engine_add_tree(self._engine, config))
+        number = self._trees
+        self._trees += 1
+        return lambda: lib.slk_engine_tree_moved(self._engine, number)
+
+    def set_umask(self, umask: int) -> None:
+        """What the program starts with."""
+        lib.slk_engine_set_umask(self._engine, umask)
+
     def counts(self) -> Counts:
         native = ffi.new("struct slk_engine_counts *")
         check(lib.slk_engine_counts(self._engine, native))
         return Counts(
             native.received,
             native.continued,
+            native.answered,
             native.refused,
             native.to_python,
             native.vanished,

@@ -18,6 +18,7 @@ class Treatment(enum.Enum):
     """Who answers a call."""
 
     PASS = "pass"  # the kernel, untouched
+    NOTICE = "notice"  # PASS without copy-on-write trees; with them the kernel, and C takes note
     SEE = "see"  # PASS without copy-on-write trees; with them C, by where the path leads, else Python
     OPEN = "open"  # the C fast path, by the flags of open(2); else Python
     PATH = "path"  # the C fast path, by the row's rights; else Python

@@ -6,7 +6,7 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, see, open, path, slow, refuse, enosys: see syscalls.Treatment. For some calls it
+    treat             pass, notice, see, open, path, slow, refuse, enosys: see syscalls.Treatment. For some calls it
                       also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
@@ -40,6 +40,7 @@ Why a row is as it is, where the row does not say it:
   that runs as root has CAP_SYS_TIME to lose.
 - `see` is for calls that only tell what is there: bare for a program without copy-on-write trees, since no rule
   hides what stat tells; with one they must tell of the merged tree, so C asks where the path leads.
+- `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
   must not show the attributes that are the store's own.
@@ -144,7 +145,7 @@ fchmod                      91      52  slow   o0             -      -          
 chown                       92       -  slow   p0             m      always           -
 fchown                      93      55  slow   o0             -      -                -
 lchown                      94       -  slow   p0             m      never            -
-umask                       95     166  pass   -              -      -                -
+umask                       95     166  notice -              -      -                -
 gettimeofday                96     169  pass   -              -      -                -
 getrlimit                   97     163  pass   -              -      -                -
 getrusage                   98     165  pass   -              -      -                -
@@ -154,28 +155,28 @@ ptrace                     101     117  refuse i1             -      -          
 getuid                     102     174  pass   -              -      -                -
 syslog                     103     116  refuse -              -      -                law.host
 getgid                     104     176  pass   -              -      -                -
-setuid                     105     146  pass   -              -      -                -
-setgid                     106     144  pass   -              -      -                -
+setuid                     105     146  notice -              -      -                -
+setgid                     106     144  notice -              -      -                -
 geteuid                    107     175  pass   -              -      -                -
 getegid                    108     177  pass   -              -      -                -
 setpgid                    109     154  pass   i0,i1          -      -                -
 getppid                    110     173  pass   -              -      -                -
 getpgrp                    111       -  pass   -              -      -                -
 setsid                     112     157  pass   -              -      -                -
-setreuid                   113     145  pass   -              -      -                -
-setregid                   114     143  pass   -              -      -                -
+setreuid                   113     145  notice -              -      -                -
+setregid                   114     143  notice -              -      -                -
 getgroups                  115     158  pass   -              -      -                -
-setgroups                  116     159  pass   -              -      -                -
-setresuid                  117     147  pass   -              -      -                -
+setgroups                  116     159  notice -              -      -                -
+setresuid                  117     147  notice -              -      -                -
 getresuid                  118     148  pass   -              -      -                -
-setresgid                  119     149  pass   -              -      -                -
+setresgid                  119     149  notice -              -      -                -
 getresgid                  120     150  pass   -              -      -                -
 getpgid                    121     155  pass   i0             -      -                -
-setfsuid                   122     151  pass   -              -      -                -
-setfsgid                   123     152  pass   -              -      -                -
+setfsuid                   122     151  notice -              -      -                -
+setfsgid                   123     152  notice -              -      -                -
 getsid                     124     156  pass   i0             -      -                -
 capget                     125      90  pass   -              -      -                -
-capset                     126      91  pass   -              -      -                -
+capset                     126      91  notice -              -      -                -
 rt_sigpending              127     136  pass   -              -      -                -
 rt_sigtimedwait            128     137  pass   -              -      -                -
 rt_sigqueueinfo            129     138  pass   i0             -      -                -

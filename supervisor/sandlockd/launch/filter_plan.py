@@ -25,9 +25,9 @@ from sandlockd.policy.syscalls import GIVE_BACK, UNDENIABLE
 # Laws that a policy may give back; the kernel (Landlock's domains, Yama) judges the calls then.
 GIVABLE: Final = frozenset(GIVE_BACK)
 
-# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2): struct slk_call in
+# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2, act, buffer, mode): struct slk_call in
 # native/boundary.h.
-CallRow = tuple[int, int, int, int, int, int, int, int, int]
+CallRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 # (number, argument, mask, value, refuse_errno): struct slk_refusal in native/boundary.h.
 Refusal = tuple[int, int, int, int, int]
@@ -35,13 +35,46 @@ Refusal = tuple[int, int, int, int, int]
 _C_TREATMENT: Final = {
     Treatment.PASS: 0,
     Treatment.ENOSYS: 0,
-    Treatment.SEE: 5,
+    Treatment.NOTICE: 5,
+    Treatment.SEE: 6,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
     Treatment.SLOW: 3,
     Treatment.REFUSE: 4,
 }
-_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0)
+_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0, 0, -1, -1)
+
+# With trees: (enum slk_act, where what stat tells goes, the mode's position).
+_OPEN, _STAT, _LSTAT, _STATX, _ACCESS, _READLINK, _CHDIR, _EXECUTE = range(1, 9)
+_GETDENTS, _GETCWD, _ATTRIBUTE, _UMASK, _IDS, _MKDIR, _UNLINK, _RMDIR, _RENAME = range(9, 18)
+_ACTS: Final[dict[str, tuple[int, int, int]]] = {
+    **dict.fromkeys(("open", "openat", "creat"), (_OPEN, -1, -1)),
+    "stat": (_STAT, 1, -1),
+    "lstat": (_LSTAT, 1, -1),
+    "newfstatat": (_STAT, 2, -1),
+    "statx": (_STATX, 4, 3),
+    "access": (_ACCESS, -1, 1),
+    "faccessat": (_ACCESS, -1, 2),
+    "faccessat2": (_ACCESS, -1, 2),
+    "readlink": (_READLINK, -1, -1),
+    "readlinkat": (_READLINK, -1, -1),
+    "chdir": (_CHDIR, -1, -1),
+    "execve": (_EXECUTE, -1, -1),
+    **dict.fromkeys(("getdents", "getdents64"), (_GETDENTS, -1, -1)),
+    "getcwd": (_GETCWD, -1, -1),
+    **dict.fromkeys(("fgetxattr", "flistxattr"), (_ATTRIBUTE, -1, -1)),
+    "umask": (_UMASK, -1, -1),
+    **dict.fromkeys(
+        "setuid setgid setreuid setregid setgroups setresuid setresgid setfsuid setfsgid capset".split(),
+        (_IDS, -1, -1),
+    ),
+    "mkdir": (_MKDIR, -1, 1),
+    "mkdirat": (_MKDIR, -1, 2),
+    **dict.fromkeys(("unlink", "unlinkat"), (_UNLINK, -1, -1)),
+    "rmdir": (_RMDIR, -1, -1),
+    **dict.fromkeys(("rename", "renameat", "renameat2"), (_RENAME, -1, -1)),
+}
+_NO_ACT: Final = (0, -1, -1)
 
 
 class BadPlan(ValueError):
@@ -124,8 +157,8 @@ def _check(plan: FilterPlan) -> None:
 def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name in ("socket", "socketpair"):
         return _decide_socket(row, plan)
-    if row.treatment is Treatment.SEE:
-        return _decide_see(row, plan)
+    if row.treatment in (Treatment.SEE, Treatment.NOTICE):
+        return _decide_with_trees(row, plan)
     conditions = ARGUMENTS.get(row.name)
     if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
         return _PASS
@@ -135,10 +168,11 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     return Decision(row.treatment, row.rule, row.errno, conditions)
 
 
-def _decide_see(row: Syscall, plan: FilterPlan) -> Decision:
+def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
     if not plan.trees:
         return _PASS
-    return Decision(Treatment.SEE if row.paths else Treatment.SLOW, "", 0, None)
+    slow = row.treatment is Treatment.SEE and not row.paths
+    return Decision(Treatment.SLOW if slow else row.treatment, "", 0, None)
 
 
 def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
@@ -214,11 +248,12 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
     for row in ROWS:
         number = row.number(architecture)
         if number is not None and decided[number].trapped:
-            rows[number] = _c_row(row, decided[number])
+            act = _ACTS.get(row.name, _NO_ACT) if plan.trees else _NO_ACT
+            rows[number] = (*_c_row(row, decided[number]), *act)
     return rows
 
 
-def _c_row(row: Syscall, decision: Decision) -> CallRow:
+def _c_row(row: Syscall, decision: Decision) -> tuple[int, int, int, int, int, int, int, int, int]:
     dirfd, path, need = _place(row, 0)
     dirfd2, path2, need2 = _place(row, 1)
     refuse_errno = decision.refuse_errno if decision.treatment is Treatment.REFUSE else 0

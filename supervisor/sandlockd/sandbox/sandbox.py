@@ -85,6 +85,9 @@ class Sandbox:
             tell_granted=audit.records_allowed,
         )
         self._mounts_changed()
+        for tree in trees:
+            fds = (tree.storage.workdir, tree.storage.upper, tree.storage.work)
+            tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, tree.index.layers, fds)
         self._init_pid = 0
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None
@@ -114,6 +117,9 @@ class Sandbox:
     ) -> None:
         """Fork, and wait until the listener is ours. Raises CannotStart."""
         prepared = self._prepared
+        own_umask = prepared.policy.program.umask
+        umask = umask if own_umask is None else own_umask
+        self._engine.set_umask(umask if umask >= 0 else _own_umask())
         plan = Plan(
             executable=prepared.executable,
             argv=prepared.argv,
@@ -123,7 +129,7 @@ class Sandbox:
             ruleset_fd=prepared.wall.ruleset.fd,
             directory=prepared.directory,
             stdio=stdio,
-            umask=prepared.policy.program.umask if prepared.policy.program.umask is not None else umask,
+            umask=umask,
             wait_killable=2 if "seccomp.wait_killable" in prepared.policy.degrade.allow else 1,
             scope_signals=prepared.wall.scope_signals,
             new_session=new_session,
@@ -468,6 +474,12 @@ def _allowed_calls(context: Context) -> AllowedCalls:
     from sandlockd.handlers.allowed import AllowedCalls  # only where it is asked for
 
     return AllowedCalls(context)
+
+
+def _own_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _exec_help(error: int) -> str:

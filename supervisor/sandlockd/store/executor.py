@@ -101,6 +101,7 @@ class Executor:
 
     upper, work: on one file system; borrowed, as the view's layers.
     stop: asked between the slices of a long copy.
+    carried_out: told of each step that was.
     staged: by device and inode of the original; taken from here where it serves.
     lost: LOST_* (kernel/copying) of what copies could not keep so far.
     """
@@ -114,7 +115,9 @@ class Executor:
         *,
         stop: Callable[[], bool] | None = None,
         staged: dict[tuple[int, int], Staged] | None = None,
+        carried_out: Callable[[Step], None] | None = None,
     ) -> None:
+        self._carried_out = carried_out
         self._staged = {} if staged is None else staged
         self._view = view
         self._upper = upper
@@ -137,6 +140,13 @@ class Executor:
             opened = self.run(step, making) or opened
         return opened
 
+    def run(self, step: Step, making: Making) -> OwnedFd | None:
+        """One step, as `carry_out`."""
+        opened = self._run(step, making)
+        if self._carried_out is not None:
+            self._carried_out(step)
+        return opened
+
     def single(self, steps: Iterable[Step]) -> Iterator[Step]:
         """The steps with each `CopyTree` taken apart when its turn comes."""
         for step in steps:
@@ -148,8 +158,7 @@ class Executor:
             else:
                 yield step
 
-    def run(self, step: Step, making: Making) -> OwnedFd | None:
-        """One step, as `carry_out`."""
+    def _run(self, step: Step, making: Making) -> OwnedFd | None:
         match step:
             case CopyUp(path, kind, size):
                 self._copy_up(path, kind, size)

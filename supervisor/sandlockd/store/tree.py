@@ -26,11 +26,12 @@ from sandlockd.overlay.steps import CopyTree, CopyUp
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making, Staged
+from sandlockd.store.index import IndexedLayer, UpperIndex
 from sandlockd.store.layer import DirectoryLayer, HardLinks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import NamedTuple
 
     from sandlockd.kernel.paths import Identity
@@ -64,6 +65,8 @@ class Tree:
         self.storage = storage
         self.lock = lock
         self.upper_path = os.readlink(self_link(storage.upper.fd))
+        self.index = UpperIndex(storage.upper, storage.workdir)
+        self.index.read()
         self._lower = DirectoryLayer(storage.workdir)
         self._links = HardLinks(self._lower)
         self._sides: dict[Identity | None, Side] = {}
@@ -72,6 +75,7 @@ class Tree:
         self._stopped = False
         # Lower directories that a rename has moved: the path that they have in the lower tree, and the copy.
         self._moved: dict[bytes, OwnedFd] = {}
+        self.on_moved: Callable[[], None] | None = None
         self.lost = 0
 
     def side(self, identity: Identity | None) -> Side:
@@ -80,10 +84,17 @@ class Tree:
         if side is None:
             while len(self._sides) >= _SIDES_MAX:
                 del self._sides[next(iter(self._sides))]
-            upper = DirectoryLayer(self.storage.upper, with_opaque=True, identity=identity)
+            upper = IndexedLayer(self.storage.upper, self.index, identity)
             access = DiskAccess(upper, self._lower, identity)
             view = View(self.root, upper, self._lower, access=access, siblings=self._links)
-            executor = Executor(view, self.storage.upper, self.storage.work, self._lower, staged=self._staged)
+            executor = Executor(
+                view,
+                self.storage.upper,
+                self.storage.work,
+                self._lower,
+                staged=self._staged,
+                carried_out=self.index.carried_out,
+            )
             side = self._sides[identity] = Side(view, executor)
         return side
 
@@ -108,18 +119,17 @@ class Tree:
         """The path relative to the tree."""
         return virtual[len(self.root) + 1 :]
 
-    def moved(self, old: bytes) -> None:
-        """A rename has taken a lower directory elsewhere: who is in it shall be found there.
-
-        old: where it was in the lower tree, relative to it. Called before the copy is renamed.
-        """
+    def moved(self, old: bytes, new: bytes) -> None:
+        """A rename has taken a lower directory elsewhere, relative to the tree: who is in it shall be found there."""
         if len(self._moved) >= _MOVED_MAX:
             self._moved.pop(next(iter(self._moved))).close()
         key = self.root + b"/" + old
         before = self._moved.pop(key, None)
         if before is not None:
             before.close()
-        self._moved[key] = beneath.open_below(self.storage.upper.fd, old, os.O_PATH | os.O_DIRECTORY)
+        if self.on_moved is not None:
+            self.on_moved()
+        self._moved[key] = beneath.open_below(self.storage.upper.fd, new, os.O_PATH | os.O_DIRECTORY)
 
     # ---- objects
 
@@ -246,6 +256,7 @@ class Tree:
             staged.copy.close()
         for copy in self._moved.values():
             copy.close()
+        self.index.close()
         self.storage.close()
 
 

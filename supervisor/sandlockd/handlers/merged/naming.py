@@ -170,7 +170,15 @@ def rename(call: Call) -> Handled:
         exchange=bool(flags & _RENAME_EXCHANGE),
         whiteout=bool(flags & _RENAME_WHITEOUT),
     )
-    return change(call, old, steps, _done, call.making(0))
+
+    def finish(_: OwnedFd | None) -> Answer:
+        for source, target in ((old, new), (new, old)) if flags & _RENAME_EXCHANGE else ((old, new),):
+            lower = source.found.lower
+            if lower is not None and lower.kind is Kind.DIRECTORY and source.found.path != target.found.path:
+                source.tree.moved(source.found.path, target.found.path)
+        return _DONE
+
+    return change(call, old, steps, finish, call.making(0))
 
 
 def _across(call: Call, old: Place | Elsewhere) -> Answer:

@@ -1,0 +1,608 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The calls in copy-on-write trees that C answers by itself.
+ *
+ * What a path means is asked of the index of the upper directory (layers.c). Then
+ * - what only the lower tree has, and no symbolic link is on the way: the kernel finds the same, so it may go on;
+ *   what it may do there is Landlock's, which grants reading and executing only;
+ * - what is gone: ENOENT;
+ * - a file, or a directory that is not merged, of the upper: told, or opened and handed over;
+ * - a new name in a directory that the upper has, and what goes there without a trace in the lower tree: made, moved
+ *   or removed by one system call in the upper, after which the index is told.
+ * Everything else is Python's. So is every call of a program that changed its ids, where we are root: what is done here
+ * is done as ourselves.
+ */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CONFINED (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+/* Flags of open(2) that mean the same when we open it. */
+#define PLAIN_FLAGS                                                                                                    \
+	(O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY |          \
+	 O_LARGEFILE | O_DSYNC | O_SYNC | O_NOATIME | O_DIRECTORY)
+#define LARGEFILE 0100000 /* glibc's O_LARGEFILE is 0 where it is implied */
+#define PYTHON (SLK_REASON_ZONE + 1)
+#define STAT_BYTES_MAX 256
+
+int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config)
+{
+	struct slk_tree *tree = &engine->trees[engine->tree_count];
+	struct stat lower, upper;
+
+	if (engine->tree_count == SLK_TREES_MAX)
+		return -ENOSPC;
+	if (config->root_length >= SLK_PATH_MAX || config->upper_length >= SLK_PATH_MAX)
+		return -ENAMETOOLONG;
+	if (fstat(config->lower_fd, &lower) < 0 || fstat(config->upper_fd, &upper) < 0)
+		return -errno;
+	memcpy(tree->root, config->root, config->root_length);
+	memcpy(tree->upper, config->upper, config->upper_length);
+	tree->root_length = config->root_length;
+	tree->upper_length = config->upper_length;
+	for (uint32_t i = 0; i < config->root_length; i++)
+		tree->root_components += config->root[i] == '/';
+	tree->layers = config->layers;
+	tree->lower_fd = config->lower_fd;
+	tree->upper_fd = config->upper_fd;
+	tree->work_fd = config->work_fd;
+	tree->one_device = lower.st_dev == upper.st_dev;
+	engine->tree_count++;
+	return 0;
+}
+
+void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number)
+{
+	if (number < engine->tree_count)
+		engine->trees[number].has_moved = 1;
+}
+
+static int is_below(const char *path, uint32_t length, const char *top, uint32_t top_length)
+{
+	return length >= top_length && memcmp(path, top, top_length) == 0 &&
+	       (length == top_length || path[top_length] == '/');
+}
+
+/* The tree that a normalised path is in, by its letters. */
+static struct slk_tree *tree_at(struct slk_engine *engine, const char *path, uint32_t length)
+{
+	for (uint32_t i = 0; i < engine->tree_count; i++)
+		if (is_below(path, length, engine->trees[i].root, engine->trees[i].root_length))
+			return &engine->trees[i];
+	return NULL;
+}
+
+struct slk_tree *slk_tree_of(struct slk_engine *engine, const struct slk_walk *walk)
+{
+	struct slk_tree *tree = tree_at(engine, walk->text, walk->length);
+	const struct slk_zone *zone = tree ? slk_zones_find(engine->zones, walk) : NULL;
+
+	/* A deny in the tree is a zone of its own, and its way there is no tree to C. */
+	return zone && zone->flags & SLK_ZONE_TREE && zone->length == tree->root_length ? tree : NULL;
+}
+
+/* From where the kernel has an object to what the program calls it. 1: it is in an upper directory. */
+int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *length)
+{
+	for (uint32_t i = 0; i < engine->tree_count; i++) {
+		const struct slk_tree *tree = &engine->trees[i];
+		uint32_t rest;
+
+		if (!is_below(base, *length, tree->upper, tree->upper_length))
+			continue;
+		rest = *length - tree->upper_length;
+		if (tree->root_length + rest >= SLK_PATH_MAX)
+			return -ENAMETOOLONG;
+		memmove(base + tree->root_length, base + tree->upper_length, rest);
+		memcpy(base, tree->root, tree->root_length);
+		*length = tree->root_length + rest;
+		base[*length] = '\0';
+		return 1;
+	}
+	return 0;
+}
+
+/* Names only: what `.` and `..` behind a name mean, and a slash at the end, is Python's. */
+int slk_is_plain(const char *path, uint32_t length)
+{
+	uint32_t at = 0;
+	int named = 0;
+
+	while (at < length) {
+		uint32_t end = at;
+
+		while (end < length && path[end] != '/')
+			end++;
+		if (end - at == 2 && path[at] == '.' && path[at + 1] == '.') {
+			if (named || path[0] == '/')
+				return 0;
+		} else if (end > at && !(end - at == 1 && path[at] == '.')) {
+			if (end - at > 255)
+				return 0;
+			named = 1;
+		} else if (named && end == length) {
+			return 0;
+		}
+		at = end + 1;
+	}
+	return !(named && path[length - 1] == '/');
+}
+
+/* ---- small things */
+
+static const char *relative(const struct slk_tree *tree, const struct slk_walk *walk)
+{
+	return walk->length > tree->root_length ? walk->text + tree->root_length + 1 : "";
+}
+
+static int open_confined(int fd, const char *path, uint64_t flags, uint64_t mode)
+{
+	struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = CONFINED};
+	long opened = syscall(SYS_openat2, fd, *path ? path : ".", &how, sizeof(how));
+
+	return opened < 0 ? -errno : (int)opened;
+}
+
+static int answered(struct slk_engine *engine, struct slk_request *request, int64_t value, int error)
+{
+	slk_answer(engine, request->slot, value, -error, 0);
+	return SLK_ANSWERED;
+}
+
+static int alive(const struct slk_engine *engine, const struct slk_request *request)
+{
+	return slk_notif_id_valid(engine->listener_fd, request->notif_id) == 1;
+}
+
+static uint64_t arg(const struct slk_request *request, int position)
+{
+	return position < 0 ? 0 : request->args[position];
+}
+
+/* ---- what is only looked at */
+
+/* Of the upper, where no link is: layers.c would have said so. */
+static int tell_stat(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		     const char *path)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	_Alignas(8) char buffer[STAT_BYTES_MAX];
+	size_t size = sizeof(struct stat);
+	long result;
+
+	if (!tree->one_device)
+		return PYTHON; /* one tree, one device */
+	if (row->act == SLK_ACT_STATX) {
+		if ((arg(request, row->flags) & ~(uint64_t)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | 0x6000)) != 0)
+			return PYTHON;
+		size = 256;
+		result = syscall(SYS_statx, tree->upper_fd, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
+				 (unsigned)arg(request, row->mode), buffer);
+	} else {
+		if (row->flags >= 0 &&
+		    (uint32_t)arg(request, row->flags) & ~(uint32_t)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT))
+			return PYTHON;
+		result = syscall(SYS_newfstatat, tree->upper_fd, path, buffer, AT_SYMLINK_NOFOLLOW);
+	}
+	if (result < 0)
+		return PYTHON;
+	if (!alive(engine, request))
+		return PYTHON;
+	if (slk_write_memory(request->tid, arg(request, row->buffer), (uint32_t)size, buffer) < 0)
+		return answered(engine, request, 0, EFAULT);
+	return answered(engine, request, 0, 0);
+}
+
+static int tell_access(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		       const char *path)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	uint64_t mode = (uint32_t)arg(request, row->mode);
+
+	if (mode & ~(uint64_t)7 || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
+		return PYTHON;
+	if (mode && syscall(SYS_faccessat, tree->upper_fd, *path ? path : ".", (int)mode) < 0)
+		return errno == EACCES ? answered(engine, request, 0, EACCES) : PYTHON;
+	return answered(engine, request, 0, 0);
+}
+
+static uint32_t open_flags_of(const struct slk_engine *engine, const struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+
+	return request->nr == engine->creat_nr ? O_CREAT | O_WRONLY | O_TRUNC : (uint32_t)arg(request, row->flags);
+}
+
+static uint32_t mode_position(const struct slk_engine *engine, const struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+
+	return (uint32_t)(request->nr == engine->creat_nr ? row->path + 1 : row->flags + 1);
+}
+
+static int hand_over(struct slk_engine *engine, struct slk_request *request, int fd, uint32_t flags)
+{
+	slk_answer_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
+	close(fd);
+	return SLK_ANSWERED;
+}
+
+/* What the upper has. O_NONBLOCK is only for us: the holder of a lease must not keep us waiting. */
+static int open_upper(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		      const char *path, uint32_t flags)
+{
+	uint32_t kept = flags & ~(uint32_t)(O_CREAT | O_EXCL | O_CLOEXEC);
+	int fd;
+
+	if (!alive(engine, request))
+		return PYTHON;
+	fd = open_confined(tree->upper_fd, path, kept | O_NOFOLLOW | O_NONBLOCK, 0);
+	if (fd == -EAGAIN || fd == -EXDEV || fd == -ELOOP)
+		return PYTHON;
+	if (fd < 0)
+		return answered(engine, request, 0, -fd);
+	if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, kept & ~(uint32_t)(O_TRUNC | O_NONBLOCK)) < 0) {
+		close(fd);
+		return PYTHON;
+	}
+	return hand_over(engine, request, fd, flags);
+}
+
+/* ---- what is changed */
+
+/* The umask: that of the start, until somebody changes his own. */
+static int umask_of(const struct slk_engine *engine, int32_t tid, uint32_t *ret_umask)
+{
+	char path[64], text[256];
+	const char *at;
+	ssize_t got;
+	int fd;
+
+	*ret_umask = engine->umask;
+	if (!engine->umask_changed)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[got > 0 ? got : 0] = '\0';
+	at = strstr(text, "\nUmask:\t");
+	if (!at)
+		return -EINVAL;
+	*ret_umask = (uint32_t)strtoul(at + 8, NULL, 8);
+	return 0;
+}
+
+/* Is there nothing of the lower tree under this name? 1 yes, 0 no, or -errno where it cannot be told so. */
+static int is_only_upper(const struct slk_tree *tree, const char *path, const struct slk_layered *found)
+{
+	struct stat status;
+
+	if (!(found->parent_flags & SLK_LAYER_MERGED))
+		return 1;
+	if (syscall(SYS_newfstatat, tree->lower_fd, path, &status, AT_SYMLINK_NOFOLLOW) == 0)
+		return 0;
+	return errno == ENOENT ? 1 : -errno;
+}
+
+/* May something new be made here by one system call, as the kernel would make it bare? */
+static int is_free(const struct slk_tree *tree, const char *path, const struct slk_layered *found)
+{
+	return !found->is_whole && found->is_last && found->kind == SLK_LAYER_DIRECTORY &&
+	       !(found->flags & SLK_LAYER_ACL) && is_only_upper(tree, path, found) == 1;
+}
+
+static int create_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		       const char *path, uint32_t flags)
+{
+	uint32_t kept = (flags & ~(uint32_t)(O_CLOEXEC | O_TRUNC | O_DIRECTORY)) | O_CREAT | O_EXCL | O_NOFOLLOW;
+	uint32_t mode = (uint32_t)request->args[mode_position(engine, request)] & 07777;
+	uint32_t mask;
+	int fd;
+
+	if (umask_of(engine, request->tid, &mask) < 0 || !alive(engine, request))
+		return PYTHON;
+	fd = open_confined(tree->upper_fd, path, kept, mode & ~mask);
+	if (fd < 0)
+		return fd == -EEXIST || fd == -EXDEV || fd == -ELOOP ? PYTHON : answered(engine, request, 0, -fd);
+	slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
+	return hand_over(engine, request, fd, flags);
+}
+
+static int make_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			  const char *path)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	uint32_t mode = (uint32_t)arg(request, row->mode) & 01777;
+	uint32_t mask;
+
+	if (umask_of(engine, request->tid, &mask) < 0 || !alive(engine, request))
+		return PYTHON;
+	if (mkdirat(tree->upper_fd, path, mode & ~mask) < 0)
+		return errno == EEXIST ? PYTHON : answered(engine, request, 0, errno);
+	slk_layers_set(tree->layers, path, SLK_LAYER_DIRECTORY, 0);
+	return answered(engine, request, 0, 0);
+}
+
+/* A whiteout in the place of a file of the upper, in one step. */
+static int white_out(const struct slk_tree *tree, const char *path)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "#gone%d", gettid());
+	if (linkat(tree->work_fd, "whiteout", tree->work_fd, name, 0) < 0)
+		return -errno;
+	if (renameat(tree->work_fd, name, tree->upper_fd, path) < 0) {
+		int error = errno;
+
+		unlinkat(tree->work_fd, name, 0);
+		return -error;
+	}
+	return 0;
+}
+
+static int is_sticky(const struct slk_tree *tree, const char *path)
+{
+	char parent[SLK_PATH_MAX] = ".";
+	const char *slash = strrchr(path, '/');
+	struct stat status;
+
+	if (slash) {
+		memcpy(parent, path, (size_t)(slash - path));
+		parent[slash - path] = '\0';
+	}
+	return syscall(SYS_newfstatat, tree->upper_fd, parent, &status, AT_SYMLINK_NOFOLLOW) < 0 ||
+	       status.st_mode & S_ISVTX;
+}
+
+static int remove_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		       const char *path, const struct slk_layered *found)
+{
+	int only;
+
+	if (!found->is_whole || found->kind != SLK_LAYER_FILE)
+		return PYTHON;
+	only = is_only_upper(tree, path, found);
+	if (only < 0 || !alive(engine, request))
+		return PYTHON;
+	if (only) {
+		if (unlinkat(tree->upper_fd, path, 0) < 0)
+			return answered(engine, request, 0, errno);
+		slk_layers_drop(tree->layers, path);
+		return answered(engine, request, 0, 0);
+	}
+	if (is_sticky(tree, path))
+		return PYTHON;
+	only = white_out(tree, path);
+	if (only < 0)
+		return only == -ENOENT || only == -EMLINK ? PYTHON : answered(engine, request, 0, -only);
+	slk_layers_set(tree->layers, path, SLK_LAYER_WHITEOUT, 0);
+	return answered(engine, request, 0, 0);
+}
+
+static int remove_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			    const char *path, const struct slk_layered *found)
+{
+	if (!found->is_whole || found->kind != SLK_LAYER_DIRECTORY || found->flags & SLK_LAYER_MERGED || !*path ||
+	    is_only_upper(tree, path, found) != 1 || !alive(engine, request))
+		return PYTHON;
+	if (unlinkat(tree->upper_fd, path, AT_REMOVEDIR) < 0)
+		return errno == ENOTEMPTY ? PYTHON : answered(engine, request, 0, errno);
+	slk_layers_drop(tree->layers, path);
+	return answered(engine, request, 0, 0);
+}
+
+/* A file that leaves no trace in the lower tree, to where none, or a file, is. */
+int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, struct slk_tree *tree,
+		    const struct slk_walk *from, const struct slk_walk *to)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	const char *old = relative(tree, from), *new = relative(tree, to);
+	struct slk_layered source, target;
+
+	if (engine->ids_changed || engine->tell_granted || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
+		return PYTHON;
+	slk_layers_walk(tree->layers, from->text, from->ends, tree->root_components, from->count, &source);
+	slk_layers_walk(tree->layers, to->text, to->ends, tree->root_components, to->count, &target);
+	if (!source.is_whole || source.kind != SLK_LAYER_FILE || is_only_upper(tree, old, &source) != 1)
+		return PYTHON;
+	if (!target.is_last || target.kind == SLK_LAYER_WHITEOUT || target.kind == SLK_LAYER_SYMLINK)
+		return PYTHON;
+	if (target.is_whole ? target.kind != SLK_LAYER_FILE : is_only_upper(tree, new, &target) != 1)
+		return PYTHON;
+	if (target.is_whole && is_sticky(tree, new))
+		return PYTHON;
+	if (!alive(engine, request))
+		return PYTHON;
+	if (renameat(tree->upper_fd, old, tree->upper_fd, new) < 0)
+		return answered(engine, request, 0, errno);
+	if (strcmp(old, new) != 0)
+		slk_layers_move(tree->layers, old, new);
+	engine->generation++;
+	return answered(engine, request, 0, 0);
+}
+
+/* ---- */
+
+/* Nothing of the upper is under this name: does the kernel find in the lower tree what the program is to see? */
+static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
+		      int opens)
+{
+	uint32_t need = SLK_NEED_IN_TREE | (uint32_t)opens;
+	struct stat status;
+	int fd;
+
+	if (slk_judged_before(engine, walk, need, follow))
+		return 0;
+	fd = open_confined(tree->lower_fd, relative(tree, walk), O_PATH | (follow ? 0 : O_NOFOLLOW), 0);
+	if (fd >= 0) {
+		/* Opening anything else may wait for somebody. */
+		int waits = opens && (fstat(fd, &status) < 0 ||
+				      !(S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)));
+
+		close(fd);
+		if (waits)
+			return PYTHON;
+		slk_judged_now(engine, walk, need, follow);
+		return 0;
+	}
+	return fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES ? 0 : PYTHON;
+}
+
+static int is_merged(const struct slk_layered *found)
+{
+	return found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED;
+}
+
+static int open_in_tree(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			const struct slk_walk *walk, const struct slk_layered *found, int from_upper)
+{
+	const char *path = relative(tree, walk);
+	uint32_t flags = open_flags_of(engine, request);
+	int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_TRUNC | O_CREAT);
+
+	if (flags & ~(uint32_t)(PLAIN_FLAGS | LARGEFILE) || (flags & O_ACCMODE) == O_ACCMODE)
+		return PYTHON;
+	if (found->is_whole && found->kind == SLK_LAYER_FILE) {
+		if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+			return answered(engine, request, 0, EEXIST);
+		return flags & O_DIRECTORY ? PYTHON : open_upper(engine, request, tree, path, flags);
+	}
+	if (flags & O_CREAT)
+		return !(flags & O_DIRECTORY) && is_free(tree, path, found) ?
+			       create_file(engine, request, tree, path, flags) :
+			       PYTHON;
+	if (writes)
+		return PYTHON;
+	if (found->is_whole && found->kind == SLK_LAYER_DIRECTORY && !is_merged(found))
+		return open_upper(engine, request, tree, path, flags);
+	if (found->is_whole ? !is_merged(found) : !(found->flags & SLK_LAYER_MERGED))
+		return PYTHON;
+	if (from_upper)
+		return PYTHON;
+	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), 1);
+}
+
+static int look_in_tree(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			const struct slk_walk *walk, const struct slk_layered *found, int from_upper)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	const char *path = relative(tree, walk);
+	int follow = row->act != SLK_ACT_READLINK;
+	int stats = row->act == SLK_ACT_STAT || row->act == SLK_ACT_LSTAT || row->act == SLK_ACT_STATX;
+
+	if (row->act == SLK_ACT_LSTAT ||
+	    (row->act != SLK_ACT_READLINK && row->flags >= 0 && arg(request, row->flags) & AT_SYMLINK_NOFOLLOW))
+		follow = 0;
+	if (found->is_whole && (found->kind == SLK_LAYER_FILE || found->kind == SLK_LAYER_DIRECTORY)) {
+		if (stats && !is_merged(found))
+			return tell_stat(engine, request, tree, path);
+		if (row->act == SLK_ACT_ACCESS)
+			return tell_access(engine, request, tree, path);
+		if (row->act == SLK_ACT_CHDIR && is_merged(found) && !from_upper)
+			return lower_only(engine, tree, walk, 1, 0);
+		return PYTHON;
+	}
+	if (found->is_whole || found->kind != SLK_LAYER_DIRECTORY || from_upper)
+		return PYTHON;
+	return found->flags & SLK_LAYER_MERGED ? lower_only(engine, tree, walk, follow, 0) : PYTHON;
+}
+
+/* Removed, or never there: below what shows nothing of the lower tree. */
+static int is_gone(const struct slk_layered *found)
+{
+	if (found->kind == SLK_LAYER_WHITEOUT)
+		return 1;
+	return !found->is_whole && found->kind == SLK_LAYER_DIRECTORY && !(found->flags & SLK_LAYER_MERGED);
+}
+
+static int only_looks(const struct slk_engine *engine, const struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+
+	if (row->act == SLK_ACT_OPEN)
+		return !(open_flags_of(engine, request) & O_CREAT);
+	return row->act != SLK_ACT_NONE && row->act < SLK_ACT_MKDIR;
+}
+
+/* 0: continue; SLK_ANSWERED; else reason + 1. */
+int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct slk_tree *tree,
+		  const struct slk_walk *walk, int from_upper)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	const char *path = relative(tree, walk);
+	struct slk_layered found;
+
+	if (engine->ids_changed || engine->tell_granted || (tree->has_moved && !from_upper && request->path[0] != '/'))
+		return PYTHON;
+	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
+	if (is_gone(&found) && only_looks(engine, request))
+		return answered(engine, request, 0, ENOENT);
+	switch (row->act) {
+	case SLK_ACT_OPEN:
+		return open_in_tree(engine, request, tree, walk, &found, from_upper);
+	case SLK_ACT_STAT:
+	case SLK_ACT_LSTAT:
+	case SLK_ACT_STATX:
+	case SLK_ACT_ACCESS:
+	case SLK_ACT_READLINK:
+	case SLK_ACT_CHDIR:
+	case SLK_ACT_EXECUTE:
+		return look_in_tree(engine, request, tree, walk, &found, from_upper);
+	case SLK_ACT_MKDIR:
+		return is_free(tree, path, &found) ? make_directory(engine, request, tree, path) : PYTHON;
+	case SLK_ACT_UNLINK:
+		if (row->flags >= 0 && (uint32_t)arg(request, row->flags) == AT_REMOVEDIR)
+			return remove_directory(engine, request, tree, path, &found);
+		if (row->flags >= 0 && (uint32_t)arg(request, row->flags))
+			return PYTHON;
+		return remove_file(engine, request, tree, path, &found);
+	case SLK_ACT_RMDIR:
+		return remove_directory(engine, request, tree, path, &found);
+	default:
+		return PYTHON;
+	}
+}
+
+/* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know. */
+int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request)
+{
+	const struct slk_call *row = &engine->calls[request->nr];
+	char link[64], text[SLK_PATH_MAX];
+	struct slk_layered found;
+	struct slk_walk walk;
+	struct slk_tree *tree;
+	ssize_t length;
+
+	if (row->act == SLK_ACT_GETCWD)
+		snprintf(link, sizeof(link), "/proc/%d/cwd", request->tid);
+	else
+		snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, (int)(int32_t)request->args[0]);
+	length = readlink(link, text, sizeof(text));
+	if (length <= 0 || length == (ssize_t)sizeof(text))
+		return length == (ssize_t)sizeof(text) ? PYTHON : 0; /* EBADF is the kernel's to find */
+	for (uint32_t i = 0; i < engine->tree_count; i++)
+		if (is_below(text, (uint32_t)length, engine->trees[i].upper, engine->trees[i].upper_length))
+			return PYTHON;
+	tree = tree_at(engine, text, (uint32_t)length);
+	if (!tree)
+		return 0;
+	if (tree->has_moved || slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
+		return PYTHON;
+	slk_layers_walk(tree->layers, walk.text, walk.ends, tree->root_components, walk.count, &found);
+	if (!(found.flags & SLK_LAYER_MERGED) || found.kind != SLK_LAYER_DIRECTORY)
+		return PYTHON;
+	/* A directory with something in the upper is listed by Python. */
+	return row->act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
+}

@@ -1,0 +1,147 @@
+"""What the upper directory has, told to the index as steps are carried out, and read from the disk at the start.
+
+The disk is the truth; the index only spares asking it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import assert_never
+
+from sandlockd.kernel import beneath, layers
+from sandlockd.kernel.layers import Layers
+from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.steps import (
+    Clear,
+    CopyTree,
+    CopyUp,
+    Exchange,
+    Link,
+    Make,
+    MarkOpaque,
+    Move,
+    Remove,
+    Step,
+    Whiteout,
+)
+from sandlockd.store.layer import DirectoryLayer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.kernel.beneath import Seen
+    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.paths import Identity
+
+_LOOK = os.O_PATH | os.O_DIRECTORY
+_DEFAULT_ACL = b"system.posix_acl_default"
+_KINDS = {
+    Kind.FILE: layers.FILE,
+    Kind.DIRECTORY: layers.DIRECTORY,
+    Kind.SYMLINK: layers.SYMLINK,
+    Kind.WHITEOUT: layers.WHITEOUT,
+}
+
+
+class UpperIndex:
+    """layers: ours; the descriptors are borrowed. lower: None where the tree has none."""
+
+    def __init__(self, upper: OwnedFd, lower: OwnedFd | None) -> None:
+        self.layers = Layers()
+        self._upper = upper
+        self._disk = DirectoryLayer(upper, with_opaque=True)
+        self._lower = None if lower is None else DirectoryLayer(lower)
+
+    def read(self) -> None:
+        """All of it, from the disk. Raises FsError."""
+        self.layers.clear(b"")
+        waiting = [b""]
+        while waiting:
+            path = waiting.pop()
+            self._directory(path)
+            for name, kind, _ in self._disk.names(path):
+                child = path + b"/" + name if path else name
+                if kind is Kind.DIRECTORY:
+                    self.layers.set(child, layers.DIRECTORY)
+                    waiting.append(child)
+                else:
+                    self.layers.set(child, _KINDS.get(kind, layers.OTHER))
+
+    def _directory(self, path: bytes) -> None:
+        """Whether lower names show through it, and whether new ones get their mode from an ACL."""
+        flags = layers.MERGED if self._is_merged(path) else 0
+        with beneath.open_below(self._upper.fd, path, _LOOK) as opened:
+            if beneath.attribute(opened, _DEFAULT_ACL) is not None:
+                flags |= layers.ACL
+        self.layers.set(path, layers.DIRECTORY, flags)
+
+    def _is_merged(self, path: bytes) -> bool:
+        entry = self._disk.entry(path)
+        if self._lower is None or entry is None or entry.opaque:
+            return False
+        if not path:
+            return True
+        above = path.rpartition(b"/")[0]
+        if not self.layers.find(above)[1] & layers.MERGED:
+            return False
+        below = self._lower.entry(path)
+        return below is not None and below.kind is Kind.DIRECTORY
+
+    def refresh(self, path: bytes) -> None:
+        """The attributes of what is there may have changed."""
+        if self.layers.find(path)[0] == layers.DIRECTORY:
+            self._directory(path)
+
+    def carried_out(self, step: Step) -> None:
+        """A step has changed the upper."""
+        known = self.layers
+        match step:
+            case CopyUp(path, kind, _):
+                self._new(path, kind)
+            case MarkOpaque(path):
+                flags = known.find(path)[1] & ~layers.MERGED
+                known.set(path, layers.DIRECTORY, flags)
+            case Make(path, kind, _, _):
+                self._new(path, kind)
+            case Link(source, path, _, _):
+                kind_number = layers.FILE if source is None else known.find(source)[0]
+                known.set(path, kind_number)
+            case Whiteout(path, _):
+                known.set(path, layers.WHITEOUT)
+            case Remove(path, _):
+                known.drop(path)
+            case Clear(path):
+                known.clear(path)
+                known.set(path, layers.DIRECTORY, known.find(path)[1] & ~layers.MERGED)
+            case Move(source, path, whiteout):
+                known.move(source, path)
+                if whiteout:
+                    known.set(source, layers.WHITEOUT)
+            case Exchange(first, second):
+                known.exchange(first, second)
+            case CopyTree():
+                raise ValueError("carried out in single steps")
+            case _:
+                assert_never(step)
+
+    def _new(self, path: bytes, kind: Kind) -> None:
+        if kind is not Kind.DIRECTORY:
+            self.layers.set(path, _KINDS.get(kind, layers.OTHER))
+            return
+        self.layers.set(path, layers.DIRECTORY)
+        self._directory(path)
+
+    def close(self) -> None:
+        self.layers.close()
+
+
+class IndexedLayer(DirectoryLayer):
+    """The upper layer: asks the disk only for what the index has."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, root: OwnedFd, index: UpperIndex, identity: Identity | None = None) -> None:
+        super().__init__(root, with_opaque=True, identity=identity)
+        self._index = index
+
+    def seen(self, path: bytes) -> Seen | None:
+        return super().seen(path) if self._index.layers.has(path) else None
