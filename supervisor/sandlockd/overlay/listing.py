@@ -3,13 +3,15 @@
 Pure. telldir, seekdir and rewinddir hand offsets back at any later time, names come and go meanwhile, and a
 supervisor that replaces a dead one knows nothing of streams. So an offset is computed from the name alone:
 
-- 0 and 1 are `.` and `..`;
-- a name of the lower directory is at 2 + its place there. The lower is not changed, so its order stays; a
+- 2**40 and the next are `.` and `..`; 0 is where reading begins;
+- a name of the lower directory comes then, by its place there. The lower is not changed, so its order stays; a
   name that is hidden keeps its place, and comes back to it when it is made anew;
 - a name that only the upper has is at 2**61 + 61 bits of its hash.
 
 A row's d_off is the row's own offset plus one, and reading goes on with the first row at or behind the offset
-that is asked for. So whatever is read between two changes is neither repeated nor skipped, as readdir(3) wants
+that is asked for. A directory of which the upper has nothing is listed by the kernel, with its own offsets, and may get
+something there while it is being read: `is_own` tells the two kinds apart, `after_lower` goes on where the kernel was.
+So whatever is read between two changes is neither repeated nor skipped, as readdir(3) wants
 of names that were there all the time.
 """
 
@@ -25,6 +27,9 @@ from sandlockd.overlay.entries import FsError, Kind, Name
 from sandlockd.overlay.view import Found, View
 
 _UPPER = 1 << 61
+# Above the offsets that file systems count up from 0, and between those that ext4 makes of hashes (hash << 32).
+_LOWER = 1 << 40
+_LOWER_END = _LOWER + (1 << 32)
 
 # d_type of getdents64(2): the file type bits of st_mode, shifted (DTTOIF of <dirent.h>).
 D_TYPE = {
@@ -61,11 +66,11 @@ def rows(directory: Found, *, inode: int, parent_inode: int) -> list[Row]:
     view = directory.view
     upper = {} if directory.upper is None else {row.name: row for row in view.upper.names(directory.path)}
     listed = [
-        Row(0, b".", Kind.DIRECTORY, inode, directory.lower is None),
-        Row(1, b"..", Kind.DIRECTORY, parent_inode, directory.lower is None),
+        Row(_LOWER, b".", Kind.DIRECTORY, inode, directory.lower is None),
+        Row(_LOWER + 1, b"..", Kind.DIRECTORY, parent_inode, directory.lower is None),
     ]
     if directory.lower is not None:
-        for offset, below in enumerate(view.lower.names(directory.path), 2):
+        for offset, below in enumerate(view.lower.names(directory.path), _LOWER + 2):
             above = upper.pop(below.name, None)
             shown = below if above is None else above
             if shown.kind is Kind.WHITEOUT or (above is None and below.kind is Kind.WHITEOUT):
@@ -97,6 +102,21 @@ def _fresh(upper: dict[bytes, Name]) -> list[Row]:
 def _place(name: bytes) -> int:
     digest = hashlib.blake2b(name, digest_size=8).digest()
     return _UPPER | (int.from_bytes(digest, "little") >> 3)
+
+
+def is_own(listed: Sequence[Row], offset: int) -> bool:
+    """Is this an offset of ours, and not one that the kernel gave for the lower directory?"""
+    if offset == 0 or _LOWER <= offset < _LOWER_END:
+        return True
+    return any(row.offset + 1 == offset for row in listed if row.offset >= _UPPER)
+
+
+def after_lower(count: int, left: int) -> int:
+    """The offset at which to go on when the kernel has listed all but the last names of a lower directory.
+
+    count: how many names it has, without `.` and `..`. left: how many of them are still to come.
+    """
+    return _LOWER + 2 + count - left
 
 
 def take(listed: Sequence[Row], offset: int, size_bytes: int) -> list[Row]:

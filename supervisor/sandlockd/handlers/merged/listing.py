@@ -13,7 +13,7 @@ from sandlockd.handlers import metadata
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
-from sandlockd.kernel import acts, procfs
+from sandlockd.kernel import acts, beneath, procfs
 from sandlockd.overlay import listing
 from sandlockd.overlay.entries import FsError, Kind
 
@@ -42,6 +42,8 @@ def list_directory(call: Call) -> Answer | Elsewhere:
         with acts.duplicate_of(caller.tgid, fd) as stream:
             caller.require_alive()
             offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
+            if not listing.is_own(rows, offset):
+                offset = _after_kernel(place, offset)
             taken = listing.take(rows, offset, min(call.arg(2) & 0xFFFFFFFF, _SIZE_MAX))
             encoded = listing.encode64(taken) if call.name == "getdents64" else listing.encode(taken)
             if taken:
@@ -49,6 +51,16 @@ def list_directory(call: Call) -> Answer | Elsewhere:
     except FsError as error:
         return Errno(error.errno)
     return Write(call.arg(1), encoded, len(encoded)) if encoded else Value(0)
+
+
+def _after_kernel(place: Place, offset: int) -> int:
+    """The kernel has begun to list the lower directory, when there was nothing but that: where it would go on."""
+    lower = place.tree.storage.workdir.fd
+    with beneath.open_below(lower, place.found.path, os.O_RDONLY | os.O_DIRECTORY) as opened:
+        count = sum(1 for _ in beneath.rows(opened))
+        os.lseek(opened.fd, offset, os.SEEK_SET)
+        left = sum(1 for _ in beneath.rows(opened))
+    return listing.after_lower(count, left)
 
 
 def _parent_inode(place: Place) -> int:
