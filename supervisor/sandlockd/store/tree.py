@@ -22,6 +22,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import self_link
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, decode_origin
 from sandlockd.overlay.steps import CopyTree, CopyUp
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
@@ -130,6 +131,15 @@ class Tree:
         if self.on_moved is not None:
             self.on_moved()
         self._moved[key] = beneath.open_below(self.storage.upper.fd, new, os.O_PATH | os.O_DIRECTORY)
+
+    def is_copied(self, found: Found, status: os.stat_result) -> bool:
+        """Was this lower object copied to what the upper has under this name? Who opened it before, holds it still."""
+        if found.upper is None or found.upper.kind is not Kind.FILE:
+            return False
+        with self.open_copy(found.path) as copy:
+            record = beneath.attribute(copy, ORIGIN_ATTRIBUTE)
+        origin = None if record is None else decode_origin(record)
+        return origin is not None and origin.identity[1:3] == (status.st_dev, status.st_ino)
 
     # ---- objects
 

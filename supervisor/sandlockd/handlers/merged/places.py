@@ -105,7 +105,9 @@ def _named(caller: Caller, found: Object, status: os.stat_result) -> Place | Els
             return None
         side = tree.side(caller.identity)
         at = side.view.at(tree.inside(virtual))
-        if at is None or not (is_object(at.lower, status) or is_object(at.upper, status)):
+        if at is None or not (
+            is_object(at.lower, status) or is_object(at.upper, status) or tree.is_copied(at, status)
+        ):
             return None
         return Place(tree, side, at)
     return _AS_WRITTEN
