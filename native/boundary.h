@@ -212,6 +212,8 @@ struct slk_refusal {
 #define SLK_ZONE_SLOW 1     /* Python decides about this path and what lies beneath, deeper zones apart */
 #define SLK_ZONE_IDENTITY 2 /* the grant holds for this object only: another one under the same name is Python's */
 #define SLK_ZONE_TREE 4     /* a copy-on-write tree, or its upper directory; slow as well */
+#define SLK_ZONE_WHOLE 8    /* the root of a tree in which nothing is denied: C may answer */
+#define SLK_ZONE_ASKER 16   /* what is there depends on who asks */
 
 /* What the kernel grants at and beneath a path. */
 struct slk_zone {

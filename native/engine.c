@@ -70,6 +70,8 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		return -ENOMEM;
 	}
 	engine->listener_fd = -1;
+	engine->uid = (uint32_t)geteuid();
+	engine->gid = (uint32_t)getegid();
 	engine->native_arch = config->native_arch;
 	engine->openat_nr = config->openat_nr;
 	engine->open_nr = config->open_nr;
@@ -286,6 +288,20 @@ static int settle(struct slk_engine *engine, struct slk_request *request, int32_
 	return request->reason == SLK_REASON_FAILED || request->reason == SLK_REASON_REFUSED;
 }
 
+/* row->mode: how many ids it sets, of those in the first arguments; 0: what else it does. row->buffer: groups, not users.
+ * Who is no user 0 has none other to become. */
+static int changes_ids(const struct slk_engine *engine, const struct slk_call *row, const struct slk_request *request)
+{
+	uint32_t own = row->buffer ? engine->gid : engine->uid;
+
+	if (engine->uid != 0)
+		return 0;
+	for (int i = 0; i < row->mode; i++)
+		if ((uint32_t)request->args[i] != own && (uint32_t)request->args[i] != UINT32_MAX)
+			return 1;
+	return row->mode == 0;
+}
+
 /* 1: Python has something to do with it. */
 static int handle(struct slk_engine *engine, struct slk_request *request)
 {
@@ -336,7 +352,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		break;
 	case SLK_CALL_NOTICE:
 		engine->umask_changed |= row->act == SLK_ACT_UMASK;
-		engine->ids_changed |= row->act == SLK_ACT_IDS;
+		engine->ids_changed |= row->act == SLK_ACT_IDS && changes_ids(engine, row, request);
 		engine->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;

@@ -141,12 +141,12 @@ static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, ui
 {
 	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
 
+	if (need == NEED_TO_SEE)
+		return zone && zone->flags & (SLK_ZONE_TREE | SLK_ZONE_ASKER) ? SLK_REASON_ZONE + 1 : 0;
 	if (!zone)
-		return need == NEED_TO_SEE ? 0 : SLK_REASON_NOT_GRANTED + 1;
+		return SLK_REASON_NOT_GRANTED + 1;
 	if (zone->flags & SLK_ZONE_SLOW)
 		return SLK_REASON_ZONE + 1;
-	if (need == NEED_TO_SEE)
-		return 0;
 	if (zone->length == walk->length) /* it exists, so O_CREAT makes nothing: `> /dev/null` */
 		need &= ~(uint32_t)LANDLOCK_ACCESS_FS_MAKE_REG;
 	if ((zone->rights & need) != need)
@@ -185,6 +185,41 @@ static int canonical(struct slk_engine *engine, const struct slk_walk *walk, int
 	return slk_walk_set(ret_walk, "", 0, text, (uint32_t)length);
 }
 
+/* The path is not there as the kernel sees it. Where is the deepest directory on the way that is, and what misses there?
+ * 0: outside of all trees, and nothing. */
+static int may_lead_into_tree(struct slk_engine *engine, const struct slk_walk *walk)
+{
+	struct slk_walk above = *walk;
+	struct slk_walk real;
+	const struct slk_zone *zone;
+	int ignored, fd, result = -ENOENT;
+	char name[SLK_PATH_MAX];
+
+	while (above.count > 1 && result < 0) {
+		above.count--;
+		above.length = above.ends[above.count - 1];
+		above.text[above.length] = '\0';
+		result = canonical(engine, &above, 1, &real, &ignored);
+		if (result < 0 && result != -ENOENT)
+			return 1;
+	}
+	if (result < 0)
+		return 1;
+	zone = slk_zones_find(engine->zones, &real);
+	if (zone && zone->flags & (SLK_ZONE_TREE | SLK_ZONE_ASKER))
+		return 1;
+	/* A link to what is not there is what the kernel cannot see through. */
+	if (real.length + 1 + walk->ends[above.count] - above.length >= sizeof(name))
+		return 1;
+	memcpy(name, real.text, real.length);
+	memcpy(name + real.length, walk->text + above.length, walk->ends[above.count] - above.length);
+	name[real.length + walk->ends[above.count] - above.length] = '\0';
+	fd = open_path(engine, name, O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
+	if (fd >= 0)
+		close(fd);
+	return fd != -ENOENT;
+}
+
 /* Symbolic links lead elsewhere: judge the place. */
 static int judge_canonical(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 			   int *ret_settled, int *ret_may_wait)
@@ -194,8 +229,10 @@ static int judge_canonical(struct slk_engine *engine, const struct slk_walk *wal
 
 	if (result == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
+	if (result == -EINVAL)
+		return SLK_REASON_ZONE + 1;
 	/* Where a link leads into a tree, what the kernel does not find may be there all the same. */
-	if (result == -EINVAL || (result < 0 && engine->has_trees))
+	if (result < 0 && engine->has_trees && may_lead_into_tree(engine, walk))
 		return SLK_REASON_ZONE + 1;
 	if (result < 0)
 		return 0; /* the kernel will find the same error */

@@ -9,9 +9,12 @@
 #include "slk.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define BUCKETS_FIRST 1024u
 
@@ -26,6 +29,8 @@ struct slk_node {
 	uint16_t length;
 	uint8_t kind;
 	uint8_t flags;
+	uint8_t links_known;
+	int32_t links; /* how many more subdirectories it shows than the lower directory has */
 };
 
 struct slk_layers {
@@ -90,6 +95,7 @@ static void leave_bucket(struct slk_layers *layers, struct slk_node *node)
 
 static void enter_parent(struct slk_node *node, struct slk_node *parent)
 {
+	parent->links_known = 0;
 	node->parent = parent;
 	node->before = NULL;
 	node->next = parent->child;
@@ -100,6 +106,7 @@ static void enter_parent(struct slk_node *node, struct slk_node *parent)
 
 static void leave_parent(struct slk_node *node)
 {
+	node->parent->links_known = 0;
 	if (node->before)
 		node->before->next = node->next;
 	else
@@ -258,6 +265,7 @@ static int set(struct slk_layers *layers, const char *path, int kind, int flags)
 	}
 	if (kind != SLK_LAYER_DIRECTORY)
 		drop_children(layers, node);
+	parent->links_known = 0;
 	node->kind = (uint8_t)kind;
 	node->flags = (uint8_t)flags;
 	return 0;
@@ -358,6 +366,45 @@ int slk_layers_exchange(struct slk_layers *layers, const char *first, const char
 		enter_bucket(layers, one);
 		enter_bucket(layers, other);
 		result = 0;
+	}
+	pthread_mutex_unlock(&layers->lock);
+	return result;
+}
+
+static int count_links(const struct slk_node *node, const char *path, int lower_fd)
+{
+	char name[SLK_PATH_MAX];
+	int links = 0;
+
+	for (const struct slk_node *child = node->child; child; child = child->next) {
+		int length = snprintf(name, sizeof(name), "%s%s%s", path, *path ? "/" : "", child->name);
+		struct stat status;
+
+		if (length >= (int)sizeof(name))
+			return -ENAMETOOLONG;
+		if (child->kind == SLK_LAYER_DIRECTORY && child->flags & SLK_LAYER_MERGED)
+			continue;
+		if (fstatat(lower_fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+			status.st_mode = 0;
+		links += (child->kind == SLK_LAYER_DIRECTORY) - (S_ISDIR(status.st_mode) != 0);
+	}
+	return links;
+}
+
+int slk_layers_links(struct slk_layers *layers, const char *path, int lower_fd, int *ret_links)
+{
+	struct slk_node *node;
+	int result = 0;
+
+	pthread_mutex_lock(&layers->lock);
+	node = node_at(layers, path);
+	if (!node) {
+		result = -ENOENT;
+	} else {
+		if (!node->links_known)
+			node->links = count_links(node, path, lower_fd);
+		node->links_known = 1;
+		*ret_links = node->links;
 	}
 	pthread_mutex_unlock(&layers->lock);
 	return result;

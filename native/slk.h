@@ -128,6 +128,24 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 		  const struct slk_walk *walk, int from_upper);
 int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, struct slk_tree *tree,
 		    const struct slk_walk *from, const struct slk_walk *to);
+int slk_layers_links(struct slk_layers *layers, const char *path, int lower_fd, int *ret_links);
+const char *slk_tree_relative(const struct slk_tree *tree, const struct slk_walk *walk);
+int slk_open_confined(int fd, const char *path, uint64_t flags, uint64_t mode);
+int slk_answer_call(struct slk_engine *engine, struct slk_request *request, int64_t value, int error);
+int slk_tree_alive(const struct slk_engine *engine, const struct slk_request *request);
+uint32_t slk_tree_open_flags_of(const struct slk_engine *engine, const struct slk_request *request);
+int slk_tree_hand_over(struct slk_engine *engine, struct slk_request *request, int fd, uint32_t flags);
+int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			const char *path, uint32_t flags);
+/* changes.c: SLK_ANSWERED, or reason + 1. path: relative to the tree. */
+int slk_tree_open_to_change(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			    const char *path, const struct slk_layered *found, uint32_t flags);
+int slk_tree_make_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			    const char *path, const struct slk_layered *found);
+int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			 const char *path, const struct slk_layered *found);
+int slk_tree_remove_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			      const char *path, const struct slk_layered *found);
 int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request);
 /* What was found granted a moment ago. */
 int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
@@ -189,6 +207,7 @@ struct slk_engine {
 	uint32_t umask;
 	int umask_changed; /* by somebody */
 	int ids_changed;
+	uint32_t uid, gid; /* of all at the start */
 	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;

@@ -6,9 +6,8 @@
  * - what only the lower tree has, and no symbolic link is on the way: the kernel finds the same, so it may go on;
  *   what it may do there is Landlock's, which grants reading and executing only;
  * - what is gone: ENOENT;
- * - a file, or a directory that is not merged, of the upper: told, or opened and handed over;
- * - a new name in a directory that the upper has, and what goes there without a trace in the lower tree: made, moved
- *   or removed by one system call in the upper, after which the index is told.
+ * - a file or directory of the upper: told, or opened and handed over;
+ * - what is one step in the upper: made, moved or removed (changes.c).
  * Everything else is Python's. So is every call of a program that changed its ids, where we are root: what is done here
  * is done as ourselves.
  */
@@ -86,8 +85,7 @@ struct slk_tree *slk_tree_of(struct slk_engine *engine, const struct slk_walk *w
 	struct slk_tree *tree = tree_at(engine, walk->text, walk->length);
 	const struct slk_zone *zone = tree ? slk_zones_find(engine->zones, walk) : NULL;
 
-	/* A deny in the tree is a zone of its own, and its way there is no tree to C. */
-	return zone && zone->flags & SLK_ZONE_TREE && zone->length == tree->root_length ? tree : NULL;
+	return zone && zone->flags & SLK_ZONE_WHOLE && zone->length == tree->root_length ? tree : NULL;
 }
 
 /* From where the kernel has an object to what the program calls it. 1: it is in an upper directory. */
@@ -139,12 +137,12 @@ int slk_is_plain(const char *path, uint32_t length)
 
 /* ---- small things */
 
-static const char *relative(const struct slk_tree *tree, const struct slk_walk *walk)
+const char *slk_tree_relative(const struct slk_tree *tree, const struct slk_walk *walk)
 {
 	return walk->length > tree->root_length ? walk->text + tree->root_length + 1 : "";
 }
 
-static int open_confined(int fd, const char *path, uint64_t flags, uint64_t mode)
+int slk_open_confined(int fd, const char *path, uint64_t flags, uint64_t mode)
 {
 	struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = CONFINED};
 	long opened = syscall(SYS_openat2, fd, *path ? path : ".", &how, sizeof(how));
@@ -152,13 +150,13 @@ static int open_confined(int fd, const char *path, uint64_t flags, uint64_t mode
 	return opened < 0 ? -errno : (int)opened;
 }
 
-static int answered(struct slk_engine *engine, struct slk_request *request, int64_t value, int error)
+int slk_answer_call(struct slk_engine *engine, struct slk_request *request, int64_t value, int error)
 {
 	slk_answer(engine, request->slot, value, -error, 0);
 	return SLK_ANSWERED;
 }
 
-static int alive(const struct slk_engine *engine, const struct slk_request *request)
+int slk_tree_alive(const struct slk_engine *engine, const struct slk_request *request)
 {
 	return slk_notif_id_valid(engine->listener_fd, request->notif_id) == 1;
 }
@@ -170,16 +168,36 @@ static uint64_t arg(const struct slk_request *request, int position)
 
 /* ---- what is only looked at */
 
+static int is_merged(const struct slk_layered *found)
+{
+	return found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED;
+}
+
+/* A merged directory is the lower object, with what is told of the upper one, and as many links as subdirectories. */
+static int merge_stat(const struct slk_tree *tree, const char *path, struct stat *status)
+{
+	struct stat lower;
+	int more = 0;
+
+	if (syscall(SYS_newfstatat, tree->lower_fd, *path ? path : ".", &lower, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    lower.st_nlink < 2 || slk_layers_links(tree->layers, path, tree->lower_fd, &more) < 0)
+		return -1;
+	status->st_dev = lower.st_dev;
+	status->st_ino = lower.st_ino;
+	status->st_nlink = lower.st_nlink + (nlink_t)more;
+	return 0;
+}
+
 /* Of the upper, where no link is: layers.c would have said so. */
 static int tell_stat(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-		     const char *path)
+		     const char *path, const struct slk_layered *found)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
 	_Alignas(8) char buffer[STAT_BYTES_MAX];
 	size_t size = sizeof(struct stat);
 	long result;
 
-	if (!tree->one_device)
+	if (!tree->one_device || (is_merged(found) && row->act == SLK_ACT_STATX))
 		return PYTHON; /* one tree, one device */
 	if (row->act == SLK_ACT_STATX) {
 		if ((arg(request, row->flags) & ~(uint64_t)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | 0x6000)) != 0)
@@ -191,15 +209,17 @@ static int tell_stat(struct slk_engine *engine, struct slk_request *request, con
 		if (row->flags >= 0 &&
 		    (uint32_t)arg(request, row->flags) & ~(uint32_t)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT))
 			return PYTHON;
-		result = syscall(SYS_newfstatat, tree->upper_fd, path, buffer, AT_SYMLINK_NOFOLLOW);
+		result = syscall(SYS_newfstatat, tree->upper_fd, *path ? path : ".", buffer, AT_SYMLINK_NOFOLLOW);
+		if (result == 0 && is_merged(found))
+			result = merge_stat(tree, path, (struct stat *)(void *)buffer);
 	}
 	if (result < 0)
 		return PYTHON;
-	if (!alive(engine, request))
+	if (!slk_tree_alive(engine, request))
 		return PYTHON;
 	if (slk_write_memory(request->tid, arg(request, row->buffer), (uint32_t)size, buffer) < 0)
-		return answered(engine, request, 0, EFAULT);
-	return answered(engine, request, 0, 0);
+		return slk_answer_call(engine, request, 0, EFAULT);
+	return slk_answer_call(engine, request, 0, 0);
 }
 
 static int tell_access(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
@@ -211,25 +231,18 @@ static int tell_access(struct slk_engine *engine, struct slk_request *request, c
 	if (mode & ~(uint64_t)7 || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
 		return PYTHON;
 	if (mode && syscall(SYS_faccessat, tree->upper_fd, *path ? path : ".", (int)mode) < 0)
-		return errno == EACCES ? answered(engine, request, 0, EACCES) : PYTHON;
-	return answered(engine, request, 0, 0);
+		return errno == EACCES ? slk_answer_call(engine, request, 0, EACCES) : PYTHON;
+	return slk_answer_call(engine, request, 0, 0);
 }
 
-static uint32_t open_flags_of(const struct slk_engine *engine, const struct slk_request *request)
+uint32_t slk_tree_open_flags_of(const struct slk_engine *engine, const struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
 
 	return request->nr == engine->creat_nr ? O_CREAT | O_WRONLY | O_TRUNC : (uint32_t)arg(request, row->flags);
 }
 
-static uint32_t mode_position(const struct slk_engine *engine, const struct slk_request *request)
-{
-	const struct slk_call *row = &engine->calls[request->nr];
-
-	return (uint32_t)(request->nr == engine->creat_nr ? row->path + 1 : row->flags + 1);
-}
-
-static int hand_over(struct slk_engine *engine, struct slk_request *request, int fd, uint32_t flags)
+int slk_tree_hand_over(struct slk_engine *engine, struct slk_request *request, int fd, uint32_t flags)
 {
 	slk_answer_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
 	close(fd);
@@ -237,203 +250,25 @@ static int hand_over(struct slk_engine *engine, struct slk_request *request, int
 }
 
 /* What the upper has. O_NONBLOCK is only for us: the holder of a lease must not keep us waiting. */
-static int open_upper(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		      const char *path, uint32_t flags)
 {
 	uint32_t kept = flags & ~(uint32_t)(O_CREAT | O_EXCL | O_CLOEXEC);
 	int fd;
 
-	if (!alive(engine, request))
+	if (!slk_tree_alive(engine, request))
 		return PYTHON;
-	fd = open_confined(tree->upper_fd, path, kept | O_NOFOLLOW | O_NONBLOCK, 0);
+	fd = slk_open_confined(tree->upper_fd, path, kept | O_NOFOLLOW | O_NONBLOCK, 0);
 	if (fd == -EAGAIN || fd == -EXDEV || fd == -ELOOP)
 		return PYTHON;
 	if (fd < 0)
-		return answered(engine, request, 0, -fd);
+		return slk_answer_call(engine, request, 0, -fd);
 	if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, kept & ~(uint32_t)(O_TRUNC | O_NONBLOCK)) < 0) {
 		close(fd);
 		return PYTHON;
 	}
-	return hand_over(engine, request, fd, flags);
+	return slk_tree_hand_over(engine, request, fd, flags);
 }
-
-/* ---- what is changed */
-
-/* The umask: that of the start, until somebody changes his own. */
-static int umask_of(const struct slk_engine *engine, int32_t tid, uint32_t *ret_umask)
-{
-	char path[64], text[256];
-	const char *at;
-	ssize_t got;
-	int fd;
-
-	*ret_umask = engine->umask;
-	if (!engine->umask_changed)
-		return 0;
-	snprintf(path, sizeof(path), "/proc/%d/status", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	got = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[got > 0 ? got : 0] = '\0';
-	at = strstr(text, "\nUmask:\t");
-	if (!at)
-		return -EINVAL;
-	*ret_umask = (uint32_t)strtoul(at + 8, NULL, 8);
-	return 0;
-}
-
-/* Is there nothing of the lower tree under this name? 1 yes, 0 no, or -errno where it cannot be told so. */
-static int is_only_upper(const struct slk_tree *tree, const char *path, const struct slk_layered *found)
-{
-	struct stat status;
-
-	if (!(found->parent_flags & SLK_LAYER_MERGED))
-		return 1;
-	if (syscall(SYS_newfstatat, tree->lower_fd, path, &status, AT_SYMLINK_NOFOLLOW) == 0)
-		return 0;
-	return errno == ENOENT ? 1 : -errno;
-}
-
-/* May something new be made here by one system call, as the kernel would make it bare? */
-static int is_free(const struct slk_tree *tree, const char *path, const struct slk_layered *found)
-{
-	return !found->is_whole && found->is_last && found->kind == SLK_LAYER_DIRECTORY &&
-	       !(found->flags & SLK_LAYER_ACL) && is_only_upper(tree, path, found) == 1;
-}
-
-static int create_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-		       const char *path, uint32_t flags)
-{
-	uint32_t kept = (flags & ~(uint32_t)(O_CLOEXEC | O_TRUNC | O_DIRECTORY)) | O_CREAT | O_EXCL | O_NOFOLLOW;
-	uint32_t mode = (uint32_t)request->args[mode_position(engine, request)] & 07777;
-	uint32_t mask;
-	int fd;
-
-	if (umask_of(engine, request->tid, &mask) < 0 || !alive(engine, request))
-		return PYTHON;
-	fd = open_confined(tree->upper_fd, path, kept, mode & ~mask);
-	if (fd < 0)
-		return fd == -EEXIST || fd == -EXDEV || fd == -ELOOP ? PYTHON : answered(engine, request, 0, -fd);
-	slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
-	return hand_over(engine, request, fd, flags);
-}
-
-static int make_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-			  const char *path)
-{
-	const struct slk_call *row = &engine->calls[request->nr];
-	uint32_t mode = (uint32_t)arg(request, row->mode) & 01777;
-	uint32_t mask;
-
-	if (umask_of(engine, request->tid, &mask) < 0 || !alive(engine, request))
-		return PYTHON;
-	if (mkdirat(tree->upper_fd, path, mode & ~mask) < 0)
-		return errno == EEXIST ? PYTHON : answered(engine, request, 0, errno);
-	slk_layers_set(tree->layers, path, SLK_LAYER_DIRECTORY, 0);
-	return answered(engine, request, 0, 0);
-}
-
-/* A whiteout in the place of a file of the upper, in one step. */
-static int white_out(const struct slk_tree *tree, const char *path)
-{
-	char name[32];
-
-	snprintf(name, sizeof(name), "#gone%d", gettid());
-	if (linkat(tree->work_fd, "whiteout", tree->work_fd, name, 0) < 0)
-		return -errno;
-	if (renameat(tree->work_fd, name, tree->upper_fd, path) < 0) {
-		int error = errno;
-
-		unlinkat(tree->work_fd, name, 0);
-		return -error;
-	}
-	return 0;
-}
-
-static int is_sticky(const struct slk_tree *tree, const char *path)
-{
-	char parent[SLK_PATH_MAX] = ".";
-	const char *slash = strrchr(path, '/');
-	struct stat status;
-
-	if (slash) {
-		memcpy(parent, path, (size_t)(slash - path));
-		parent[slash - path] = '\0';
-	}
-	return syscall(SYS_newfstatat, tree->upper_fd, parent, &status, AT_SYMLINK_NOFOLLOW) < 0 ||
-	       status.st_mode & S_ISVTX;
-}
-
-static int remove_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-		       const char *path, const struct slk_layered *found)
-{
-	int only;
-
-	if (!found->is_whole || found->kind != SLK_LAYER_FILE)
-		return PYTHON;
-	only = is_only_upper(tree, path, found);
-	if (only < 0 || !alive(engine, request))
-		return PYTHON;
-	if (only) {
-		if (unlinkat(tree->upper_fd, path, 0) < 0)
-			return answered(engine, request, 0, errno);
-		slk_layers_drop(tree->layers, path);
-		return answered(engine, request, 0, 0);
-	}
-	if (is_sticky(tree, path))
-		return PYTHON;
-	only = white_out(tree, path);
-	if (only < 0)
-		return only == -ENOENT || only == -EMLINK ? PYTHON : answered(engine, request, 0, -only);
-	slk_layers_set(tree->layers, path, SLK_LAYER_WHITEOUT, 0);
-	return answered(engine, request, 0, 0);
-}
-
-static int remove_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-			    const char *path, const struct slk_layered *found)
-{
-	if (!found->is_whole || found->kind != SLK_LAYER_DIRECTORY || found->flags & SLK_LAYER_MERGED || !*path ||
-	    is_only_upper(tree, path, found) != 1 || !alive(engine, request))
-		return PYTHON;
-	if (unlinkat(tree->upper_fd, path, AT_REMOVEDIR) < 0)
-		return errno == ENOTEMPTY ? PYTHON : answered(engine, request, 0, errno);
-	slk_layers_drop(tree->layers, path);
-	return answered(engine, request, 0, 0);
-}
-
-/* A file that leaves no trace in the lower tree, to where none, or a file, is. */
-int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, struct slk_tree *tree,
-		    const struct slk_walk *from, const struct slk_walk *to)
-{
-	const struct slk_call *row = &engine->calls[request->nr];
-	const char *old = relative(tree, from), *new = relative(tree, to);
-	struct slk_layered source, target;
-
-	if (engine->ids_changed || engine->tell_granted || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
-		return PYTHON;
-	slk_layers_walk(tree->layers, from->text, from->ends, tree->root_components, from->count, &source);
-	slk_layers_walk(tree->layers, to->text, to->ends, tree->root_components, to->count, &target);
-	if (!source.is_whole || source.kind != SLK_LAYER_FILE || is_only_upper(tree, old, &source) != 1)
-		return PYTHON;
-	if (!target.is_last || target.kind == SLK_LAYER_WHITEOUT || target.kind == SLK_LAYER_SYMLINK)
-		return PYTHON;
-	if (target.is_whole ? target.kind != SLK_LAYER_FILE : is_only_upper(tree, new, &target) != 1)
-		return PYTHON;
-	if (target.is_whole && is_sticky(tree, new))
-		return PYTHON;
-	if (!alive(engine, request))
-		return PYTHON;
-	if (renameat(tree->upper_fd, old, tree->upper_fd, new) < 0)
-		return answered(engine, request, 0, errno);
-	if (strcmp(old, new) != 0)
-		slk_layers_move(tree->layers, old, new);
-	engine->generation++;
-	return answered(engine, request, 0, 0);
-}
-
-/* ---- */
 
 /* Nothing of the upper is under this name: does the kernel find in the lower tree what the program is to see? */
 static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
@@ -445,7 +280,7 @@ static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, co
 
 	if (slk_judged_before(engine, walk, need, follow))
 		return 0;
-	fd = open_confined(tree->lower_fd, relative(tree, walk), O_PATH | (follow ? 0 : O_NOFOLLOW), 0);
+	fd = slk_open_confined(tree->lower_fd, slk_tree_relative(tree, walk), O_PATH | (follow ? 0 : O_NOFOLLOW), 0);
 	if (fd >= 0) {
 		/* Opening anything else may wait for somebody. */
 		int waits = opens && (fstat(fd, &status) < 0 ||
@@ -460,33 +295,24 @@ static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, co
 	return fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES ? 0 : PYTHON;
 }
 
-static int is_merged(const struct slk_layered *found)
-{
-	return found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED;
-}
-
 static int open_in_tree(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 			const struct slk_walk *walk, const struct slk_layered *found, int from_upper)
 {
-	const char *path = relative(tree, walk);
-	uint32_t flags = open_flags_of(engine, request);
+	const char *path = slk_tree_relative(tree, walk);
+	uint32_t flags = slk_tree_open_flags_of(engine, request);
 	int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_TRUNC | O_CREAT);
 
 	if (flags & ~(uint32_t)(PLAIN_FLAGS | LARGEFILE) || (flags & O_ACCMODE) == O_ACCMODE)
 		return PYTHON;
 	if (found->is_whole && found->kind == SLK_LAYER_FILE) {
 		if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
-			return answered(engine, request, 0, EEXIST);
-		return flags & O_DIRECTORY ? PYTHON : open_upper(engine, request, tree, path, flags);
+			return slk_answer_call(engine, request, 0, EEXIST);
+		return flags & O_DIRECTORY ? PYTHON : slk_tree_open_upper(engine, request, tree, path, flags);
 	}
-	if (flags & O_CREAT)
-		return !(flags & O_DIRECTORY) && is_free(tree, path, found) ?
-			       create_file(engine, request, tree, path, flags) :
-			       PYTHON;
 	if (writes)
-		return PYTHON;
+		return slk_tree_open_to_change(engine, request, tree, path, found, flags);
 	if (found->is_whole && found->kind == SLK_LAYER_DIRECTORY && !is_merged(found))
-		return open_upper(engine, request, tree, path, flags);
+		return slk_tree_open_upper(engine, request, tree, path, flags);
 	if (found->is_whole ? !is_merged(found) : !(found->flags & SLK_LAYER_MERGED))
 		return PYTHON;
 	if (from_upper)
@@ -498,7 +324,7 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 			const struct slk_walk *walk, const struct slk_layered *found, int from_upper)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
-	const char *path = relative(tree, walk);
+	const char *path = slk_tree_relative(tree, walk);
 	int follow = row->act != SLK_ACT_READLINK;
 	int stats = row->act == SLK_ACT_STAT || row->act == SLK_ACT_LSTAT || row->act == SLK_ACT_STATX;
 
@@ -506,8 +332,8 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 	    (row->act != SLK_ACT_READLINK && row->flags >= 0 && arg(request, row->flags) & AT_SYMLINK_NOFOLLOW))
 		follow = 0;
 	if (found->is_whole && (found->kind == SLK_LAYER_FILE || found->kind == SLK_LAYER_DIRECTORY)) {
-		if (stats && !is_merged(found))
-			return tell_stat(engine, request, tree, path);
+		if (stats)
+			return tell_stat(engine, request, tree, path, found);
 		if (row->act == SLK_ACT_ACCESS)
 			return tell_access(engine, request, tree, path);
 		if (row->act == SLK_ACT_CHDIR && is_merged(found) && !from_upper)
@@ -532,7 +358,7 @@ static int only_looks(const struct slk_engine *engine, const struct slk_request 
 	const struct slk_call *row = &engine->calls[request->nr];
 
 	if (row->act == SLK_ACT_OPEN)
-		return !(open_flags_of(engine, request) & O_CREAT);
+		return !(slk_tree_open_flags_of(engine, request) & O_CREAT);
 	return row->act != SLK_ACT_NONE && row->act < SLK_ACT_MKDIR;
 }
 
@@ -541,14 +367,14 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 		  const struct slk_walk *walk, int from_upper)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
-	const char *path = relative(tree, walk);
+	const char *path = slk_tree_relative(tree, walk);
 	struct slk_layered found;
 
 	if (engine->ids_changed || engine->tell_granted || (tree->has_moved && !from_upper && request->path[0] != '/'))
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	if (is_gone(&found) && only_looks(engine, request))
-		return answered(engine, request, 0, ENOENT);
+		return slk_answer_call(engine, request, 0, ENOENT);
 	switch (row->act) {
 	case SLK_ACT_OPEN:
 		return open_in_tree(engine, request, tree, walk, &found, from_upper);
@@ -561,18 +387,30 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	case SLK_ACT_EXECUTE:
 		return look_in_tree(engine, request, tree, walk, &found, from_upper);
 	case SLK_ACT_MKDIR:
-		return is_free(tree, path, &found) ? make_directory(engine, request, tree, path) : PYTHON;
+		return slk_tree_make_directory(engine, request, tree, path, &found);
 	case SLK_ACT_UNLINK:
 		if (row->flags >= 0 && (uint32_t)arg(request, row->flags) == AT_REMOVEDIR)
-			return remove_directory(engine, request, tree, path, &found);
+			return slk_tree_remove_directory(engine, request, tree, path, &found);
 		if (row->flags >= 0 && (uint32_t)arg(request, row->flags))
 			return PYTHON;
-		return remove_file(engine, request, tree, path, &found);
+		return slk_tree_remove_file(engine, request, tree, path, &found);
 	case SLK_ACT_RMDIR:
-		return remove_directory(engine, request, tree, path, &found);
+		return slk_tree_remove_directory(engine, request, tree, path, &found);
 	default:
 		return PYTHON;
 	}
+}
+
+/* A directory that nothing of the lower tree shows through is listed by the kernel: it holds no whiteouts. */
+static int descriptor_in_upper(const struct slk_engine *engine, const struct slk_request *request,
+			       const struct slk_tree *tree, const char *path, uint32_t length)
+{
+	int found;
+
+	if (engine->calls[request->nr].act != SLK_ACT_GETDENTS || length <= tree->upper_length)
+		return PYTHON;
+	found = slk_layers_find(tree->layers, path + tree->upper_length + 1);
+	return (found & 0xff) == SLK_LAYER_DIRECTORY && !(found >> 8 & SLK_LAYER_MERGED) ? 0 : PYTHON;
 }
 
 /* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know. */
@@ -589,12 +427,14 @@ int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *req
 		snprintf(link, sizeof(link), "/proc/%d/cwd", request->tid);
 	else
 		snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, (int)(int32_t)request->args[0]);
-	length = readlink(link, text, sizeof(text));
-	if (length <= 0 || length == (ssize_t)sizeof(text))
-		return length == (ssize_t)sizeof(text) ? PYTHON : 0; /* EBADF is the kernel's to find */
+	length = readlink(link, text, sizeof(text) - 1);
+	if (length > 0)
+		text[length] = '\0';
+	if (length <= 0 || length == (ssize_t)sizeof(text) - 1)
+		return length > 0 ? PYTHON : 0; /* EBADF is the kernel's to find */
 	for (uint32_t i = 0; i < engine->tree_count; i++)
 		if (is_below(text, (uint32_t)length, engine->trees[i].upper, engine->trees[i].upper_length))
-			return PYTHON;
+			return descriptor_in_upper(engine, request, &engine->trees[i], text, (uint32_t)length);
 	tree = tree_at(engine, text, (uint32_t)length);
 	if (!tree)
 		return 0;

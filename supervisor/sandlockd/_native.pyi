@@ -104,6 +104,8 @@ class _Lib:
     SLK_ZONE_SLOW: Final[int]
     SLK_ZONE_IDENTITY: Final[int]
     SLK_ZONE_TREE: Final[int]
+    SLK_ZONE_WHOLE: Final[int]
+    SLK_ZONE_ASKER: Final[int]
     SLK_NOTIF_EMPTY: Final[int]
     SLK_NOTIF_PENDING: Final[int]
     SLK_NOTIF_TERMINAL: Final[int]

@@ -12,10 +12,10 @@ import os
 import stat
 
 from sandlockd.kernel import landlock
-from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW, ZONE_TREE, Zone
+from sandlockd.kernel.engine import ZONE_ASKER, ZONE_IDENTITY, ZONE_SLOW, ZONE_TREE, ZONE_WHOLE, Zone
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch import hardlinks
-from sandlockd.policy.files import WORKDIR_RULE
+from sandlockd.policy.files import LAW_PROC, WORKDIR_RULE
 from sandlockd.policy.spelling import is_within
 from sandlockd.policy.verdict import FileIdentity, Want
 
@@ -185,8 +185,9 @@ class _Builder:
         self.siblings = 0
 
     def build(self) -> None:
+        asker = {*ASKER_LINKS, *(hole.path for hole in self.wall.rules.holes() if hole.rule == LAW_PROC)}
         for path in (*self.hole_paths, *ASKER_LINKS):
-            self._zone(path, ZONE_SLOW, 0)
+            self._zone(path, ZONE_SLOW | (ZONE_ASKER if path in asker else 0), 0)
         for grant in self.grants:
             want = grant.want & _TREE if grant.rule == WORKDIR_RULE else grant.want
             self._grant(grant.path, rights_of(want), top=True)
@@ -261,7 +262,8 @@ class _Builder:
     def _zone(self, path: bytes, flags: int, rights: int, device: int = 0, inode: int = 0) -> None:
         key = b"" if path == b"/" else path
         if any(is_within(path, tree) for tree in self.trees):
-            flags, rights = ZONE_SLOW | ZONE_TREE, 0
+            whole = path in self.trees and path not in self.hole_parents
+            flags, rights = ZONE_SLOW | ZONE_TREE | (ZONE_WHOLE if whole else 0), 0
         old = self.wall.zones.get(key)
         if old is not None and not flags & ZONE_SLOW and not old.flags & ZONE_SLOW:
             # Landlock adds up, and so does the wider of two ways to know the object.
