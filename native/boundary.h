@@ -346,7 +346,7 @@ int slk_layers_set(struct slk_layers *layers, const char *path, int kind, int fl
 void slk_layers_drop(struct slk_layers *layers, const char *path);
 /* What is below it. */
 void slk_layers_clear(struct slk_layers *layers, const char *path);
-int slk_layers_move(struct slk_layers *layers, const char *from, const char *to);
+int slk_layers_move(struct slk_layers *layers, const char *source, const char *target);
 int slk_layers_exchange(struct slk_layers *layers, const char *first, const char *second);
 /* enum slk_layer_kind, and the flags from bit 8 on. */
 int slk_layers_find(struct slk_layers *layers, const char *path);

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sandlockd._native import lib
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Architecture, Effect, Follow, Kind, Treatment, number_of
 from sandlockd.kernel.syscalls_arguments import ARGUMENTS
 from sandlockd.kernel.syscalls_document import markdown
@@ -298,17 +299,39 @@ def _treatment(plan: FilterPlan, name: str, *arguments: int) -> Treatment:
     return treatment_of(plan, number_of(name), (*arguments, *_NONE)[:6])
 
 
+_NO_ACT = (lib.SLK_ACT_NONE, -1, -1)
+
+
 def test_the_rows_for_c_hold_positions_rights_and_errnos() -> None:
     rows = c_rows(FilterPlan())
-    assert rows[number_of("read")] == (0, -1, -1, -1, -1, -1, 0, 0, 0)
-    assert rows[number_of("openat")] == (1, 0, 1, 2, -1, -1, 0, 0, 0)
-    assert rows[number_of("renameat2")] == (2, 0, 1, 4, 2, 3, 0, 1 << 5, 1 << 8)
-    assert rows[number_of("execve")] == (2, -1, 0, -1, -1, -1, 0, 1, 0)
+    assert rows[number_of("read")] == (0, -1, -1, -1, -1, -1, 0, 0, 0, *_NO_ACT)
+    assert rows[number_of("openat")] == (1, 0, 1, 2, -1, -1, 0, 0, 0, *_NO_ACT)
+    assert rows[number_of("renameat2")] == (2, 0, 1, 4, 2, 3, 0, 1 << 5, 1 << 8, *_NO_ACT)
+    assert rows[number_of("execve")] == (2, -1, 0, -1, -1, -1, 0, 1, 0, *_NO_ACT)
     assert rows[number_of("fchmod")][0] == 3
     assert rows[number_of("prctl")][0] == 3
-    assert rows[number_of("mount")] == (4, -1, 0, -1, -1, 1, errno.EPERM, 0, 0)
+    assert rows[number_of("mount")] == (4, -1, 0, -1, -1, 1, errno.EPERM, 0, 0, *_NO_ACT)
     assert rows[number_of("clone3")][0] == 0
     assert len(rows) <= 1024  # SLK_CALLS_MAX
+    with_trees = c_rows(FilterPlan(trees=True))
+    assert with_trees[number_of("renameat2")] == (
+        2,
+        0,
+        1,
+        4,
+        2,
+        3,
+        0,
+        1 << 5,
+        1 << 8,
+        lib.SLK_ACT_RENAME,
+        -1,
+        -1,
+    )
+    assert with_trees[number_of("mkdirat")][9:] == (lib.SLK_ACT_MKDIR, -1, 2)
+    assert with_trees[number_of("newfstatat")] == (6, 0, 1, 3, -1, -1, 0, 0, 0, lib.SLK_ACT_STAT, 2, -1)
+    assert with_trees[number_of("getcwd")][0] == 3 and rows[number_of("getcwd")][0] == 0
+    assert with_trees[number_of("umask")][0] == 5 and rows[number_of("umask")][0] == 0
 
 
 def test_only_refused_rows_carry_an_errno_to_c() -> None:
@@ -321,7 +344,7 @@ def test_a_denied_call_is_refused_under_the_rule_of_the_policy() -> None:
     assert _treatment(plan, "uname") is Treatment.REFUSE
     assert _treatment(plan, "prctl", 15) is Treatment.REFUSE
     assert rule_for(plan, number_of("prctl"), (15, *_NONE[1:])) == "syscalls.deny[1]"
-    assert c_rows(plan)[number_of("uname")] == (4, -1, -1, -1, -1, -1, errno.EPERM, 0, 0)
+    assert c_rows(plan)[number_of("uname")] == (4, -1, -1, -1, -1, -1, errno.EPERM, 0, 0, *_NO_ACT)
 
 
 def test_a_denied_call_stays_denied_when_its_law_is_given_back() -> None:
