@@ -47,6 +47,12 @@ class Place:
     def home(self) -> Path:
         return self.root / "home"
 
+    def make_directories(self) -> None:
+        for directory in (self.work, self.state, self.temporary, self.home):
+            directory.mkdir(mode=0o755)
+        self.give(self.root)
+        self.root.chmod(0o755)
+
     def give(self, path: Path) -> Path:
         """Make the user the owner of what lies at path, all beneath it included."""
         if os.geteuid() == 0:
@@ -73,10 +79,7 @@ def new_place(user: User) -> Iterator[Place]:
     root = Path(tempfile.mkdtemp(prefix="sandlockd-test-", dir=_PARENT)).resolve()
     place = Place(root, user)
     try:
-        for directory in (place.work, place.state, place.temporary, place.home):
-            directory.mkdir(mode=0o755)
-        place.give(root)
-        root.chmod(0o755)
+        place.make_directories()
         yield place
     finally:
         remove_tree(root)

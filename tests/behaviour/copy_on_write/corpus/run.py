@@ -1,0 +1,89 @@
+"""What runs inside: programs of the corpus, or one command, and then the look at the tree with the program's eyes.
+
+    PYTHONPATH=(where the package lies) python3 run.py JOB
+
+JOB is a file of JSON: {"work", "outside", "numbers", "group", "programs"} or {"work", "command"}. One line of JSON per
+program comes out: {"program", "lines", "ended", "tree"}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from typing import Any
+
+LIMIT_S = 10
+
+
+def _read_all(fd: int) -> bytes:
+    data = b""
+    while more := os.read(fd, 65536):
+        data += more
+    os.close(fd)
+    return data
+
+
+def _act(job: dict[str, Any], program: Any, root: bytes) -> None:
+    from corpus.vocabulary import Calls
+
+    os.chdir(root)
+    os.umask(0o022)
+    signal.alarm(LIMIT_S)
+    try:
+        program(Calls(job["numbers"], root, os.fsencode(job["outside"])))
+    except BaseException:
+        # A program whose bare run does this is wrong; the driver says so.
+        os.write(1, b"raised: " + traceback.format_exc().encode("ascii", "backslashreplace"))
+        os._exit(3)
+    os._exit(0)
+
+
+def _run_program(job: dict[str, Any], program: Any, name: str) -> dict[str, Any]:
+    from corpus.snapshot import seen
+
+    root = os.fsencode(job["work"]) + b"/" + os.fsencode(name)
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write_end, 1)
+        os.dup2(write_end, 2)
+        os.closerange(3, 256)
+        _act(job, program, root)
+    os.close(write_end)
+    output = _read_all(read_end)
+    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    lines = output.decode("ascii", "backslashreplace").splitlines()
+    return {"program": name, "lines": lines, "ended": ended, "tree": seen(root)}
+
+
+def _run_command(job: dict[str, Any]) -> dict[str, Any]:
+    from corpus.snapshot import seen
+
+    done = subprocess.run(
+        job["command"], cwd=job["work"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    lines = done.stdout.decode("ascii", "backslashreplace").splitlines()
+    return {"program": "", "lines": lines, "ended": done.returncode, "tree": seen(os.fsencode(job["work"]))}
+
+
+def main() -> None:
+    with open(sys.argv[1]) as file:
+        job = json.load(file)
+    if "command" in job:
+        print(json.dumps(_run_command(job)))
+        return
+    group = importlib.import_module(f"corpus.{job['group']}")
+    for name in job["programs"]:
+        result = _run_program(job, group.PROGRAMS[name], name)
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Short programs of raw system calls, bare and under copy-on-write: the same errnos, output and tree.
+
+After a discard the real tree is what it was, to the nanosecond; after a commit it is what a bare run leaves. Run once
+more bare, the corpus proves itself; on the kernel's overlayfs it shows what is hard.
+
+    pytest tests/behaviour/copy_on_write/test_corpus.py -k "renaming and root and sandboxed"
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+import pytest
+from behaviour.copy_on_write.differences import OVERLAYFS_DIFFERS, SANDLOCKD_DIFFERS, Differences, reason
+from harness.compiling import Compiler
+from harness.copy_on_write import (
+    BARE,
+    BARE_AGAIN,
+    COMMITTED,
+    DISCARDED,
+    OVERLAYFS,
+    Result,
+    Runs,
+    Way,
+    every_program,
+    runs_of,
+)
+from harness.users import User
+
+_PROGRAMS = [pytest.param(program, id="-".join(program)) for program in every_program()]
+
+Program = tuple[str, str]
+
+
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest, compiler: Compiler) -> Iterator[Runs]:
+    """With the programs that this session's selection wants."""
+    selected: dict[str, list[str]] = {}
+    for item in request.session.items:
+        program = getattr(item, "callspec", None) and item.callspec.params.get("program")
+        if program and program[1] not in selected.setdefault(program[0], []):
+            selected[program[0]].append(program[1])
+    with runs_of(compiler, selected) as made:
+        yield made
+
+
+def _possible(way: Way) -> None:
+    why_not = way.why_not()
+    if why_not is not None:
+        pytest.skip(why_not)
+
+
+def _result(runs: Runs, user: User, way: Way, program: Program) -> Result:
+    return runs.of(user, way, program[0])[program[1]]
+
+
+def _difference(expected: Sequence[str], got: Sequence[str], what: str) -> list[str]:
+    return list(difflib.unified_diff(expected, got, f"{what}, bare", f"{what}, here", lineterm="", n=1))
+
+
+def _differences(bare: Result, other: Result) -> list[str]:
+    """What the program printed, how it ended, and the tree that it saw in the end."""
+    found = _difference(bare.lines, other.lines, "output") + _difference(bare.seen, other.seen, "tree")
+    if bare.ended != other.ended:
+        found.append(f"ended with {other.ended} instead of {bare.ended}")
+    return found
+
+
+def _judge(found: list[str], table: Differences, program: Program, user: User, *, strictly: bool) -> None:
+    known = reason(table, "-".join(program), user)
+    if known is None:
+        assert not found, "\n" + "\n".join(found)
+    elif strictly:
+        assert found, f"no longer different, remove it from the table: {known}"
+
+
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_bare_again(runs: Runs, as_user: User, program: Program) -> None:
+    """What a program prints does not depend on chance, and no program of ours is wrong."""
+    bare = _result(runs, as_user, BARE, program)
+    assert bare.ended == 0, "\n".join(bare.lines)
+    again = _result(runs, as_user, BARE_AGAIN, program)
+    _judge(_differences(bare, again), {}, program, as_user, strictly=True)
+    assert again.left == bare.left
+
+
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_overlayfs(runs: Runs, as_user: User, program: Program) -> None:
+    _possible(OVERLAYFS)
+    bare = _result(runs, as_user, BARE, program)
+    overlayfs = _result(runs, as_user, OVERLAYFS, program)
+    # Not strictly: kernels differ.
+    _judge(_differences(bare, overlayfs), OVERLAYFS_DIFFERS, program, as_user, strictly=False)
+    assert overlayfs.after == overlayfs.before
+
+
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_sandboxed(runs: Runs, as_user: User, program: Program) -> None:
+    _possible(DISCARDED)
+    bare = _result(runs, as_user, BARE, program)
+    discarded = _result(runs, as_user, DISCARDED, program)
+    committed = _result(runs, as_user, COMMITTED, program)
+    assert discarded.after == discarded.before
+    found = _differences(bare, discarded)
+    found += _difference(discarded.lines, committed.lines, "output, before commit")
+    found += _difference(bare.left, committed.left, "the real tree after commit")
+    _judge(found, SANDLOCKD_DIFFERS, program, as_user, strictly=True)
+
+
+@pytest.mark.parametrize("table", [OVERLAYFS_DIFFERS, SANDLOCKD_DIFFERS], ids=["overlayfs", "sandlockd"])
+def test_the_tables_of_differences_name_programs(table: Differences) -> None:
+    known = {"-".join(program) for program in every_program()}
+    assert {
+        name.removeprefix("root ").removeprefix("ordinary ") for names in table.values() for name in names
+    } <= known
