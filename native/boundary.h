@@ -174,6 +174,7 @@ enum slk_act {
 	SLK_ACT_CHDIR,
 	SLK_ACT_EXECUTE,
 	SLK_ACT_GETDENTS,
+	SLK_ACT_FSTAT,
 	SLK_ACT_GETCWD,
 	SLK_ACT_ATTRIBUTE, /* of a descriptor */
 	SLK_ACT_UMASK,     /* its own */
@@ -346,6 +347,10 @@ int slk_layers_set(struct slk_layers *layers, const char *path, int kind, int fl
 void slk_layers_drop(struct slk_layers *layers, const char *path);
 /* What is below it. */
 void slk_layers_clear(struct slk_layers *layers, const char *path);
+/* Of a directory, and all below it: no lower names show through it any more. */
+void slk_layers_unmerge(struct slk_layers *layers, const char *path);
+/* Link counts of lower files may be too high from now on. */
+void slk_layers_lose_links(struct slk_layers *layers);
 int slk_layers_move(struct slk_layers *layers, const char *source, const char *target);
 int slk_layers_exchange(struct slk_layers *layers, const char *first, const char *second);
 /* enum slk_layer_kind, and the flags from bit 8 on. */

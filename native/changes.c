@@ -150,7 +150,7 @@ static int create_aside(const struct slk_tree *tree, const char *path, uint32_t 
 static int create_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		       const char *path, const struct slk_layered *found, uint32_t flags)
 {
-	uint32_t kept = (flags & ~(uint32_t)(O_CLOEXEC | O_TRUNC | O_DIRECTORY)) | O_CREAT | O_EXCL | O_NOFOLLOW;
+	uint32_t kept = (flags & ~(uint32_t)(O_CLOEXEC | O_TRUNC | O_DIRECTORY)) | O_CREAT | O_EXCL;
 	int aside = is_removed(tree, path, found);
 	uint32_t mask, mode = mode_of(engine, request);
 	int fd;
@@ -338,6 +338,8 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 		return result == -ENOENT || result == -EMLINK || result == -EEXIST ?
 			       PYTHON :
 			       slk_answer_call(engine, request, 0, -result);
+	if (lower != NOTHING && status.st_nlink > 1)
+		slk_layers_lose_links(tree->layers);
 	if (lower == NOTHING)
 		slk_layers_drop(tree->layers, path);
 	else
@@ -409,6 +411,7 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 	if (syscall(SYS_renameat2, tree->upper_fd, old, tree->upper_fd, new,
 		    lower == NOTHING ? 0 : RENAME_WHITEOUT_FLAG) < 0)
 		return slk_answer_call(engine, request, 0, errno);
+	slk_layers_lose_links(tree->layers);
 	slk_layers_move(tree->layers, old, new);
 	if (lower != NOTHING)
 		slk_layers_set(tree->layers, old, SLK_LAYER_WHITEOUT, 0);

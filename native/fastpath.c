@@ -441,8 +441,10 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 		return SLK_REASON_UNREADABLE + 1;
 	}
 	result = read_path(request, row->path);
-	if (result || (flags & O_PATH))
+	if (result || (flags & O_PATH && !engine->tree_count))
 		return result;
+	if (flags & O_PATH)
+		return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
 	if ((flags & O_ACCMODE) == O_ACCMODE || makes_setuid(engine, request, flags))
 		return SLK_REASON_SLOW + 1; /* Landlock has no rule for either */
 	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, open_rights(flags),
@@ -527,8 +529,14 @@ static int judge_see(struct slk_engine *engine, struct slk_request *request)
 
 	if (result)
 		return result;
-	if (request->path_length == 0)
-		return 0; /* ENOENT, or a descriptor */
+	if (request->path_length == 0) { /* ENOENT, or a descriptor */
+		const struct slk_call *call = &engine->calls[request->nr];
+		int stats = call->act == SLK_ACT_STAT || call->act == SLK_ACT_STATX;
+
+		return stats && call->flags >= 0 && request->args[call->flags] & AT_EMPTY_PATH ?
+			       slk_tree_descriptor(engine, request) :
+			       0;
+	}
 	return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
 }
 

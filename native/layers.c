@@ -35,6 +35,7 @@ struct slk_node {
 
 struct slk_layers {
 	pthread_mutex_t lock;
+	int links_lost; /* lower names are gone that were not all names of what they named */
 	struct slk_node root;
 	struct slk_node **buckets;
 	uint64_t mask;
@@ -408,6 +409,42 @@ int slk_layers_links(struct slk_layers *layers, const char *path, int lower_fd, 
 	}
 	pthread_mutex_unlock(&layers->lock);
 	return result;
+}
+
+/* Nothing of the lower tree shows through it any more, nor through what is below it. */
+void slk_layers_unmerge(struct slk_layers *layers, const char *path)
+{
+	struct slk_node *top, *node;
+
+	pthread_mutex_lock(&layers->lock);
+	top = node = node_at(layers, path);
+	while (node) {
+		node->flags &= (uint8_t)~SLK_LAYER_MERGED;
+		node->links_known = 0;
+		if (node->child) {
+			node = node->child;
+			continue;
+		}
+		while (node != top && !node->next)
+			node = node->parent;
+		node = node == top ? NULL : node->next;
+	}
+	pthread_mutex_unlock(&layers->lock);
+}
+
+void slk_layers_lose_links(struct slk_layers *layers)
+{
+	__atomic_store_n(&layers->links_lost, 1, __ATOMIC_RELAXED);
+}
+
+int slk_layers_links_lost(const struct slk_layers *layers)
+{
+	return __atomic_load_n(&layers->links_lost, __ATOMIC_RELAXED);
+}
+
+int slk_layers_is_empty(const struct slk_layers *layers)
+{
+	return __atomic_load_n(&layers->count, __ATOMIC_RELAXED) == 0;
 }
 
 static int told(const struct slk_node *node)

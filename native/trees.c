@@ -258,7 +258,7 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
-	fd = slk_open_confined(tree->upper_fd, path, kept | O_NOFOLLOW | O_NONBLOCK, 0);
+	fd = slk_open_confined(tree->upper_fd, path, kept | O_NONBLOCK, 0);
 	if (fd == -EAGAIN || fd == -EXDEV || fd == -ELOOP)
 		return PYTHON;
 	if (fd < 0)
@@ -271,10 +271,12 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 }
 
 /* Nothing of the upper is under this name: does the kernel find in the lower tree what the program is to see? */
+enum look { LOOK, LOOK_OPEN, LOOK_STAT };
+
 static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
-		      int opens)
+		      enum look look)
 {
-	uint32_t need = SLK_NEED_IN_TREE | (uint32_t)opens;
+	uint32_t need = SLK_NEED_IN_TREE | (uint32_t)look;
 	struct stat status;
 	int fd;
 
@@ -282,12 +284,16 @@ static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, co
 		return 0;
 	fd = slk_open_confined(tree->lower_fd, slk_tree_relative(tree, walk), O_PATH | (follow ? 0 : O_NOFOLLOW), 0);
 	if (fd >= 0) {
-		/* Opening anything else may wait for somebody. */
-		int waits = opens && (fstat(fd, &status) < 0 ||
-				      !(S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)));
+		int knows = look == LOOK || fstat(fd, &status) == 0;
 
 		close(fd);
-		if (waits)
+		/* Opening anything else may wait for somebody. */
+		if (look == LOOK_OPEN && knows)
+			knows = S_ISREG(status.st_mode) || S_ISDIR(status.st_mode);
+		if (look == LOOK_STAT && knows)
+			knows = S_ISDIR(status.st_mode) || status.st_nlink == 1 ||
+				!slk_layers_links_lost(tree->layers);
+		if (!knows)
 			return PYTHON;
 		slk_judged_now(engine, walk, need, follow);
 		return 0;
@@ -317,7 +323,7 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		return PYTHON;
 	if (from_upper)
 		return PYTHON;
-	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), 1);
+	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), LOOK_OPEN);
 }
 
 static int look_in_tree(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
@@ -337,12 +343,12 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		if (row->act == SLK_ACT_ACCESS)
 			return tell_access(engine, request, tree, path);
 		if (row->act == SLK_ACT_CHDIR && is_merged(found) && !from_upper)
-			return lower_only(engine, tree, walk, 1, 0);
+			return lower_only(engine, tree, walk, 1, LOOK);
 		return PYTHON;
 	}
 	if (found->is_whole || found->kind != SLK_LAYER_DIRECTORY || from_upper)
 		return PYTHON;
-	return found->flags & SLK_LAYER_MERGED ? lower_only(engine, tree, walk, follow, 0) : PYTHON;
+	return found->flags & SLK_LAYER_MERGED ? lower_only(engine, tree, walk, follow, stats ? LOOK_STAT : LOOK) : PYTHON;
 }
 
 /* Removed, or never there: below what shows nothing of the lower tree. */
@@ -402,12 +408,13 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 }
 
 /* A directory that nothing of the lower tree shows through is listed by the kernel: it holds no whiteouts. */
-static int descriptor_in_upper(const struct slk_engine *engine, const struct slk_request *request,
-			       const struct slk_tree *tree, const char *path, uint32_t length)
+static int descriptor_in_upper(int act, const struct slk_tree *tree, const char *path, uint32_t length)
 {
 	int found;
 
-	if (engine->calls[request->nr].act != SLK_ACT_GETDENTS || length <= tree->upper_length)
+	if (act == SLK_ACT_FSTAT)
+		return tree->one_device ? 0 : PYTHON;
+	if (act != SLK_ACT_GETDENTS || length <= tree->upper_length)
 		return PYTHON;
 	found = slk_layers_find(tree->layers, path + tree->upper_length + 1);
 	return (found & 0xff) == SLK_LAYER_DIRECTORY && !(found >> 8 & SLK_LAYER_MERGED) ? 0 : PYTHON;
@@ -416,14 +423,16 @@ static int descriptor_in_upper(const struct slk_engine *engine, const struct slk
 /* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know. */
 int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request)
 {
-	const struct slk_call *row = &engine->calls[request->nr];
+	int act = engine->calls[request->nr].act;
 	char link[64], text[SLK_PATH_MAX];
 	struct slk_layered found;
 	struct slk_walk walk;
 	struct slk_tree *tree;
 	ssize_t length;
 
-	if (row->act == SLK_ACT_GETCWD)
+	if (act == SLK_ACT_STAT || act == SLK_ACT_STATX)
+		act = SLK_ACT_FSTAT; /* with an empty path */
+	if (act == SLK_ACT_GETCWD || (int)(int32_t)request->args[0] == AT_FDCWD)
 		snprintf(link, sizeof(link), "/proc/%d/cwd", request->tid);
 	else
 		snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, (int)(int32_t)request->args[0]);
@@ -434,15 +443,19 @@ int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *req
 		return length > 0 ? PYTHON : 0; /* EBADF is the kernel's to find */
 	for (uint32_t i = 0; i < engine->tree_count; i++)
 		if (is_below(text, (uint32_t)length, engine->trees[i].upper, engine->trees[i].upper_length))
-			return descriptor_in_upper(engine, request, &engine->trees[i], text, (uint32_t)length);
+			return descriptor_in_upper(act, &engine->trees[i], text, (uint32_t)length);
 	tree = tree_at(engine, text, (uint32_t)length);
 	if (!tree)
+		return 0;
+	if (act == SLK_ACT_FSTAT && slk_layers_is_empty(tree->layers))
 		return 0;
 	if (tree->has_moved || slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk.text, walk.ends, tree->root_components, walk.count, &found);
+	if (act == SLK_ACT_FSTAT && slk_layers_links_lost(tree->layers))
+		return PYTHON;
 	if (!(found.flags & SLK_LAYER_MERGED) || found.kind != SLK_LAYER_DIRECTORY)
 		return PYTHON;
 	/* A directory with something in the upper is listed by Python. */
-	return row->act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
+	return act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
 }

@@ -127,12 +127,13 @@ class Caller:
     Raises (from every property): Vanished when the thread is gone.
     """
 
-    __slots__ = ("_status", "context", "request")
+    __slots__ = ("_status", "as_somebody", "context", "request")
 
     def __init__(self, context: Context, request: Request) -> None:
         self.context = context
         self.request = request
         self._status: procfs.Status | None = None
+        self.as_somebody: Identity | None = None  # whose rights count for this call, if not its own
 
     @property
     def tid(self) -> int:
@@ -161,6 +162,8 @@ class Caller:
         """
         if not self.context.is_root:
             return None
+        if self.as_somebody is not None:
+            return self.as_somebody
         status = self.status
         return Identity(status.uids[3], status.gids[3], status.groups, status.capabilities)
 

@@ -35,6 +35,7 @@ _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_FLAGS = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
 _UTIME_NOW = 0x3FFFFFFF
+_UTIME_OMIT = 0x3FFFFFFE
 _XATTR_SIZE_MAX = 65536  # linux/limits.h
 _XATTR_NAME_MAX = 255
 _XATTR_LIST_MAX = 65536
@@ -58,12 +59,7 @@ def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
     operand = lookup.operand(caller)
     row = caller.context.rows[caller.request.nr]
     flags = caller.request.args[row.flags] if row.flags >= 0 else 0
-    if (
-        operand.follow is Follow.UNLESS_FLAG
-        and row.name != "inotify_add_watch"
-        and flags & ~_AT_FLAGS & 0xFFFFFFFF
-    ):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    require_known_flags(caller, flags)
     address = caller.request.args[operand.position]
     if address == 0:  # utimensat(fd, NULL): the descriptor itself
         if operand.dirfd < 0:
@@ -78,6 +74,23 @@ def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
     )
     place = lookup.place_of(caller, text, lookup.dirfd_of(caller))
     return lookup.open_object(caller, place, follow=follow), lookup.is_own_process(caller, place)
+
+
+def require_known_flags(caller: Caller, flags: int) -> None:
+    """Raises OSError EINVAL."""
+    row = caller.context.rows[caller.request.nr]
+    takes_flags = lookup.operand(caller).follow is Follow.UNLESS_FLAG and row.name != "inotify_add_watch"
+    if takes_flags and flags & ~_AT_FLAGS & 0xFFFFFFFF:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def omits_all_times(caller: Caller) -> bool:
+    """utimensat(2) does not even look whether the file is there then."""
+    address = _arg(caller, 2)
+    if not address:
+        return False
+    _, accessed, _, modified = struct.unpack("=qqqq", _read(caller, address, 32))
+    return bool(accessed == modified == _UTIME_OMIT)
 
 
 def by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> OwnedFd:

@@ -31,6 +31,7 @@ _READ_FILE, _WRITE_FILE, _READ_DIR = 1 << 2, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_F
 _SET_ID_BITS = 0o6000
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
 _MEMORY_DEVICES = 1  # MEM_MAJOR: /dev/null and its like
+_KNOWN_FLAGS = 0o37777703
 _LINKS_MAX = 40  # path_resolution(7)
 # What only matters for finding or making the object, once it is found.
 _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,7 +43,9 @@ class How:
     __slots__ = ("flags", "mode")
 
     def __init__(self, flags: int, mode: int) -> None:
-        self.flags = flags
+        self.flags = (
+            flags & _KNOWN_FLAGS
+        )  # openat(2) ignores others, which openat2(2), by which we open, refuses
         self.mode = mode
 
     @property

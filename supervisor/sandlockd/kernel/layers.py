@@ -46,6 +46,12 @@ class Layers:
     def clear(self, path: bytes) -> None:
         lib.slk_layers_clear(self._native, path)
 
+    def unmerge(self, path: bytes) -> None:
+        lib.slk_layers_unmerge(self._native, path)
+
+    def lose_links(self) -> None:
+        lib.slk_layers_lose_links(self._native)
+
     def move(self, source: bytes, path: bytes) -> None:
         check(lib.slk_layers_move(self._native, source, path), source)
 

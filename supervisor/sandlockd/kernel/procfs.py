@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import os
+import resource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +101,12 @@ def descriptor_flags(tid: int, fd: int) -> int:
             if line.startswith(b"flags:"):
                 return int(line.split()[1], 8)
     return 0
+
+
+def file_size_limit(tid: int) -> int:
+    """RLIMIT_FSIZE of a thread, in bytes: which counts for it, and not for what is done on its behalf."""
+    soft, _ = resource.prlimit(tid, resource.RLIMIT_FSIZE)
+    return (1 << 64) - 1 if soft == resource.RLIM_INFINITY else soft
 
 
 def directory_of(tid: int, dirfd: int) -> bytes:

@@ -55,7 +55,7 @@ write                        1      64  pass   o0             -      -          
 open                         2       -  open   p0,f1          rwcl   open             -
 close                        3      57  pass   o0             -      -                -
 stat                         4       -  see    p0             s      always           -
-fstat                        5      80  pass   o0             -      -                -
+fstat                        5      80  see    o0             -      -                -
 lstat                        6       -  see    p0             s      never            -
 poll                         7       -  pass   -              -      -                -
 lseek                        8      62  pass   o0             -      -                -

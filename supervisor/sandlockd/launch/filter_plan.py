@@ -46,7 +46,7 @@ _NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0, 0, -1, -1)
 
 # With trees: (enum slk_act, where what stat tells goes, the mode's position).
 _OPEN, _STAT, _LSTAT, _STATX, _ACCESS, _READLINK, _CHDIR, _EXECUTE = range(1, 9)
-_GETDENTS, _GETCWD, _ATTRIBUTE, _UMASK, _IDS, _MKDIR, _UNLINK, _RMDIR, _RENAME = range(9, 18)
+_GETDENTS, _FSTAT, _GETCWD, _ATTRIBUTE, _UMASK, _IDS, _MKDIR, _UNLINK, _RMDIR, _RENAME = range(9, 19)
 _ACTS: Final[dict[str, tuple[int, int, int]]] = {
     **dict.fromkeys(("open", "openat", "creat"), (_OPEN, -1, -1)),
     "stat": (_STAT, 1, -1),
@@ -61,6 +61,7 @@ _ACTS: Final[dict[str, tuple[int, int, int]]] = {
     "chdir": (_CHDIR, -1, -1),
     "execve": (_EXECUTE, -1, -1),
     **dict.fromkeys(("getdents", "getdents64"), (_GETDENTS, -1, -1)),
+    "fstat": (_FSTAT, 1, -1),
     "getcwd": (_GETCWD, -1, -1),
     **dict.fromkeys(("fgetxattr", "flistxattr"), (_ATTRIBUTE, -1, -1)),
     "umask": (_UMASK, -1, -1),

@@ -94,12 +94,13 @@ class UpperIndex:
     def carried_out(self, step: Step) -> None:
         """A step has changed the upper."""
         known = self.layers
+        if isinstance(step, Whiteout | Move | Exchange | Make):
+            known.lose_links()
         match step:
             case CopyUp(path, kind, _):
                 self._new(path, kind)
             case MarkOpaque(path):
-                flags = known.find(path)[1] & ~layers.MERGED
-                known.set(path, layers.DIRECTORY, flags)
+                known.unmerge(path)
             case Make(path, kind, _, _):
                 self._new(path, kind)
             case Link(source, path, _, _):
@@ -111,7 +112,7 @@ class UpperIndex:
                 known.drop(path)
             case Clear(path):
                 known.clear(path)
-                known.set(path, layers.DIRECTORY, known.find(path)[1] & ~layers.MERGED)
+                known.unmerge(path)
             case Move(source, path, whiteout):
                 known.move(source, path)
                 if whiteout:

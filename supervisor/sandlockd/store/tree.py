@@ -134,7 +134,7 @@ class Tree:
 
     def is_copied(self, found: Found, status: os.stat_result) -> bool:
         """Was this lower object copied to what the upper has under this name? Who opened it before, holds it still."""
-        if found.upper is None or found.upper.kind is not Kind.FILE:
+        if found.upper is None or found.upper.kind not in (Kind.FILE, Kind.DIRECTORY):
             return False
         with self.open_copy(found.path) as copy:
             record = beneath.attribute(copy, ORIGIN_ATTRIBUTE)

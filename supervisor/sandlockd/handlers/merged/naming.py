@@ -11,7 +11,7 @@ from functools import partial
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value
 from sandlockd.handlers.merged.doing import Call, change, denied
-from sandlockd.handlers.merged.places import Place
+from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
 from sandlockd.kernel import acts, memory, procfs
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import Kind
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandlockd.handlers.answers import Answer, Later
-    from sandlockd.handlers.merged.places import Elsewhere
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.overlay.plans import Steps
 
@@ -139,6 +138,9 @@ def truncate(call: Call) -> Handled:
     if refusal is not None:
         return refusal
 
+    if length > procfs.file_size_limit(call.caller.tid):
+        return Errno(errno.EFBIG)
+
     def finish(_: OwnedFd | None) -> Answer:
         with place.tree.open_copy(place.found.path) as opened:
             call.caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
@@ -149,7 +151,7 @@ def truncate(call: Call) -> Handled:
 
 def rename(call: Call) -> Handled:
     flags = call.arg(4) & 0xFFFFFFFF if call.name == "renameat2" else 0
-    if flags & ~_RENAME_FLAGS:
+    if flags & ~_RENAME_FLAGS or (flags & _RENAME_EXCHANGE and flags & ~_RENAME_EXCHANGE):
         return Errno(errno.EINVAL)
     old, new = call.place(Goal.NAME), call.place(Goal.NAME, 1)
     if not (isinstance(old, Place) and isinstance(new, Place)):
@@ -191,6 +193,20 @@ def _across(call: Call, old: Place | Elsewhere) -> Answer:
     return _EXDEV
 
 
+def _link_across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere) -> Answer:
+    """The new name is looked at before the two file systems are (fs/namei.c, do_linkat)."""
+    answer = _across(call, old)
+    if isinstance(new, Place):
+        return Errno(errno.EEXIST) if new.found.kind is not None else answer
+    caller = call.caller
+    try:
+        place = lookup.place_of(caller, new.text or call.text(1), lookup.dirfd_of(caller, 1))
+        lookup.open_object(caller, place, follow=False).close()
+    except OSError:
+        return answer
+    return Errno(errno.EEXIST)
+
+
 def link(call: Call) -> Handled:
     flags = call.arg(4) & 0xFFFFFFFF if call.name == "linkat" else 0
     if flags & ~(_AT_SYMLINK_FOLLOW | _AT_EMPTY_PATH):
@@ -206,7 +222,9 @@ def link(call: Call) -> Handled:
         return new if not isinstance(new, Place) else Errno(errno.ENOENT)
     old = call.place(Goal.FOLLOW if flags & _AT_SYMLINK_FOLLOW else Goal.NOFOLLOW)
     if not (isinstance(old, Place) and isinstance(new, Place)):
-        return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old)
+        return (
+            old if not isinstance(old, Place) and not isinstance(new, Place) else _link_across(call, old, new)
+        )
     for place, want in ((old, Want.WRITE), (new, Want.CREATE)):
         refusal = denied(call, place, want, target=new.path)
         if refusal is not None:
@@ -233,10 +251,15 @@ def _link_descriptor(call: Call, descriptor: int, new: Place) -> Answer | Later 
     with opened:
         caller.require_alive()
         found = caller.describe(opened)
-        if new.tree.virtual_path(found.path) is None or not found.deleted or not stat.S_ISREG(found.mode):
+        held = of_descriptor(caller, opened)
+        if isinstance(held, Elsewhere):
             return None
+        if held is None and not (found.deleted and found.path.startswith(new.tree.upper_path)):
+            return Errno(errno.ENOENT)  # it was removed from the lower tree
         refusal = denied(call, new, Want.CREATE)
         if refusal is not None:
             return refusal
+        if held is not None:
+            return change(call, new, partial(plans.link, held.found, new.found), _done, call.making(0))
         making = call.making(0, unnamed=opened)
         return change(call, new, partial(plans.link_unnamed, new.found), _done, making)

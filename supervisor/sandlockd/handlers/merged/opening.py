@@ -34,6 +34,10 @@ _SEEN = Continue(Backstop.ONLY_TELLS)
 
 def open_file(call: Call) -> Answer | Later | Elsewhere:
     how = openings.how_of(call.caller)
+    if how.flags & os.O_CREAT and how.flags & os.O_DIRECTORY and not how.flags & (_TMPFILE | os.O_PATH):
+        return Errno(errno.EINVAL)
+    if how.flags & _TMPFILE and how.flags & os.O_ACCMODE == os.O_RDONLY:
+        return Errno(errno.EINVAL)
     place = call.place(_goal(how))
     if not isinstance(place, Place):
         return place
@@ -108,8 +112,6 @@ def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:
     found = place.found
     if found.kind is not Kind.DIRECTORY:
         return Errno(errno.ENOTDIR)
-    if how.flags & os.O_ACCMODE == os.O_RDONLY:
-        return Errno(errno.EINVAL)
     refusal = denied(call, place, Want.WRITE)
     if refusal is not None:
         return refusal

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import Errno, Value, Write
@@ -53,6 +54,8 @@ def _of(call: Call, opened: OwnedFd) -> Answer:
     if name in ("readlink", "readlinkat"):
         if call.caller.describe(opened).proc:
             return Errno(errno.EACCES)  # whoever asks is meant there, and that would be us
+        if not stat.S_ISLNK(os.fstat(opened.fd).st_mode):
+            return Errno(errno.EINVAL)
         position = lookup.operand(call.caller).position
         target = os.readlink(b"", dir_fd=opened.fd)[: call.int_arg(position + 2)]
         return Write(call.arg(position + 1), target, len(target))

@@ -10,10 +10,10 @@ import errno
 import os
 import re
 
-from sandlockd.handlers import lookup
+from sandlockd.handlers import lookup, metadata
 from sandlockd.handlers.answers import Backstop, Continue, Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call, kernel_finds
-from sandlockd.handlers.merged.places import Elsewhere, Place, resolve
+from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
 from sandlockd.kernel import beneath, procfs
 from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.kernel.status import STATX_BASIC, Status, statfs
@@ -26,6 +26,7 @@ from sandlockd.store.tree import kernel_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.kernel.fds import OwnedFd
 
     Handled = Answer | Later | Elsewhere
 
@@ -83,10 +84,39 @@ def stat_path(call: Call) -> Handled:
     flags = call.arg(flags_at) & 0xFFFFFFFF if flags_at >= 0 else 0
     if flags & ~(_AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_EMPTY_PATH):
         return Errno(errno.EINVAL)
+    if _is_descriptor(call, flags):
+        with metadata.by_descriptor(call.caller, 0, path_only=True) as opened:
+            status = _status_of_descriptor(call, opened)
+        return _BARE if status is None else Write(call.arg(buffer), status.stat(), 0)
     place = _found(call, follow=_follows(call, flags))
     if isinstance(place, Elsewhere):
         return place
     return Write(call.arg(buffer), status_of(place).stat(), 0)
+
+
+def stat_descriptor(call: Call) -> Handled:
+    """fstat. What was opened before it was copied or removed is told of as it is now."""
+    with metadata.by_descriptor(call.caller, 0, path_only=True) as opened:
+        status = _status_of_descriptor(call, opened)
+    return _BARE if status is None else Write(call.arg(1), status.stat(), 0)
+
+
+def _status_of_descriptor(call: Call, opened: OwnedFd, mask: int = STATX_BASIC) -> Status | None:
+    """None: the kernel knows."""
+    place = of_descriptor(call.caller, opened)
+    if isinstance(place, Place):
+        return status_of(place, mask)
+    if place is not None:
+        return None
+    status = Status(opened, mask)
+    path = call.caller.describe(opened).path
+    if not any(path.startswith(tree.upper_path + b"/") for tree in call.caller.context.trees):
+        status.set_links(status.links - 1 if status.mode & 0o170000 != 0o040000 else 0)
+    return status
+
+
+def _is_descriptor(call: Call, flags: int) -> bool:
+    return bool(flags & _AT_EMPTY_PATH) and not call.text()
 
 
 def statx_path(call: Call) -> Handled:
@@ -94,6 +124,10 @@ def statx_path(call: Call) -> Handled:
     known = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_EMPTY_PATH | _AT_STATX_SYNC_TYPE
     if flags & ~known or mask & _STATX_RESERVED or flags & _AT_STATX_SYNC_TYPE == _AT_STATX_SYNC_TYPE:
         return Errno(errno.EINVAL)
+    if _is_descriptor(call, flags):
+        with metadata.by_descriptor(call.caller, 0, path_only=True) as opened:
+            told = _status_of_descriptor(call, opened, mask)
+        return _BARE if told is None else Write(call.arg(4), told.statx(), 0)
     place = _found(call, follow=_follows(call, flags))
     if isinstance(place, Elsewhere):
         return place
@@ -110,12 +144,13 @@ def access_path(call: Call) -> Handled:
     flags = call.arg(3) & 0xFFFFFFFF if name == "faccessat2" else 0
     if mode & ~7 or flags & ~(_AT_SYMLINK_NOFOLLOW | _AT_EACCESS | _AT_EMPTY_PATH):
         return Errno(errno.EINVAL)
+    call.caller.as_somebody = identity_for_access(call)
     place = _found(call, follow=_follows(call, flags))
     if isinstance(place, Elsewhere):
         return place
     if not mode:
         return Value(0)
-    with place.tree.open_described(place.found) as opened, acting_as(identity_for_access(call)):
+    with place.tree.open_described(place.found) as opened, acting_as(call.caller.identity):
         allowed = beneath.may_access(opened, mode)
     return Value(0) if allowed else Errno(errno.EACCES)
 

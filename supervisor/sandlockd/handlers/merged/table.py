@@ -39,6 +39,7 @@ _MERGED: dict[str, Merged] = {
     "truncate": naming.truncate,
     **dict.fromkeys(seeing.STATS, seeing.stat_path),
     "statx": seeing.statx_path,
+    "fstat": seeing.stat_descriptor,
     **dict.fromkeys(("access", "faccessat", "faccessat2"), seeing.access_path),
     **dict.fromkeys(("readlink", "readlinkat"), seeing.read_link),
     "getcwd": seeing.get_directory,
