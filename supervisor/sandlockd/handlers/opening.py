@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 
 from sandlockd.handlers import lookup, procfiles, record
 from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
 from sandlockd.handlers.context import Caller
-from sandlockd.kernel import acts
+from sandlockd.kernel import acts, memory
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
@@ -40,9 +41,10 @@ _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class How:
     """The flags and the mode of an open, whichever call it was."""
 
-    __slots__ = ("flags", "mode")
+    __slots__ = ("flags", "mode", "resolve")
 
-    def __init__(self, flags: int, mode: int) -> None:
+    def __init__(self, flags: int, mode: int, resolve: int = 0) -> None:
+        self.resolve = resolve  # of openat2(2)
         self.flags = (
             flags & _KNOWN_FLAGS
         )  # openat(2) ignores others, which openat2(2), by which we open, refuses
@@ -83,6 +85,8 @@ def how_of(caller: Caller) -> How:
     request = caller.request
     name = record.call_name(caller.context, request)
     args = request.args
+    if name == "openat2":
+        return _openat2(caller, args[2], args[3])
     if name == "creat":
         return How(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777)
     if name == "open":
@@ -90,10 +94,52 @@ def how_of(caller: Caller) -> How:
     return How(args[2] & 0xFFFFFFFF, args[3] & 0o7777)
 
 
+_HOW_BYTES, _HOW_BYTES_MAX = 24, 4096
+_PATH_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_PATH | os.O_CLOEXEC
+_RESOLVE_FLAGS = 0x3F
+_BENEATH, _IN_ROOT, _CACHED = 0x08, 0x10, 0x20
+
+
+def _openat2(caller: Caller, address: int, size: int) -> How:
+    """struct open_how, read once. Raises OSError as build_open_flags of fs/open.c, and copy_struct_from_user, would."""
+    if size < _HOW_BYTES:
+        raise _error(errno.EINVAL)
+    if size > _HOW_BYTES_MAX:
+        raise _error(errno.E2BIG)
+    data = memory.read_memory(caller.tid, address, size)
+    caller.require_alive()
+    if any(data[_HOW_BYTES:]):
+        raise _error(errno.E2BIG)
+    flags, mode, resolve = struct.unpack_from("=QQQ", data)
+    makes = flags & (os.O_CREAT | _TMPFILE)
+    wrong = (
+        flags & ~_KNOWN_FLAGS
+        or resolve & ~_RESOLVE_FLAGS
+        or resolve & (_BENEATH | _IN_ROOT) == _BENEATH | _IN_ROOT
+        or (mode & ~0o7777 if makes else mode)
+        or (flags & os.O_PATH and flags & ~_PATH_FLAGS)
+        or (flags & _TMPFILE and not flags & os.O_DIRECTORY)
+        or (flags & _TMPFILE and flags & os.O_ACCMODE == os.O_RDONLY)
+        or (flags & os.O_CREAT and flags & os.O_DIRECTORY)
+    )
+    if wrong:
+        raise _error(errno.EINVAL)
+    if resolve & _CACHED and flags & (os.O_TRUNC | os.O_CREAT | _TMPFILE):
+        raise _error(errno.EAGAIN)
+    return How(flags, mode, resolve)
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
 def handle(context: Context, request: Request) -> Answer | Later:
     """An open that waits for somebody is made in a worker thread."""
     caller = Caller(context, request)
-    how = how_of(caller)
+    try:
+        how = how_of(caller)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
     if how.makes_setuid:
         verdict = Verdict(False, "law.setuid", None)
         return record.refuse(verdict, path=request.path, wanted=Want.CREATE, error=errno.EPERM)
@@ -102,7 +148,7 @@ def handle(context: Context, request: Request) -> Answer | Later:
     except OSError as error:
         return Errno(error.errno or errno.EIO)
     try:
-        opened = lookup.open_object(caller, place, follow=how.follow)
+        opened = lookup.open_object(caller, place, follow=how.follow, resolve=how.resolve)
     except OSError as error:
         return _not_found(caller, place, how, error.errno or errno.EIO)
     try:
@@ -204,7 +250,7 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
     if error != errno.ENOENT or not how.flags & os.O_CREAT:
         return LOOKUP_FAILS
     try:
-        parent, name = lookup.open_parent(caller, place)
+        parent, name = lookup.open_parent(caller, place, how.resolve)
     except OSError as raised:
         return LOOKUP_FAILS if kernel_looks else Errno(raised.errno or errno.EIO)
     if place.walk.endswith(b"/"):

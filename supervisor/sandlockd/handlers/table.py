@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
 
-_OPENERS = ("open", "openat", "creat")
+_OPENERS = ("open", "openat", "creat", "openat2")  # openat2 comes with trees only
 
 
 def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:

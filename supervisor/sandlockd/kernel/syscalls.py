@@ -19,6 +19,7 @@ class Treatment(enum.Enum):
 
     PASS = "pass"  # the kernel, untouched
     NOTICE = "notice"  # PASS without copy-on-write trees; with them the kernel, and C takes note
+    BEHALF = "behalf"  # ENOSYS without copy-on-write trees; with them Python, which never lets it go on
     SEE = "see"  # PASS without copy-on-write trees; with them C, by where the path leads, else Python
     OPEN = "open"  # the C fast path, by the flags of open(2); else Python
     PATH = "path"  # the C fast path, by the row's rights; else Python

@@ -31,6 +31,7 @@ listed gives ENOSYS, as on a kernel that does not know it. A process that calls 
 |---|---|
 | pass | the kernel; sandlockd never sees the call |
 | notice | the kernel; with a copy-on-write tree sandlockd takes note that it was called |
+| behalf | as enosys; with a copy-on-write tree sandlockd, on behalf |
 | see | as pass; with a copy-on-write tree sandlockd, where the path or descriptor leads there |
 | open | sandlockd, by the flags of open(2) and the rules about the path |
 | path | sandlockd, by the rules about the path or paths |

@@ -6,8 +6,8 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, notice, see, open, path, slow, refuse, enosys: see syscalls.Treatment. For some calls it
-                      also depends on arguments: syscalls_arguments.
+    treat             pass, notice, see, behalf, open, path, slow, refuse, enosys: see syscalls.Treatment. For
+                      some calls it also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
                       f flags (of openat2: struct open_how), i process or thread id,
@@ -26,7 +26,8 @@ Why a row is as it is, where the row does not say it:
   answers such a number with Continue.
 - `clone3`, whose flags lie in memory, is ENOSYS: libc falls back to `clone`, whose flags BPF can see.
 - `openat2` likewise: its flags and mode could be changed after they were judged, and for some of them
-  (access mode 3) the kernel has no rule of its own. Whoever uses it falls back to `openat`.
+  (access mode 3) the kernel has no rule of its own. Whoever uses it falls back to `openat`. With a copy-on-write tree
+  every one is made on behalf (`behalf`), so that nothing is read twice.
 - `*xattrat` (6.13), `file_getattr`, `file_setattr` (6.17), `statmount`, `listmount`, `listns` are ENOSYS:
   every user of them has a fallback for older kernels, and the fallback is judged (setxattr,
   FS_IOC_FSSETXATTR) or shows only what is granted (/proc/self/mountinfo). One decoder less each, and nothing
@@ -400,7 +401,7 @@ fspick                     433     433  refuse d0,p1,f2       s      unless:0x2 
 pidfd_open                 434     434  pass   i0             -      -                -
 clone3                     435     435  enosys -              -      -                -
 close_range                436     436  pass   -              -      -                -
-openat2                    437     437  enosys d0,p1,f2       rwcl   open             -
+openat2                    437     437  behalf d0,p1,f2       rwcl   open             -
 pidfd_getfd                438     438  refuse o0             -      -                law.process_access
 faccessat2                 439     439  see    d0,p1,f3       s      unless:0x100     -
 process_madvise            440     440  slow   o0             -      -                law.process_access

@@ -35,6 +35,7 @@ Refusal = tuple[int, int, int, int, int]
 _C_TREATMENT: Final = {
     Treatment.PASS: 0,
     Treatment.ENOSYS: 0,
+    Treatment.BEHALF: 0,
     Treatment.NOTICE: 5,
     Treatment.SEE: 6,
     Treatment.OPEN: 1,
@@ -165,7 +166,7 @@ def _check(plan: FilterPlan) -> None:
 def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name in ("socket", "socketpair"):
         return _decide_socket(row, plan)
-    if row.treatment in (Treatment.SEE, Treatment.NOTICE):
+    if row.treatment in (Treatment.SEE, Treatment.NOTICE, Treatment.BEHALF):
         return _decide_with_trees(row, plan)
     conditions = ARGUMENTS.get(row.name)
     if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
@@ -178,8 +179,8 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
     if not plan.trees:
-        return _PASS
-    slow = row.treatment is Treatment.SEE and not row.paths
+        return _UNKNOWN if row.treatment is Treatment.BEHALF else _PASS
+    slow = row.treatment is Treatment.BEHALF or (row.treatment is Treatment.SEE and not row.paths)
     return Decision(Treatment.SLOW if slow else row.treatment, "", 0, None)
 
 

@@ -8,7 +8,8 @@ from functools import partial
 
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Later
-from sandlockd.handlers.merged.places import Place, resolve
+from sandlockd.handlers.merged.places import Place
+from sandlockd.handlers.merged.places import resolve as find
 from sandlockd.kernel import memory
 from sandlockd.kernel.copying import Stopped
 from sandlockd.overlay.entries import FsError
@@ -59,8 +60,9 @@ class Call:
         caller.require_alive()
         return text
 
-    def place(self, goal: Goal, which: int = 0) -> Place | Elsewhere:
-        return resolve(self.caller, self.text(which), lookup.dirfd_of(self.caller, which), goal)
+    def place(self, goal: Goal, which: int = 0, *, resolve: int = 0) -> Place | Elsewhere:
+        """resolve: RESOLVE_* of openat2(2)."""
+        return find(self.caller, self.text(which), lookup.dirfd_of(self.caller, which), goal, resolve=resolve)
 
     def making(self, mode: int, **more: object) -> Making:
         return Making(mode=mode, umask=self.caller.status.umask, identity=self.caller.identity, **more)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def open_file(call: Call) -> Answer | Later | Elsewhere:
         return Errno(errno.EINVAL)
     if how.flags & _TMPFILE and how.flags & os.O_ACCMODE == os.O_RDONLY:
         return Errno(errno.EINVAL)
-    place = call.place(_goal(how))
+    place = call.place(_goal(how), resolve=how.resolve)
     if not isinstance(place, Place):
         return place
     if how.flags & os.O_PATH:

@@ -16,9 +16,9 @@ import stat
 
 from sandlockd.handlers import lookup
 from sandlockd.kernel import acts, procfs
-from sandlockd.kernel.paths import RESOLVE_NO_SYMLINKS
+from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
 from sandlockd.overlay.entries import FsError, Kind
-from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, entrance, walk
+from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, Scope, entrance, walk
 from sandlockd.overlay.view import Found, Last
 from sandlockd.store.tree import is_object, kernel_error, missing
 
@@ -69,10 +69,13 @@ _AS_WRITTEN = Elsewhere(None)
 # Of the caller's own /proc: the link, and what is behind it.
 _MAGIC = re.compile(rb"(/proc/(?:\d+/task/)?\d+/(?:cwd|root|fd/\d+))(/.*)?", re.DOTALL)
 _PATH_MAX = 4096
+_BENEATH, _IN_ROOT = 0x08, 0x10
 
 
-def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal) -> Place | Elsewhere:
+def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal, *, resolve: int = 0) -> Place | Elsewhere:
     """Where a path of the call leads.
+
+    resolve: RESOLVE_* of openat2(2); outside of the trees the kernel heeds them.
 
     Raises:
         OSError: as the walk in a tree would; what is to be found outside is left to whoever looks there.
@@ -83,7 +86,7 @@ def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal) -> Place | Else
     if len(text) >= _PATH_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     try:
-        return _Resolving(caller, goal).begin(text, dirfd)
+        return _Resolving(caller, goal, resolve).begin(text, dirfd)
     except FsError as error:
         raise kernel_error(error) from None
 
@@ -116,7 +119,12 @@ def _named(caller: Caller, found: Object, status: os.stat_result) -> Place | Els
 class _Resolving:
     """One path under way. written: is the path that is walked the one that the program wrote?"""
 
-    def __init__(self, caller: Caller, goal: Goal) -> None:
+    def __init__(self, caller: Caller, goal: Goal, resolve: int) -> None:
+        self.scope = Scope.BENEATH if resolve & _BENEATH else Scope.ANYWHERE
+        if resolve & _IN_ROOT:
+            self.scope = Scope.IN_ROOT
+        self.symlinks = not resolve & RESOLVE_NO_SYMLINKS
+        self.magic_links = self.symlinks and not resolve & RESOLVE_NO_MAGICLINKS
         self.caller = caller
         self.goal = goal
         self.trees: Sequence[Tree] = caller.context.trees
@@ -124,7 +132,9 @@ class _Resolving:
         self.written = True
 
     def begin(self, text: bytes, dirfd: int) -> Place | Elsewhere:
-        if text.startswith(b"/"):
+        if text.startswith(b"/") and self.scope is Scope.BENEATH:
+            raise FsError(errno.EXDEV)
+        if text.startswith(b"/") and self.scope is Scope.ANYWHERE:
             asked = lookup.as_asked_by(self.caller, text)
             return self._absolute(text if asked is None else asked)
         return self._from(procfs.directory_of(self.caller.tid, dirfd), text)
@@ -143,7 +153,7 @@ class _Resolving:
             return _AS_WRITTEN
         place = _named(self.caller, found, status)
         if isinstance(place, Elsewhere):
-            if not text:
+            if not text or self.scope is not Scope.ANYWHERE:
                 return _AS_WRITTEN
             return self._absolute(found.path.rstrip(b"/") + b"/" + text, is_base=True)
         if not text:
@@ -158,6 +168,8 @@ class _Resolving:
         magic = None if is_base else _MAGIC.fullmatch(path)
         if magic is not None and not magic[2] and self.goal in (Goal.NOFOLLOW, Goal.NAME):
             return _AS_WRITTEN  # the link itself
+        if magic is not None and not self.magic_links:
+            raise FsError(errno.ELOOP)
         if magic is not None:
             link, rest = magic[1], magic[2] or b""
             if link.endswith(b"/root"):
@@ -178,7 +190,15 @@ class _Resolving:
         return entrance([tree.side(self.caller.identity).view for tree in self.trees])
 
     def _walk(self, view: View, start: Found, text: bytes) -> Place | Elsewhere:
-        reached = walk(start, text, self.goal, enter=self._entrance(), links=self.links)
+        reached = walk(
+            start,
+            text,
+            self.goal,
+            enter=self._entrance(),
+            scope=self.scope,
+            symlinks=self.symlinks,
+            links=self.links,
+        )
         if isinstance(reached, Outside):
             self.links = reached.links
             self.written = False
@@ -221,7 +241,7 @@ class _Resolving:
                 target = self._link_target(child, is_last=not todo, slash=slash)
                 if target is not None:
                     self.links += 1
-                    if self.links > MAX_SYMLINKS:
+                    if self.links > MAX_SYMLINKS or not self.symlinks:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     if not todo:
                         slash = slash or target.endswith(b"/")

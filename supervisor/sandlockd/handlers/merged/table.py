@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 from functools import partial
 
+from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.merged import changing, listing, moving, naming, opening, outside, seeing
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 _SEEN = Continue(Backstop.ONLY_TELLS)
 
 _MERGED: dict[str, Merged] = {
-    **dict.fromkeys(("open", "openat", "creat"), opening.open_file),
+    **dict.fromkeys(("open", "openat", "creat", "openat2"), opening.open_file),
     **dict.fromkeys(("mkdir", "mkdirat"), naming.make_directory),
     **dict.fromkeys(("mknod", "mknodat"), naming.make_node),
     **dict.fromkeys(("symlink", "symlinkat"), naming.make_symlink),
@@ -82,18 +84,40 @@ def _handle(
 def _elsewhere(
     name: str, bare: Handler | None, context: Context, request: Request, place: Elsewhere
 ) -> Answer | Later:
-    if place.text is None:
+    call = Call(Caller(context, request), name, _again, is_lifted=True)
+    as_written = place.text is None or _kernel_agrees(call, place.text)
+    if as_written and name != "openat2":
         return _SEEN if bare is None else bare(context, request)
     # A link of the tree, which the kernel does not know, leads there: only we can follow it.
+    text = call.text() if place.text is None else place.text
     other = copy.copy(context)
-    other.instead = place.text
-    request = request._replace(path=place.text)
+    other.instead = text
+    request = request._replace(path=text)
     if bare is None:
         return outside.tell(name, other, request)
     answer = bare(other, request)
     if isinstance(answer, Continue):
         return EACCES
     return answer
+
+
+def _kernel_agrees(call: Call, text: bytes) -> bool:
+    """Does the path as it is written lead the kernel to the same object? Then its links are the lower tree's, too."""
+    caller = call.caller
+    follow = seeing.follows(call)
+    try:
+        written = lookup.place_of(caller, call.text(), lookup.dirfd_of(caller))
+        with (
+            lookup.open_object(caller, written, follow=follow) as one,
+            lookup.open_object(caller, lookup.place_of(caller, text, -100), follow=follow) as other,
+        ):
+            return os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
+    except OSError:
+        return False
+
+
+def _again() -> Answer:
+    raise AssertionError("nothing outside of a tree is copied")
 
 
 def _nothing() -> None:
