@@ -32,7 +32,7 @@ struct slk_slot *slk_slot_take(struct slk_engine *engine)
 	return NULL;
 }
 
-static struct slk_slot *slot_in_use(struct slk_engine *engine, uint32_t slot)
+struct slk_slot *slk_slot_in_use(struct slk_engine *engine, uint32_t slot)
 {
 	if (slot >= SLK_SLOTS_MAX || engine->slots[slot].phase == SLK_PHASE_FREE)
 		return NULL;
@@ -62,7 +62,7 @@ int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int
 
 int slk_answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t error, uint32_t flags)
 {
-	struct slk_slot *slot = slot_in_use(engine, index);
+	struct slk_slot *slot = slk_slot_in_use(engine, index);
 	int result;
 
 	if (!slot)
@@ -94,7 +94,7 @@ int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value)
 
 void slk_answer_may_wait(struct slk_engine *engine, uint32_t index)
 {
-	const struct slk_slot *slot = slot_in_use(engine, index);
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
 	struct slk_waiting_call *call;
 
 	if (!slot)
@@ -115,7 +115,7 @@ void slk_answer_may_wait(struct slk_engine *engine, uint32_t index)
  */
 int slk_answer_interrupted(struct slk_engine *engine, uint32_t index, int control_fd, int32_t timeout_ms)
 {
-	const struct slk_slot *slot = slot_in_use(engine, index);
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
 	int result;
 
 	if (!slot)
@@ -130,7 +130,7 @@ int slk_answer_interrupted(struct slk_engine *engine, uint32_t index, int contro
 
 int slk_answer_continue(struct slk_engine *engine, uint32_t index)
 {
-	const struct slk_slot *slot = slot_in_use(engine, index);
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
 	uint8_t treatment;
 
 	if (!slot)
@@ -143,6 +143,30 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t index)
 	return slk_answer(engine, index, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 }
 
+static int inject(const struct slk_engine *engine, const struct slk_slot *slot, int32_t fd, int32_t close_on_exec)
+{
+	struct seccomp_notif_addfd injection = {
+		.id = slot->notif_id,
+		.srcfd = (uint32_t)fd,
+		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
+	};
+	int number;
+
+	do
+		number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+	while (number < 0 && errno == EINTR);
+	if (number < 0 && errno == ESRCH)
+		return -ENOENT; /* killed while it was to take it */
+	return number < 0 ? -errno : number;
+}
+
+int slk_inject_fd(struct slk_engine *engine, uint32_t index, int32_t fd)
+{
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
+
+	return slot ? inject(engine, slot, fd, 1) : -EBADSLT;
+}
+
 /*
  * Two calls, not ADDFD with SEND: when a stop signal reaches us inside that one, the kernel forgets the descriptor but
  * not that the call is answered, and the program's open returns 0, its own stdin. Between two calls nothing is lost
@@ -150,36 +174,29 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t index)
  */
 int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
 {
-	struct slk_slot *slot = slot_in_use(engine, index);
-	struct seccomp_notif_addfd injection = {
-		.srcfd = (uint32_t)fd,
-		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
-	};
+	struct slk_slot *slot = slk_slot_in_use(engine, index);
 	int number, result;
 
 	if (!slot)
 		return -EBADSLT;
-	injection.id = slot->notif_id;
-	do
-		number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
-	while (number < 0 && errno == EINTR);
+	number = inject(engine, slot, fd, close_on_exec);
 	if (number >= 0) {
 		result = slk_answer(engine, index, number, 0, 0);
 		return result < 0 ? result : number;
 	}
-	if (errno == ENOENT) {
+	if (number == -ENOENT) {
 		engine->counts.vanished++;
 		slk_slot_release(slot);
 		return -ENOENT;
 	}
-	number = -errno; /* EMFILE is the program's own limit and its to see */
+	/* EMFILE is the program's own limit and its to see */
 	slk_answer(engine, index, 0, number == -EMFILE ? -EMFILE : -EIO, 0);
 	return number;
 }
 
 int slk_answer_alive(struct slk_engine *engine, uint32_t index)
 {
-	const struct slk_slot *slot = slot_in_use(engine, index);
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
 
 	if (!slot)
 		return -EBADSLT;

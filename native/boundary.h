@@ -119,14 +119,42 @@ enum slk_order_kind {
 	SLK_ORDER_SIGNAL,    /* to the program */
 	SLK_ORDER_TRACE,     /* the process of this thread; see tracer.c */
 	SLK_ORDER_INTERRUPT, /* trace it, and have this thread stop before it returns to the program */
+	SLK_ORDER_RESTART,   /* have this thread, which init traces, make another call; see rewrite.c */
 	SLK_ORDER_CONTINUE,  /* SIGCONT to the program's process group, if it is still in this stop */
 	SLK_ORDER_KILL,      /* everything, now */
+};
+
+enum slk_restart_end {
+	SLK_RESTART_LEAVE,  /* the caller is let go as it begins the call: of what does not come back */
+	SLK_RESTART_RETURN, /* the call's result is the old one's, and the arguments are back in their registers */
+	SLK_RESTART_AGAIN,  /* the old call is made again after it, and asked about again; see slk_restart_result */
+};
+
+/* The call that a caller is to make in the place of its own. */
+struct slk_restart {
+	int32_t nr;
+	int32_t end;      /* enum slk_restart_end */
+	int32_t close_fd; /* a descriptor of the program's that is closed after the call, -1: none; not with LEAVE */
+	uint64_t args[6];
+};
+
+/* It in the hands of a tracer. */
+struct slk_rewrite {
+	struct slk_restart call;
+	int32_t tid;
+	int32_t old_nr;
+	uint64_t old_args[6];
+	uint64_t instruction_pointer;
+	uint64_t blocked; /* its signals, while it is in the call */
+	int64_t result;
+	int32_t phase;
 };
 
 struct slk_order {
 	int32_t kind;
 	int32_t number;  /* of the signal, the stop or the thread */
 	uint32_t serial; /* of an order that is acknowledged */
+	struct slk_rewrite rewrite;
 };
 
 /* Fork init, which forks the program. Returns init's pid; ret_control_fd is the leash: when its last duplicate
@@ -150,7 +178,7 @@ int slk_read_string(int tid, uint64_t address, uint32_t capacity, char *ret_text
 int slk_read_memory(int tid, uint64_t address, uint32_t size, void *ret_data);
 int slk_write_memory(int tid, uint64_t address, uint32_t size, const void *data);
 
-/* ---- engine.c, fastpath.c, answers.c: notifications ------------------------------------------------------------------ */
+/* ---- engine.c, fastpath.c, answers.c, rewrite.c: notifications ------------------------------------------------------------------ */
 
 enum slk_treatment {
 	SLK_CALL_NONE,   /* not ours: refused with ENOSYS if it ever comes */
@@ -313,6 +341,16 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
 /* End the wait of a call with the signals that are pending for its thread, as the kernel would bare: EINTR, or begun
  * anew, by the handler's flags. 1: answered; 0: not to be had, and the call waits on. */
 int slk_answer_interrupted(struct slk_engine *engine, uint32_t slot, int control_fd, int32_t timeout_ms);
+/* Injects a duplicate of fd, closed on exec; its number there, or -errno. The call waits on. */
+int slk_inject_fd(struct slk_engine *engine, uint32_t slot, int32_t fd);
+/* Have the caller make another call in its place. If that one is trapped as well, it is let through, once.
+ * -EPERM: somebody else traces the caller, or the table refuses the call; -EAGAIN: its process is in execve. It waits on
+ * then, to be answered. By a thread that goes on to drain or pump this engine. control_fd: init's, which may be the
+ * tracer; -1: none. */
+int slk_answer_restart(struct slk_engine *engine, uint32_t slot, int control_fd, const struct slk_restart *call,
+		       int32_t timeout_ms);
+/* 1: what the last call of this thread that ended with SLK_RESTART_AGAIN has returned; told once. */
+int slk_restart_result(struct slk_engine *engine, int32_t tid, int64_t *ret_result);
 /* Says beforehand that this call, continued, may wait in the kernel for a signal to end it. */
 void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 /* Injects a duplicate of fd; its number there. When that fails the program gets EMFILE if it is that, else EIO. */
@@ -380,6 +418,7 @@ void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const in
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 
 #define SLK_POKE_SIGNAL 40
+#define SLK_PATIENCE_SIGNAL 41 /* ends our own waits in rewrite.c */
 /* Interrupt the call that this thread of ours waits in; it has the signal unblocked. */
 int slk_poke(int32_t tid);
 int slk_become_subreaper(void);

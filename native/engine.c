@@ -23,6 +23,8 @@
 
 /* After so many rounds the caller gets a turn, however full the queue is kept. */
 #define ROUNDS_MAX 16
+/* Nothing tells us that a thread which we have seized has stopped. */
+#define REWRITES_EVERY_NS 5000000
 /* A thread that ends sooner is never registered: nothing about it could still be asked. */
 #define NEW_THREADS_AFTER_NS 20000000u
 
@@ -98,6 +100,9 @@ void slk_engine_destroy(struct slk_engine *engine)
 {
 	if (!engine)
 		return;
+	slk_rewrites_end(engine); /* the rest go on when this thread ends */
+	if (engine->patient_tid)
+		timer_delete(engine->patience);
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
 	munmap(engine->shared, sizeof(*engine->shared));
@@ -210,6 +215,7 @@ void slk_forget_thread(struct slk_engine *engine, int32_t tid)
 
 	if (*seen == tid)
 		*seen = 0;
+	slk_rewrite_forget(engine, tid);
 }
 
 /* ---- receiving ---- */
@@ -315,6 +321,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	}
 	row = &engine->calls[request->nr];
 	notice_thread(engine, request->tid);
+	if (engine->passing_count && slk_rewrite_passes(engine, request))
+		return 0;
 	/* A name changes hands: what was judged by it is to be judged anew. */
 	if (row->treatment == SLK_CALL_PATH && !(row->need & LANDLOCK_ACCESS_FS_EXECUTE))
 		engine->generation++;
@@ -382,6 +390,7 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 {
 	uint32_t kept = 0;
 
+	slk_rewrites_finish(engine);
 	for (uint32_t rounds = 1;; rounds++) {
 		uint32_t end = kept;
 
@@ -403,6 +412,8 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 		}
 		if (state != SLK_NOTIF_PENDING || kept == capacity || rounds == ROUNDS_MAX) {
 			*ret_count = kept;
+			if (state == SLK_NOTIF_TERMINAL)
+				slk_rewrites_end(engine);
 			/* An error must not take with it what was received before: the next drain meets it again. */
 			return state < 0 && kept ? SLK_NOTIF_PENDING : state;
 		}
@@ -432,6 +443,8 @@ static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t t
 		if (timeout_ns < 0 || due < timeout_ns)
 			timeout_ns = due;
 	}
+	if (slk_rewrites_finish(engine) && (timeout_ns < 0 || timeout_ns > REWRITES_EVERY_NS))
+		timeout_ns = REWRITES_EVERY_NS;
 	limit.tv_sec = timeout_ns / 1000000000;
 	limit.tv_nsec = timeout_ns % 1000000000;
 	engine->counts.wakes++;

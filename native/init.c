@@ -292,6 +292,12 @@ static void trace(struct init *init, const struct slk_order *order)
 	slk_acknowledge(init->engine, order->serial, done);
 }
 
+static void restart(const struct init *init, const struct slk_order *order)
+{
+	if (init->engine)
+		slk_acknowledge(init->engine, order->serial, init->traces && slk_trace_restart(&order->rewrite));
+}
+
 static void obey(struct init *init)
 {
 	struct slk_order order;
@@ -305,6 +311,8 @@ static void obey(struct init *init)
 		kill(init->program, order.number); /* not reaped yet, so the number is still the program's */
 	else if (order.kind == SLK_ORDER_TRACE || order.kind == SLK_ORDER_INTERRUPT)
 		trace(init, &order);
+	else if (order.kind == SLK_ORDER_RESTART)
+		restart(init, &order);
 	else if (order.kind == SLK_ORDER_CONTINUE)
 		end_stop(init, order.number);
 	else

@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "boundary.h"
 
@@ -78,6 +79,25 @@ int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status);
 /* Is it a child of ours, not a thread nor a traced process of somebody else? Asked while it is a zombie. */
 int slk_is_own_child(pid_t pid);
 void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done);
+/* The supervisor's side: 1 when init has taken it, and the thread will stop. As slk_order_init. */
+int slk_order_restart(struct slk_engine *engine, int control_fd, const struct slk_rewrite *rewrite, int32_t timeout_ms);
+/* init's: at the thread's next stop. 1: it will stop. */
+int slk_trace_restart(const struct slk_rewrite *rewrite);
+
+/* ---- rewrite.c: another call in the place of one that is trapped */
+
+/* A stop of a thread that we trace, on its way through. The ptrace(2) request to go on with, and its signal; 0: it is
+ * over, and the thread goes on as without us. */
+int slk_rewrite_step(const struct slk_engine *engine, struct slk_rewrite *rewrite, int status, long *ret_signal);
+int slk_is_job_control(int number);
+#define SLK_IS_CALL_STOP(status) (WSTOPSIG(status) == (SIGTRAP | 0x80)) /* PTRACE_O_TRACESYSGOOD */
+/* Goes on with what did not stop in time. 1: something is left. */
+int slk_rewrites_finish(struct slk_engine *engine);
+/* As much as can be had at the end. */
+void slk_rewrites_end(struct slk_engine *engine);
+/* 1: it is the call that its thread was made to make, and answered. */
+int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *request);
+void slk_rewrite_forget(struct slk_engine *engine, int32_t tid);
 
 /* 0: the kernel's own judgement suffices; else enum slk_reason + 1 says why Python must look. */
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
@@ -181,12 +201,22 @@ struct slk_waiting_call {
 /* By thread number: two that share a place lose the mark of the first, whose wait no signal ends then. Few numbers are
  * larger than this, and of the pages only those in use exist. */
 #define SLK_WAITING_MAX 65536
+
+struct slk_restart_result {
+	int32_t tid;
+	int64_t value;
+};
+#define SLK_RESULTS_MAX 256 /* it is asked for at once; one that is lost is a call made anew */
+
 /* What the supervisor and init both see. */
 struct slk_shared {
 	uint32_t acknowledged; /* the serial of the last order that init has carried out; a futex */
 	int32_t done;          /* did it succeed? */
 	struct slk_waiting_call waiting[SLK_WAITING_MAX];
+	struct slk_restart_result results[SLK_RESULTS_MAX]; /* by thread number */
 };
+
+#define SLK_REWRITES_MAX 64
 
 #define SLK_SLOTS_MAX 4096
 enum slk_phase { SLK_PHASE_FREE, SLK_PHASE_RECEIVED, SLK_PHASE_PREPARED };
@@ -223,6 +253,12 @@ struct slk_engine {
 	int tracing;               /* init traces somebody */
 	uint32_t next_slot;
 	uint32_t new_count;
+	uint32_t unfinished_count;
+	uint32_t passing_count;
+	int32_t patient_tid; /* whose timer it is; 0: there is none */
+	timer_t patience;
+	struct slk_rewrite unfinished[SLK_REWRITES_MAX]; /* seized by us, not stopped yet */
+	struct slk_rewrite passing[SLK_REWRITES_MAX];    /* may come as a notification, to be let through */
 	uint64_t generation; /* of names, as far as we see them change */
 	struct slk_engine_counts counts;
 	struct slk_call calls[SLK_CALLS_MAX];
@@ -237,6 +273,7 @@ uint64_t slk_now_ns(void);
 
 /* A free slot, or NULL. */
 struct slk_slot *slk_slot_take(struct slk_engine *engine);
+struct slk_slot *slk_slot_in_use(struct slk_engine *engine, uint32_t slot);
 void slk_slot_release(struct slk_slot *slot);
 /* For a notification without a slot. */
 int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags);

@@ -35,7 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL)
+#define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)
 #define SEIZE_PATIENCE_US 2000
 
 /* ---- the supervisor's side */
@@ -54,15 +54,14 @@ static void begin(struct slk_engine *engine)
 	engine->generation++;
 }
 
-int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms)
+static int give_order(struct slk_engine *engine, int control_fd, struct slk_order *order, int32_t timeout_ms)
 {
 	uint32_t *word = &engine->shared->acknowledged;
-	struct slk_order order = {kind, tid, ++engine->orders};
 	uint64_t end_ns = slk_now_ns() + (uint64_t)timeout_ms * 1000000u;
 	int result;
 
-	begin(engine);
-	result = slk_order_send(control_fd, &order);
+	order->serial = ++engine->orders;
+	result = slk_order_send(control_fd, order);
 	if (result < 0)
 		return result;
 	for (;;) {
@@ -70,7 +69,7 @@ int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t 
 		uint64_t now_ns = slk_now_ns();
 		struct timespec left;
 
-		if (now == order.serial)
+		if (now == order->serial)
 			return engine->shared->done;
 		if (now_ns >= end_ns)
 			return 0;
@@ -78,6 +77,21 @@ int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t 
 		left.tv_nsec = (long)((end_ns - now_ns) % 1000000000u);
 		futex(word, FUTEX_WAIT, now, &left);
 	}
+}
+
+int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms)
+{
+	struct slk_order order = {.kind = kind, .number = tid};
+
+	begin(engine);
+	return give_order(engine, control_fd, &order, timeout_ms);
+}
+
+int slk_order_restart(struct slk_engine *engine, int control_fd, const struct slk_rewrite *rewrite, int32_t timeout_ms)
+{
+	struct slk_order order = {.kind = SLK_ORDER_RESTART, .number = rewrite->tid, .rewrite = *rewrite};
+
+	return give_order(engine, control_fd, &order, timeout_ms);
 }
 
 /* ---- what /proc tells of a thread */
@@ -249,6 +263,60 @@ static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
 }
 #endif
 
+/* Under way. */
+static struct slk_rewrite rewrites[SLK_REWRITES_MAX];
+
+static struct slk_rewrite *rewrite_of(pid_t tid)
+{
+	for (uint32_t at = 0; at < SLK_REWRITES_MAX; at++)
+		if (rewrites[at].tid == tid)
+			return &rewrites[at];
+	return NULL;
+}
+
+static struct slk_rewrite *free_rewrite(void)
+{
+	for (uint32_t at = 0; at < SLK_REWRITES_MAX; at++)
+		if (!rewrites[at].tid || getpgid(rewrites[at].tid) < 0) /* killed before its stop */
+			return &rewrites[at];
+	return NULL;
+}
+
+int slk_trace_restart(const struct slk_rewrite *ordered)
+{
+	struct slk_rewrite *rewrite = rewrite_of(ordered->tid);
+
+	if (!rewrite)
+		rewrite = free_rewrite();
+	if (!rewrite)
+		return 0;
+	*rewrite = *ordered;
+	if (slk_trace_interrupt(ordered->tid))
+		return 1;
+	rewrite->tid = 0;
+	return 0;
+}
+
+/* 1: it goes on with what it was told to do. */
+static int is_rewritten(const struct slk_engine *engine, pid_t tid, int status)
+{
+	struct slk_rewrite *rewrite = rewrite_of(tid);
+	long number = 0;
+	int request;
+
+	if (!rewrite)
+		return 0;
+	request = slk_rewrite_step(engine, rewrite, status, &number);
+	if (request == 0) {
+		rewrite->tid = 0;
+		if (!SLK_IS_CALL_STOP(status))
+			return 0; /* a stop like any other */
+		request = PTRACE_CONT;
+	}
+	ptrace((enum __ptrace_request)request, tid, 0, number);
+	return 1;
+}
+
 int slk_is_traced(pid_t tid)
 {
 	unsigned long message;
@@ -256,17 +324,14 @@ int slk_is_traced(pid_t tid)
 	return ptrace(PTRACE_GETEVENTMSG, tid, 0, &message) == 0;
 }
 
-static int stops(int number)
-{
-	return number == SIGSTOP || number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
-}
-
 int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
 {
 	int event = status >> 16;
 	int number = WSTOPSIG(status);
 
-	if (event == PTRACE_EVENT_STOP && stops(number)) {
+	if (is_rewritten(engine, tid, status))
+		return event == PTRACE_EVENT_STOP && slk_is_job_control(number) ? number : 0;
+	if (event == PTRACE_EVENT_STOP && slk_is_job_control(number)) {
 		ptrace(PTRACE_LISTEN, tid, 0, 0); /* stays stopped, until SIGCONT */
 		return number;
 	}

@@ -87,12 +87,17 @@ class _Lib:
     SLK_REPORT_DONE: Final[int]
     SLK_REPORT_GONE: Final[int]
     SLK_POKE_SIGNAL: Final[int]
+    SLK_PATIENCE_SIGNAL: Final[int]
+    SLK_RESTART_LEAVE: Final[int]
+    SLK_RESTART_RETURN: Final[int]
+    SLK_RESTART_AGAIN: Final[int]
     SLK_LOST_OWNER: Final[int]
     SLK_LOST_ATTRIBUTES: Final[int]
     SLK_RESOLVE_CONFINED: Final[int]
     SLK_ORDER_SIGNAL: Final[int]
     SLK_ORDER_TRACE: Final[int]
     SLK_ORDER_INTERRUPT: Final[int]
+    SLK_ORDER_RESTART: Final[int]
     SLK_ORDER_CONTINUE: Final[int]
     SLK_ORDER_KILL: Final[int]
     SLK_CALL_NONE: Final[int]
@@ -165,6 +170,11 @@ class _Lib:
     def slk_answer_interrupted(
         self, engine: ffi.CData, slot: int, control_fd: int, timeout_ms: int, /
     ) -> int: ...
+    def slk_inject_fd(self, engine: ffi.CData, slot: int, fd: int, /) -> int: ...
+    def slk_answer_restart(
+        self, engine: ffi.CData, slot: int, control_fd: int, call: ffi.CData, timeout_ms: int, /
+    ) -> int: ...
+    def slk_restart_result(self, engine: ffi.CData, tid: int, ret_result: ffi.CData, /) -> int: ...
     def slk_answer_may_wait(self, engine: ffi.CData, slot: int, /) -> None: ...
     def slk_answer_alive(self, engine: ffi.CData, slot: int, /) -> int: ...
     def slk_engine_set_mounts(

@@ -13,7 +13,17 @@ from typing import NamedTuple, assert_never
 
 from sandlockd.audit.records import Allowed, errno_name
 from sandlockd.handlers import lookup, opening, record
-from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, Continue, Errno, Fd, Kill, Value, Write
+from sandlockd.handlers.answers import (
+    LANDLOCK_FILES,
+    LANDLOCK_NAMES,
+    Continue,
+    Errno,
+    Fd,
+    Kill,
+    Restart,
+    Value,
+    Write,
+)
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import memory
 from sandlockd.kernel.files import MayWait
@@ -193,7 +203,7 @@ def _rule(judged: list[_Judged], answer: Settled, path: bytes | None) -> str:
     for one in judged:
         if one.verdict.allowed:
             return one.verdict.rule
-    if isinstance(answer, Continue):
+    if isinstance(answer, Continue | Restart):
         return f"kernel.{answer.backstop.name.lower()}"
     if isinstance(answer, Errno):
         return "kernel.error"
@@ -210,6 +220,8 @@ def _word(answer: Settled) -> str:
             return "descriptor"
         case Value() | Write():
             return "value"
+        case Restart():
+            return "restarted"
         case Kill():
             return "killed"
         case _:

@@ -34,6 +34,7 @@ class Backstop(enum.Enum):
         "it changes and opens nothing; what it tells Landlock hides from nobody (landlock(7), limitations)"
     )
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
+    OWN_DESCRIPTORS = "fchdir gives no right, and takes a program nowhere that its own fchdir of its own descriptors would not"
 
 
 class Continue(NamedTuple):
@@ -59,6 +60,20 @@ class Write(NamedTuple):
     address: int
     data: bytes
     value: int
+
+
+class Restart(NamedTuple):
+    """Have the caller make another call in the place of its own, with nothing but its registers changed.
+
+    Another thread may put something else in the place of an injected descriptor before the kernel uses it: so this
+    exists together with the kernel rule that makes that harmless, as Continue does.
+    """
+
+    backstop: Backstop
+    nr: int
+    args: tuple[int, ...]  # six; the first is the number of the injected descriptor, where there is one
+    fd: int  # given: whoever sends the answer closes it; -1: none
+    returns: bool  # else the call ends in another program (execve), or fails with the descriptor left open
 
 
 class Kill(NamedTuple):
@@ -89,7 +104,7 @@ class Later(NamedTuple):
     abandon: Callable[[], None]  # releases what work would have; harmless when it has
 
 
-Settled = Continue | Errno | Value | Fd | Write | Kill
+Settled = Continue | Errno | Value | Fd | Write | Restart | Kill
 Answer = Settled | Refused
 
 EACCES: Final = Errno(13)

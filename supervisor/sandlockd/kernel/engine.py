@@ -31,6 +31,11 @@ REASON_LOOKUP = lib.SLK_REASON_LOOKUP
 REASON_GRANTED = lib.SLK_REASON_GRANTED
 REASON_FAILED = lib.SLK_REASON_FAILED
 
+# How a call ends that the caller was made to make: see native/boundary.h, enum slk_restart_end.
+LEAVE = lib.SLK_RESTART_LEAVE
+RETURN = lib.SLK_RESTART_RETURN
+AGAIN = lib.SLK_RESTART_AGAIN
+
 ZONE_SLOW = lib.SLK_ZONE_SLOW
 ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
 ZONE_TREE = lib.SLK_ZONE_TREE
@@ -83,6 +88,7 @@ else:  # without importing typing
 _BATCH = lib.SLK_BATCH_MAX
 _NEW_THREADS = 256
 _TRACE_PATIENCE_MS = 100  # somebody may have stopped init; it needs 0.1 ms
+_RESTART_PATIENCE_MS = 20  # what takes longer is gone on with between other calls
 
 
 class Engine:
@@ -142,6 +148,7 @@ class Engine:
         self._tids = ffi.new("int32_t[]", _NEW_THREADS)
         self.listener: OwnedFd | None = None
         self.sync_wake_up = False
+        self.control_fd = -1  # init's, where it traces processes (native/tracer.c); borrowed
 
     def attach(self, listener: OwnedFd) -> None:
         """Take the listener over."""
@@ -217,6 +224,27 @@ class Engine:
 
     def answer_fd(self, slot: int, fd: int, *, close_on_exec: bool) -> int:
         return int(lib.slk_answer_fd(self._engine, slot, fd, close_on_exec))
+
+    def inject_fd(self, slot: int, fd: int) -> int:
+        """Give the caller a duplicate, closed on exec. Its number there, or -errno. The call waits on."""
+        return int(lib.slk_inject_fd(self._engine, slot, fd))
+
+    def answer_restart(
+        self, slot: int, nr: int, args: Sequence[int], *, end: int = RETURN, close_fd: int = -1
+    ) -> int:
+        """Have the caller make another call in the place of its own (native/rewrite.c).
+
+        end: LEAVE, RETURN, AGAIN. close_fd: a descriptor of the program's, closed after the call; not with LEAVE.
+        -EPERM: somebody else traces it, -EAGAIN: its process is in execve; the call waits on then. From the thread
+        that drains or pumps.
+        """
+        call = ffi.new("struct slk_restart *", {"nr": nr, "end": end, "close_fd": close_fd, "args": args})
+        return int(lib.slk_answer_restart(self._engine, slot, self.control_fd, call, _RESTART_PATIENCE_MS))
+
+    def restart_result(self, tid: int) -> int | None:
+        """What a call that ended with AGAIN has returned to its thread, once: a value or -errno."""
+        result = ffi.new("int64_t *")
+        return int(result[0]) if lib.slk_restart_result(self._engine, tid, result) else None
 
     def may_wait(self, slot: int) -> None:
         """Say before continuing: the call may wait in the kernel, and signals may end it as they do bare."""

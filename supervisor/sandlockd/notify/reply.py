@@ -9,8 +9,9 @@ import errno
 import os
 from typing import assert_never
 
-from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Settled, Value, Write
+from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Restart, Settled, Value, Write
 from sandlockd.kernel import memory
+from sandlockd.kernel.engine import LEAVE, RETURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def _send(engine: Engine, request: Request, answer: Settled, kill: Callable[[str
                 os.close(fd)
         case Write():
             return _write(engine, request, answer)
+        case Restart():
+            try:
+                return _restart(engine, request, answer)
+            finally:
+                if answer.fd >= 0:
+                    os.close(answer.fd)
         case Kill(rule):
             result = engine.answer_errno(request.slot, errno.EACCES)
             kill(rule)
@@ -61,3 +68,20 @@ def _write(engine: Engine, request: Request, answer: Write) -> int:
     except OSError:
         return engine.answer_errno(request.slot, errno.EFAULT)
     return engine.answer_value(request.slot, answer.value)
+
+
+def _restart(engine: Engine, request: Request, answer: Restart) -> int:
+    args, number = answer.args, -1
+    if answer.fd >= 0:
+        number = engine.inject_fd(request.slot, answer.fd)
+        if number < 0:
+            # EMFILE is the program's own limit and its to see. One that is gone is found to be so.
+            error = errno.EMFILE if number == -errno.EMFILE else errno.EIO
+            result = engine.answer_errno(request.slot, error)
+            return number if result >= 0 else result
+        args = (number, *args[1:])
+    end, close_fd = (RETURN, number) if answer.returns else (LEAVE, -1)
+    result = engine.answer_restart(request.slot, answer.nr, args, end=end, close_fd=close_fd)
+    if result < 0 and result != -errno.ENOENT:
+        engine.answer_errno(request.slot, errno.EIO)
+    return result

@@ -139,6 +139,8 @@ class Sandbox:
         )
         self._started_at = time.monotonic()
         self._init_pid, self._control = launching.start(plan)
+        if self._may_trace:
+            self._engine.control_fd = self._control.fd
         prepared.wall.close()  # the child has its own
         self._advance(Event.FORKED)
         self._index = ProcessIndex(self._init_pid)
