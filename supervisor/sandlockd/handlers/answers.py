@@ -35,6 +35,7 @@ class Backstop(enum.Enum):
     )
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
     OWN_DESCRIPTORS = "fchdir gives no right, and takes a program nowhere that its own fchdir of its own descriptors would not"
+    OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
 
 
 class Continue(NamedTuple):
@@ -74,6 +75,7 @@ class Restart(NamedTuple):
     args: tuple[int, ...]  # six; the first is the number of the injected descriptor, where there is one
     fd: int  # given: whoever sends the answer closes it; -1: none
     returns: bool  # else the call ends in another program (execve), or fails with the descriptor left open
+    again: bool = False  # the old call is made again after it, and Engine.restart_result has the result
 
 
 class Kill(NamedTuple):

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Restart, Settled, Value, Write
 from sandlockd.kernel import memory
-from sandlockd.kernel.engine import LEAVE, RETURN
+from sandlockd.kernel.engine import AGAIN, LEAVE, RETURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _restart(engine: Engine, request: Request, answer: Restart) -> int:
             return number if result >= 0 else result
         args = (number, *args[1:])
     end, close_fd = (RETURN, number) if answer.returns else (LEAVE, -1)
+    if answer.again:
+        end = AGAIN
     result = engine.answer_restart(request.slot, answer.nr, args, end=end, close_fd=close_fd)
     if result < 0 and result != -errno.ENOENT:
         engine.answer_errno(request.slot, errno.EIO)

@@ -1,21 +1,46 @@
-"""chdir and execve in a tree: the kernel does them where it finds what the program sees."""
+"""chdir and execve in a tree: the kernel does them where it finds what the program sees; else it is told to enter or
+execute an injected descriptor (native/rewrite.c), so that the process really is there.
+
+A script cannot be executed by a descriptor that is closed on exec, and would call itself /dev/fd/N. So its first line
+is read here, as the kernel reads it (fs/binfmt_script.c), and the interpreter is executed with the arguments that the
+kernel would have made: the script is called what the program called it. They go to a page that the caller maps first.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
+import stat
+import struct
 
-from sandlockd.handlers.answers import LANDLOCK_FILES, Backstop, Continue, Errno
+from sandlockd.handlers import lookup, record
+from sandlockd.handlers.answers import LANDLOCK_FILES, Backstop, Continue, Errno, Restart
 from sandlockd.handlers.merged.doing import Call, denied, kernel_finds
-from sandlockd.handlers.merged.places import Elsewhere
+from sandlockd.handlers.merged.places import Elsewhere, Place, resolve
+from sandlockd.kernel import acts, beneath, memory
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import AT_FDCWD, describe
+from sandlockd.kernel.syscalls import number_of
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
-from sandlockd.policy.verdict import Want
+from sandlockd.policy.verdict import FileIdentity, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer
 
 _SEEN = Continue(Backstop.ONLY_TELLS)
+_AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = 0x1000, 0x100
+_FIRST_LINE = 256  # BINPRM_BUF_SIZE (linux/binfmts.h)
+_INTERPRETERS_MAX = 4  # exec_binprm of fs/exec.c: then ELOOP
+_POINTERS_AT_ONCE = 512
+_ARGUMENTS_MAX = 1 << 20
+_PAGE = 4096
+_PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22
+_NOWHERE = (1 << 64) - 1
+
+
+# ---- chdir
 
 
 def change_directory(call: Call) -> Answer | Elsewhere:
@@ -33,18 +58,175 @@ def change_directory(call: Call) -> Answer | Elsewhere:
         return Errno(error.errno)
     if kernel_finds(call, place, follow=True):
         return _SEEN
-    return Errno(errno.ENOSYS)
+    with place.tree.open_described(found) as described:
+        if not call.caller.act(beneath.may_access, described, os.X_OK):
+            return Errno(errno.EACCES)
+    layer = place.tree.storage.workdir if found.lower is not None else place.tree.storage.upper
+    return enter(beneath.open_below(layer.fd, found.path, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def enter(directory: OwnedFd) -> Answer:
+    """Takes the descriptor."""
+    return Restart(Backstop.OWN_DESCRIPTORS, number_of("fchdir"), (0,) * 6, directory.take(), returns=True)
+
+
+# ---- execve
 
 
 def execute(call: Call) -> Answer | Elsewhere:
     if not call.caller.request.path:
         return Elsewhere(None)
-    place = call.place(Goal.FOLLOW)
+    is_at = call.name == "execveat"
+    if is_at and call.arg(4) & ~(_AT_EMPTY_PATH | _AT_SYMLINK_NOFOLLOW):
+        return Errno(errno.EINVAL)
+    follow = not (is_at and call.arg(4) & _AT_SYMLINK_NOFOLLOW)
+    place = call.place(Goal.FOLLOW if follow else Goal.NOFOLLOW)
     if isinstance(place, Elsewhere):
         return place
+    if place.found.kind is Kind.SYMLINK:
+        return Errno(errno.ELOOP)
     refusal = denied(call, place, Want.EXECUTE)
     if refusal is not None:
         return refusal
-    if kernel_finds(call, place, follow=True):
-        return LANDLOCK_FILES
-    return Errno(errno.ENOSYS)
+    return _Execution(call).run(place)
+
+
+def execute_outside(call: Call, text: bytes) -> Answer:
+    """What a link of a tree leads to."""
+    return _Execution(call).run(Elsewhere(text))
+
+
+class _Execution:
+    """One execve under way. words: what comes before the program's own arguments, from the second on."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        first = 1 if call.name == "execveat" else 0
+        self.path_address = call.arg(first)
+        self.arguments_address, self.environment_address = call.arg(first + 1), call.arg(first + 2)
+
+    def run(self, target: Place | Elsewhere) -> Answer:
+        words: list[bytes] = []
+        name = self._written_name()
+        for _ in range(_INTERPRETERS_MAX + 1):
+            opened = self._open(target)
+            if not isinstance(opened, OwnedFd):
+                return opened
+            with opened:
+                line = _first_line(opened)
+                is_known = (
+                    not words and isinstance(target, Place) and kernel_finds(self.call, target, follow=True)
+                )
+                if line is None:
+                    if is_known:
+                        return LANDLOCK_FILES
+                    return self._binary(opened, words)
+                interpreter, argument = line
+                if not interpreter:
+                    return Errno(errno.ENOEXEC)
+                after = resolve(self.call.caller, interpreter, AT_FDCWD, Goal.FOLLOW)
+                if is_known and isinstance(after, Elsewhere):
+                    return LANDLOCK_FILES  # the kernel finds both
+            words = [interpreter, *([argument] if argument else []), name, *words[1:]]
+            name, target = interpreter, after
+            if isinstance(target, Elsewhere) and target.text is None:
+                target = Elsewhere(interpreter)
+        return Errno(errno.ELOOP)
+
+    def _written_name(self) -> bytes:
+        """What a script is called: the path as it was written, from a descriptor through /dev/fd (execveat(2))."""
+        text = self.call.text()
+        dirfd = lookup.dirfd_of(self.call.caller)
+        return text if text.startswith(b"/") or dirfd == AT_FDCWD else b"/dev/fd/%d/%b" % (dirfd, text)
+
+    def _open(self, target: Place | Elsewhere) -> OwnedFd | Answer:
+        """That file, for reading, if it may be executed."""
+        caller = self.call.caller
+        if isinstance(target, Place):
+            if target.found.kind is not Kind.FILE:
+                return Errno(errno.EACCES)
+            refusal = denied(self.call, target, Want.EXECUTE)
+            if refusal is not None:
+                return refusal
+            seen = target.tree.open_shown(target.found)
+        else:
+            assert target.text is not None
+            seen = lookup.open_object(caller, lookup.place_of(caller, target.text, AT_FDCWD), follow=True)
+        with seen:
+            found = describe(seen.fd)
+            if not stat.S_ISREG(found.mode) or found.proc:
+                return Errno(errno.EACCES)
+            if isinstance(target, Elsewhere):
+                identity = FileIdentity(found.device, found.inode)
+                verdict = caller.context.rules.judge(found.path, Want.EXECUTE, identity)
+                if not verdict.allowed:
+                    return record.refuse(verdict, path=found.path, wanted=Want.EXECUTE)
+            if not caller.act(beneath.may_access, seen, os.X_OK):
+                return Errno(errno.EACCES)
+            # As the caller: another of its threads may read from the descriptor. What it may execute and not read
+            # it does not execute here.
+            return caller.act(acts.reopen_at_once, seen, os.O_RDONLY)
+
+    def _binary(self, opened: OwnedFd, words: list[bytes]) -> Answer:
+        execveat = number_of("execveat")
+        if not words:
+            empty = self.path_address + len(self.call.text())  # its NUL is an empty path
+            args = (0, empty, self.arguments_address, self.environment_address, _AT_EMPTY_PATH, 0)
+            return Restart(LANDLOCK_FILES.backstop, execveat, args, opened.take(), returns=False)
+        scratch = self._scratch(words)
+        if not isinstance(scratch, int):
+            return scratch
+        args = (0, scratch, scratch + 8, self.environment_address, _AT_EMPTY_PATH, 0)
+        return Restart(LANDLOCK_FILES.backstop, execveat, args, opened.take(), returns=False)
+
+    def _scratch(self, words: list[bytes]) -> int | Answer:
+        """The address of an empty string, 8 bytes long, in the caller's memory; behind it is the argument vector."""
+        caller = self.call.caller
+        own = self._own_arguments()
+        vector_bytes = 8 * (len(words) + len(own) + 1)
+        size = 8 + vector_bytes + sum(len(word) + 1 for word in words)
+        mapped = caller.context.engine.restart_result(caller.tid)
+        if mapped is None:
+            args = (0, (size + _PAGE - 1) & -_PAGE, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, _NOWHERE, 0)
+            return Restart(Backstop.OWN_MEMORY, number_of("mmap"), args, -1, returns=True, again=True)
+        if mapped < 0 and mapped > -4096:
+            return Errno(-mapped)
+        addresses, texts, at = [], b"", mapped + 8 + vector_bytes
+        for word in words:
+            addresses.append(at + len(texts))
+            texts += word + b"\0"
+        vector = struct.pack(f"={len(words) + len(own) + 1}Q", *addresses, *own, 0)
+        caller.require_alive()
+        memory.write_memory(caller.tid, mapped, bytes(8) + vector + texts)
+        return mapped
+
+    def _own_arguments(self) -> list[int]:
+        """The addresses of the program's arguments, without the first. Raises OSError: EFAULT, E2BIG."""
+        found: list[int] = []
+        at = self.arguments_address
+        while at and len(found) < _ARGUMENTS_MAX:
+            # Page by page: what follows the last one may not be mapped.
+            count = min(_POINTERS_AT_ONCE, (_PAGE - at % _PAGE) // 8 or 1)
+            data = memory.read_memory(self.call.caller.tid, at, 8 * count)
+            for (address,) in struct.iter_unpack("=Q", data):
+                if not address:
+                    return found[1:]
+                found.append(address)
+            at += 8 * count
+        if at:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        return []
+
+
+def _first_line(opened: OwnedFd) -> tuple[bytes, bytes] | None:
+    """The interpreter of a script and its argument; None: it is none. An interpreter b"" is ENOEXEC."""
+    head = os.pread(opened.fd, _FIRST_LINE, 0)
+    if not head.startswith(b"#!"):
+        return None
+    line, newline, _ = head[2:].partition(b"\n")
+    line = line.partition(b"\0")[0].strip(b" \t") if newline else line.partition(b"\0")[0].lstrip(b" \t")
+    cut = next((at for at, letter in enumerate(line) if letter in b" \t"), -1)
+    interpreter = line if cut < 0 else line[:cut]
+    if not newline and cut < 0 and len(head) == _FIRST_LINE:
+        return b"", b""  # it may be longer
+    return interpreter, b"" if cut < 0 else line[cut:].strip(b" \t")

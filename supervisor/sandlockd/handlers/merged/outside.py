@@ -10,14 +10,15 @@ import errno
 import os
 import stat
 
-from sandlockd.handlers import lookup
+from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.context import Caller
-from sandlockd.handlers.merged import seeing
+from sandlockd.handlers.merged import moving, seeing
 from sandlockd.handlers.merged.doing import Call
-from sandlockd.kernel import beneath
+from sandlockd.kernel import acts, beneath
 from sandlockd.kernel.paths import acting_as
 from sandlockd.kernel.status import Status, statfs
+from sandlockd.policy.verdict import FileIdentity, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,22 @@ def _of(call: Call, opened: OwnedFd) -> Answer:
         return Write(call.arg(position + 1), target, len(target))
     if name == "statfs":
         return Write(call.arg(1), statfs(opened), 0)
+    if name == "chdir":
+        return _enter(call, opened)
     return Errno(errno.EOPNOTSUPP if name == "name_to_handle_at" else errno.ENOSYS)
+
+
+def _enter(call: Call, opened: OwnedFd) -> Answer:
+    """The directory is entered by a descriptor that could list it: so the caller must be one who may."""
+    found = call.caller.describe(opened)
+    if not stat.S_ISDIR(found.mode):
+        return Errno(errno.ENOTDIR)
+    verdict = call.caller.context.rules.judge(found.path, Want.READ, FileIdentity(found.device, found.inode))
+    if found.proc or not verdict.allowed:
+        return record.refuse(verdict, path=found.path, wanted=Want.READ)
+    if not call.caller.act(beneath.may_access, opened, os.X_OK):
+        return Errno(errno.EACCES)
+    return moving.enter(call.caller.act(acts.reopen, opened, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def _not_again() -> Answer:

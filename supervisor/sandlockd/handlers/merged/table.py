@@ -93,6 +93,8 @@ def _elsewhere(
     other = copy.copy(context)
     other.instead = text
     request = request._replace(path=text)
+    if name in ("execve", "execveat"):
+        return moving.execute_outside(call, text)
     if bare is None:
         return outside.tell(name, other, request)
     answer = bare(other, request)
