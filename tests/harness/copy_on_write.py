@@ -128,17 +128,20 @@ def _why_no_overlayfs() -> str | None:
 
 @dataclass(frozen=True)
 class Sandboxed(Way):
-    """sandlockd with the work directory as its copy-on-write tree."""
+    """sandlockd. options: before the work directory, which is the last of them, and behind it."""
 
-    on_exit: str
+    options: tuple[str, ...] = ("--write",)
+    behind: tuple[str, ...] = ()
 
     def why_not(self) -> str | None:
-        return _why_no_workdir()
+        return _why_no_workdir() if "--workdir" in self.options else None
 
     def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        granted: Line = [word for path in read for word in ("--read", path)]
-        options: Line = ["--policy", "base", "--workdir", runner.work, "--on-exit", self.on_exit, "--quiet"]
-        return runner.run([SANDLOCKD, *options, *granted, "--", *command], timeout=_TIMEOUT_S, env=env)
+        granted: Line = []
+        for path in read:
+            granted += ["--read", path]
+        options: Line = ["--policy", "base", "--quiet", *granted, *self.options, runner.work, *self.behind]
+        return runner.run([SANDLOCKD, *options, "--", *command], timeout=_TIMEOUT_S, env=env)
 
 
 @functools.cache
@@ -164,9 +167,10 @@ def _why_no_workdir() -> str | None:
 BARE = Way("bare")
 BARE_AGAIN = Way("bare again")
 OVERLAYFS = Overlayfs("overlayfs")
-DISCARDED = Sandboxed("sandlockd, discarded", "discard")
-COMMITTED = Sandboxed("sandlockd, committed", "commit")
-WAYS = (BARE, BARE_AGAIN, OVERLAYFS, DISCARDED, COMMITTED)
+# Nothing is kept apart: what differs then is the sandbox's doing, not that of copy-on-write.
+GRANTED = Sandboxed("sandlockd, granted")
+DISCARDED = Sandboxed("sandlockd, discarded", ("--workdir",), ("--on-exit", "discard"))
+COMMITTED = Sandboxed("sandlockd, committed", ("--workdir",), ("--on-exit", "commit"))
 
 
 # ---- programs ----

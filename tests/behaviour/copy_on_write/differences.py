@@ -1,7 +1,7 @@
 """Programs of the corpus whose result is known to differ from bare: by the reason, their names.
 
-A name may be preceded by `root` or `ordinary`: for that user only. An entry of SANDLOCKD_DIFFERS that no longer
-differs fails its test.
+A name may be preceded by `root` or `ordinary`: for that user only; the name of a group means all of its programs. An
+entry of SANDLOCKD_DIFFERS or GRANTED_DIFFERS that no longer differs fails its test.
 """
 
 from __future__ import annotations
@@ -13,6 +13,34 @@ from harness.users import User
 Differences = Mapping[str, tuple[str, ...]]
 
 SANDLOCKD_DIFFERS: Differences = {}
+
+# Without copy-on-write: the work directory is granted for writing.
+GRANTED_DIFFERS: Differences = {
+    "openat2 does not exist (ENOSYS)": ("resolving",),
+    "no network, and AF_UNIX counts as such": ("sockets",),
+    "no device is made": ("root making-devices", "making-a_device_with_the_number_of_a_whiteout"),
+    "no set-group-ID file comes into being": (
+        "permissions-set_ids_go_with_a_write",
+        "owners-clears_setgid_of_files",
+    ),
+    "chroot is refused, whatever the path": ("places-changing_the_root",),
+    "the directory in /proc is refused before the kernel sees two file systems (EACCES, not EXDEV)": (
+        "renaming-out_of_the_tree",
+        "linking-by_proc_not_followed",
+        "linking-from_outside_of_the_tree",
+    ),
+    "attributes of the security and trusted classes are not removed, even where none is": (
+        "root attributes-names_of_other_classes",
+    ),
+    "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
+        "ordinary executing-without_permission_to_read",
+    ),
+    "wrong: two times of UTIME_OMIT change nothing and ask for nothing, not even for the path": (
+        "times-utimensat_omitted_everywhere",
+    ),
+    "wrong: no path and no descriptor is EFAULT, and changed the working directory": ("times-by_descriptor",),
+    "wrong: with IN_DONT_FOLLOW something else is watched": ("watching-what_may_be_watched",),
+}
 
 # With index=on and redirect_dir=on, as of Linux 6.18. What is not here, even the kernel's overlayfs does as bare.
 OVERLAYFS_DIFFERS: Differences = {
@@ -50,6 +78,7 @@ OVERLAYFS_DIFFERS: Differences = {
 
 
 def reason(table: Differences, program: str, user: User) -> str | None:
-    """Why this program may differ; None when it must not."""
-    names = {program, f"{'root' if user.is_root else 'ordinary'} {program}"}
+    """Why this program, `group-name`, may differ; None when it must not."""
+    who = "root" if user.is_root else "ordinary"
+    names = {program, f"{who} {program}", program.partition("-")[0]}
     return next((why for why, known in table.items() if names & set(known)), None)

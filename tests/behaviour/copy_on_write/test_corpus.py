@@ -1,7 +1,8 @@
 """Short programs of raw system calls, bare and under copy-on-write: the same errnos, output and tree.
 
 After a discard the real tree is what it was, to the nanosecond; after a commit it is what a bare run leaves. Run once
-more bare, the corpus proves itself; on the kernel's overlayfs it shows what is hard.
+more bare, the corpus proves itself; on the kernel's overlayfs it shows what is hard; in a sandbox that writes to the
+real tree, what is the sandbox's doing alone.
 
     pytest tests/behaviour/copy_on_write/test_corpus.py -k "renaming and root and sandboxed"
 """
@@ -12,13 +13,20 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 import pytest
-from behaviour.copy_on_write.differences import OVERLAYFS_DIFFERS, SANDLOCKD_DIFFERS, Differences, reason
+from behaviour.copy_on_write.differences import (
+    GRANTED_DIFFERS,
+    OVERLAYFS_DIFFERS,
+    SANDLOCKD_DIFFERS,
+    Differences,
+    reason,
+)
 from harness.compiling import Compiler
 from harness.copy_on_write import (
     BARE,
     BARE_AGAIN,
     COMMITTED,
     DISCARDED,
+    GRANTED,
     OVERLAYFS,
     Result,
     Runs,
@@ -96,6 +104,15 @@ def test_overlayfs(runs: Runs, as_user: User, program: Program) -> None:
 
 
 @pytest.mark.parametrize("program", _PROGRAMS)
+def test_granted(runs: Runs, as_user: User, program: Program) -> None:
+    """In the sandbox without copy-on-write: the real tree is changed."""
+    bare = _result(runs, as_user, BARE, program)
+    granted = _result(runs, as_user, GRANTED, program)
+    found = _differences(bare, granted) + _difference(bare.left, granted.left, "the real tree")
+    _judge(found, GRANTED_DIFFERS, program, as_user, strictly=True)
+
+
+@pytest.mark.parametrize("program", _PROGRAMS)
 def test_sandboxed(runs: Runs, as_user: User, program: Program) -> None:
     _possible(DISCARDED)
     bare = _result(runs, as_user, BARE, program)
@@ -108,9 +125,8 @@ def test_sandboxed(runs: Runs, as_user: User, program: Program) -> None:
     _judge(found, SANDLOCKD_DIFFERS, program, as_user, strictly=True)
 
 
-@pytest.mark.parametrize("table", [OVERLAYFS_DIFFERS, SANDLOCKD_DIFFERS], ids=["overlayfs", "sandlockd"])
+@pytest.mark.parametrize("table", [OVERLAYFS_DIFFERS, GRANTED_DIFFERS, SANDLOCKD_DIFFERS])
 def test_the_tables_of_differences_name_programs(table: Differences) -> None:
-    known = {"-".join(program) for program in every_program()}
-    assert {
-        name.removeprefix("root ").removeprefix("ordinary ") for names in table.values() for name in names
-    } <= known
+    known = {"-".join(program) for program in every_program()} | {group for group, _ in every_program()}
+    named = {name for names in table.values() for name in names}
+    assert {name.removeprefix("root ").removeprefix("ordinary ") for name in named} <= known

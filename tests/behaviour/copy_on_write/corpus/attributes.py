@@ -156,6 +156,11 @@ def names_of_attributes(s: Calls) -> None:
     ):
         s.setxattr("file", name, b"1")
         s.getxattr("file", name)
+    s.listxattr("file")
+
+
+@program
+def names_of_other_classes(s: Calls) -> None:
     for name in ("system.x", "security.x", "trusted.x", "system.posix_acl", "USER.x"):
         s.getxattr("file", name)
         s.removexattr("file", name)

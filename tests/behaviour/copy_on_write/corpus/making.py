@@ -164,6 +164,11 @@ def times_of_what_is_made_and_where(s: Calls) -> None:
 def devices(s: Calls) -> None:
     for kind in (stat.S_IFCHR, stat.S_IFBLK):
         s.mknod(f"new-{kind:o}", kind | 0o600, os.makedev(1, 3))
+    s.ls(".")
+
+
+@program
+def nodes_that_are_none(s: Calls) -> None:
     s.mknod("dir/file", stat.S_IFDIR | 0o755, 0)
     s.mknod("link", stat.S_IFLNK | 0o777, 0)
     s.mknod("unknown", 0o030644, 0)

@@ -80,13 +80,22 @@ def of_a_symlink_by_descriptor(s: Calls) -> None:
 
 
 @program
-def clears_what_it_clears(s: Calls) -> None:
-    for path in ("script", "dir"):
-        s.chmod(path, 0o2755)
-        s.chown(path, os.getuid(), os.getgid())
-        s.lstat(path)
-        s.chown(path, -1, -1)
-        s.lstat(path)
+def keeps_setgid_of_directories(s: Calls) -> None:
+    _change_setgid(s, "dir")
+
+
+@program
+def clears_setgid_of_files(s: Calls) -> None:
+    """Whether the mode could be set at all is the policy's."""
+    _change_setgid(s, "script")
+
+
+def _change_setgid(s: Calls, path: str) -> None:
+    s.chmod(path, 0o2755)
+    s.chown(path, os.getuid(), os.getgid())
+    s.lstat(path)
+    s.chown(path, -1, -1)
+    s.lstat(path)
 
 
 @program

@@ -79,7 +79,8 @@ def walked(root: bytes) -> list[tuple[bytes, os.stat_result | OSError, str]]:
 
 def seen(root: bytes) -> list[str]:
     """One line per object, sorted by path."""
-    lines, firsts = [], {}
+    lines: list[str] = []
+    firsts: dict[tuple[int, int], str] = {}
     for path, status, problem in walked(root):
         name = shown(path[len(root) + 1 :])
         if isinstance(status, OSError):

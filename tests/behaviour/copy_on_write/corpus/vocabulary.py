@@ -271,7 +271,7 @@ class Calls:
             got, links, uid, gid, mode, inode, size, c_s, c_ns, m_s, m_ns, major, minor = struct.unpack_from(
                 _STATX, data
             )
-            more = Status(
+            told = Status(
                 0,
                 inode,
                 links,
@@ -283,7 +283,7 @@ class Calls:
                 m_s * 10**9 + m_ns,
                 c_s * 10**9 + c_ns,
             )
-            more = f"{more} all={got & _STAT_BASIC == _STAT_BASIC}"
+            more = f"{told} all={got & _STAT_BASIC == _STAT_BASIC}"
         return self.told("statx", (dirfd, path, flags, mask), result, more)
 
     def status(self, path: Path | int) -> Status | None:
