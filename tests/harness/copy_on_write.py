@@ -236,6 +236,29 @@ class Bench:
             results[name] = result
         return results
 
+    def run_command(
+        self, way: Way, command: Sequence[str], prepare: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> Result:
+        """A whole program. prepare: a command that fills the work directory before, bare; times are then long ago."""
+        return on_a_fresh_disk(self.runner.place, lambda: self._run_command(way, command, prepare, env))
+
+    def _run_command(
+        self, way: Way, command: Sequence[str], prepare: Sequence[str], env: Mapping[str, str] | None
+    ) -> Result:
+        self.make_outside()
+        for line in (
+            prepare,
+            ["find", ".", "-depth", "-exec", "touch", "-h", "-d", "@1000000000", "{}", "+"],
+        ):
+            done = self.runner.run(line, env=env)
+            assert done.returncode == 0, (done.stdout, done.stderr)
+        work = os.fsencode(self.runner.work)
+        before = snapshot.exact(work)
+        ended = self.run_job(way, {"command": list(command)}, env)
+        after = snapshot.exact(work)
+        told = json.loads(ended.stdout) if ended.stdout else _did_not_run(ended)
+        return Result(told["lines"], told["ended"], told["tree"], snapshot.seen(work), before, after)
+
     def make_outside(self) -> None:
         self.runner.place.file("outside/file", "outside\n")
         self.runner.place.file("outside/dir/file", "outside, deeper\n")

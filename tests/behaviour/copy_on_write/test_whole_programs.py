@@ -1,0 +1,337 @@
+"""Ordinary programs under copy-on-write: the same output and tree as bare, the same after a commit, and no trace after
+a discard.
+
+    pytest tests/behaviour/copy_on_write/test_whole_programs.py -k "git and root and sandboxed"
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from harness.compiling import Compiler
+from harness.copy_on_write import (
+    BARE,
+    BARE_AGAIN,
+    COMMITTED,
+    DISCARDED,
+    OVERLAYFS,
+    Bench,
+    Result,
+    Runs,
+    Way,
+    runs_of,
+)
+from harness.running import require
+from harness.users import User
+
+_TREE = """
+mkdir -p tree/a/b/c tree/d tree/empty
+for i in 1 2 3 4 5 6 7 8; do echo "$i" > tree/a/$i; echo "b$i" > tree/a/b/$i; echo "c$i" > tree/a/b/c/$i; done
+ln -s ../a tree/d/link; ln tree/a/1 tree/d/hard; mkfifo tree/d/fifo; chmod 600 tree/a/2; chmod 700 tree/a/b
+head -c 300000 /dev/zero | tr '\\\\0' x > tree/big; truncate -s 1M tree/sparse; : > 'tree/a name'
+"""
+
+_REPOSITORY = """
+git init -q -b main repository; cd repository
+for i in 1 2 3 4 5; do
+    mkdir dir$i; echo "$i" > file$i; echo "$i" > dir$i/in; git add .; git commit -q -m "commit $i"
+done
+git branch other HEAD~2
+"""
+
+_GIT = {
+    "GIT_AUTHOR_NAME": "A",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "A",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_AUTHOR_DATE": "2024-01-01T00:00:00Z",
+    "GIT_COMMITTER_DATE": "2024-01-01T00:00:00Z",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+}
+# What holds inode numbers and times, or is packed by several threads.
+_GIT_CHANGES = ("*.git/*index", "*.idx", "*.pack", "*.rev")
+
+_PROJECT = r"""
+for i in 0 1 2 3 4 5 6 7; do
+    printf 'int f%d(void) { return %d; }\n' $i $i > f$i.c
+done
+cat > main.c <<'END'
+#include <stdio.h>
+int f7(void);
+int main(int argc, char **argv) { printf("%s %d\n", argv[0], f7()); }
+END
+objects="main.o f0.o f1.o f2.o f3.o f4.o f5.o f6.o f7.o"
+printf "a.out: $objects\n\t\$(CC) -o \$@ \$^\n%%.o: %%.c\n\t\$(CC) -c -o \$@ \$<\n" > Makefile
+"""
+
+_WHEEL = """
+python3 - <<'END'
+import zipfile
+name = "sandlockd_test_wheel"
+files = {
+    f"{name}.py": "def answer():\\n    return 42\\n",
+    f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n",
+    f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+}
+record = f"{name}-1.0.dist-info/RECORD"
+with zipfile.ZipFile(f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+    for path, text in files.items():
+        wheel.writestr(path, text)
+    wheel.writestr(record, "".join(f"{path},,\\n" for path in (*files, record)))
+END
+"""
+
+_DATABASE = """
+import sqlite3, sys
+db = sqlite3.connect("db")
+db.execute("pragma journal_mode=wal")
+db.executemany("insert into t values (?)", [(i,) for i in range(2000)])
+db.commit()
+other = sqlite3.connect("db")
+print(other.execute("select count(*), sum(x) from t").fetchone())
+db.execute("delete from t where x % 2"); db.commit()
+print(other.execute("select count(*) from t").fetchone(), db.execute("pragma wal_checkpoint(truncate)").fetchone())
+db.execute("vacuum"); print(db.execute("pragma integrity_check").fetchone())
+other.close(); db.close()
+"""
+
+_LIST = "find . -printf '%p %y %m %l\\n' | sort"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A shell script, run in what another one prepared. masked: patterns of paths whose content and size are chance."""
+
+    script: str
+    prepare: str = _TREE
+    needs: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    masked: tuple[str, ...] = ()
+
+
+_WHOLE = {
+    "cp-and-rm": Whole(f"cp -r tree copy; cp -a tree all; diff -r copy/a all/a; rm -rf tree copy; {_LIST}"),
+    "rm-rf": Whole("rm -rf tree; ls -A; mkdir tree; ls -A tree"),
+    "mv": Whole(f"mv tree/a tree/d/a; mv tree/d moved; mv moved/a/b tree; mv -T tree moved/tree; {_LIST}"),
+    "mv-over": Whole(f"mkdir other; mv -T tree/a other; mv tree/big other/1; mv -n other/2 other/3; {_LIST}"),
+    "ln-and-install": Whole(
+        f"ln -sfn a tree/now; ln -sfn d tree/now; ln -f tree/big x; install -m 600 x tree/y; {_LIST}"
+    ),
+    "find-exec-cat": Whole(
+        "echo new > tree/a/new; rm tree/a/3; find tree -type f -size -100k -exec cat {} + | sort"
+    ),
+    "find-delete": Whole(
+        f"find tree/a -name '[1-4]' -delete; find tree -depth -type d -empty -delete; {_LIST}"
+    ),
+    "sed-in-place": Whole(
+        "sed -i s/b/B/ tree/a/b/[1-8]; sed -i.old s/c/C/ tree/a/b/c/1; cat tree/a/b/[1-8]; ls tree/a/b/c"
+    ),
+    "sort-in-place": Whole(
+        "seq 50 > tree/n; sort -rno tree/n tree/n; sort -o tree/a/1 tree/a/[1-8]; cat tree/n tree/d/hard"
+    ),
+    "shell": Whole(
+        "cd tree/a; for f in [1-8]; do echo x >> $f; mv $f $f.x; done; cat *.x;"
+        " echo */*; pwd; cd ../d; pwd -P"
+    ),
+    "touch-and-stat": Whole(
+        "touch tree/a/1; touch -r tree/a/2 tree/a/3; touch -d @5 tree/d; stat -c '%n %Y' tree/a/[23] tree/d"
+    ),
+    "chmod-and-chown": Whole(f"chmod -R go-rwx tree; chmod a+x tree/a/*; chown -R $(id -u) tree; {_LIST}"),
+    "truncate-and-dd": Whole(
+        "truncate -s 10 tree/a/1; dd if=tree/big of=tree/sparse bs=1k seek=512 count=2 conv=notrunc status=none;"
+        " md5sum tree/sparse tree/big; du --apparent-size tree/sparse; stat -c %s tree/a/1 tree/d/hard"
+    ),
+    "tar": Whole(
+        f"tar cf t.tar tree; mkdir x; tar xpf t.tar -C x; tar xf t.tar; tar df t.tar && rm -r tree; {_LIST}",
+        masked=("t.tar",),
+    ),
+    "gzip": Whole(f"gzip -n tree/big tree/a/2; gunzip tree/big.gz; zcat tree/a/2; {_LIST}", needs=("gzip",)),
+    "patch": Whole(
+        "cp -r tree new; echo changed > new/a/1; echo added > new/added; rm new/a/2;"
+        " diff -ruN tree/a new/a > p || true;"
+        " patch -s -p1 -d tree < p; cat tree/a/1 tree/d/hard; ls tree/a",
+        needs=("patch", "diff"),
+        masked=("p",),
+    ),
+    "vim": Whole(
+        "printf '%s\\n' '%s/b/B/' 'r tree/a/2' wq | vim -u NONE -es tree/a/b/1;"
+        " vim -u NONE -es -c 'normal ox' -c 'wq!' tree/a/1;"
+        " cat tree/a/b/1 tree/d/hard; ls -A tree/a/b",
+        needs=("vim",),
+    ),
+    "rsync": Whole(
+        f"rsync -a tree/ copy; echo x > copy/a/1; rsync -a --delete tree/ copy; {_LIST}", needs=("rsync",)
+    ),
+    "perl": Whole(
+        "perl -i -pe 's/b/X/' tree/a/b/[1-8]; perl -MFile::Path -e 'rmtree \"tree/a/b/c\"'; cat tree/a/b/[1-8]",
+        needs=("perl",),
+    ),
+    "git-work": Whole(
+        "cd repository; git status --short; echo x > file1;"
+        " git rm -q file2; git mv dir3 moved; git status --short;"
+        " git commit -q -a -m changed; git log --format=%H; git stash list; git checkout -q other;"
+        " ls; git diff main --stat",
+        _REPOSITORY,
+        ("git",),
+        _GIT,
+        _GIT_CHANGES,
+    ),
+    "git-rebase": Whole(
+        "cd repository; git checkout -q -b topic HEAD~2; echo t > topic; git add topic; git commit -q -m topic;"
+        " git rebase -q main; git log --format='%H %s'; git reset -q --hard HEAD~3; git clean -fdx; git fsck; ls",
+        _REPOSITORY,
+        ("git",),
+        _GIT,
+        _GIT_CHANGES,
+    ),
+    "git-clone": Whole(
+        "git clone -q repository second; cd second; git log --format=%H; git checkout -q -b third HEAD~1; git gc -q;"
+        " git worktree add -q ../worktree other; git -C ../worktree log -1 --format=%s; git fsck",
+        _REPOSITORY,
+        ("git",),
+        _GIT,
+        _GIT_CHANGES,
+    ),
+    "make": Whole(
+        "make -s && ./a.out; make; echo 'int f7(void) { return 70; }' > f7.c;"
+        " make -s && ./a.out; rm *.o; make -s; make",
+        _PROJECT,
+        ("gcc", "make"),
+    ),
+    "venv-and-pip": Whole(
+        "python3 -m venv env; env/bin/pip --disable-pip-version-check install -q --no-index --no-deps ./*.whl;"
+        " env/bin/python -c 'import sandlockd_test_wheel as w; print(w.answer(), w.__file__)'; ls env/bin",
+        _WHEEL,
+        ("python3",),
+        masked=("*.pyc", "*.whl"),
+    ),
+    "compileall": Whole(
+        "cp -r /usr/lib/python3*/json .; python3 -m compileall -q json; python3 -c 'import json; print(json.__file__)';"
+        " rm -r json/__pycache__",
+        ":",
+        ("python3",),
+    ),
+    "python-files": Whole(
+        "python3 -c \"import shutil, os, tempfile; shutil.copytree('tree/a', 'copy');"
+        " shutil.move('copy', 'tree/d/copy');"
+        " shutil.rmtree('tree/a'); os.replace('tree/big', 'big'); shutil.make_archive('z', 'zip', 'tree/d/copy');"
+        " tempfile.TemporaryDirectory(dir='.').cleanup(); tempfile.TemporaryFile(dir='.').write(b'x');"
+        " print(sorted(os.listdir('.')))\"",
+        needs=("python3",),
+        masked=("z.zip",),
+    ),
+    "sqlite": Whole(
+        f"python3 -c '{_DATABASE}'; ls",
+        'python3 -c \'import sqlite3; d = sqlite3.connect("db"); d.execute("create table t (x)"); d.commit()\'',
+        ("python3",),
+    ),
+    "npm": Whole(
+        "cd app; npm install --offline --no-audit --no-fund --silent ../package;"
+        " node -e \"console.log(require('package')())\";"
+        " npm uninstall --offline --no-audit --no-fund --silent package; ls -A . node_modules 2>&1",
+        'mkdir app package; echo \'{"name": "app", "version": "1.0.0"}\' > app/package.json;'
+        ' echo \'{"name": "package", "version": "1.0.0"}\' > package/package.json;'
+        " echo 'module.exports = () => 42' > package/index.js",
+        ("npm", "node"),
+        {"npm_config_cache": ".npm", "npm_config_update_notifier": "false", "npm_config_logs_max": "0"},
+        (".npm/*", "*/.npm/*"),
+    ),
+    "ar-and-flock": Whole(
+        "gcc -c f*.c; ar rcsD lib.a f*.o; ar t lib.a; flock lib.a ar dD lib.a f0.o; ar t lib.a",
+        _PROJECT,
+        ("gcc", "flock"),
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def wholes(compiler: Compiler) -> Iterator[Runs]:
+    with runs_of(compiler, {}) as made:
+        yield made
+
+
+class Found:
+    """One user's results of one program, by the way."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.bench = bench
+        self.whole = _WHOLE[name]
+        self.by_way: dict[Way, Result] = {}
+
+    def of(self, way: Way) -> Result:
+        if way not in self.by_way:
+            whole = self.whole
+            env = {"HOME": str(self.bench.runner.work), "PYTHONDONTWRITEBYTECODE": "", **whole.env}
+            script, prepare = (["sh", "-ec", text] for text in (whole.script, whole.prepare))
+            self.by_way[way] = self.bench.run_command(way, script, prepare, env)
+        return self.by_way[way]
+
+    def differences(self, way: Way) -> list[str]:
+        bare, other = self.of(BARE), self.of(way)
+        found = _difference(bare.lines, other.lines) + self._tree_difference(bare.seen, other.seen)
+        return [*found, f"ended with {other.ended}"] if bare.ended != other.ended else found
+
+    def _tree_difference(self, expected: Sequence[str], got: Sequence[str]) -> list[str]:
+        return _difference(self._masked(expected), self._masked(got))
+
+    def left(self, way: Way) -> list[str]:
+        """How the real tree differs from what a bare run leaves."""
+        return self._tree_difference(self.of(BARE).left, self.of(way).left)
+
+    def _masked(self, lines: Sequence[str]) -> list[str]:
+        masks = self.whole.masked
+
+        def shown(line: str) -> str:
+            name = line.split(": ", 1)[0].strip("'")
+            return f"{name} ..." if any(fnmatch.fnmatchcase(name, mask) for mask in masks) else line
+
+        return [shown(line) for line in lines]
+
+
+def _difference(expected: Sequence[str], got: Sequence[str]) -> list[str]:
+    return list(itertools.islice(difflib.unified_diff(expected, got, "bare", "here", lineterm="", n=0), 60))
+
+
+_found: dict[tuple[int, str], Found] = {}
+
+
+@pytest.fixture(params=_WHOLE)
+def found(request: pytest.FixtureRequest, wholes: Runs, as_user: User) -> Found:
+    require(*_WHOLE[request.param].needs)
+    key = as_user.uid, request.param
+    if key not in _found:
+        _found[key] = Found(wholes.bench(as_user), request.param)
+    return _found[key]
+
+
+def _same(differences: list[str]) -> None:
+    assert not differences, "\n" + "\n".join(differences)
+
+
+def test_bare_again(found: Found) -> None:
+    assert found.of(BARE).ended == 0, "\n".join(found.of(BARE).lines)
+    _same(found.differences(BARE_AGAIN) + found.left(BARE_AGAIN))
+
+
+def test_overlayfs(found: Found) -> None:
+    why_not = OVERLAYFS.why_not()
+    if why_not is not None:
+        pytest.skip(why_not)
+    _same(found.differences(OVERLAYFS))
+    overlayfs = found.of(OVERLAYFS)
+    assert overlayfs.after == overlayfs.before
+
+
+def test_sandboxed(found: Found) -> None:
+    why_not = DISCARDED.why_not()
+    if why_not is not None:
+        pytest.skip(why_not)
+    discarded = found.of(DISCARDED)
+    assert discarded.after == discarded.before
+    _same(found.differences(DISCARDED) + found.differences(COMMITTED) + found.left(COMMITTED))
