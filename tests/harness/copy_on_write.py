@@ -232,7 +232,8 @@ class Bench:
             told = found.get(name) or _did_not_run(ended)
             result = Result(told["lines"], told["ended"], told["tree"])
             result.left = snapshot.seen(work + b"/" + os.fsencode(name))
-            result.before, result.after = before.get(name, []), after.get(name, [])
+            # The work directory itself is everybody's.
+            result.before, result.after = (tree.get("", []) + tree.get(name, []) for tree in (before, after))
             results[name] = result
         return results
 

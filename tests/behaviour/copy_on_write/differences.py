@@ -32,6 +32,10 @@ GRANTED_DIFFERS: Differences = {
     "attributes of the security and trusted classes are not removed, even where none is": (
         "root attributes-names_of_other_classes",
     ),
+    "flags of inodes are not set": (
+        "attributes-flags_of_inodes_by_a_read_only_descriptor",
+        "attributes-project_and_flags_by_a_read_only_descriptor",
+    ),
     "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
         "ordinary executing-without_permission_to_read",
     ),

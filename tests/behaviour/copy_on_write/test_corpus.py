@@ -10,6 +10,7 @@ real tree, what is the sandbox's doing alone.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -25,6 +26,7 @@ from harness.copy_on_write import (
     BARE,
     BARE_AGAIN,
     COMMITTED,
+    CORPUS,
     DISCARDED,
     GRANTED,
     OVERLAYFS,
@@ -35,6 +37,8 @@ from harness.copy_on_write import (
     runs_of,
 )
 from harness.users import User
+
+from sandlockd.kernel.syscalls import BY_NAME, Kind, Treatment
 
 _PROGRAMS = [pytest.param(program, id="-".join(program)) for program in every_program()]
 
@@ -130,3 +134,15 @@ def test_the_tables_of_differences_name_programs(table: Differences) -> None:
     known = {"-".join(program) for program in every_program()} | {group for group, _ in every_program()}
     named = {name for names in table.values() for name in names}
     assert {name.removeprefix("root ").removeprefix("ordinary ") for name in named} <= known
+
+
+def test_every_call_with_a_path_is_in_the_corpus() -> None:
+    """But for those that do not exist in the sandbox, which `tests/security/test_walk.py` walks."""
+    sources = "".join(path.read_text() for path in CORPUS.glob("*.py"))
+    called = set(re.findall(r"\bs\.([a-z_0-9]+)\(", sources)) | set(re.findall(r'"([a-z_0-9]+)"', sources))
+    expected = {
+        name
+        for name, row in BY_NAME.items()
+        if row.kind is Kind.PATH and row.treatment not in (Treatment.REFUSE, Treatment.ENOSYS)
+    }
+    assert expected - called == set()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+import struct
 
 from .fixture import ACCESS_ACL, DEFAULT_ACL, acl
 from .vocabulary import O_PATH, XATTR_CREATE, XATTR_REPLACE, Calls, Programs
@@ -338,3 +340,37 @@ def acl_that_lets_in(s: Calls) -> None:
     s.put("file", b"by the ACL\n")
     s.put("acl-dir/new")
     s.lstat("acl-dir/new")
+
+
+_GETFLAGS, _SETFLAGS, _FSGETXATTR, _FSSETXATTR = 0x80086601, 0x40086602, 0x801C581F, 0x401C5820
+_NODUMP, _NOATIME = 0x40, 0x80
+
+
+def _inode_flags(s: Calls, fd: int) -> int:
+    buffer = ctypes.create_string_buffer(8)
+    result = s.silently("ioctl", fd, _GETFLAGS, buffer)
+    flags = struct.unpack_from("=I", buffer)[0] & (_NODUMP | _NOATIME)
+    return s.told("ioctl GETFLAGS", (fd,), result, flags)
+
+
+@program
+def flags_of_inodes_by_a_read_only_descriptor(s: Calls) -> None:
+    """As chattr sets them; they are no attributes for listxattr."""
+    for path in ("file", "dir", "new"):
+        fd = s.open(path, os.O_RDONLY | (os.O_CREAT if path == "new" else 0), 0o644)
+        _inode_flags(s, fd)
+        buffer = struct.pack("=Q", 0x80000 * (path != "dir") | _NODUMP)
+        s.told("ioctl SETFLAGS", (fd,), s.silently("ioctl", fd, _SETFLAGS, buffer))
+        _inode_flags(s, fd)
+        _inode_flags(s, s.open(path, os.O_RDONLY, 0))
+        s.lstat(path)
+
+
+@program
+def project_and_flags_by_a_read_only_descriptor(s: Calls) -> None:
+    fd = s.open("file", os.O_RDONLY, 0)
+    buffer = ctypes.create_string_buffer(28)
+    s.told("ioctl FSGETXATTR", (fd,), s.silently("ioctl", fd, _FSGETXATTR, buffer))
+    buffer[0:4] = struct.pack("=I", 0x40)  # FS_XFLAG_NOATIME
+    s.told("ioctl FSSETXATTR", (fd,), s.silently("ioctl", fd, _FSSETXATTR, buffer))
+    _inode_flags(s, fd)

@@ -246,6 +246,26 @@ def copying_between_descriptors(s: Calls) -> None:
 
 
 @program
+def clones(s: Calls) -> None:
+    """Where the file system has none, neither has the sandbox."""
+    source, target = s.open("big", os.O_RDONLY, 0), s.open("new", os.O_RDWR | os.O_CREAT, 0o644)
+    old = s.open("file", os.O_RDWR, 0)
+    for fd in (target, old, source):
+        s.told("ioctl FICLONE", (fd,), s.silently("ioctl", fd, 0x40049409, source))
+        s.fstat(fd)
+
+
+@program
+def splicing(s: Calls) -> None:
+    reader, writer = os.pipe()
+    source, target = s.open("big", os.O_RDONLY, 0), s.open("file", os.O_RDWR, 0)
+    s.splice(source, None, writer, None, 500, 0)
+    s.splice(reader, None, target, None, 500, 0)
+    s.fstat(target)
+    s.cat("file")
+
+
+@program
 def a_reader_beside_a_writer(s: Calls) -> None:
     reader, writer = s.open("file", os.O_RDONLY, 0), s.open("file", os.O_RDWR, 0)
     s.write(writer, b"one")
