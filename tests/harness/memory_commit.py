@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from harness.memory_layers import MemoryLayer, Node
 from sandlockd.overlay import journal
-from sandlockd.overlay.commit import STAGED, Action, CommitPlan, Do
+from sandlockd.overlay.commit import STAGED, Action, CommitPlan, Do, Temporaries
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import Facts, Origin
 from sandlockd.overlay.journal import Journal, Next
@@ -67,6 +67,7 @@ class CommitRun:
     def first(self, plan: CommitPlan) -> Iterator[None]:
         """A first run; comes back wherever a kill could come."""
         self.journal = journal.encode_plan(plan)
+        self.temporaries = Temporaries(plan)
         yield
         for action in plan.actions:
             yield from self._act(action)
@@ -76,10 +77,12 @@ class CommitRun:
         """A rerun from the journal."""
         read = journal.read_journal(self.journal)
         assert read is not None
+        self.temporaries = Temporaries(read.plan)
         for action in read.plan.actions:
             match self._next(read, action):
                 case Next.DO:
-                    self._place(action.temporary)[0].pop(self._place(action.temporary)[1], None)
+                    names, temporary = self._place(self.temporaries.of(action))
+                    names.pop(temporary, None)
                     yield from self._act(action)
                 case Next.SKIP:
                     self.journal += journal.done(action)
@@ -111,8 +114,8 @@ class CommitRun:
         yield
 
     def _stage(self, action: Action) -> Iterator[None]:
-        names, temporary = self._place(action.temporary)
-        _, name = self._place(action.path)
+        aside, temporary = self._place(self.temporaries.of(action))
+        names, name = self._place(action.path)
         if action.do is Do.LINK:
             assert action.source is not None
             node = self.real.node(action.source)
@@ -121,14 +124,14 @@ class CommitRun:
             if node is not None:
                 twin = node.copy()
                 node = Node(twin.kind, twin.mode, twin.content)
-        assert node is not None and temporary not in names
-        names[temporary] = node
+        assert node is not None and temporary not in aside
+        aside[temporary] = node
         yield
         self.journal += journal.staged(action, self.real.device, node.inode)
         yield
         there = names.get(name)
         assert there is None or there.kind is not Kind.DIRECTORY
-        del names[temporary]
+        del aside[temporary]
         names[name] = node
 
     def _change(self, action: Action) -> None:

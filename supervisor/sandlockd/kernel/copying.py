@@ -53,3 +53,8 @@ def copy_data(
 def copy_metadata(source: OwnedFd, target: OwnedFd) -> int:
     """Owner, extended attributes, mode and times. Returns: LOST_* of what could not be kept."""
     return check(lib.slk_copy_metadata(source.fd, target.fd))
+
+
+def wants_attribute(name: bytes) -> bool:
+    """Whether an attribute goes with a copy: those that a program sees, not the layers' own marks."""
+    return bool(lib.slk_copy_wants_attribute(name))

@@ -119,6 +119,7 @@ class _Walk:
 
     gone: every lower path that does not show any more, or shows as another kind.
     linked: the paths of each upper object with several links.
+    like_lower: paths whose lower object is another one with several links, but for that the same.
     """
 
     def __init__(self, view: View, look: Inspector) -> None:
@@ -127,6 +128,7 @@ class _Walk:
         self.changed: dict[bytes, Change] = {}
         self.gone: dict[bytes, Identity] = {}
         self.linked: dict[tuple[int, int], list[bytes]] = {}
+        self.like_lower: dict[bytes, Facts] = {}
 
     def run(self) -> list[Change]:
         self._directory(b"", has_lower=self.view.lower.entry(b"") is not None, shows=True)
@@ -195,8 +197,10 @@ class _Walk:
             same = self.view.upper.target(path) == self.view.lower.target(path)
         # A new object under one of several lower names is no longer what the other names are.
         may_stay = same and (is_copy or old.links == 1)
-        if may_stay and _owned(facts) == _owned(old) and facts.mtime_ns == old.mtime_ns:
-            return
+        if same and _owned(facts) == _owned(old) and facts.mtime_ns == old.mtime_ns:
+            if may_stay:
+                return
+            self.like_lower[path] = old
         in_place = may_stay and facts.kind is Kind.FILE
         what = What.METADATA if in_place else What.MODIFIED
         self.changed[path] = Change(what, path, facts, base=base)
@@ -227,6 +231,10 @@ class _Walk:
     def _link(self) -> None:
         """Names of one upper object become names of one object: of a lower one that stays, where there is one."""
         for paths in self.linked.values():
+            if self._is_committed(paths):
+                for path in paths:
+                    del self.changed[path]
+                continue
             staying = [path for path in paths if self._stays(path)]
             first = min([path for path in staying if path not in self.changed] or staying or paths)
             for path in paths:
@@ -239,6 +247,12 @@ class _Walk:
                     facts, base = self.look.upper(path), self.look.lower(path).identity
                     change = Change(What.MODIFIED, path, facts, base=base)
                 self.changed[path] = change._replace(link_to=first)
+
+    def _is_committed(self, paths: list[bytes]) -> bool:
+        """Whether the names of one object are just those of one lower object that is the same: after a commit."""
+        below = [self.like_lower[path] for path in paths if path in self.like_lower]
+        objects = {(facts.device, facts.inode) for facts in below}
+        return len(below) == len(paths) == below[0].links and len(objects) == 1
 
     def _stays(self, path: bytes) -> bool:
         """Whether the lower object at a path is still the one, changed in place at most."""

@@ -1,9 +1,10 @@
 """Commit: from the approved changes and a choice among them to numbered actions on the real tree.
 
-Pure. What is written is made beside its place and renamed over it, so that each file is old or new. New content
-comes before deletions, and everything that is written comes from the upper, which stays until the end: a
-renamed file is written under its new name before the old one goes. Only where a directory and something else
-change places does the old one go first.
+Pure. What is written is made under a temporary name and exchanged with what is in its place; what is deleted is
+moved to one. So each file is old or new, what was there can be looked at once more when nobody else finds it any
+longer, and all of it can be undone until the end. New content comes before deletions, and everything that is written
+comes from the upper, which stays until the end: a renamed file is written under its new name before the old one goes.
+Only where a directory and something else change places does the old one go first.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class Do(enum.Enum):
     """What one action does. The value is the word in the journal."""
 
     DIRECTORY = "mkdir"  # with mode 0700; a later METADATA gives it what it is to have
-    WRITE = "write"  # a copy of the upper's file beside it, fsync, rename over
+    WRITE = "write"  # a copy of the upper's file under a temporary name, fsync, rename into place
     SYMLINK = "symlink"  # likewise
     NODE = "node"  # a FIFO, socket or device, likewise
-    LINK = "link"  # a hard link of `source` beside it, rename over
+    LINK = "link"  # a hard link of `source`, likewise
     METADATA = "metadata"  # owner, mode, attributes, times, in place
     DELETE = "delete"
     REMOVE_DIRECTORY = "rmdir"
@@ -32,6 +33,10 @@ class Do(enum.Enum):
 
 
 STAGED = frozenset({Do.WRITE, Do.SYMLINK, Do.NODE, Do.LINK})
+DELETING = frozenset({Do.DELETE, Do.REMOVE_DIRECTORY})
+
+# How the names begin that may be found in the tree during a commit, or after its end by kill -9.
+TEMPORARY_PREFIX = b".sandlockd-commit-"
 
 
 class Action(NamedTuple):
@@ -52,19 +57,36 @@ class Action(NamedTuple):
     source: bytes | None = None
     is_loose: bool = False
 
-    @property
-    def temporary(self) -> bytes:
-        """The name beside the path under which the new object is made."""
-        above, _, _ = self.path.rpartition(b"/")
-        name = b".sandlockd-commit-%d" % self.number
-        return above + b"/" + name if above else name
-
 
 class CommitPlan(NamedTuple):
-    """The actions in their order; numbers are places in it."""
+    """The actions in their order; numbers are places in it.
+
+    tag: tells the temporary names of this commit from those of any other, and from the user's own.
+    """
 
     digest: str
     actions: tuple[Action, ...]
+    tag: str = "0"
+
+
+class Temporaries:
+    """The names under which new objects are made, and old ones wait for the end.
+
+    Each lies in the nearest directory above that was there before and stays, so that nothing else is in the way when
+    a directory goes, and all new objects can be made before anything shows.
+    """
+
+    def __init__(self, plan: CommitPlan) -> None:
+        self._prefix = b"%b%b-" % (TEMPORARY_PREFIX, plan.tag.encode())
+        self._passing = frozenset(a.path for a in plan.actions if a.do in (Do.DIRECTORY, Do.REMOVE_DIRECTORY))
+
+    def of(self, action: Action) -> bytes:
+        """The path of one."""
+        above = action.path.rpartition(b"/")[0]
+        while above in self._passing:
+            above = above.rpartition(b"/")[0]
+        name = b"%b%d" % (self._prefix, action.number)
+        return above + b"/" + name if above else name
 
 
 class Refused(Exception):
@@ -84,28 +106,41 @@ class Conflict(NamedTuple):
 
 
 def plan_commit(
-    changes: Collection[Change], approved: str, chosen: Collection[bytes] | None = None
+    changes: Collection[Change],
+    approved: str,
+    chosen: Collection[bytes] | None = None,
+    *,
+    without: Collection[bytes] = (),
+    tag: str = "0",
 ) -> CommitPlan:
     """Plan the commit of all changes, or of those at and below the chosen paths.
 
     New directories above a chosen path come with it, and a chosen rename is both its names.
+    without: the paths of single changes that are left out all the same.
     Raises:
         Refused: the changes are not those that were approved, or the choice cannot stand alone.
     """
     if digest(changes) != approved:
         raise Refused(b"", "the changes are not those that were approved: list them again")
-    wanted = list(changes) if chosen is None else _choose(changes, chosen)
+    wanted = [row for row in choose(changes, chosen) if row.path not in without]
     parents = _parents(changes, wanted)
     _check_sources(changes, wanted)
-    return CommitPlan(approved, _numbered(_ordered(changes, wanted, parents)))
+    return CommitPlan(approved, _numbered(_ordered(changes, wanted, parents)), tag)
 
 
 def _is_at_or_below(path: bytes, top: bytes) -> bool:
     return path == top or not top or path.startswith(top + b"/")
 
 
-def _choose(changes: Iterable[Change], chosen: Iterable[bytes]) -> list[Change]:
+def choose(changes: Iterable[Change], chosen: Iterable[bytes] | None) -> list[Change]:
+    """The changes at and below the chosen paths; a rename is both its names.
+
+    Raises:
+        Refused: nothing changed there.
+    """
     rows = list(changes)
+    if chosen is None:
+        return rows
     tops = list(chosen)
     for top in tops:
         if not any(_is_at_or_below(name, top) for row in rows for name in (row.path, row.source or row.path)):

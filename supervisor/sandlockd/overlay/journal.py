@@ -3,15 +3,19 @@
 Pure. One record per line, `CRC32 JSON`: the checksum of the JSON in eight hexadecimal digits. Paths are text
 with surrogate escapes. In order:
 
-    {"version": 1, "digest": D, "count": N}   the head
+    {"version": 1, "digest": D, "tag": T, "count": N, "notes": M}      the head
     {"action": I, ...}                        N times: the whole plan, since the changes cannot be listed again
                                               once some of them are done
+    {"former": I, ...}, {"lent": PATH, ...}   M in all: what an action that changes something in place takes
+                                              away; directories that are opened to us meanwhile
     {"sealed": N}                             fsync; only now may the first action begin
     {"begin": I}                              before an action
-    {"staged": I, "device": D, "inode": I}    fsync; the temporary of a write, symlink, node or link is complete,
-                                              and is renamed next
+    {"staged": I, "device": D, "inode": I}    fsync; the temporary of a write, symlink, node or link is complete
     {"done": I}                               after an action
-    {"ended": N}                              fsync; all directories are synced, nothing is left to do
+    {"undoing": N}                            fsync; from here on everything is taken back
+    {"landed": N}                             fsync; all directories are synced: only what was there before is
+                                              left to be removed, and nothing is taken back any more
+    {"ended": N}                              fsync; nothing is left to do
 
 A last line without its newline, or with a wrong checksum, was being written at the kill and counts as absent.
 Without `sealed` nothing was done. A rerun goes through all actions again and asks `next_step` for each, `done`
@@ -23,6 +27,7 @@ from __future__ import annotations
 import enum
 import json
 from binascii import crc32
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 from sandlockd.overlay.commit import STAGED, Action, CommitPlan, Do, matches
@@ -36,16 +41,32 @@ class BadJournal(Exception):
     """The file is not a journal of this version, or was changed by somebody: one line saying where."""
 
 
+class Former(NamedTuple):
+    """What an object was like, before it is changed in place. attributes: those that go with a copy."""
+
+    uid: int
+    gid: int
+    mode: int
+    atime_ns: int
+    mtime_ns: int
+    attributes: tuple[tuple[bytes, bytes], ...]
+
+
 class Journal(NamedTuple):
     """What a journal says.
 
+    former: by action. lent: the mode of each directory that is opened to us meanwhile.
     staged: (st_dev, st_ino) of the temporaries by action.
     """
 
     plan: CommitPlan
-    begun: frozenset[int]
-    staged: dict[int, tuple[int, int]]
-    done: frozenset[int]
+    former: dict[int, Former]
+    lent: dict[bytes, int]
+    begun: Set[int]
+    staged: Mapping[int, tuple[int, int]]
+    done: Set[int]
+    is_undoing: bool
+    has_landed: bool
     has_ended: bool
 
 
@@ -57,10 +78,15 @@ class Next(enum.Enum):
     CONFLICT = enum.auto()  # somebody else was here in between: stop, and name the path
 
 
-def encode_plan(plan: CommitPlan) -> bytes:
-    """The head, the plan and the seal."""
-    head = {"version": VERSION, "digest": plan.digest, "count": len(plan.actions)}
-    lines = [head, *(_action_record(action) for action in plan.actions), {"sealed": len(plan.actions)}]
+def encode_plan(
+    plan: CommitPlan, former: Mapping[int, Former] | None = None, lent: Mapping[bytes, int] | None = None
+) -> bytes:
+    """The head, the plan, what goes with it, and the seal."""
+    notes = [_former_record(number, was) for number, was in (former or {}).items()]
+    notes += [{"lent": _text(path), "mode": mode} for path, mode in (lent or {}).items()]
+    count = len(plan.actions)
+    head = {"version": VERSION, "digest": plan.digest, "tag": plan.tag, "count": count, "notes": len(notes)}
+    lines = [head, *(_action_record(action) for action in plan.actions), *notes, {"sealed": count}]
     return b"".join(_line(record) for record in lines)
 
 
@@ -77,6 +103,16 @@ def staged(action: Action, device: int, inode: int) -> bytes:
 def done(action: Action) -> bytes:
     """The record after an action."""
     return _line({"done": action.number})
+
+
+def undoing(plan: CommitPlan) -> bytes:
+    """The record before anything is taken back."""
+    return _line({"undoing": len(plan.actions)})
+
+
+def landed(plan: CommitPlan) -> bytes:
+    """The record between the last action and the removal of what was there before."""
+    return _line({"landed": len(plan.actions)})
 
 
 def ended(plan: CommitPlan) -> bytes:
@@ -104,14 +140,22 @@ def _journal(records: list[dict[str, Any]]) -> Journal | None:
     if head["version"] != VERSION:
         raise BadJournal(f"version {head['version']}, this is {VERSION}")
     count = head["count"]
-    if len(records) < count + 2:
+    seal = count + head["notes"] + 1
+    if len(records) <= seal:
         return None
     actions = tuple(_action(record) for record in records[1 : count + 1])
-    if records[count + 1] != {"sealed": count} or any(a.number != i for i, a in enumerate(actions)):
+    if records[seal] != {"sealed": count} or any(a.number != i for i, a in enumerate(actions)):
         raise BadJournal("the plan is not sealed where it ends")
-    begun, finished, has_ended = set(), set(), False
+    former, lent = {}, {}
+    for record in records[count + 1 : seal]:
+        if "former" in record:
+            former[record["former"]] = _former(record)
+        else:
+            lent[_bytes(record["lent"])] = int(record["mode"])
+    begun, finished = set(), set()
+    is_undoing = has_landed = has_ended = False
     temporaries = {}
-    for record in records[count + 2 :]:
+    for record in records[seal + 1 :]:
         match record:
             case {"begin": int(number)}:
                 begun.add(number)
@@ -119,12 +163,26 @@ def _journal(records: list[dict[str, Any]]) -> Journal | None:
                 temporaries[number] = device, inode
             case {"done": int(number)}:
                 finished.add(number)
+            case {"undoing": int()}:
+                is_undoing = True
+            case {"landed": int()}:
+                has_landed = True
             case {"ended": int()}:
                 has_ended = True
             case _:
                 raise BadJournal(f"an unknown record: {record}")
-    plan = CommitPlan(head["digest"], actions)
-    return Journal(plan, frozenset(begun), temporaries, frozenset(finished), has_ended)
+    plan = CommitPlan(head["digest"], actions, str(head["tag"]))
+    return Journal(
+        plan,
+        former,
+        lent,
+        frozenset(begun),
+        temporaries,
+        frozenset(finished),
+        is_undoing,
+        has_landed,
+        has_ended,
+    )
 
 
 def next_step(journal: Journal, action: Action, now: Facts | None) -> Next:
@@ -207,6 +265,17 @@ def _action(record: dict[str, Any]) -> Action:
         source=None if source is None else _bytes(source),
         is_loose=record["loose"],
     )
+
+
+def _former_record(number: int, was: Former) -> dict[str, Any]:
+    attributes = {_text(name): value.hex() for name, value in was.attributes}
+    return {"former": number, **was._asdict(), "attributes": attributes}
+
+
+def _former(record: dict[str, Any]) -> Former:
+    attributes = tuple((_bytes(name), bytes.fromhex(value)) for name, value in record["attributes"].items())
+    uid, gid, mode, atime_ns, mtime_ns = (int(record[name]) for name in Former._fields[:-1])
+    return Former(uid, gid, mode, atime_ns, mtime_ns, attributes)
 
 
 def _text(path: bytes) -> str:

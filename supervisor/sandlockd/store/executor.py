@@ -56,7 +56,7 @@ WHITEOUT_NAME = b"whiteout"
 STAGE_NAME = b"stage"
 LENT_PREFIX = b"lent#"  # symbolic links, see _lent
 
-_NODES = {
+NODES = {
     Kind.FIFO: stat.S_IFIFO,
     Kind.SOCKET: stat.S_IFSOCK,
     Kind.CHARACTER: stat.S_IFCHR,
@@ -212,7 +212,7 @@ class Executor:
             case Kind.SYMLINK:
                 beneath.make_symlink(self._work, name, os.readlink(b"", dir_fd=seen.fd))
             case _:
-                beneath.make_node(self._work, name, _NODES[kind] | 0o600, status.st_rdev)
+                beneath.make_node(self._work, name, NODES[kind] | 0o600, status.st_rdev)
         if kind is not Kind.FILE:
             copy = beneath.open_below(self._work.fd, name, os.O_PATH)
         try:
@@ -440,7 +440,7 @@ def _make_as_caller(parent: OwnedFd, name: bytes, kind: Kind, making: Making) ->
             case Kind.SYMLINK:
                 beneath.make_symlink(parent, name, making.target)
             case _:
-                beneath.make_node(parent, name, _NODES[kind] | mode, making.device)
+                beneath.make_node(parent, name, NODES[kind] | mode, making.device)
     return None
 
 
@@ -474,8 +474,9 @@ def give_back(upper: OwnedFd, record: bytes) -> None:
     """What `_lent` noted, after an end."""
     mode, _, path = record.partition(b" ")
     try:
-        with beneath.open_below(upper.fd, path, os.O_PATH | os.O_DIRECTORY) as directory:
-            beneath.set_owner_and_mode(directory, _SAME, _SAME, int(mode, 8))
+        with beneath.open_below(upper.fd, path, os.O_PATH) as opened:
+            if not stat.S_ISLNK(os.fstat(opened.fd).st_mode):
+                beneath.set_owner_and_mode(opened, _SAME, _SAME, int(mode, 8))
     except FileNotFoundError:
         return  # it was not in its place yet
 

@@ -38,6 +38,12 @@ def kind_of(seen: Seen) -> Kind:
     return Kind.WHITEOUT if beneath.is_whiteout(seen.mode, seen.special) else _KINDS[stat.S_IFMT(seen.mode)]
 
 
+def kind_of_status(status: os.stat_result) -> Kind:
+    """Likewise, of what fstat(2) says."""
+    is_whiteout = beneath.is_whiteout(status.st_mode, status.st_rdev)
+    return Kind.WHITEOUT if is_whiteout else _KINDS[stat.S_IFMT(status.st_mode)]
+
+
 class DirectoryLayer:
     """A `Layer`. root: borrowed.
 
@@ -62,7 +68,7 @@ class DirectoryLayer:
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
-            raise _fs_error(error) from None
+            raise fs_error(error, path) from None
 
     def entry(self, path: bytes) -> Entry | None:
         seen = self.seen(path)
@@ -77,14 +83,14 @@ class DirectoryLayer:
             ) as opened:
                 return [Name(name, _KINDS[kind], inode) for name, kind, inode in beneath.rows(opened)]
         except OSError as error:
-            raise _fs_error(error) from None
+            raise fs_error(error, path) from None
 
     def target(self, path: bytes) -> bytes:
         try:
             with beneath.open_below(self.root.fd, path, os.O_PATH, self._identity) as opened:
                 return os.readlink(b"", dir_fd=opened.fd)
         except OSError as error:
-            raise _fs_error(error) from None
+            raise fs_error(error, path) from None
 
 
 class HardLinks:
@@ -129,6 +135,9 @@ class HardLinks:
                     yield path, inode
 
 
-def _fs_error(error: OSError) -> FsError:
+def fs_error(error: OSError, path: bytes) -> FsError:
+    """The note is for people: the model only has the number."""
     assert error.errno is not None
-    return FsError(error.errno)
+    told = FsError(error.errno)
+    told.add_note(f"{os.fsdecode(path)!r}: {error.strerror}")
+    return told

@@ -1,20 +1,24 @@
 """One tree's directory on disk: where it may lie, what it must look like, and what is wrong where it does not.
 
-    <directory>/    0700, ours
+    <directory>/    0700, ours; whoever uses the storage holds a flock(2) on it
       meta          which workdir this is of, and the format; written last, so that what has none was never in use
       upper/        the tree's root as the program sees it: owner, mode and times are the workdir's
       work/         0700; what is being made. Swept at every opening
+      journal       of a commit under way (store/journal_file.py)
 
-Refuses what somebody else made or may have changed. Refuses to put a tree's storage into the tree, or the other way
-round: the copies would be copied.
+Refuses what somebody else made or may have changed, and what another process uses: it would be swept under its hands.
+Refuses to put a tree's storage into the tree, or the other way round: the copies would be copied.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
+from typing import NamedTuple
 
 from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.beneath import CONFINED
@@ -48,22 +52,47 @@ class StorageError(Exception):
 
 
 class Storage:
-    """Open: the descriptors are ours to close.
+    """Open: the descriptors are ours to close. Nobody else can open it meanwhile.
 
-    workdir: the lower tree. lost: what a storage here cannot do, one line each.
+    workdir: the lower tree. workdir_path: its canonical name when the storage was made.
+    lost: what a storage here cannot do, one line each.
     """
 
-    __slots__ = ("lost", "upper", "work", "workdir")
+    __slots__ = ("directory", "lost", "upper", "work", "workdir", "workdir_path")
 
-    def __init__(self, workdir: OwnedFd, upper: OwnedFd, work: OwnedFd, lost: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        directory: OwnedFd,
+        workdir: OwnedFd,
+        upper: OwnedFd,
+        work: OwnedFd,
+        workdir_path: bytes,
+        lost: tuple[str, ...],
+    ) -> None:
+        self.directory = directory
         self.workdir = workdir
         self.upper = upper
         self.work = work
+        self.workdir_path = workdir_path
         self.lost = lost
 
     def close(self) -> None:
-        for opened in (self.workdir, self.upper, self.work):
+        for opened in (self.workdir, self.upper, self.work, self.directory):
             opened.close()
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Meta(NamedTuple):
+    """Of which workdir a storage is."""
+
+    workdir: bytes
+    device: int
+    inode: int
 
 
 def create(path: bytes, workdir_path: bytes) -> Storage:
@@ -91,26 +120,47 @@ def create(path: bytes, workdir_path: bytes) -> Storage:
     return open_existing(path, workdir_path)
 
 
-def open_existing(path: bytes, workdir_path: bytes) -> Storage:
+def open_existing(path: bytes, workdir_path: bytes | None = None) -> Storage:
     """A storage that a run left, or that a supervisor before us used. Sweeps what was being made.
 
+    workdir_path: None is the one that the storage says it is of.
     Raises:
-        StorageError: as `create`; it is incomplete, was changed by somebody else, or belongs to another workdir.
+        StorageError: as `create`; it is incomplete, was changed by somebody else, belongs to another workdir (or
+            that was replaced), or is in use.
+    """
+    with contextlib.ExitStack() as opened:
+        directory = opened.enter_context(_open_trusted(path))
+        _lock(directory, path)
+        meta = _read_meta(directory, path)
+        workdir = opened.enter_context(_open_workdir(workdir_path or meta.workdir))
+        _refuse_nesting(workdir, directory)
+        _require_workdir(meta, path, workdir)
+        work = opened.enter_context(_part(directory, path, _WORK_NAME))
+        upper = opened.enter_context(_open_upper(directory, path))
+        _give_back(work, upper)
+        _sweep(work)
+        _furnish(work)
+        opened.pop_all()
+        return Storage(directory, workdir, upper, work, meta.workdir, _lost(workdir, upper))
+
+
+def read_meta(path: bytes) -> Meta:
+    """Of which workdir a storage is, whoever uses it.
+
+    Raises: StorageError.
     """
     with _open_trusted(path) as directory:
-        workdir = _open_workdir(workdir_path)
+        return _read_meta(directory, path)
+
+
+def is_in_use(path: bytes) -> bool:
+    """Raises: StorageError."""
+    with _open_trusted(path) as directory:
         try:
-            _refuse_nesting(workdir, directory)
-            _require_meta(directory, path, workdir)
-            work = _part(directory, path, _WORK_NAME)
-            upper = _open_upper(directory, path)
-            _give_back(work, upper)
-            _sweep(work)
-            _furnish(work)
-        except BaseException:
-            workdir.close()
-            raise
-        return Storage(workdir, upper, work, _lost(workdir, upper))
+            fcntl.flock(directory.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 # ---- what may be trusted
@@ -125,6 +175,13 @@ def _open_trusted(path: bytes) -> OwnedFd:
         raise StorageError(path, f"cannot be opened ({error.strerror})", "make it, mode 0700") from None
     _require_ours(opened, path)
     return opened
+
+
+def _lock(directory: OwnedFd, path: bytes) -> None:
+    try:
+        fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StorageError(path, "is used by another process", "wait for its end") from None
 
 
 def _require_ours(opened: OwnedFd, path: bytes) -> None:
@@ -228,24 +285,32 @@ def _write_meta(directory: OwnedFd, workdir: OwnedFd) -> None:
     os.fsync(directory.fd)
 
 
-def _require_meta(directory: OwnedFd, path: bytes, workdir: OwnedFd) -> None:
+def _read_meta(directory: OwnedFd, path: bytes) -> Meta:
     shown = path + b"/" + _META_NAME
     try:
         with openat2(
             directory.fd, _META_NAME, os.O_RDONLY | os.O_NONBLOCK, resolve=CONFINED | _NO_XDEV
         ) as file:
             told = json.loads(os.read(file.fd, _META_BYTES_MAX))
-            known = told["format"], told["device"], told["inode"]
+            meta = Meta(os.fsencode(told["workdir"]), int(told["device"]), int(told["inode"]))
+            format_ = told["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise StorageError(
             shown, "is missing or damaged", "the storage was never complete; remove it"
         ) from None
+    if format_ != _FORMAT:
+        raise StorageError(shown, f"is of format {format_}", f"this sandlockd knows format {_FORMAT}")
+    return meta
+
+
+def _require_workdir(meta: Meta, path: bytes, workdir: OwnedFd) -> None:
     status = os.fstat(workdir.fd)
-    if known[0] != _FORMAT:
-        raise StorageError(shown, f"is of format {known[0]}", f"this sandlockd knows format {_FORMAT}")
-    if known[1:] != (status.st_dev, status.st_ino):
+    if (meta.device, meta.inode) != (status.st_dev, status.st_ino):
+        shown = path + b"/" + _META_NAME
         raise StorageError(
-            shown, f"says that it is of {told.get('workdir')!r}", "the workdir was replaced, or is another"
+            shown,
+            f"says that it is of {os.fsdecode(meta.workdir)!r}",
+            "the workdir was replaced, or is another",
         )
 
 
@@ -266,9 +331,11 @@ def _furnish(work: OwnedFd) -> None:
 
 def _give_back(work: OwnedFd, upper: OwnedFd) -> None:
     with beneath.open_below(work.fd, b"", os.O_RDONLY | os.O_DIRECTORY) as opened:
-        for name, _, _ in list(beneath.rows(opened)):
-            if name.startswith(LENT_PREFIX):
-                give_back(upper, os.readlink(name, dir_fd=opened.fd))
+        names = [name for name, _, _ in beneath.rows(opened) if name.startswith(LENT_PREFIX)]
+        records = [os.readlink(name, dir_fd=opened.fd) for name in names]
+    # What lies deeper first: what is above it is still open.
+    for record in sorted(records, key=lambda record: record.partition(b" ")[2], reverse=True):
+        give_back(upper, record)
 
 
 def _sweep(work: OwnedFd) -> None:
