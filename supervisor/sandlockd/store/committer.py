@@ -261,9 +261,8 @@ class _Run:
     def _act(self, action: Action) -> None:
         match self._next(action):
             case Next.SKIP:
-                if action.do in DELETING or action.number in self.journal.done:
-                    return
-                self.file.done(action)
+                if action.number not in self.journal.done:
+                    self.file.done(action)
                 return
             case Next.CONFLICT:
                 raise Conflicted([self._conflict(action)])
@@ -296,8 +295,10 @@ class _Run:
             return Next.DO
         now = self._tree.now(action.path)
         found = next_step(self._as_journal(), action, now)
-        if action.do in DELETING and now is not None and self._is_new(action.path, now):
-            return Next.SKIP  # something new has taken its place already
+        if found is Next.CONFLICT and action.do in DELETING:
+            aside = self._tree.now(self._temporaries.of(action))
+            if aside is not None and self._is_the_one(action, aside):
+                return Next.SKIP  # and what has its place now is another action's matter
         if found is Next.DO and action.do is Do.METADATA and action.number not in self._begun:
             # In place, so that it can be undone only if it was the right one.
             found = Next.DO if action.before is None or matches(action, now) else Next.CONFLICT
@@ -307,10 +308,6 @@ class _Run:
 
     def _as_journal(self) -> Journal:
         return self.journal._replace(begun=self._begun, staged=self._staged)
-
-    def _is_new(self, path: bytes, now: Facts) -> bool:
-        new = self._new.get(path)
-        return new is not None and self._staged.get(new.number) == (now.device, now.inode)
 
     def _conflict(self, action: Action) -> Conflict:
         found = conflicts(self._plan._replace(actions=(action,)), self._tree.now, self._tree.names)

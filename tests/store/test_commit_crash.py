@@ -1,0 +1,219 @@
+"""Killed wherever it may be in a commit: each file is old or new, and a rerun ends it, or takes all of it back."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from harness import committing, killing
+from harness.disk_pair import Described, Disk, real
+from harness.file_operations import Operation
+from harness.forked import in_child
+from harness.places import Place, remove_tree
+
+_LONG_AGO_NS = 1_000_000_000_000_000_001
+
+Tree = dict[bytes, Described]
+
+
+def _call(call: str, path: bytes, other: bytes = b"", *flags: str, number: int = 0) -> Operation:
+    return Operation(call, path, other, frozenset(flags), number)
+
+
+def _new(path: bytes, number: int = 3) -> Operation:
+    return _call("open", path, b"", "create", "write", number=number)
+
+
+_CHANGES = [
+    _new(b"new"),
+    _call("mkdir", b"made"),
+    _call("mkdir", b"made/below"),
+    _new(b"made/below/f", 5),
+    _call("symlink", b"made/link", b"../kept"),
+    _call("mkfifo", b"made/fifo"),
+    _call("open", b"written", b"", "write", number=7),
+    _call("chmod", b"touched", number=0o600),
+    _call("chmod", b"dir", number=0o700),
+    _call("unlink", b"gone"),
+    _call("unlink", b"tree/a/x"),
+    _call("rmdir", b"tree/a"),
+    _call("unlink", b"tree/y"),
+    _call("rmdir", b"tree"),
+    _call("rename", b"old", b"made/renamed"),
+    _call("rename", b"moved", b"dir/moved"),
+    _call("unlink", b"file-to-dir"),
+    _call("mkdir", b"file-to-dir"),
+    _new(b"file-to-dir/in"),
+    _call("unlink", b"dir-to-file/in"),
+    _call("rmdir", b"dir-to-file"),
+    _new(b"dir-to-file"),
+    _call("link", b"kept", b"made/twin"),
+    _call("link", b"new", b"made/new-twin"),
+    _call("open", b"one", b"", "write", number=4),
+    _call("chmod", b"closed", number=0o755),
+    _new(b"closed/in"),
+    _call("unlink", b"closed/f"),
+    _call("chmod", b"closed", number=0o555),
+]
+
+
+def _fresh(root: Path) -> tuple[bytes, bytes]:
+    """A workdir and a storage with all kinds of changes; their paths."""
+    work, store = root / "tree", root / "store"
+    for directory in ("", "dir", "tree/a", "old", "dir-to-file", "closed"):
+        (work / directory).mkdir(parents=True, mode=0o755)
+    for name in "kept written touched gone tree/a/x tree/y old/f moved file-to-dir dir-to-file/in one closed/f".split():
+        (work / name).write_text(f"content of {name}")
+        os.chmod(work / name, 0o640)
+    os.setxattr(work / "touched", "user.color", b"red")
+    os.link(work / "one", work / "other")
+    os.chmod(work / "closed", 0o555)
+    for path in sorted(work.rglob("*")):
+        os.utime(path, ns=(_LONG_AGO_NS, _LONG_AGO_NS))
+    store.mkdir(mode=0o700)
+    paths = os.fsencode(work), os.fsencode(store)
+    disk = Disk(*paths, create=True)
+    for operation in _CHANGES:
+        assert disk.call(operation) == 0, operation
+    disk.close()
+    return paths
+
+
+def _content(tree: Tree) -> Tree:
+    """Without what a commit brings about last: modes and owners of directories, and link counts."""
+    return {path: (told[0], told[4]) for path, told in tree.items()}
+
+
+class _Crash:
+    """What one tree is before and after, and how many calls a commit is."""
+
+    def __init__(self, place: Place) -> None:
+        self.root = place.root / "work"
+        work, store = self.anew()
+        self.old = real(work)
+
+        def count() -> None:
+            calls = killing.killed_before(-1)
+            committing.commit(store)
+            (self.root / "count").write_text(str(calls()))
+
+        assert in_child(count) == 0
+        self.calls = int((self.root / "count").read_text())
+        self.new = real(work)
+        assert not committing.temporaries(work)
+        assert self.old != self.new
+
+    def anew(self) -> tuple[bytes, bytes]:
+        for name in ("tree", "store"):
+            remove_tree(self.root / name)
+        return _fresh(self.root)
+
+    def require_whole(self, work: bytes) -> None:
+        """Every file is old or new."""
+        old, new, now = (_content(tree) for tree in (self.old, self.new, real(work)))
+        for path, told in now.items():
+            if b".sandlockd-commit-" not in path:
+                assert told in (old.get(path), new.get(path)), path
+        for path in old.keys() & new.keys():
+            assert path in now or old[path][0] != new[path][0], f"{path!r} is gone"
+
+
+def _without_waiting_for_the_disk() -> None:
+    """Whoever is killed with kill -9 leaves in the kernel what it wrote. The calls are counted all the same."""
+    os.fsync = lambda fd: None
+
+
+def _numbers(place: Place, crash: _Crash) -> range:
+    """Every call; for an ordinary user, who ends a commit at every call above, some of them."""
+    return range(crash.calls) if place.user.is_root else range(1, crash.calls, 5)
+
+
+def _killed(act: Callable[[], object], number: int) -> int:
+    def run() -> None:
+        killing.killed_before(number)
+        act()
+
+    return in_child(run)
+
+
+def test_a_commit_killed_before_any_call_is_ended_by_a_rerun_however_often_that_is_killed(
+    place: Place,
+) -> None:
+    def all_attempts() -> None:
+        _without_waiting_for_the_disk()
+        crash = _Crash(place)
+        for number in range(crash.calls):
+            work, store = crash.anew()
+            assert _killed(functools.partial(committing.commit, store), number) == -signal.SIGKILL
+            crash.require_whole(work)
+            _end(crash, work, store, number)
+        assert crash.calls > 150
+
+    def _end(crash: _Crash, work: bytes, store: bytes, number: int) -> None:
+        again = 0
+        while committing.is_pending(store):
+            assert again < 1000
+            _killed(functools.partial(committing.go_on, store), number % 37 + again)
+            crash.require_whole(work)
+            again += 97
+        if real(work) == crash.old:
+            committing.commit(store, tag="again")
+        assert real(work) == crash.new, number
+        assert not committing.temporaries(work)
+        assert not committing.is_pending(store)
+
+    assert in_child(all_attempts, place.user) == 0
+
+
+def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None:
+    def all_attempts() -> None:
+        _without_waiting_for_the_disk()
+        crash = _Crash(place)
+        landed = 0
+        for number in _numbers(place, crash):
+            work, store = crash.anew()
+            assert _killed(functools.partial(committing.commit, store), number) == -signal.SIGKILL
+            if not committing.is_pending(store):
+                assert real(work) in (crash.old, crash.new)
+                continue
+            _killed(functools.partial(committing.take_back, store), number % 41)
+            crash.require_whole(work)
+            if committing.is_pending(store):
+                outcome = committing.take_back(store)
+                assert outcome is None or not outcome.leftovers
+            landed += real(work) == crash.new
+            assert real(work) in (crash.old, crash.new), number
+            assert not committing.temporaries(work)
+            assert not committing.is_pending(store)
+        assert 0 < landed < crash.calls / 3
+
+    assert in_child(all_attempts, place.user) == 0
+
+
+def test_a_call_that_fails_leaves_the_tree_as_it_was(place: Place) -> None:
+    def all_attempts() -> None:
+        _without_waiting_for_the_disk()
+        crash = _Crash(place)
+
+        def attempt(store: bytes, number: int) -> None:
+            killing.failing_at(number, errno.ENOSPC)
+            try:
+                committing.commit(store)
+            except OSError as raised:
+                assert raised.errno == errno.ENOSPC
+                os._exit(3)
+
+        for number in _numbers(place, crash):
+            work, store = crash.anew()
+            status = in_child(functools.partial(attempt, store, number))
+            if committing.is_pending(store):  # after the point from which there is no way back
+                committing.go_on(store)
+            assert real(work) == (crash.old if status == 3 and real(work) != crash.new else crash.new), number
+            assert not committing.temporaries(work)
+            assert not committing.is_pending(store)
+
+    assert in_child(all_attempts, place.user) == 0
