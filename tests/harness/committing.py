@@ -23,7 +23,7 @@ def opened(path: bytes) -> Iterator[tuple[Storage, Unlocked]]:
 
 def listed(path: bytes) -> list[Change]:
     with opened(path) as (found, unlocked):
-        return list_changes(view_of(found), DiskInspector(found, unlocked))
+        return list_changes(view_of(found), DiskInspector(found, unlocked), found.began_ns)
 
 
 def commit(
@@ -36,7 +36,7 @@ def commit(
 ) -> Outcome:
     """before: called when the changes have been listed."""
     with opened(path) as (found, unlocked):
-        changes = list_changes(view_of(found), DiskInspector(found, unlocked))
+        changes = list_changes(view_of(found), DiskInspector(found, unlocked), found.began_ns)
         plan = plan_commit(changes, digest(changes), chosen, tag=tag)
         before()
         if force:

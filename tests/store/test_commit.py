@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from harness import committing
-from harness.disk_pair import real, times, walk
+from harness import committing, killing
+from harness.disk_pair import Described, real, times, walk
 from harness.forked import in_child
-from harness.places import Place
+from harness.kept_runs import KeptRun, call, new_file
+from harness.places import Place, remove_tree
+
+from sandlockd.kernel import beneath
+from sandlockd.kernel.paths import openat2
+from sandlockd.overlay.journal import Next
+from sandlockd.store import committer
+from sandlockd.store.committer import Conflicted, NotAsApproved, _Run
 
 _SEEDS = range(25)
 
@@ -28,3 +40,296 @@ def test_a_commit_makes_of_the_real_tree_what_the_program_saw(place: Place, seed
         assert not committing.is_pending(places.store)
 
     assert in_child(compare, place.user) == 0
+
+
+Tree = dict[bytes, Described]
+_WHO = "what somebody else wrote"
+
+
+def _kept(place: Place) -> KeptRun:
+    """All kinds of changes in a small tree."""
+    work = place.work
+    for directory in ("d/e", "new-parent", "gone-dir"):
+        (work / directory).mkdir(parents=True)
+    for name in ("written", "touched", "gone", "gone-dir/in", "d/moved", "d/e/deep"):
+        (work / name).write_text(f"content of {name}")
+    return KeptRun(
+        place,
+        [
+            call("open", b"written", b"", "write", number=7),
+            call("chmod", b"touched", number=0o600),
+            call("unlink", b"gone"),
+            call("unlink", b"gone-dir/in"),
+            call("rmdir", b"gone-dir"),
+            new_file(b"new-parent/new"),
+            call("open", b"d/e/deep", b"", "write", number=5),
+            call("rename", b"d/moved", b"moved"),
+        ],
+    ).ended()
+
+
+def _replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text(_WHO)
+    other.rename(path)
+
+
+def _overwrite(path: Path) -> None:
+    with open(path, "r+") as file:
+        file.write(_WHO)
+        file.truncate()
+
+
+_CHANGED_UNDERNEATH: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "replaced": ("written", _replace, "changed: inode"),
+    "written in place": ("written", _overwrite, "changed: size, mtime"),
+    "touched, and the times put back": (
+        "written",
+        lambda path: os.utime(path, ns=(1, path.stat().st_mtime_ns)),
+        "changed: ctime",
+    ),
+    "its mode changed": ("touched", lambda path: path.chmod(0o640), "changed: ctime, mode"),
+    "gone": ("written", Path.unlink, "is gone"),
+    "to be deleted, changed": ("gone", _overwrite, "changed: size, mtime"),
+    "renamed, changed": ("d/moved", _overwrite, "changed: size, mtime"),
+    "appeared": ("new-parent/new", lambda path: path.write_text(_WHO), "appeared"),
+    "appeared in what goes": (
+        "gone-dir/fresh",
+        lambda path: path.write_text(_WHO),
+        "appeared in a directory that goes",
+    ),
+    "its directory gone": (
+        "d/e/deep",
+        lambda path: path.parent.rename(path.parent.with_name("away")),
+        "the directory that it is in is gone",
+    ),
+    "its directory a link": (
+        "d/e/deep",
+        lambda path: (path.parent.rename(path.parent.with_name("away")), path.parent.symlink_to("away")),
+        "the directory that it is in is gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("when", ["before the list", "after the list"])
+@pytest.mark.parametrize("how", _CHANGED_UNDERNEATH)
+def test_what_changed_underneath_is_named_and_nothing_is_done(place: Place, how: str, when: str) -> None:
+    def check() -> None:
+        run = _kept(place)
+        name, change, reason = _CHANGED_UNDERNEATH[how]
+        changed: Tree = {}
+
+        def change_it() -> None:
+            change(place.work / name)
+            changed.update(real(os.fsencode(place.work)))
+
+        if when == "before the list":
+            change_it()
+        with pytest.raises(Conflicted) as raised:
+            committing.commit(run.storage, before=change_it if when == "after the list" else lambda: None)
+        found = {conflict.path: conflict.reason for conflict in raised.value.conflicts}
+        assert os.fsencode(name) in found
+        if when == "after the list":
+            assert reason in found[os.fsencode(name)]
+        assert real(os.fsencode(place.work)) == changed
+        assert not committing.is_pending(run.storage)
+
+    assert in_child(check, place.user) == 0
+
+
+@pytest.mark.parametrize(
+    "how", ["replaced", "written in place", "to be deleted, changed", "appeared", "gone"]
+)
+def test_what_is_forced_by_name_is_overwritten_or_deleted(place: Place, how: str) -> None:
+    def check() -> None:
+        run = _kept(place)
+        name, change, _ = _CHANGED_UNDERNEATH[how]
+        change(place.work / name)
+        with pytest.raises(Conflicted):
+            committing.commit(run.storage, force=[b"gone-dir/in"])
+        committing.commit(run.storage, force=[os.fsencode(name)])
+        assert not os.path.lexists(place.work / "gone")
+        assert (place.work / "written").read_text().startswith("7777777")
+        assert (place.work / "new-parent/new").read_text() == "333"
+        assert committing.listed(run.storage) == []
+
+    assert in_child(check, place.user) == 0
+
+
+_MEANWHILE = {"written": _replace, "gone": _replace, "new-parent/new": _replace, "touched": _overwrite}
+
+
+def _somebody_comes_between(place: Place, run: KeptRun, name: str, number: int) -> None:
+    """At the call of this number of a commit. In a child: what is wrapped stays so."""
+    path = place.work / name
+    killing.before_each(lambda at: _MEANWHILE[name](path) if at == number and path.parent.exists() else None)
+    with contextlib.suppress(Conflicted, FileNotFoundError):
+        committing.commit(run.storage)
+
+
+def _calls(place: Place) -> int:
+    run = _kept(place)
+    counts = place.root / "home/count"
+
+    def count() -> None:
+        asked = killing.before_each(lambda number: None)
+        committing.commit(run.storage)
+        counts.write_text(str(asked()))
+
+    assert in_child(count) == 0
+    return int(counts.read_text())
+
+
+@pytest.mark.parametrize("name", _MEANWHILE)
+def test_what_somebody_does_between_two_calls_of_a_commit_is_never_lost(place: Place, name: str) -> None:
+    def check() -> None:
+        calls = _calls(place)
+        for number in range(0, calls, 1 if place.user.is_root else 3):
+            _anew(place)
+            run = _kept(place)
+            status = in_child(functools.partial(_somebody_comes_between, place, run, name, number))
+            assert status == 0, number
+            assert (place.work / name).read_text() == _WHO, number
+            assert not committing.temporaries(os.fsencode(place.work)), number
+            assert not committing.is_pending(run.storage)
+
+    assert in_child(check, place.user) == 0
+
+
+def _anew(place: Place) -> None:
+    for path in (place.work, place.state):
+        for below in path.iterdir():
+            remove_tree(below) if below.is_dir() and not below.is_symlink() else below.unlink()
+
+
+def test_without_the_second_look_the_same_test_fails(place: Place) -> None:
+    def check() -> None:
+        lost = 0
+        for number in range(_calls(place)):
+            _anew(place)
+            run = _kept(place)
+
+            def attempt(run: KeptRun = run, number: int = number) -> None:
+                _Run._is_what_was = staticmethod(lambda *_: True)  # type: ignore[method-assign]
+                _somebody_comes_between(place, run, "written", number)
+
+            in_child(attempt)
+            lost += (place.work / "written").read_text() != _WHO
+        assert lost > 0
+
+    if not place.user.is_root:
+        pytest.skip("once is enough")
+    assert in_child(check, place.user) == 0
+
+
+def test_somebody_who_comes_after_a_kill_loses_nothing_and_is_told(place: Place) -> None:
+    """The new file was in its place already; the old one waits aside."""
+
+    def check() -> None:
+        for number in range(_calls(place)):
+            _anew(place)
+            run = _kept(place)
+
+            def killed(run: KeptRun = run, number: int = number) -> None:
+                killing.killed_before(number)
+                committing.commit(run.storage)
+
+            in_child(killed)
+            if not committing.is_pending(run.storage):
+                continue
+            _replace(place.work / "written")
+            had_landed = False
+            try:
+                committing.go_on(run.storage)
+                had_landed = True
+            except Conflicted as error:
+                assert "written" in str(error)
+                assert committing.is_pending(run.storage)
+            assert (place.work / "written").read_text() == _WHO
+            if had_landed:
+                continue
+            outcome = committing.take_back(run.storage)
+            assert outcome is not None and (place.work / "written").read_text() == _WHO
+            for path, aside in outcome.leftovers:
+                assert path == b"written"
+                assert (place.work / os.fsdecode(aside)).read_text() == "content of written"
+
+    assert in_child(check, place.user) == 0
+
+
+def test_what_is_not_as_it_was_listed_is_not_committed(place: Place) -> None:
+    def check() -> None:
+        for name, change in (
+            ("written", _overwrite),
+            ("written", lambda path: _same_times(path, "8888888 of written")),
+            ("written", lambda path: path.chmod(0o4755)),
+            ("new-parent/new", lambda path: (path.unlink(), path.symlink_to("/etc/passwd"))),
+            ("touched", lambda path: path.chmod(0o666)),
+            ("touched", lambda path: os.setxattr(path, "user.color", b"red")),
+        ):
+            _anew(place)
+            run = _kept(place)
+            before = real(os.fsencode(place.work))
+            with pytest.raises((NotAsApproved, OSError)):
+                committing.commit(run.storage, before=lambda c=change, n=name, r=run: c(r.upper / n))
+            assert real(os.fsencode(place.work)) == before, name
+            assert not committing.is_pending(run.storage)
+
+    assert in_child(check, place.user) == 0
+
+
+def _same_times(path: Path, text: str) -> None:
+    status = path.stat()
+    assert status.st_size == len(text)
+    path.write_text(text)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_chosen_part_is_committed_and_the_rest_stays_to_be_committed(place: Place) -> None:
+    def check() -> None:
+        run = _kept(place)
+        committing.commit(run.storage, [b"new-parent", b"gone"])
+        assert (place.work / "new-parent/new").read_text() == "333"
+        assert not (place.work / "gone").exists() and (place.work / "gone-dir/in").exists()
+        left = {row.path for row in committing.listed(run.storage)}
+        assert left == {b"written", b"touched", b"gone-dir", b"d/e/deep", b"moved"}
+        committing.commit(run.storage)
+        assert committing.listed(run.storage) == []
+
+    assert in_child(check, place.user) == 0
+
+
+def test_a_link_in_the_place_of_a_directory_leads_no_commit_out_of_the_tree(place: Place) -> None:
+    """Even were all else that is compared not compared; and so it does where lookups are not confined."""
+
+    out = place.root / "home/out"
+
+    def swapped(is_confined: bool) -> None:
+        run = _kept(place)
+        (out / "e").mkdir(parents=True)
+        (out / "e/deep").write_text("content of d/e/deep")
+
+        def swap(at: int) -> None:
+            if at == 8:
+                (place.work / "d").rename(place.work / "away")
+                (place.work / "d").symlink_to(out)
+
+        committer.conflicts = lambda *_: []  # type: ignore[assignment]
+        committer.next_step = lambda *_: Next.DO  # type: ignore[assignment]
+        _Run._is_what_was = staticmethod(lambda *_: True)  # type: ignore[method-assign]
+        if not is_confined:
+            beneath.open_below = lambda fd, path, flags, identity=None: openat2(fd, path or b".", flags)
+            beneath._DIRECTORY = os.O_DIRECTORY
+        killing.before_each(swap)
+        with contextlib.suppress(Conflicted, OSError):
+            committing.commit(run.storage)
+        assert (place.work / "d").is_symlink()
+        is_as_before = (
+            os.listdir(out / "e") == ["deep"] and (out / "e/deep").read_text() == "content of d/e/deep"
+        )
+        os._exit(0 if is_as_before else 9)
+
+    assert in_child(lambda: swapped(True), place.user) == 0
+    _anew(place)
+    remove_tree(out)
+    assert in_child(lambda: swapped(False), place.user) == 9

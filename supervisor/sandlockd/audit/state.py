@@ -1,9 +1,10 @@
 """Where runs leave their records: the state directory, run ids, the newest run, and how long runs are kept.
 
     <state>/runs/<run id>/audit.jsonl        0700, 0700, 0600; the running writer holds a flock(2) on the file
+    <state>/runs/<run id>/committed-N        what was committed of the run's changes (review/kept.py)
 
 Works on directory descriptors, never twice on one name. Refuses a state directory that somebody else owns or
-may write. Refuses to remove a run that is still going, or that holds anything besides its log.
+may write. Refuses to remove a run that is still going, or that holds anything else: its changes, for one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LOG_NAME = b"audit.jsonl"
+COMMITTED_PREFIX = b"committed-"
 RUNS_KEPT = 100
 
 _RUNS_NAME = b"runs"
@@ -94,6 +96,37 @@ def create_run(directory: bytes, run_id: str | None, time_ns: int) -> tuple[str,
     finally:
         os.close(runs_fd)
     raise OSError(errno.EAGAIN, "no run directory could be made: each was taken away at once", directory)
+
+
+def make_run(directory: bytes, run_id: str) -> bytes:
+    """The path of a run's directory, which is made where no log was to be written.
+
+    Raises: StateError, OSError.
+    """
+    runs_fd = _open_runs(directory, create=True)
+    try:
+        _make_directory(os.fsencode(run_id), runs_fd)
+    finally:
+        os.close(runs_fd)
+    return run_path(directory, run_id)
+
+
+def run_path(directory: bytes, run_id: str) -> bytes:
+    """The path of a run's directory, after it was made sure that nobody else may change what leads there.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        StateError, OSError.
+    """
+    if not _is_file_name(run_id):
+        raise FileNotFoundError(errno.ENOENT, "not a run id", run_id)
+    runs_fd = _open_runs(directory, create=False)
+    path = directory + b"/" + _RUNS_NAME + b"/" + os.fsencode(run_id)
+    try:
+        os.close(_open_trusted(path, os.fsencode(run_id), runs_fd))
+    finally:
+        os.close(runs_fd)
+    return path
 
 
 def open_log(directory: bytes, run_id: str) -> int:
@@ -272,9 +305,12 @@ def _remove_run(runs_fd: int, name: str) -> bool:
     except OSError:
         return False  # gone already, or not a directory: not a run
     try:
-        # Anything besides the log may be somebody's changes, kept on purpose.
-        if set(os.listdir(run_fd)) - {os.fsdecode(LOG_NAME)} or not _remove_log(run_fd):
+        names = set(map(os.fsencode, os.listdir(run_fd))) - {LOG_NAME}
+        # Anything else may be somebody's changes, kept on purpose.
+        if not all(name.startswith(COMMITTED_PREFIX) for name in names) or not _remove_log(run_fd):
             return False
+        for committed in names:
+            os.unlink(committed, dir_fd=run_fd)
         os.rmdir(os.fsencode(name), dir_fd=runs_fd)
     except OSError:
         return False  # another pruner was faster, or something appeared in it: then it stays

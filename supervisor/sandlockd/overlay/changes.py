@@ -34,7 +34,8 @@ class Change(NamedTuple):
 
     facts: of the new object; None for a deletion.
     content: sha256 of a file in hexadecimal, the target of a symbolic link in hexadecimal, or "".
-    base: the lower object that goes or is changed, as it was at copy-up, or now where no copy was made.
+    base: the lower object that goes or is changed, as it was at copy-up, or now where no copy was made. If that
+        changed after the run began, nobody knows which of its versions the program meant: then its ctime is UNKNOWN_NS.
     below: what lies below a directory that goes, each with what it is now.
     source: where a renamed object was.
     link_to: the name of which this is to be a further hard link.
@@ -78,13 +79,17 @@ class Inspector(Protocol):
         """Whether a file in the upper reads as one in the lower; asked only when their sizes are equal."""
 
 
-def list_changes(view: View, look: Inspector) -> list[Change]:
+UNKNOWN_NS = -1  # is no object's ctime, and so a conflict
+
+
+def list_changes(view: View, look: Inspector, since_ns: int | None = None) -> list[Change]:
     """All changes.
 
+    since_ns: when the run began, by the clock that gives ctimes; None where that is not to count.
     Raises:
         FsError: what a layer raised.
     """
-    return _Walk(view, look).run()
+    return _Walk(view, look, since_ns).run()
 
 
 def digest(changes: Iterable[Change]) -> str:
@@ -122,9 +127,10 @@ class _Walk:
     like_lower: paths whose lower object is another one with several links, but for that the same.
     """
 
-    def __init__(self, view: View, look: Inspector) -> None:
+    def __init__(self, view: View, look: Inspector, since_ns: int | None) -> None:
         self.view = view
         self.look = look
+        self.since_ns = since_ns
         self.changed: dict[bytes, Change] = {}
         self.gone: dict[bytes, Identity] = {}
         self.linked: dict[tuple[int, int], list[bytes]] = {}
@@ -163,7 +169,11 @@ class _Walk:
         if kind is not Kind.DIRECTORY and facts.links > 1:
             self.linked.setdefault((facts.device, facts.inode), []).append(path)
         if lower is None:
-            self.changed[path] = Change(What.ADDED, path, facts)
+            origin = self.look.origin(path) if kind is Kind.FILE else None
+            if origin is not None and origin.path == path:  # what it is a copy of has gone meanwhile
+                self.changed[path] = Change(What.MODIFIED, path, facts, base=origin.identity)
+            else:
+                self.changed[path] = Change(What.ADDED, path, facts)
         elif lower is not kind:
             self._lose(path, lower)
             self.changed[path] = Change(What.REPLACED, path, facts, base=self.gone[path])
@@ -186,9 +196,9 @@ class _Walk:
     def _compare_object(self, path: bytes, facts: Facts) -> None:
         old = self.look.lower(path)
         origin = self.look.origin(path) if facts.kind is Kind.FILE else None
-        base = old.identity
+        base = self._base(old)
         is_copy = origin is not None and (origin.identity.device, origin.identity.inode) == base[1:3]
-        if origin is not None and is_copy:
+        if origin is not None and (is_copy or origin.path == path):
             base = origin.identity
         same = facts.kind is old.kind and facts.special_device == old.special_device
         if facts.kind is Kind.FILE:
@@ -205,8 +215,13 @@ class _Walk:
         what = What.METADATA if in_place else What.MODIFIED
         self.changed[path] = Change(what, path, facts, base=base)
 
+    def _base(self, old: Facts) -> Identity:
+        """A lower object of which there is no record from the time when the program changed or removed it."""
+        is_known = self.since_ns is None or old.kind is Kind.DIRECTORY or old.ctime_ns <= self.since_ns
+        return old.identity if is_known else old.identity._replace(ctime_ns=UNKNOWN_NS)
+
     def _lose(self, path: bytes, kind: Kind) -> None:
-        self.gone[path] = self.look.lower(path).identity
+        self.gone[path] = self._base(self.look.lower(path))
         if kind is Kind.DIRECTORY:
             for name, below, _ in list(self.view.lower.names(path)):
                 if below is not Kind.WHITEOUT:
@@ -244,7 +259,7 @@ class _Walk:
                     continue
                 change = self.changed.get(path)
                 if change is None or change.what is What.METADATA:
-                    facts, base = self.look.upper(path), self.look.lower(path).identity
+                    facts, base = self.look.upper(path), self._base(self.look.lower(path))
                     change = Change(What.MODIFIED, path, facts, base=base)
                 self.changed[path] = change._replace(link_to=first)
 

@@ -62,11 +62,13 @@ class CommitPlan(NamedTuple):
     """The actions in their order; numbers are places in it.
 
     tag: tells the temporary names of this commit from those of any other, and from the user's own.
+    root: st_dev and st_ino of the tree.
     """
 
     digest: str
     actions: tuple[Action, ...]
     tag: str = "0"
+    root: tuple[int, int] = (0, 0)
 
 
 class Temporaries:
@@ -324,6 +326,8 @@ def _difference(before: Identity | None, now: Facts | None) -> str:
         return "is gone"
     if before is None:
         return "appeared"
+    if before.ctime_ns < 0:
+        return "changed after the run began"
     fields = ("kind", "device", "inode", "size", "mtime", "ctime", "mode")
     different = [name for name, one, two in zip(fields, before, now.identity, strict=True) if one != two]
     return f"changed: {', '.join(different)}"

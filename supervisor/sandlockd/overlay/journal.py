@@ -3,7 +3,7 @@
 Pure. One record per line, `CRC32 JSON`: the checksum of the JSON in eight hexadecimal digits. Paths are text
 with surrogate escapes. In order:
 
-    {"version": 1, "digest": D, "tag": T, "count": N, "notes": M}      the head
+    {"version": 1, "digest": D, "tag": T, "root": [DEVICE, INODE], "count": N, "notes": M}   the head
     {"action": I, ...}                        N times: the whole plan, since the changes cannot be listed again
                                               once some of them are done
     {"former": I, ...}, {"lent": PATH, ...}   M in all: what an action that changes something in place takes
@@ -85,7 +85,14 @@ def encode_plan(
     notes = [_former_record(number, was) for number, was in (former or {}).items()]
     notes += [{"lent": _text(path), "mode": mode} for path, mode in (lent or {}).items()]
     count = len(plan.actions)
-    head = {"version": VERSION, "digest": plan.digest, "tag": plan.tag, "count": count, "notes": len(notes)}
+    head = {
+        "version": VERSION,
+        "digest": plan.digest,
+        "tag": plan.tag,
+        "root": list(plan.root),
+        "count": count,
+        "notes": len(notes),
+    }
     lines = [head, *(_action_record(action) for action in plan.actions), *notes, {"sealed": count}]
     return b"".join(_line(record) for record in lines)
 
@@ -171,7 +178,8 @@ def _journal(records: list[dict[str, Any]]) -> Journal | None:
                 has_ended = True
             case _:
                 raise BadJournal(f"an unknown record: {record}")
-    plan = CommitPlan(head["digest"], actions, str(head["tag"]))
+    device, inode = head["root"]
+    plan = CommitPlan(head["digest"], actions, str(head["tag"]), (int(device), int(inode)))
     return Journal(
         plan,
         former,

@@ -44,7 +44,7 @@ from sandlockd.overlay.journal import Journal, Next, next_step
 from sandlockd.store.executor import NODES
 from sandlockd.store.inspector import Unlocked, content_digest
 from sandlockd.store.journal_file import JournalFile
-from sandlockd.store.real_tree import RealTree, above, last, make_as_before, make_like
+from sandlockd.store.real_tree import RealTree, above, if_there, last, make_as_before, make_like
 from sandlockd.store.storage import Storage
 
 TYPE_CHECKING = False
@@ -122,7 +122,8 @@ def commit(storage: Storage, unlocked: Unlocked, plan: CommitPlan) -> Outcome:
     found = conflicts(plan, tree.now, tree.names)
     if found:
         raise Conflicted(found)
-    plan = _with_links_loose(plan, tree)
+    status = os.fstat(storage.workdir.fd)
+    plan = _with_links_loose(plan, tree)._replace(root=(status.st_dev, status.st_ino))
     former = {a.number: tree.former(a.path) for a in plan.actions if a.do is Do.METADATA and tree.now(a.path)}
     lent = _to_be_lent(plan, tree)
     file = JournalFile.write(storage.directory, plan, former, lent)
@@ -375,8 +376,8 @@ class _Run:
         aside = self._tree.now(self._temporaries.of(action))
         if aside is None:
             return
-        if self._is_the_one(action, aside) and action.path not in self._force:
-            # The old object: the new one was in its place, and somebody has put something else there.
+        if self._is_old(action, aside) and action.path not in self._force:
+            # The new one was in its place, and somebody has put something else there.
             raise Conflicted([Conflict(action.path, "changed after it was committed")])
         beneath.unlink(directory, name)
 
@@ -568,6 +569,9 @@ class _Run:
                 continue
             if action.do not in STAGED | DELETING:
                 continue
+            if self._tree.now(above(self._temporaries.of(action))) is None:
+                self._leftovers.append(Leftover(action.path, self._temporaries.of(action)))
+                continue  # somebody has moved the directory away, and it in it
             with self._aside(action) as (directory, name):
                 try:
                     if action.do is Do.REMOVE_DIRECTORY:
@@ -620,6 +624,14 @@ class _Run:
     def _is_the_one(action: Action, now: Facts) -> bool:
         return action.before is not None and action.before[1:3] == (now.device, now.inode)
 
+    def _is_old(self, action: Action, aside: Facts) -> bool:
+        """Whether what is under a temporary name is what was in its place, and not the new object.
+
+        The number of what somebody removed may have been given to the new one.
+        """
+        staged = self._staged.get(action.number)
+        return staged not in (None, (aside.device, aside.inode)) and self._is_the_one(action, aside)
+
     def _undo_new(self, action: Action) -> None:
         path, temporary = action.path, self._temporaries.of(action)
         aside = self._tree.now(temporary)
@@ -632,8 +644,8 @@ class _Run:
                 beneath.rename(parent, last(path), directory, name, flags)
                 self._remove_ours(action, directory, name)
         elif aside is not None:
-            if action.before is not None and action.before[1:3] == (aside.device, aside.inode):
-                # The old one, and somebody has put something else in its place.
+            if self._is_old(action, aside):
+                # Somebody has put something else in the place of the new one.
                 self._leftovers.append(Leftover(path, temporary))
                 return
             with self._aside(action) as (directory, name):
@@ -654,7 +666,11 @@ class _Run:
         try:
             with self._tree.parent(action.path) as parent, self._aside(action) as (directory, name):
                 beneath.rename(directory, name, parent, last(action.path), beneath.RENAME_NOREPLACE)
-        except (FileExistsError, FileNotFoundError, NotADirectoryError):
+        except FileExistsError:
+            self._leftovers.append(Leftover(action.path, temporary))
+        except OSError:  # its directory is gone, or a link now
+            if self._tree.now(above(action.path)) is not None:
+                raise
             self._leftovers.append(Leftover(action.path, temporary))
 
     def _undo_directory(self, action: Action) -> None:
@@ -689,7 +705,7 @@ class _Run:
             return
         rerun = [] if self._is_first else [a.path for a in self._plan.actions if a.do is Do.METADATA]
         for path in sorted({*self.journal.lent, *rerun}):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._tree.open(path) as opened:
+            with if_there(), self._tree.open(path) as opened:
                 status = os.fstat(opened.fd)
                 if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
                     mode = stat.S_IMODE(status.st_mode)
@@ -712,7 +728,7 @@ class _Run:
             elif former is not None:
                 modes[action.path], times[action.path] = former.mode, former.mtime_ns
         for path in sorted(modes, reverse=True):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._tree.open(path) as opened:
+            with if_there(), self._tree.open(path) as opened:
                 status = os.fstat(opened.fd)
                 if not stat.S_ISDIR(status.st_mode):
                     continue
@@ -732,6 +748,6 @@ class _Run:
             return
         for path in (*sorted(places, reverse=True), *changed):
             # One that is gone was taken back; one that we may not read can only be flushed with all others.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            with if_there(), contextlib.suppress(PermissionError):
                 with self._tree.open(path, os.O_RDONLY | os.O_NONBLOCK) as opened:
                     flushing.flush(opened)

@@ -12,7 +12,7 @@ import os
 from sandlockd.kernel import beneath, flushing
 from sandlockd.kernel.beneath import CONFINED
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.paths import openat2
+from sandlockd.kernel.paths import AT_FDCWD, openat2
 from sandlockd.overlay import journal
 from sandlockd.overlay.commit import Action, CommitPlan
 from sandlockd.overlay.journal import Former, Journal
@@ -146,6 +146,20 @@ def ended_journals(directory: OwnedFd) -> Iterator[tuple[bytes, Journal, int]]:
             continue
         if read is not None and read.has_ended:
             yield name, read, written_ns
+
+
+def peek(storage_path: bytes) -> Journal | None:
+    """What the journal of a storage says that somebody else may be using.
+
+    Raises: journal.BadJournal.
+    """
+    try:
+        with openat2(
+            AT_FDCWD, storage_path + b"/" + JOURNAL_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        ) as file:
+            return journal.read_journal(_content(file))
+    except OSError:
+        return None
 
 
 def _content(file: OwnedFd) -> bytes:

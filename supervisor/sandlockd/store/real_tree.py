@@ -5,6 +5,7 @@ Never a path from the root: what was a directory when the changes were made may 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -17,9 +18,23 @@ from sandlockd.overlay.identity import Facts
 from sandlockd.overlay.journal import Former
 from sandlockd.store.inspector import attributes_of, facts_of
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # A directory on the way is gone, or is something else now, a link for example.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _KEEP = 0xFFFFFFFF
+
+
+@contextlib.contextmanager
+def if_there() -> Iterator[None]:
+    """What is to be done to something that may be gone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
 
 
 class RealTree:

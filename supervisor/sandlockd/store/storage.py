@@ -51,14 +51,18 @@ class StorageError(Exception):
         self.fix = fix
 
 
+class StorageInUse(StorageError):
+    """Another process has it: a run that goes on, or somebody who looks at its changes."""
+
+
 class Storage:
     """Open: the descriptors are ours to close. Nobody else can open it meanwhile.
 
-    workdir: the lower tree. workdir_path: its canonical name when the storage was made.
+    workdir: the lower tree. workdir_path: its canonical name when the storage was made, which was at began_ns.
     lost: what a storage here cannot do, one line each.
     """
 
-    __slots__ = ("directory", "lost", "upper", "work", "workdir", "workdir_path")
+    __slots__ = ("began_ns", "directory", "lost", "upper", "work", "workdir", "workdir_path")
 
     def __init__(
         self,
@@ -66,14 +70,15 @@ class Storage:
         workdir: OwnedFd,
         upper: OwnedFd,
         work: OwnedFd,
-        workdir_path: bytes,
+        meta: Meta,
         lost: tuple[str, ...],
     ) -> None:
         self.directory = directory
         self.workdir = workdir
         self.upper = upper
         self.work = work
-        self.workdir_path = workdir_path
+        self.workdir_path = meta.workdir
+        self.began_ns = meta.began_ns
         self.lost = lost
 
     def close(self) -> None:
@@ -88,11 +93,12 @@ class Storage:
 
 
 class Meta(NamedTuple):
-    """Of which workdir a storage is."""
+    """Of which workdir a storage is. began_ns: by the clock that gives ctimes."""
 
     workdir: bytes
     device: int
     inode: int
+    began_ns: int
 
 
 def create(path: bytes, workdir_path: bytes) -> Storage:
@@ -141,7 +147,7 @@ def open_existing(path: bytes, workdir_path: bytes | None = None) -> Storage:
         _sweep(work)
         _furnish(work)
         opened.pop_all()
-        return Storage(directory, workdir, upper, work, meta.workdir, _lost(workdir, upper))
+        return Storage(directory, workdir, upper, work, meta, _lost(workdir, upper))
 
 
 def read_meta(path: bytes) -> Meta:
@@ -181,7 +187,7 @@ def _lock(directory: OwnedFd, path: bytes) -> None:
     try:
         fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StorageError(path, "is used by another process", "wait for its end") from None
+        raise StorageInUse(path, "is used by another process", "wait for its end") from None
 
 
 def _require_ours(opened: OwnedFd, path: bytes) -> None:
@@ -292,7 +298,8 @@ def _read_meta(directory: OwnedFd, path: bytes) -> Meta:
             directory.fd, _META_NAME, os.O_RDONLY | os.O_NONBLOCK, resolve=CONFINED | _NO_XDEV
         ) as file:
             told = json.loads(os.read(file.fd, _META_BYTES_MAX))
-            meta = Meta(os.fsencode(told["workdir"]), int(told["device"]), int(told["inode"]))
+            began_ns = os.fstat(file.fd).st_mtime_ns
+            meta = Meta(os.fsencode(told["workdir"]), int(told["device"]), int(told["inode"]), began_ns)
             format_ = told["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise StorageError(

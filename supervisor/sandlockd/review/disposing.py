@@ -1,0 +1,243 @@
+"""What becomes of the changes when a run ends: `on_exit`, `on_error` and `--dry-run`, in a process of its own.
+
+The supervisor must not be able to write to the real tree: once it locks itself it can not, and neither can what it
+starts then, since a Landlock domain is inherited. So the process that commits is forked before (`Disposer`), holds
+nothing but a socket while the program runs, and executes itself anew when it is told to begin, so that nothing of what
+it is then was in a process that the program talked to. If the supervisor is killed it just ends, and the changes are
+kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import termios
+from typing import NamedTuple
+
+from sandlockd.kernel.native import check, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
+
+    from sandlockd.review.reviewing import Review
+
+_MESSAGE_BYTES_MAX = 1 << 20
+HOWS = ("commit", "discard", "keep", "ask")
+
+
+class Request(NamedTuple):
+    """how: one of HOWS. is_dry_run: print the list and discard, whatever `how` says."""
+
+    state_dir: bytes
+    run_id: str
+    how: str
+    is_dry_run: bool = False
+
+
+class Disposed(NamedTuple):
+    """state: `none` (nothing changed), `kept`, `committed`, `discarded`, or `unknown`.
+
+    changes: for the status file: state, digest and counts of what the program changed.
+    lines: for a person, on standard error.
+    problem: why it is not as it was to be; one line. The changes are then kept.
+    """
+
+    state: str
+    changes: dict[str, object] | None
+    lines: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def dispose(request: Request) -> Disposed:
+    """In this process. Never raises: what goes wrong is the problem, and the changes are kept."""
+    from sandlockd.review.kept import NoChanges
+    from sandlockd.review.reviewing import CannotReview, open_review
+
+    try:
+        with open_review(request.state_dir, request.run_id) as review:
+            return _disposed(request, review)
+    except (CannotReview, NoChanges) as error:
+        return Disposed("unknown", None, problem=str(error))
+    except OSError as error:
+        return Disposed("unknown", None, problem=f"the changes of run {request.run_id}: {error.strerror}")
+
+
+def _disposed(request: Request, review: Review) -> Disposed:
+    from sandlockd.review.changelist import counts, list_lines, style_for, summary
+    from sandlockd.review.reviewing import NotCommitted
+
+    if review.pending is not None:
+        return Disposed("unknown", None, problem="a commit is under way")
+    told: dict[str, object] = {"digest": review.digest, "counts": counts(review.changes)}
+
+    def done(state: str, *lines: str, problem: str | None = None) -> Disposed:
+        return Disposed(state, {"state": state, **told}, lines, problem)
+
+    if not review.rows:
+        review.discard()
+        return done("none")
+    if request.is_dry_run:
+        lines = [*list_lines(review.rows, style_for(2)), f"{summary(review.changes)}; nothing was kept"]
+        review.discard()
+        return done("discarded", *lines)
+    match request.how:
+        case "discard":
+            review.discard()
+            return done("discarded")
+        case "commit":
+            try:
+                finished = review.commit()
+            except NotCommitted as error:
+                review.keep()
+                reason = f"not committed: {error.lines[0]}"
+                return done("kept", *error.lines, _kept_line(review), problem=reason)
+            return done("committed", *finished.notes)
+        case "ask":
+            state = _ask(review)
+            if state is not None:
+                if state == "kept":
+                    review.keep()
+                return done(state, *([_kept_line(review)] if state == "kept" else []))
+            review.keep()
+            return done("kept", "nobody can be asked: there is no terminal", _kept_line(review))
+        case _:
+            review.keep()
+            return done("kept", _kept_line(review))
+
+
+def _kept_line(review: Review) -> str:
+    from sandlockd.review.changelist import summary
+
+    if not review.rows:
+        return "no changes are left"
+    return f"{summary(review.changes)}, kept: sandlockctl diff {review.run_id}"
+
+
+def _ask(review: Review) -> str | None:
+    """On the terminal, whatever stdin and stdout are. None: there is none."""
+    from sandlockd.review.asking import Asking
+    from sandlockd.review.changelist import style_for
+
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if os.tcgetpgrp(terminal) != os.getpgrp():  # in the background
+        os.close(terminal)
+        return None
+    with _sane(terminal), open(terminal, "r+b", buffering=0) as both:
+
+        def put(text: str) -> None:
+            data = text.encode("utf-8", "backslashreplace")
+            while data:
+                data = data[both.write(data) or 0 :]
+
+        def get() -> str | None:
+            try:
+                line = both.readline()
+            except OSError:  # EIO: we are in the background, or the terminal is gone
+                return None
+            return line.decode("utf-8", "surrogateescape") if line else None
+
+        asking = Asking(review, get, lambda line: put(line + "\n"), put, style_for(terminal))
+        return asking.run()
+
+
+@contextlib.contextmanager
+def _sane(terminal: int) -> Iterator[None]:
+    """Lines and echo, whatever the program left behind. What was typed for the program is no answer to us."""
+    before = termios.tcgetattr(terminal)
+    sane = termios.tcgetattr(terminal)
+    sane[0] |= termios.ICRNL | termios.BRKINT
+    sane[1] |= termios.OPOST | termios.ONLCR
+    sane[3] |= termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN
+    try:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, sane)
+        yield
+    finally:
+        with contextlib.suppress(OSError, termios.error, ValueError):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+# ---- the process
+
+
+class Disposer:
+    """Forks at once. To be made before the supervisor locks itself, starts threads or becomes a subreaper."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._pid = os.fork()
+        if self._pid == 0:
+            _wait_after_fork(theirs.fileno())
+        theirs.close()
+        self._control = ours
+
+    def dispose(self, request: Request) -> Disposed:
+        """Have it done, and wait for it. When the program is dead, and its storage closed by whoever used it."""
+        told = {**request._asdict(), "state_dir": os.fsdecode(request.state_dir)}
+        answer = b""
+        try:
+            self._control.sendall(json.dumps(told).encode() + b"\n")
+            while block := self._control.recv(_MESSAGE_BYTES_MAX):
+                answer += block
+            found = json.loads(answer)
+            return Disposed(found["state"], found["changes"], tuple(found["lines"]), found["problem"])
+        except (OSError, ValueError, KeyError, TypeError):
+            problem = (
+                f"the process that was to {request.how} the changes ended: sandlockctl ps shows what is kept"
+            )
+            return Disposed("unknown", None, problem=problem)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Without a request, it just ends."""
+        if self._pid:
+            self._control.close()
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _wait_after_fork(control_fd: int) -> NoReturn:
+    """Hold nothing, and begin anew when told to. stderr is kept: it is for people."""
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # ^C is for the program
+        with open("/proc/self/comm", "wb") as comm:
+            comm.write(b"sandlockd-kept")
+        null = os.open("/dev/null", os.O_RDWR)
+        control_fd = os.dup(control_fd)
+        for fd in (0, 1):
+            os.dup2(null, fd)
+        os.dup2(control_fd, 3)
+        check(lib.slk_close_from(4, 0))
+        if socket.socket(fileno=os.dup(3)).recv(1, socket.MSG_PEEK):
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_DFL)
+            # The terminal stops those in the background that use it; we want an error.
+            for number in (signal.SIGTTIN, signal.SIGTTOU):
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.umask(0)
+            os.execv(sys.executable, [sys.executable, "-I", "-m", __name__, "3"])
+    finally:
+        os._exit(0)
+
+
+def _main(control_fd: int) -> None:
+    with socket.socket(fileno=control_fd) as control:
+        with control.makefile("rb") as lines:
+            told = json.loads(lines.readline())
+        request = Request(os.fsencode(told["state_dir"]), told["run_id"], told["how"], told["is_dry_run"])
+        answer = dispose(request)._asdict()
+        control.sendall(json.dumps(answer).encode())
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

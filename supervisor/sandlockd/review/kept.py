@@ -1,0 +1,250 @@
+"""Which runs keep their changes, and where: the state directory as far as storages are concerned.
+
+    <state>/runs/<run id>/tree          the storage (store/storage.py), where the policy names no other place
+    <state>/runs/<run id>/storage       the path of the storage, where it does
+    <state>/runs/<run id>/committed-N   the journals of what was committed, when the storage has gone
+
+A storage that goes is renamed first (`.gone`), so that half of one is never taken for one.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+from typing import NamedTuple
+
+from sandlockd.audit import state
+from sandlockd.kernel import beneath, flushing
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import AT_FDCWD, openat2
+from sandlockd.overlay.journal import BadJournal, Journal
+from sandlockd.store import journal_file, storage
+from sandlockd.store.executor import remove
+from sandlockd.store.journal_file import COMMITTED_PREFIX
+from sandlockd.store.storage import StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TREE_NAME = b"tree"
+_POINTER_NAME = b"storage"
+_GONE = b".gone"
+_LOCKS_NAME = b"locks"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class State(enum.Enum):
+    """The value is what users see."""
+
+    RUNNING = "running"
+    KEPT = "kept"
+    COMMITTING = "committing"  # half done: its process was killed
+    DAMAGED = "damaged"
+
+
+class KeptRun(NamedTuple):
+    """problem: why it is DAMAGED."""
+
+    run_id: str
+    state: State
+    workdir: bytes
+    storage: bytes
+    problem: str | None = None
+
+
+class NoChanges(Exception):
+    """The run keeps none: one line."""
+
+
+def make_storage_directory(state_dir: bytes, run_id: str, chosen: bytes | None = None) -> bytes:
+    """A new, empty directory (0700) for `storage.create`, found again by the run's id.
+
+    chosen: `filesystem.storage` of the policy.
+    Raises: StateError, OSError.
+    """
+    run = state.make_run(state_dir, run_id)
+    if chosen is None:
+        path = run + b"/" + _TREE_NAME
+        os.mkdir(path, 0o700)
+        return path
+    os.makedirs(chosen, 0o700, exist_ok=True)
+    path = os.path.realpath(chosen) + b"/sandlockd-" + os.fsencode(run_id)
+    # The pointer first: a storage that nobody finds would stay for ever.
+    with _opened(run) as directory, beneath.create_file(directory, _POINTER_NAME, os.O_WRONLY, 0o600) as file:
+        os.write(file.fd, path)
+        flushing.flush(file)
+        flushing.flush_directory(directory)
+    os.mkdir(path, 0o700)
+    return path
+
+
+def storage_of(state_dir: bytes, run_id: str) -> bytes:
+    """The path of a run's storage.
+
+    Raises:
+        NoChanges: it has none.
+        FileNotFoundError: there is no such run.
+        StateError, OSError.
+    """
+    run = state.run_path(state_dir, run_id)
+    path = _storage_below(run)
+    if path is None:
+        how = "its changes were committed" if _has_committed(run) else "nothing is kept of it"
+        raise NoChanges(f"run {run_id} has no changes: {how}")
+    return path
+
+
+def _storage_below(run: bytes) -> bytes | None:
+    path = run + b"/" + _TREE_NAME
+    try:
+        with openat2(AT_FDCWD, run + b"/" + _POINTER_NAME, os.O_RDONLY | os.O_NOFOLLOW) as file:
+            path = os.read(file.fd, 4096)
+    except FileNotFoundError:
+        pass
+    return path if path.startswith(b"/") and os.path.lexists(path) else None
+
+
+def _has_committed(run: bytes) -> bool:
+    return any(name.startswith(COMMITTED_PREFIX) for name in os.listdir(run))
+
+
+def kept_runs(state_dir: bytes) -> list[KeptRun]:
+    """The newest first. Raises: StateError, OSError."""
+    found = []
+    for run_id in state.run_ids(state_dir):
+        run = state.run_path(state_dir, run_id)
+        sweep(run)
+        path = _storage_below(run)
+        if path is not None:
+            found.append(_looked_at(run_id, path))
+    return found
+
+
+def _looked_at(run_id: str, path: bytes) -> KeptRun:
+    try:
+        in_use = storage.is_in_use(path)
+        workdir = storage.read_meta(path).workdir
+        under_way = journal_file.peek(path)
+    except (StorageError, BadJournal) as error:
+        return KeptRun(run_id, State.DAMAGED, b"", path, str(error))
+    found = State.KEPT
+    if in_use:
+        found = State.RUNNING
+    elif under_way is not None and not under_way.has_ended:
+        found = State.COMMITTING
+    return KeptRun(run_id, found, workdir, path)
+
+
+def kept_lines(state_dir: bytes, workdir: bytes) -> list[str]:
+    """What to say at the start of a run on a workdir of which changes are kept. Never raises for what it finds."""
+    try:
+        real = os.path.realpath(workdir)
+        runs = [run for run in kept_runs(state_dir) if run.workdir == real]
+    except (state.StateError, OSError):
+        return []
+    lines = []
+    for run in runs:
+        if run.state is State.KEPT:
+            lines.append(
+                f"run {run.run_id} keeps changes of this directory that are not in it:"
+                f" sandlockctl diff {run.run_id}"
+            )
+        elif run.state is State.COMMITTING:
+            lines.append(
+                f"the commit of run {run.run_id} to this directory did not end:"
+                f" sandlockctl commit {run.run_id} ends it, discard takes it back"
+            )
+    return lines
+
+
+def half_committed(state_dir: bytes, meta: storage.Meta, but: str) -> str | None:
+    """Another run whose commit to the same workdir did not end."""
+    for run in kept_runs(state_dir):
+        if run.run_id != but and run.state is State.COMMITTING:
+            if storage.read_meta(run.storage)[1:3] == meta[1:3]:
+                return run.run_id
+    return None
+
+
+def lock_workdir(state_dir: bytes, meta: storage.Meta) -> OwnedFd:
+    """One commit to a workdir at a time; ours until it is closed.
+
+    A file of our own, not the workdir itself: that may be locked by whoever may read it, a sandboxed program too.
+    Raises: BlockingIOError.
+    """
+    os.makedirs(state_dir + b"/" + _LOCKS_NAME, 0o700, exist_ok=True)
+    path = b"%b/%b/%d-%d" % (state_dir, _LOCKS_NAME, meta.device, meta.inode)
+    lock = openat2(AT_FDCWD, path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, mode=0o600)
+    try:
+        fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def remove_storage(state_dir: bytes, run_id: str, path: bytes) -> None:
+    """All of it, but for the journals of what was committed: they stay with the run."""
+    run = state.run_path(state_dir, run_id)
+    with _opened(path) as old, _opened(run) as directory:
+        for name, _, _ in list(beneath.rows(old)):
+            if name.startswith(COMMITTED_PREFIX):
+                _keep_journal(old, directory, name)
+        flushing.flush_directory(directory)
+    os.rename(path, path + _GONE)
+    with _opened(os.path.dirname(path)) as above:
+        flushing.flush_directory(above)
+    sweep(run)
+
+
+def _keep_journal(old: OwnedFd, directory: OwnedFd, name: bytes) -> None:
+    temporary = name + b".new"
+    remove(directory, temporary)
+    with (
+        openat2(old.fd, name, os.O_RDONLY | os.O_NOFOLLOW) as source,
+        beneath.create_file(directory, temporary, os.O_WRONLY, 0o600) as target,
+    ):
+        while block := os.read(source.fd, 1 << 20):
+            while block:
+                block = block[os.write(target.fd, block) :]
+        status = os.fstat(source.fd)
+        beneath.set_times(target, status.st_atime_ns, status.st_mtime_ns)
+        flushing.flush(target)
+    beneath.rename(directory, temporary, directory, name)
+
+
+def sweep(run: bytes) -> None:
+    """What is left of a storage that was going when its process was killed."""
+    path = run + b"/" + _TREE_NAME
+    try:
+        with openat2(AT_FDCWD, run + b"/" + _POINTER_NAME, os.O_RDONLY | os.O_NOFOLLOW) as file:
+            path = os.read(file.fd, 4096)
+    except FileNotFoundError:
+        pass
+    gone = path + _GONE
+    if os.path.lexists(gone):
+        with _opened(os.path.dirname(gone)) as above:
+            remove(above, os.path.basename(gone))
+        if not os.path.lexists(path):
+            with _opened(run) as directory:
+                remove(directory, _POINTER_NAME)
+
+
+def committed_journals(state_dir: bytes) -> Iterator[tuple[str, Journal, int]]:
+    """(run id, what it says, when it ended in ns) of all that was committed, as far as it is still known."""
+    for run_id in state.run_ids(state_dir):
+        run = state.run_path(state_dir, run_id)
+        kept = _storage_below(run)
+        for path in (run, *([kept] if kept is not None else [])):
+            try:
+                with _opened(path) as directory:
+                    for _, journal, ended_ns in journal_file.ended_journals(directory):
+                        yield run_id, journal, ended_ns
+            except OSError:
+                continue
+
+
+def _opened(path: bytes) -> OwnedFd:
+    return openat2(AT_FDCWD, path, _DIRECTORY)
