@@ -173,8 +173,8 @@ class Disposer:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._pid = os.fork()
-        if self._pid == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             _wait_after_fork(theirs.fileno())
         theirs.close()
         self._control = ours
@@ -199,18 +199,18 @@ class Disposer:
 
     def close(self) -> None:
         """Without a request, it just ends."""
-        if self._pid:
+        if self.pid:
             self._control.close()
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+            os.waitpid(self.pid, 0)
+            self.pid = 0
 
 
 def _wait_after_fork(control_fd: int) -> NoReturn:
     """Hold nothing, and begin anew when told to. stderr is kept: it is for people."""
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # ^C is for the program
-        with open("/proc/self/comm", "wb") as comm:
-            comm.write(b"sandlockd-kept")
+        with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as comm:
+            comm.write(b"sandlockd-kept")  # for people
         null = os.open("/dev/null", os.O_RDWR)
         control_fd = os.dup(control_fd)
         for fd in (0, 1):
