@@ -61,8 +61,12 @@ def run_parser() -> argparse.ArgumentParser:
         ("deny", "one that no grant reaches"),
     ):
         parser.add_argument(f"--{name}", action="append", default=[], metavar="PATH", help=text)
-    parser.add_argument("--workdir", metavar="DIR", help="copy-on-write tree (not supported yet)")
-    parser.add_argument("--on-exit", metavar="HOW", help="commit|discard|keep|ask (not supported yet)")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="copy-on-write tree: changed freely, the real one stays"
+    )
+    parser.add_argument(
+        "--on-exit", metavar="HOW", help="what becomes of its changes: commit|discard|keep|ask"
+    )
     parser.add_argument(
         "--allow-net", action="append", default=[], metavar="SPEC", help="(not supported yet)"
     )
@@ -73,7 +77,7 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--clean-env", action="store_true", help="start from an empty environment")
     parser.add_argument("--cwd", metavar="DIR", help="where the command starts")
     parser.add_argument("--name", help="what this run is called in its audit log")
-    parser.add_argument("--dry-run", action="store_true", help="(not supported yet)")
+    parser.add_argument("--dry-run", action="store_true", help="keep nothing, and list the changes")
     parser.add_argument("--status-file", metavar="FILE", help="write how it ended there, as JSON")
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("--quiet", action="store_true", help="no closing line about refusals")

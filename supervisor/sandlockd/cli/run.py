@@ -26,11 +26,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandlockd.cli.trees import RunTree
     from sandlockd.cli.verbose import Verbose
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
     from sandlockd.policy.model import Policy
-    from sandlockd.store.tree import Tree
 
 EARLY_S = 2.0  # how long we do without trio, where nothing asks for it: importing it takes 80 ms of a CPU
 _TERM_GRACE_S = 5.0
@@ -139,11 +139,16 @@ class _Foreground:
                 audit = self._open_audit(prepared.argv, prepared.wall.missing)
                 if self._options.verbose:
                     self._verbose = _verbose(prepared, audit, self._options)
-                trees = self._make_trees(prepared, audit.run_id)
+                run_tree = self._make_tree(prepared, audit.run_id)
             except BaseException:
                 prepared.close()
                 raise
-            return self._run_prepared(self._sandbox(prepared, audit, trees), audit)
+            result = self._run_prepared(self._sandbox(prepared, audit, run_tree), audit)
+            if run_tree is not None:
+                run_tree.dispose(result, say, quiet=self._options.quiet)
+            if result.error is not None:
+                say(result.error)
+            return result
         finally:
             problem = private.remove()
             if problem is not None:
@@ -151,23 +156,29 @@ class _Foreground:
             os.umask(self._umask)
 
     @staticmethod
-    def _sandbox(prepared: Prepared, audit: AuditLog, trees: tuple[Tree, ...]) -> Sandbox:
+    def _sandbox(prepared: Prepared, audit: AuditLog, run_tree: RunTree | None) -> Sandbox:
+        trees = () if run_tree is None else (run_tree.tree,)
         return Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
 
-    def _make_trees(self, prepared: Prepared, run_id: str) -> tuple[Tree, ...]:
+    def _make_tree(self, prepared: Prepared, run_id: str) -> RunTree | None:
         """Raises CannotStart."""
         files = self._policy.filesystem
         if files.workdir is None:
-            return ()
-        from sandlockd.cli.trees import make_tree  # only where there are trees
+            return None
+        from sandlockd.cli.trees import RunTree  # only where there are trees
 
-        tree = make_tree(files.workdir, files.storage or self._state_dir, run_id)
+        is_dry_run = self._options.overrides.dry_run
+        run_tree = RunTree(files, self._state_dir, run_id, is_dry_run=is_dry_run)
+        if not self._options.quiet:
+            for line in run_tree.kept_before:
+                say(line)
         try:
-            prepared.wall.grant_upper(tree.upper_path)
+            prepared.wall.grant_upper(run_tree.tree.upper_path)
         except WallError as error:
-            tree.close()
+            run_tree.tree.close()
+            run_tree.close()
             raise CannotStart(str(error)) from None
-        return (tree,)
+        return run_tree
 
     def _open_audit(self, argv: tuple[bytes, ...], missing: Sequence[str]) -> AuditLog:
         audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
@@ -213,8 +224,6 @@ class _Foreground:
             if self._verbose is not None and calls is not None:
                 self._verbose.ended(sandbox.result, audit, calls)
             self._close_audit(audit, sandbox.result, failed=failed or not sandbox.result.succeeded)
-        if sandbox.result.error is not None:
-            say(sandbox.result.error)
         return sandbox.result
 
     def _close_audit(self, audit: AuditLog, result: Result, *, failed: bool) -> None:

@@ -1,27 +1,66 @@
-"""The copy-on-write tree of a run: its storage is made, or the run does not start."""
+"""The copy-on-write tree of a run: its storage is made, or the run does not start; at the end its changes are disposed of."""
 
 from __future__ import annotations
 
 import _thread
 import os
 
+from sandlockd.audit.state import StateError
 from sandlockd.launch.prepare import CannotStart
+from sandlockd.review.disposing import Disposer, Request
+from sandlockd.review.kept import kept_lines, make_storage_directory
 from sandlockd.store import storage
 from sandlockd.store.tree import Tree
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def make_tree(workdir: bytes, base: bytes, run_id: str) -> Tree:
-    """<base>/runs/<run id>/tree. Raises CannotStart."""
-    path = os.path.join(base, b"runs", os.fsencode(run_id), b"tree")
-    root = os.path.realpath(workdir)
-    try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        os.mkdir(path, 0o700)
-        made = storage.create(path, root)
-    except storage.StorageError as error:
-        raise CannotStart(str(error)) from None
-    except OSError as error:
-        raise CannotStart(
-            f"{os.fsdecode(path)}: the storage of changes cannot be made: {error.strerror}"
-        ) from None
-    return Tree(root, made, _thread.allocate_lock())
+    from sandlockd.policy.model import Filesystem
+    from sandlockd.sandbox.result import Result
+
+
+class RunTree:
+    """To be made before the supervisor starts threads or becomes a subreaper: who will commit is forked here.
+
+    Raises CannotStart.
+    """
+
+    def __init__(self, files: Filesystem, state_dir: bytes, run_id: str, *, is_dry_run: bool) -> None:
+        assert files.workdir is not None
+        self._files = files
+        self._state_dir = state_dir
+        self._run_id = run_id
+        self._is_dry_run = is_dry_run
+        self.kept_before = kept_lines(state_dir, files.workdir)
+        self._disposer = Disposer()
+        try:
+            self.tree = self._make(os.path.realpath(files.workdir))
+        except BaseException:
+            self._disposer.close()
+            raise
+
+    def _make(self, root: bytes) -> Tree:
+        try:
+            path = make_storage_directory(self._state_dir, self._run_id, self._files.storage)
+            made = storage.create(path, root)
+        except (storage.StorageError, StateError) as error:
+            raise CannotStart(str(error)) from None
+        except OSError as error:
+            raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
+        return Tree(root, made, _thread.allocate_lock())
+
+    def dispose(self, result: Result, say: Callable[[str], None], *, quiet: bool) -> None:
+        """When the program is dead and the tree closed. What it comes to is put into the result."""
+        how = self._files.on_exit if result.succeeded else self._files.on_error
+        disposed = self._disposer.dispose(Request(self._state_dir, self._run_id, how, self._is_dry_run))
+        result.changes = disposed.changes
+        for line in disposed.lines:
+            if not quiet or self._is_dry_run:
+                say(line)
+        if disposed.problem is not None:
+            result.not_disposed(disposed.problem)
+
+    def close(self) -> None:
+        """Nothing was run: what there is, is kept as it is."""
+        self._disposer.close()

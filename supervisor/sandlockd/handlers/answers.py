@@ -34,7 +34,7 @@ class Backstop(enum.Enum):
         "it changes and opens nothing; what it tells Landlock hides from nobody (landlock(7), limitations)"
     )
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
-    OWN_DESCRIPTORS = "fchdir gives no right, and takes a program nowhere that its own fchdir of its own descriptors would not"
+    OWN_DESCRIPTORS = "fchdir gives no right, and takes a program nowhere that its own fchdir would not"
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
 
 

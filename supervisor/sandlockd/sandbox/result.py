@@ -38,6 +38,12 @@ class Result:
         self.processes = 0
         self.denials = 0
         self.run_id: str | None = None
+        self.changes: dict[str, object] | None = None  # of a copy-on-write tree, and what became of them
+
+    def not_disposed(self, problem: str) -> None:
+        """What the program changed is not where it was to be: that is no success."""
+        self.error = self.error or problem
+        self.exit_status = self.exit_status or SANDBOX_FAILED
 
     def program_ended(self, status: int, *, killed: bool = False) -> None:
         """status: as wait(2) gives it."""
@@ -89,7 +95,7 @@ class Result:
                 "processes": self.processes,
                 "processes_exact": False,
             },
-            "changes": None,
+            "changes": self.changes,
             "denials": self.denials,
         }
 
