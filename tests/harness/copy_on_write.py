@@ -215,7 +215,11 @@ class Bench:
         path = self.runner.place.file("outside/job.json", json.dumps(job))
         environment = {"PYTHONPATH": str(self.tools), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
         command: Line = [self.python, self.tools / "run.py", path]
-        return way.run(self.runner, command, [self.tools, self.outside], environment)
+        try:
+            return way.run(self.runner, command, [self.tools, self.outside], environment)
+        except subprocess.TimeoutExpired as expired:
+            # The programs before the one that hung have told what they did.
+            return Ended(-1, expired.stdout or b"", (expired.stderr or b"") + str(expired).encode())
 
     def run_programs(self, way: Way, group: str, names: Sequence[str]) -> dict[str, Result]:
         """In one sandbox, each in a directory and a process of its own."""
@@ -226,7 +230,8 @@ class Bench:
         before = _by_program(work)
         ended = self.run_job(way, {"group": group, "programs": list(names)})
         after = _by_program(work)
-        found = {result["program"]: result for result in map(json.loads, ended.stdout.splitlines())}
+        lines = [line for line in ended.stdout.splitlines(keepends=True) if line.endswith(b"\n")]
+        found = {result["program"]: result for result in map(json.loads, lines)}
         results = {}
         for name in names:
             told = found.get(name) or _did_not_run(ended)
@@ -247,13 +252,11 @@ class Bench:
         self, way: Way, command: Sequence[str], prepare: Sequence[str], env: Mapping[str, str] | None
     ) -> Result:
         self.make_outside()
-        for line in (
-            prepare,
-            ["find", ".", "-depth", "-exec", "touch", "-h", "-d", "@1000000000", "{}", "+"],
-        ):
+        work = os.fsencode(self.runner.place.empty_work())
+        age = ["find", ".", "-depth", "-exec", "touch", "-h", "-d", "@1000000000", "{}", "+"]
+        for line in (prepare, age):
             done = self.runner.run(line, env=env)
             assert done.returncode == 0, (done.stdout, done.stderr)
-        work = os.fsencode(self.runner.work)
         before = snapshot.exact(work)
         ended = self.run_job(way, {"command": list(command)}, env)
         after = snapshot.exact(work)
@@ -326,7 +329,12 @@ class Runs:
     def of(self, user: User, way: Way, group: str) -> dict[str, Result]:
         key = user.uid, way.name, group
         if key not in self.found:
-            self.found[key] = self.bench(user).run_programs(way, group, self.selected[group])
+            names = self.selected[group]
+            try:
+                self.found[key] = self.bench(user).run_programs(way, group, names)
+            except AssertionError as error:
+                # Not tried again for each of its programs.
+                self.found[key] = dict.fromkeys(names, Result([f"the run failed: {error}"], -1, []))
         return self.found[key]
 
 

@@ -68,7 +68,9 @@ def _result(runs: Runs, user: User, way: Way, program: Program) -> Result:
 
 
 def _difference(expected: Sequence[str], got: Sequence[str], what: str) -> list[str]:
-    return list(difflib.unified_diff(expected, got, f"{what}, bare", f"{what}, here", lineterm="", n=1))
+    return list(
+        difflib.unified_diff(expected, got, f"{what}: as it should be", f"{what}: as it is", lineterm="", n=1)
+    )
 
 
 def _differences(bare: Result, other: Result) -> list[str]:
@@ -122,7 +124,8 @@ def test_sandboxed(runs: Runs, as_user: User, program: Program) -> None:
     bare = _result(runs, as_user, BARE, program)
     discarded = _result(runs, as_user, DISCARDED, program)
     committed = _result(runs, as_user, COMMITTED, program)
-    assert discarded.after == discarded.before
+    untouched = _difference(discarded.before, discarded.after, "the real tree after discard")
+    assert not untouched, "\n" + "\n".join(untouched)
     found = _differences(bare, discarded)
     found += _difference(discarded.lines, committed.lines, "output, before commit")
     found += _difference(bare.left, committed.left, "the real tree after commit")

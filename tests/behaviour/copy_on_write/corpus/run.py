@@ -9,6 +9,7 @@ program comes out: {"program", "lines", "ended", "tree"}.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ import traceback
 from typing import Any
 
 LIMIT_S = 10
+_PR_SET_PDEATHSIG = 1
 
 
 def _read_all(fd: int) -> bytes:
@@ -32,6 +34,7 @@ def _read_all(fd: int) -> bytes:
 def _act(job: dict[str, Any], program: Any, root: bytes) -> None:
     from corpus.vocabulary import Calls
 
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.chdir(root)
     os.umask(0o022)
     signal.alarm(LIMIT_S)
