@@ -1,4 +1,4 @@
-"""The copy-on-write tree of a run: its storage is made, or the run does not start; at the end its changes are disposed of."""
+"""The copy-on-write tree of a run: its storage is made, or the run does not start; its changes are disposed of."""
 
 from __future__ import annotations
 
