@@ -9,6 +9,8 @@ import os
 from sandlockd.kernel import acts, procfs
 from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW
 from sandlockd.kernel.paths import Identity
+from sandlockd.policy.files import WORKDIR_RULE
+from sandlockd.policy.verdict import Want
 from sandlockd.process.key import Gone
 
 TYPE_CHECKING = False
@@ -85,6 +87,9 @@ class Context:
         # Where the first path of this call leads by a link that only a tree has: the kernel cannot follow it, so
         # nothing is left to it. Set in a copy of the context that serves this one call.
         self.instead: bytes | None = None
+        # For what is outside of the trees. Whoever gets to a lower object there, by a way that nobody thought of, may
+        # read it as the kernel lets him: changing it on behalf would change the real tree.
+        self.rules_outside = rules.narrowed(WORKDIR_RULE, Want.READ | Want.EXECUTE) if trees else rules
         self.is_root = os.geteuid() == 0
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 

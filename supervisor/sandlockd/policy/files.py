@@ -150,6 +150,16 @@ class FileRules:
         rules._objects = {**rules._objects, **self._objects}
         return rules
 
+    def narrowed(self, rule: str, want: Want) -> FileRules:
+        """The same rules, with the grants of one rule giving no more than this."""
+        grants = tuple(
+            Grant(grant.path, grant.want & want, grant.rule) if grant.rule == rule else grant
+            for grant in self._grants
+        )
+        rules = FileRules(grants, self._holes, self._sources, self._home)
+        rules._objects = self._objects
+        return rules
+
     def hole_beneath(self, path: bytes) -> str | None:
         """The rule of a hole that lies below this path, if there is one: whoever makes the path prepares its place."""
         return self._hole_above.get(path)

@@ -86,11 +86,12 @@ def _elsewhere(
 ) -> Answer | Later:
     call = Call(Caller(context, request), name, _again, is_lifted=True)
     as_written = place.text is None or _kernel_agrees(call, place.text)
+    other = copy.copy(context)
+    other.rules = context.rules_outside
     if as_written and name != "openat2":
-        return _SEEN if bare is None else bare(context, request)
+        return _SEEN if bare is None else bare(other, request)
     # A link of the tree, which the kernel does not know, leads there: only we can follow it.
     text = call.text() if place.text is None else place.text
-    other = copy.copy(context)
     other.instead = text
     request = request._replace(path=text)
     if name in ("execve", "execveat"):
