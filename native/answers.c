@@ -7,6 +7,10 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+/* How long a call that we let through may be under way, generously: on a loaded machine its thread may wait its turn. */
+#define AFFINITY_SETTLES_NS 100000000u
 
 /* EINTR says nothing about the caller: a signal met us while the kernel's lock was taken by somebody else
  * (kernel/seccomp.c, seccomp_notify_id_valid). Taken for "gone", the call would never be answered. */
@@ -140,10 +144,12 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t index)
 		slk_answer(engine, index, 0, -EPERM, 0);
 		return -EPERM;
 	}
+	if (slot->nr == SYS_sched_setaffinity)
+		engine->unconfined_until_ns = slk_now_ns() + AFFINITY_SETTLES_NS;
 	return slk_answer(engine, index, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 }
 
-static int inject(const struct slk_engine *engine, const struct slk_slot *slot, int32_t fd, int32_t close_on_exec)
+static int inject_now(const struct slk_engine *engine, const struct slk_slot *slot, int32_t fd, int32_t close_on_exec)
 {
 	struct seccomp_notif_addfd injection = {
 		.id = slot->notif_id,
@@ -158,6 +164,19 @@ static int inject(const struct slk_engine *engine, const struct slk_slot *slot, 
 	if (number < 0 && errno == ESRCH)
 		return -ENOENT; /* killed while it was to take it */
 	return number < 0 ? -errno : number;
+}
+
+/* Several callers at once are left to spread over the CPUs, as their answers leave them (engine.c, drain). */
+static int inject(const struct slk_engine *engine, const struct slk_slot *slot, int32_t fd, int32_t close_on_exec)
+{
+	struct slk_confined confined;
+	int is_confined = engine->sync_now && slk_now_ns() >= engine->unconfined_until_ns &&
+			  slk_confine(slot->tid, &confined);
+	int number = inject_now(engine, slot, fd, close_on_exec);
+
+	if (is_confined)
+		slk_release(&confined);
+	return number;
 }
 
 int slk_inject_fd(struct slk_engine *engine, uint32_t index, int32_t fd)

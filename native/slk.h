@@ -2,6 +2,7 @@
 #ifndef SLK_H
 #define SLK_H
 
+#include <sched.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <time.h>
@@ -230,6 +231,7 @@ struct slk_engine {
 	int listener_fd;
 	int sync_wake_up; /* the kernel has it */
 	int sync_now;     /* it is set at this moment */
+	uint64_t unconfined_until_ns; /* a thread may be setting the mask of another one */
 	uint32_t native_arch;
 	int32_t openat_nr, open_nr, creat_nr, openat2_nr;
 	int slow_lookups;
@@ -268,6 +270,19 @@ struct slk_engine {
 };
 
 uint64_t slk_now_ns(void);
+
+/* ---- affinity.c: which CPU a caller wakes on */
+
+struct slk_confined {
+	int32_t tid;
+	size_t cpu;
+	size_t length; /* of the kernel's mask, in bytes */
+	cpu_set_t own;
+};
+
+/* Confine a waiting thread to this CPU; 0 where that makes no difference, or is not to be had. */
+int slk_confine(int32_t tid, struct slk_confined *ret_confined);
+void slk_release(const struct slk_confined *confined);
 
 /* ---- answers.c */
 
