@@ -428,6 +428,25 @@ int slk_mount_id(int fd);
 /* 1: the opened object is one of procfs (fstatfs(2), PROC_SUPER_MAGIC). */
 int slk_is_procfs(int fd);
 
+/* ---- status.c: what /proc/<tid>/status tells ----------------------------------------------------------------- */
+
+#define SLK_STATUS_GROUPS_MAX 256
+#define SLK_STATUS_BYTES_MAX 8192
+
+struct slk_status {
+	int32_t tgid;
+	int32_t ppid;
+	uint32_t uids[4]; /* real, effective, saved, file system */
+	uint32_t gids[4];
+	uint32_t umask;
+	uint32_t group_count;
+	uint64_t capabilities; /* effective */
+	uint32_t groups[256];
+};
+
+/* -E2BIG: it has more groups than fit. */
+int slk_status(int32_t tid, struct slk_status *ret_status);
+
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 
 struct slk_identity {

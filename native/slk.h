@@ -67,6 +67,13 @@ void slk_zones_destroy(struct slk_zone_table *table);
 /* The deepest zone that covers the path, or NULL. */
 const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const struct slk_walk *walk);
 
+/* ---- status.c */
+
+/* Of /proc/<tid>/status as much as fits, NUL-ended: how much, or -errno. */
+int slk_read_status(int32_t tid, char *ret_text, size_t size);
+/* The first number of a line, its name given as "\nName:"; -1: none. */
+long slk_status_number(const char *text, const char *name);
+
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
 /* Every thread of the process. 0, or -EAGAIN: one of them is in execve; reap, and try again. */

@@ -94,47 +94,23 @@ int slk_order_restart(struct slk_engine *engine, int control_fd, const struct sl
 	return give_order(engine, control_fd, &order, timeout_ms);
 }
 
-/* ---- what /proc tells of a thread */
-
-static long field(const char *text, const char *name)
-{
-	const char *at = strstr(text, name);
-
-	return at ? strtol(at + strlen(name), NULL, 10) : -1;
-}
-
-static void read_status(pid_t tid, char *ret_text, size_t size)
-{
-	char path[64];
-	ssize_t got = -1;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		got = read(fd, ret_text, size - 1);
-		close(fd);
-	}
-	ret_text[got > 0 ? got : 0] = '\0';
-}
+/* ---- init's side */
 
 int slk_is_own_child(pid_t pid)
 {
 	char text[1024];
 
-	read_status(pid, text, sizeof(text));
-	return field(text, "\nTgid:") == pid && field(text, "\nPPid:") == getpid();
+	slk_read_status(pid, text, sizeof(text));
+	return slk_status_number(text, "\nTgid:") == pid && slk_status_number(text, "\nPPid:") == getpid();
 }
 
 static int is_traced_by_us(pid_t tid)
 {
 	char text[1024];
 
-	read_status(tid, text, sizeof(text));
-	return field(text, "\nTracerPid:") == getpid();
+	slk_read_status(tid, text, sizeof(text));
+	return slk_status_number(text, "\nTracerPid:") == getpid();
 }
-
-/* ---- init's side */
 
 void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done)
 {

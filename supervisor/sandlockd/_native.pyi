@@ -61,6 +61,8 @@ class _Lib:
     SLK_BATCH_MAX: Final[int]
     SLK_RLIMITS_MAX: Final[int]
     SLK_GROUPS_MAX: Final[int]
+    SLK_STATUS_GROUPS_MAX: Final[int]
+    SLK_STATUS_BYTES_MAX: Final[int]
     SLK_STAGE_NONE: Final[int]
     SLK_STAGE_FORK: Final[int]
     SLK_STAGE_SUBREAPER: Final[int]
@@ -235,6 +237,7 @@ class _Lib:
     def slk_statfs(self, fd: int, ret_statfs: ffi.CData, /) -> int: ...
     def slk_mount_id(self, fd: int, /) -> int: ...
     def slk_is_procfs(self, fd: int, /) -> int: ...
+    def slk_status(self, tid: int, ret_status: ffi.CData, /) -> int: ...
     def slk_openat2(
         self, dirfd: int, path: ffi.CData | bytes, flags: int, mode: int, resolve: int, identity: ffi.CData, /
     ) -> int: ...

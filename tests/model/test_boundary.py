@@ -115,6 +115,7 @@ def test_arrays_in_structs_are_as_long_as_their_constants() -> None:
     lengths = {
         ("slk_request", "path"): lib.SLK_PATH_MAX,
         ("slk_launch_plan", "rlimits"): lib.SLK_RLIMITS_MAX,
+        ("slk_status", "groups"): lib.SLK_STATUS_GROUPS_MAX,
     }
     for (struct, member), length in lengths.items():
         assert len(getattr(ffi.new(f"struct {struct} *"), member)) == length

@@ -6,8 +6,11 @@ Whoever reads here asks afterwards whether the notification is still valid: the 
 from __future__ import annotations
 
 import collections
+import errno
 import os
 import resource
+
+from sandlockd.kernel.native import check, ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +30,25 @@ else:  # without importing typing
 
 
 def status(tid: int) -> Status:
+    native = ffi.new("struct slk_status *")
+    result = lib.slk_status(tid, native)
+    if result == -errno.E2BIG:
+        return long_status(tid)
+    check(result)
+    count = native.group_count
+    return Status(
+        native.tgid,
+        native.ppid,
+        tuple(native.uids),
+        tuple(native.gids),
+        tuple(ffi.unpack(native.groups, count)) if count else (),
+        native.umask,
+        native.capabilities,
+    )
+
+
+def long_status(tid: int) -> Status:
+    """The same of a thread with more groups than C reads."""
     with open(f"/proc/{tid}/status", "rb") as file:
         text = file.read()
     fields = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
