@@ -11,7 +11,7 @@ from sandlockd.overlay.commit import forced, plan_commit
 from sandlockd.store import committer, storage
 from sandlockd.store.committer import Outcome
 from sandlockd.store.inspector import DiskInspector, Unlocked, view_of
-from sandlockd.store.real_tree import RealTree
+from sandlockd.store.real_tree import real_tree_of
 from sandlockd.store.storage import Storage
 
 
@@ -40,7 +40,7 @@ def commit(
         plan = plan_commit(changes, digest(changes), chosen, tag=tag)
         before()
         if force:
-            plan = forced(plan, force, RealTree(found.workdir).now)
+            plan = forced(plan, force, real_tree_of(found).now)
         return committer.commit(found, unlocked, plan)
 
 

@@ -182,3 +182,26 @@ def test_what_a_killed_start_left_is_pruned(tmp_path: Path) -> None:
     run_started_at(tmp_path, SECOND_NS)
     (tmp_path / "runs" / "20250101T000000.000-cccccc").mkdir()
     assert state.prune(os.fsencode(tmp_path), kept=0) == 2
+
+
+def test_a_run_whose_changes_are_kept_is_never_pruned_and_what_was_committed_is(tmp_path: Path) -> None:
+    state_dir = os.fsencode(tmp_path)
+    kept, committed = (run_started_at(tmp_path, second * SECOND_NS) for second in (1, 2))
+    path = Path(os.fsdecode(state.run_path(state_dir, kept.run_id)))
+    (path / "tree").mkdir()
+    journal = Path(os.fsdecode(state.run_path(state_dir, committed.run_id))) / "committed-1"
+    journal.write_text("x")
+    for second in range(3, 8):
+        run_started_at(tmp_path, second * SECOND_NS)
+    assert state.prune(state_dir, kept=2) == 4
+    assert (path / "audit.jsonl").exists() and not journal.parent.exists()
+    assert kept.run_id in state.run_ids(state_dir)
+
+
+def test_a_run_has_a_directory_also_without_a_log(tmp_path: Path) -> None:
+    run_id = state.new_run_id(SECOND_NS)
+    path = state.make_run(os.fsencode(tmp_path / "state"), run_id)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    assert state.make_run(os.fsencode(tmp_path / "state"), run_id) == path
+    with pytest.raises(FileNotFoundError):
+        state.run_path(os.fsencode(tmp_path / "state"), "../state")

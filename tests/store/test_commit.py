@@ -19,6 +19,7 @@ from harness.places import Place, remove_tree
 from sandlockd.kernel import beneath
 from sandlockd.kernel.paths import openat2
 from sandlockd.overlay.journal import Next
+from sandlockd.review.reviewing import NotCommitted, open_review
 from sandlockd.store import committer
 from sandlockd.store.committer import Conflicted, NotAsApproved, _Run
 
@@ -333,3 +334,55 @@ def test_a_link_in_the_place_of_a_directory_leads_no_commit_out_of_the_tree(plac
     _anew(place)
     remove_tree(out)
     assert in_child(lambda: swapped(False), place.user) == 9
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_leaves_the_tree_as_it_was_and_there_is_one_clear_line(place: Place) -> None:
+    if not place.user.is_root:
+        pytest.skip("mounting needs root")
+
+    def check() -> None:
+        import ctypes
+        import subprocess
+
+        if ctypes.CDLL(None).unshare(0x20000):
+            os._exit(77)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place.work)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            os._exit(77)
+        for number in range(4):
+            (place.work / f"f{number}").write_bytes(bytes([number]) * 100_000)
+        run = KeptRun(place, [call("open", b"f%d" % n, b"", "write", number=2) for n in range(4)])
+        (run.upper / "f3").write_bytes(os.urandom(900_000))
+        run.ended()
+        before = real(os.fsencode(place.work))
+        with open_review(run.state_dir, run.run_id) as review:
+            with pytest.raises(NotCommitted, match="No space left on device") as raised:
+                review.commit()
+            assert "nothing was committed" in raised.value.lines[0]
+            assert real(os.fsencode(place.work)) == before
+            (run.upper / "f3").write_bytes(b"small")
+            review.look()
+            review.commit()
+        assert (place.work / "f3").read_bytes() == b"small"
+
+    status = in_child(check)
+    if status == 77:
+        pytest.skip("nothing can be mounted here")
+    assert status == 0
+
+
+def test_two_commits_to_one_directory_exclude_each_other(place: Place) -> None:
+    def check() -> None:
+        one, two = _kept(place), KeptRun(place, [new_file(b"of two")]).ended()
+        with (
+            open_review(one.state_dir, one.run_id) as first,
+            open_review(two.state_dir, two.run_id) as second,
+            first._locked(),
+        ):
+            with pytest.raises(NotCommitted, match="goes on"):
+                second.commit()
+        assert not (place.work / "of two").exists()
+
+    assert in_child(check, place.user) == 0

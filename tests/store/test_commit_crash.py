@@ -194,7 +194,7 @@ def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None
     assert in_child(all_attempts, place.user) == 0
 
 
-def test_a_call_that_fails_leaves_the_tree_as_it_was(place: Place) -> None:
+def test_a_call_that_fails_leaves_the_tree_as_it_was_and_the_next_try_succeeds(place: Place) -> None:
     def all_attempts() -> None:
         _without_waiting_for_the_disk()
         crash = _Crash(place)
@@ -215,5 +215,7 @@ def test_a_call_that_fails_leaves_the_tree_as_it_was(place: Place) -> None:
             assert real(work) == (crash.old if status == 3 and real(work) != crash.new else crash.new), number
             assert not committing.temporaries(work)
             assert not committing.is_pending(store)
+            committing.commit(store, tag="again")
+            assert real(work) == crash.new, number
 
     assert in_child(all_attempts, place.user) == 0

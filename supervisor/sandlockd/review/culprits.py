@@ -10,14 +10,14 @@ from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import Facts
 from sandlockd.overlay.journal import Journal
 from sandlockd.review.kept import committed_journals
-from sandlockd.store.real_tree import RealTree
+from sandlockd.store.real_tree import real_tree_of
 from sandlockd.store.storage import Storage
 
 
 def culprit(state_dir: bytes, run_id: str, storage: Storage, path: bytes) -> str | None:
     """`, by run ID, committed TIME`: the last commit that left the path as it is now."""
     status = os.fstat(storage.workdir.fd)
-    now = RealTree(storage.workdir).now(path)
+    now = real_tree_of(storage).now(path)
     found: tuple[int, str] | None = None
     for other, journal, ended_ns in committed_journals(state_dir):
         if journal.plan.root != (status.st_dev, status.st_ino) or (found and found[0] >= ended_ns):

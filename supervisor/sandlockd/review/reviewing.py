@@ -25,7 +25,7 @@ from sandlockd.review.culprits import culprit
 from sandlockd.store import committer, reverter, storage
 from sandlockd.store.committer import Conflicted, NotAsApproved, Outcome, Pending
 from sandlockd.store.inspector import DiskInspector, Unlocked, view_of
-from sandlockd.store.real_tree import RealTree
+from sandlockd.store.real_tree import real_tree_of
 from sandlockd.store.storage import StorageError, StorageInUse
 
 TYPE_CHECKING = False
@@ -170,7 +170,7 @@ class Review:
         try:
             plan = plan_commit(self.changes, self.digest, _tops(paths), without=left_out, tag=tag)
             if force:
-                plan = forced(plan, force, RealTree(self.storage.workdir).now)
+                plan = forced(plan, force, real_tree_of(self.storage).now)
             done = tuple(row.change for row in self.chosen(paths) if row.change.path not in left_out)
             outcome = self._carried_out(lambda: committer.commit(self.storage, self._unlocked, plan))
         except Refused as refused:

@@ -44,7 +44,15 @@ from sandlockd.overlay.journal import Journal, Next, next_step
 from sandlockd.store.executor import NODES
 from sandlockd.store.inspector import Unlocked, content_digest
 from sandlockd.store.journal_file import JournalFile
-from sandlockd.store.real_tree import RealTree, above, if_there, last, make_as_before, make_like
+from sandlockd.store.real_tree import (
+    RealTree,
+    above,
+    if_there,
+    last,
+    make_as_before,
+    make_like,
+    real_tree_of,
+)
 from sandlockd.store.storage import Storage
 
 TYPE_CHECKING = False
@@ -118,7 +126,7 @@ def commit(storage: Storage, unlocked: Unlocked, plan: CommitPlan) -> Outcome:
         OSError: ENOSPC, EACCES ...
         FileExistsError: a commit of this storage did not end.
     """
-    tree = RealTree(storage.workdir)
+    tree = real_tree_of(storage)
     found = conflicts(plan, tree.now, tree.names)
     if found:
         raise Conflicted(found)
@@ -225,7 +233,7 @@ class _Run:
         self._storage = storage
         self._unlocked = unlocked
         self._plan = journal.plan
-        self._tree = RealTree(storage.workdir)
+        self._tree = real_tree_of(storage)
         self._temporaries = Temporaries(journal.plan)
         self._is_first = is_first
         self._force = force
@@ -598,6 +606,8 @@ class _Run:
             self._undo(action)
         self._finish_directories()
         self._flush()
+        with contextlib.suppress(OSError):  # without it, the next try finds more that has changed
+            self._tree.restored.add(self._storage.directory, self._plan.actions, self._tree.now)
         self.file.remove()
         return tuple(self._leftovers)
 

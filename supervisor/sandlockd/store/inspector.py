@@ -22,6 +22,7 @@ from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Facts, Origin, decode_o
 from sandlockd.overlay.view import View
 from sandlockd.store.executor import LENT_PREFIX, give_back
 from sandlockd.store.layer import DirectoryLayer, fs_error, kind_of_status
+from sandlockd.store.restored import Restored
 from sandlockd.store.storage import Storage
 
 TYPE_CHECKING = False
@@ -174,6 +175,7 @@ class DiskInspector:
     def __init__(self, storage: Storage, unlocked: Unlocked) -> None:
         self._upper = storage.upper
         self._lower = storage.workdir
+        self._restored = Restored.read(storage.directory)
         self._unlocked = unlocked
 
     def upper(self, path: bytes) -> Facts:
@@ -182,7 +184,7 @@ class DiskInspector:
 
     def lower(self, path: bytes) -> Facts:
         with _opened(self._lower, path) as opened:
-            return facts_of(opened)
+            return self._restored.applied(path, facts_of(opened))
 
     def origin(self, path: bytes) -> Origin | None:
         with _opened(self._upper, path) as opened:

@@ -17,10 +17,13 @@ from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import Facts
 from sandlockd.overlay.journal import Former
 from sandlockd.store.inspector import attributes_of, facts_of
+from sandlockd.store.restored import Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sandlockd.store.storage import Storage
 
 # A directory on the way is gone, or is something else now, a link for example.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -38,16 +41,17 @@ def if_there() -> Iterator[None]:
 
 
 class RealTree:
-    """root: borrowed."""
+    """root: borrowed. restored: what counts as unchanged although its ctime is another."""
 
-    def __init__(self, root: OwnedFd) -> None:
+    def __init__(self, root: OwnedFd, restored: Restored | None = None) -> None:
         self._root = root
+        self.restored = restored or Restored()
 
     def now(self, path: bytes) -> Facts | None:
         """What is there."""
         try:
             with self.open(path) as opened:
-                return facts_of(opened)
+                return self.restored.applied(path, facts_of(opened))
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
@@ -81,6 +85,10 @@ class RealTree:
                 status.st_mtime_ns,
                 tuple(sorted(_attributes(opened).items())),
             )
+
+
+def real_tree_of(storage: Storage) -> RealTree:
+    return RealTree(storage.workdir, Restored.read(storage.directory))
 
 
 def above(path: bytes) -> bytes:
