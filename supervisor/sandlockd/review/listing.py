@@ -101,7 +101,8 @@ def diff_output(review: Review, rows: Collection[Row], *, as_json: bool, only_li
 
 
 def finished_lines(review: Review, word: str, done: Done) -> Iterator[str]:
-    yield f"{word} in {shown(review.workdir)}: {summary(done.changes)}"
+    if done.changes or not done.notes:  # what a commit before had begun is in the notes
+        yield f"{word} in {shown(review.workdir)}: {summary(done.changes)}"
     if done.left:
         yield f"{done.left} more are kept: sandlockctl diff {review.run_id}"
 

@@ -198,9 +198,8 @@ class Review:
         except OSError as error:
             where = f" ({shown(os.fsencode(error.filename))})" if error.filename else ""
             notes = list(getattr(error, "__notes__", ()))
-            raise NotCommitted(
-                [f"{error.strerror}{where}: nothing was committed", *notes, self._again()]
-            ) from None
+            what = "nothing was committed" if self.pending is None else "the commit has not ended"
+            raise NotCommitted([f"{error.strerror}{where}: {what}", *notes, self._again()]) from None
 
     def _again(self) -> str:
         return f"the changes are kept; when that is mended: sandlockctl commit {self.run_id}"
@@ -336,7 +335,7 @@ def open_review(state_dir: bytes, run_id: str) -> Iterator[Review]:
         raise CannotReview(str(error)) from None
     except BadJournal as error:
         raise CannotReview(
-            f"the journal of run {run_id} is not to be trusted: {error}; look at the tree, then discard the run"
+            f"the journal of run {run_id} is not to be trusted: {error}; look at the tree, and remove {shown(path)}"
         ) from None
     except FsError as error:
         notes = ", ".join(getattr(error, "__notes__", ())) or os.strerror(error.errno)
