@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import random
@@ -18,10 +19,13 @@ from harness.places import Place, remove_tree
 
 from sandlockd.kernel import beneath
 from sandlockd.kernel.paths import openat2
+from sandlockd.overlay import journal
+from sandlockd.overlay.commit import CommitPlan
 from sandlockd.overlay.journal import Next
 from sandlockd.review.reviewing import NotCommitted, open_review
-from sandlockd.store import committer
-from sandlockd.store.committer import Conflicted, NotAsApproved, _Run
+from sandlockd.store import commit_forward, committer
+from sandlockd.store.commit_forward import Forward
+from sandlockd.store.committer import Conflicted, NotAsApproved
 
 _SEEDS = range(25)
 
@@ -203,6 +207,37 @@ def _anew(place: Place) -> None:
             remove_tree(below) if below.is_dir() and not below.is_symlink() else below.unlink()
 
 
+@pytest.mark.parametrize("change", [_replace, _overwrite], ids=["replaced", "written in place"])
+def test_what_somebody_does_before_a_commit_is_taken_back_is_never_lost(
+    place: Place, change: Callable[[Path], object]
+) -> None:
+    """The disk is full at the last moment; somebody was there before, at any call."""
+
+    def full(_: CommitPlan) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def attempt(run: KeptRun, number: int) -> None:
+        journal.landed = full
+        killing.before_each(lambda at: change(place.work / "written") if at == number else None)
+        with pytest.raises((OSError, Conflicted)):
+            committing.commit(run.storage)
+
+    def check() -> None:
+        for number in range(0, _calls(place), 1 if place.user.is_root else 5):
+            _anew(place)
+            run = _kept(place)
+            assert in_child(functools.partial(attempt, run, number)) == 0, number
+            assert not committing.is_pending(run.storage)
+            text = (place.work / "written").read_text()
+            # More calls than before are made to take it back, so all of these numbers came.
+            assert text == _WHO, number
+            for left in committing.temporaries(os.fsencode(place.work)):
+                assert Path(os.fsdecode(left)).read_text() == "content of written"
+            assert (place.work / "gone").exists() and not (place.work / "moved").exists()
+
+    assert in_child(check, place.user) == 0
+
+
 def test_without_the_second_look_the_same_test_fails(place: Place) -> None:
     def check() -> None:
         lost = 0
@@ -211,7 +246,7 @@ def test_without_the_second_look_the_same_test_fails(place: Place) -> None:
             run = _kept(place)
 
             def attempt(run: KeptRun = run, number: int = number) -> None:
-                _Run._is_what_was = staticmethod(lambda *_: True)  # type: ignore[method-assign]
+                Forward._is_what_was = staticmethod(lambda *_: True)  # type: ignore[method-assign]
                 _somebody_comes_between(place, run, "written", number)
 
             in_child(attempt)
@@ -315,9 +350,10 @@ def test_a_link_in_the_place_of_a_directory_leads_no_commit_out_of_the_tree(plac
                 (place.work / "d").rename(place.work / "away")
                 (place.work / "d").symlink_to(out)
 
-        committer.conflicts = lambda *_: []  # type: ignore[assignment]
-        committer.next_step = lambda *_: Next.DO  # type: ignore[assignment]
-        _Run._is_what_was = staticmethod(lambda *_: True)  # type: ignore[method-assign]
+        for module in (committer, commit_forward):
+            module.conflicts = lambda *_: []  # type: ignore[assignment]
+        commit_forward.next_step = lambda *_: Next.DO  # type: ignore[assignment]
+        Forward._is_what_was = staticmethod(lambda *_: True)  # type: ignore[method-assign]
         if not is_confined:
             beneath.open_below = lambda fd, path, flags, identity=None: openat2(fd, path or b".", flags)
             beneath._DIRECTORY = os.O_DIRECTORY
