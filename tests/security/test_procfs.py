@@ -287,7 +287,7 @@ def test_the_attack_succeeds_with_the_check_removed(runner: Runner) -> None:
 def test_the_environment_of_the_supervisor_is_read_when_self_is_not_rewritten(runner: Runner) -> None:
     patch = (
         "from sandlockd.handlers import lookup, procfiles\n"
-        "lookup._as_asked_by = lambda caller, shown: None\n"
+        "lookup.as_asked_by = lambda caller, shown: None\n"
         "procfiles._of_process = lambda caller, how, pid, rest: "
         "procfiles._serve(caller, b'/proc/%d/' % pid + rest, how)\n"
     )
