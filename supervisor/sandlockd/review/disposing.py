@@ -2,7 +2,7 @@
 
 The supervisor must not be able to write to the real tree: once it locks itself it can not, and neither can what it
 starts then, since a Landlock domain is inherited. So the process that commits is forked before (`Disposer`), holds
-nothing but a socket while the program runs, and executes itself anew when it is told to begin, so that nothing of what
+nothing but two pipes while the program runs, and executes itself anew when it is told to begin, so that nothing of what
 it is then was in a process that the program talked to. If the supervisor is killed it just ends, and the changes are
 kept.
 """
@@ -10,12 +10,10 @@ kept.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import select
 import signal
-import socket
 import sys
-import termios
 from typing import NamedTuple
 
 from sandlockd.kernel.native import check, lib
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
     from sandlockd.review.reviewing import Review
 
-_MESSAGE_BYTES_MAX = 1 << 20
+_READ_BYTES = 1 << 16
 HOWS = ("commit", "discard", "keep", "ask")
 
 
@@ -152,6 +150,8 @@ def _ask(review: Review) -> str | None:
 @contextlib.contextmanager
 def _sane(terminal: int) -> Iterator[None]:
     """Lines and echo, whatever the program left behind. What was typed for the program is no answer to us."""
+    import termios
+
     before = termios.tcgetattr(terminal)
     sane = termios.tcgetattr(terminal)
     sane[0] |= termios.ICRNL | termios.BRKINT
@@ -172,20 +172,23 @@ class Disposer:
     """Forks at once. To be made before the supervisor locks itself, starts threads or becomes a subreaper."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        asked, self._asking = os.pipe2(os.O_CLOEXEC)
+        self._answers, answering = os.pipe2(os.O_CLOEXEC)
         self.pid = os.fork()
         if self.pid == 0:
-            _wait_after_fork(theirs.fileno())
-        theirs.close()
-        self._control = ours
+            _wait_after_fork(asked, answering)
+        os.close(asked)
+        os.close(answering)
 
     def dispose(self, request: Request) -> Disposed:
         """Have it done, and wait for it. When the program is dead, and its storage closed by whoever used it."""
+        import json  # not at the start of a run
+
         told = {**request._asdict(), "state_dir": os.fsdecode(request.state_dir)}
         answer = b""
         try:
-            self._control.sendall(json.dumps(told).encode() + b"\n")
-            while block := self._control.recv(_MESSAGE_BYTES_MAX):
+            _write(self._asking, json.dumps(told).encode() + b"\n")
+            while block := os.read(self._answers, _READ_BYTES):
                 answer += block
             found = json.loads(answer)
             return Disposed(found["state"], found["changes"], tuple(found["lines"]), found["problem"])
@@ -200,24 +203,31 @@ class Disposer:
     def close(self) -> None:
         """Without a request, it just ends."""
         if self.pid:
-            self._control.close()
+            os.close(self._asking)
+            os.close(self._answers)
             os.waitpid(self.pid, 0)
             self.pid = 0
 
 
-def _wait_after_fork(control_fd: int) -> NoReturn:
+def _write(fd: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(fd, text) :]
+
+
+def _wait_after_fork(asked_fd: int, answering_fd: int) -> NoReturn:
     """Hold nothing, and begin anew when told to. stderr is kept: it is for people."""
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # ^C is for the program
         with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as comm:
             comm.write(b"sandlockd-kept")  # for people
         null = os.open("/dev/null", os.O_RDWR)
-        control_fd = os.dup(control_fd)
-        for fd in (0, 1):
-            os.dup2(null, fd)
-        os.dup2(control_fd, 3)
-        check(lib.slk_close_from(4, 0))
-        if socket.socket(fileno=os.dup(3)).recv(1, socket.MSG_PEEK):
+        ours = [_beyond(fd) for fd in (null, null, asked_fd, answering_fd)]
+        for fd, number in zip(ours, (0, 1, 3, 4), strict=True):
+            os.dup2(fd, number)
+        check(lib.slk_close_from(5, 0))
+        waiting = select.poll()
+        waiting.register(3, select.POLLIN)
+        if waiting.poll()[0][1] & select.POLLIN:
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
             # The terminal stops those in the background that use it; we want an error.
@@ -225,19 +235,26 @@ def _wait_after_fork(control_fd: int) -> NoReturn:
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.umask(0)
-            os.execv(sys.executable, [sys.executable, "-I", "-m", __name__, "3"])
+            os.execv(sys.executable, [sys.executable, "-I", "-m", __name__, "3", "4"])
     finally:
         os._exit(0)
 
 
-def _main(control_fd: int) -> None:
-    with socket.socket(fileno=control_fd) as control:
-        with control.makefile("rb") as lines:
-            told = json.loads(lines.readline())
-        request = Request(os.fsencode(told["state_dir"]), told["run_id"], told["how"], told["is_dry_run"])
-        answer = dispose(request)._asdict()
-        control.sendall(json.dumps(answer).encode())
+def _beyond(fd: int) -> int:
+    """The same with a number that is not wanted for another."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
+
+
+def _main(asked_fd: int, answering_fd: int) -> None:
+    import json
+
+    with open(asked_fd, "rb") as asked:
+        told = json.loads(asked.readline())
+    request = Request(os.fsencode(told["state_dir"]), told["run_id"], told["how"], told["is_dry_run"])
+    _write(answering_fd, json.dumps(dispose(request)._asdict()).encode())
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), int(sys.argv[2]))
