@@ -137,9 +137,12 @@ static int judge_identity(struct slk_engine *engine, const struct slk_zone *zone
 }
 
 /* 0 or reason + 1. */
-static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need)
+static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need,
+		      const struct slk_zone **ret_zone)
 {
 	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
+
+	*ret_zone = zone && zone->flags & SLK_ZONE_IDENTITY ? zone : NULL;
 
 	if (need == NEED_TO_SEE)
 		return zone && zone->flags & (SLK_ZONE_TREE | SLK_ZONE_ASKER) ? SLK_REASON_ZONE + 1 : 0;
@@ -222,7 +225,7 @@ static int may_lead_into_tree(struct slk_engine *engine, const struct slk_walk *
 
 /* Symbolic links lead elsewhere: judge the place. */
 static int judge_canonical(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
-			   int *ret_settled, int *ret_may_wait)
+			   int *ret_settled, int *ret_may_wait, const struct slk_zone **ret_zone)
 {
 	struct slk_walk real;
 	int result = canonical(engine, walk, follow, &real, ret_may_wait);
@@ -237,19 +240,19 @@ static int judge_canonical(struct slk_engine *engine, const struct slk_walk *wal
 	if (result < 0)
 		return 0; /* the kernel will find the same error */
 	*ret_settled = 1;
-	return judge_text(engine, &real, need);
+	return judge_text(engine, &real, need, ret_zone);
 }
 
 /* The letters say granted: look whether a symbolic link leads the path elsewhere. */
 static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
-			int *ret_settled, int *ret_may_wait)
+			int *ret_settled, int *ret_may_wait, const struct slk_zone **ret_zone)
 {
 	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
 
 	if (fd == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
 	if (fd == -ELOOP)
-		return judge_canonical(engine, walk, need, follow, ret_settled, ret_may_wait);
+		return judge_canonical(engine, walk, need, follow, ret_settled, ret_may_wait, ret_zone);
 	if (fd < 0)
 		return 0; /* the kernel will find the same error */
 	*ret_may_wait = may_wait(engine, fd);
@@ -270,7 +273,7 @@ void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint
 {
 	uint64_t key = judged_key(engine, walk, need, follow);
 
-	*judged_entry(engine, key) = (struct slk_judged){key, slk_now_ns() + JUDGED_FOR_NS, 0};
+	*judged_entry(engine, key) = (struct slk_judged){key, slk_now_ns() + JUDGED_FOR_NS, NULL, 0};
 }
 
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
@@ -278,25 +281,27 @@ int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint3
 {
 	uint64_t key = judged_key(engine, walk, need, follow);
 	struct slk_judged *judged = judged_entry(engine, key);
+	const struct slk_zone *zone = NULL;
 	uint64_t now = slk_now_ns();
 	int settled = 0;
 	int result;
 
 	*ret_may_wait = 0;
-	if (judged->key == key && judged->expires_ns > now) {
+	if (judged->key == key && judged->expires_ns > now &&
+	    (!judged->object || judge_identity(engine, judged->object) == 0)) {
 		*ret_may_wait = judged->may_wait;
 		return 0;
 	}
-	result = judge_text(engine, walk, need);
+	result = judge_text(engine, walk, need, &zone);
 	if (result == 0) {
-		result = judge_object(engine, walk, need, follow, &settled, ret_may_wait);
+		result = judge_object(engine, walk, need, follow, &settled, ret_may_wait, &zone);
 	} else if (result == SLK_REASON_NOT_GRANTED + 1) { /* /bin/sh, where /bin is a link to usr/bin */
-		result = judge_canonical(engine, walk, need, follow, &settled, ret_may_wait);
+		result = judge_canonical(engine, walk, need, follow, &settled, ret_may_wait, &zone);
 		if (result == 0 && !settled)
 			result = SLK_REASON_NOT_GRANTED + 1;
 	}
 	if (result == 0 && settled)
-		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS, *ret_may_wait};
+		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS, zone, *ret_may_wait};
 	return result;
 }
 

@@ -115,6 +115,7 @@ int slk_fast_call(struct slk_engine *engine, struct slk_request *request);
 struct slk_judged {
 	uint64_t key;
 	uint64_t expires_ns;
+	const struct slk_zone *object; /* granted to an object, which may have another in its place by now; or NULL */
 	int may_wait;
 };
 
