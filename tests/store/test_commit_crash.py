@@ -6,13 +6,15 @@ import contextlib
 import errno
 import functools
 import os
+import random
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from harness import committing, killing
-from harness.disk_pair import Described, Disk, real
+from harness.disk_pair import Described, Disk, real, walk
 from harness.file_operations import Operation
 from harness.forked import in_child
 from harness.places import Place, remove_tree
@@ -211,6 +213,8 @@ def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None
             assert real(work) in (crash.old, crash.new), number
             assert not committing.temporaries(work)
             assert not committing.is_pending(store)
+            committing.commit(store, tag="again")
+            assert real(work) == crash.new
         assert 0 < landed < crash.calls / 3
 
     assert in_child(all_attempts, place.user) == 0
@@ -242,3 +246,32 @@ def test_a_call_that_fails_leaves_the_tree_as_it_was_and_the_next_try_succeeds(p
             assert real(work) == crash.new, number
 
     assert in_child(all_attempts, place.user) == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_changes_killed_at_random_are_ended_or_taken_back(place: Place, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def again(store: bytes, is_forward: bool) -> None:
+        """Killed a few times, too."""
+        act = committing.go_on if is_forward else committing.take_back
+        for _ in range(4):
+            if committing.is_pending(store):
+                _killed(functools.partial(act, store), chance.randrange(1, 200))
+        if committing.is_pending(store):
+            act(store)
+
+    def check() -> None:
+        _without_waiting_for_the_disk()
+        places, disk = walk(place.root / "work", chance, 60)
+        disk.close()
+        old, new = real(places.work), real(places.plain)
+        _killed(functools.partial(committing.commit, places.store), chance.randrange(5, 150))
+        again(places.store, is_forward=seed % 3 > 0)
+        assert real(places.work) in (old, new)
+        assert not committing.temporaries(places.work)
+        committing.commit(places.store, tag="again")
+        assert real(places.work) == new
+        assert committing.listed(places.store) == []
+
+    assert in_child(check, place.user) == 0

@@ -31,7 +31,7 @@ class Back:
         self._run.flush()
         with contextlib.suppress(OSError):  # without it, the next try finds more that has changed
             self._run.tree.restored.add(
-                self._run.storage.directory, self._run.plan.actions, self._run.tree.now
+                self._run.storage.directory, self._run.plan.actions, self._run.tree.seen
             )
         self._run.file.remove()
         return tuple(self._run.leftovers)

@@ -49,9 +49,14 @@ class RealTree:
 
     def now(self, path: bytes) -> Facts | None:
         """What is there."""
+        facts = self.seen(path)
+        return None if facts is None else self.restored.applied(path, facts)
+
+    def seen(self, path: bytes) -> Facts | None:
+        """With the ctime that it really has."""
         try:
             with self.open(path) as opened:
-                return self.restored.applied(path, facts_of(opened))
+                return facts_of(opened)
         except OSError as error:
             if error.errno in _ABSENT:
                 return None

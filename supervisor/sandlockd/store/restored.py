@@ -54,12 +54,12 @@ class Restored:
         return facts
 
     def add(
-        self, directory: OwnedFd, actions: Iterable[Action], now: Callable[[bytes], Facts | None]
+        self, directory: OwnedFd, actions: Iterable[Action], seen: Callable[[bytes], Facts | None]
     ) -> None:
-        """What is again as it was before these actions. On disk."""
+        """What is again as it was before these actions. On disk. seen: with ctimes as they are."""
         for action in actions:
             before = action.before
-            facts = now(action.path)
+            facts = seen(action.path)
             if before is None or facts is None or before.kind is Kind.DIRECTORY:
                 continue
             if facts.identity._replace(ctime_ns=before.ctime_ns) == before:
