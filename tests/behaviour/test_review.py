@@ -17,6 +17,7 @@ from harness.kept_runs import KeptRun, call, new_file
 from harness.places import Place, tree_of
 from harness.running import SYSTEM_PATH
 
+from sandlockd.audit import state
 from sandlockd.review import kept
 from sandlockd.review.changelist import shown
 from sandlockd.review.reviewing import NotCommitted, Review, open_review
@@ -354,6 +355,18 @@ def test_a_run_without_a_log_is_found_too(place: Place) -> None:
         (place.state / "runs" / made.run_id / "audit.jsonl").unlink()
         assert made.run_id in _control(place, "ps").stdout
         assert _control(place, "commit", made.run_id[-6:]).returncode == 0
+
+    assert in_child(check, place.user) == 0
+
+
+def test_what_a_start_left_that_failed_is_damaged_and_can_be_discarded(place: Place) -> None:
+    def check() -> None:
+        run_id = state.new_run_id(1)
+        path = kept.make_storage_directory(os.fsencode(place.state), run_id)
+        assert "damaged" in _control(place, "ps").stdout
+        assert _control(place, "commit", run_id).returncode == 125
+        assert _control(place, "discard", run_id).returncode == 0
+        assert not os.path.lexists(path) and _control(place, "ps").stdout == ""
 
     assert in_child(check, place.user) == 0
 

@@ -183,7 +183,11 @@ def _ps(options: argparse.Namespace) -> int:
 # ---- one run
 
 
-def _on_run(options: argparse.Namespace, act: Callable[[Review], int]) -> int:
+def _on_run(
+    options: argparse.Namespace,
+    act: Callable[[Review], int],
+    unused: Callable[[bytes, str], bool] | None = None,
+) -> int:
     from sandlockd.audit import state
     from sandlockd.policy.spelling import printable
     from sandlockd.review.kept import NoChanges
@@ -196,6 +200,9 @@ def _on_run(options: argparse.Namespace, act: Callable[[Review], int]) -> int:
             wrong = f"may be any of {' '.join(found[:5])}" if found else "is no run: see sandlockctl ps"
             _say(f"{printable(options.run)} {wrong}")
             return BROKEN
+        if unused is not None and unused(directory, found[0]):
+            _say(f"run {found[0]} never began: what was made for it is removed")
+            return DONE
         with open_review(directory, found[0]) as review:
             return act(review)
     except (NoChanges, InUse) as error:
@@ -264,7 +271,9 @@ def _discard(options: argparse.Namespace) -> int:
     def act(review: Review) -> int:
         return _finished(review, "discarded", review.discard(_paths(options.paths, review)), options)
 
-    return _on_run(options, act)
+    from sandlockd.review.kept import forget_unused
+
+    return _on_run(options, act, forget_unused)
 
 
 def _finished(review: Review, word: str, done: Done, options: argparse.Namespace) -> int:

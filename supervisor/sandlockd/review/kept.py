@@ -80,6 +80,19 @@ def make_storage_directory(state_dir: bytes, run_id: str, chosen: bytes | None =
     return path
 
 
+def forget_unused(state_dir: bytes, run_id: str) -> bool:
+    """Remove a storage that was never in use: the start failed, or was killed, before it was complete.
+
+    Returns: whether it was one. Raises: NoChanges, FileNotFoundError, StateError, OSError.
+    """
+    path = storage_of(state_dir, run_id)
+    if os.path.lexists(path + b"/" + storage.META_NAME):
+        return False
+    os.rename(path, path + _GONE)
+    sweep(state.run_path(state_dir, run_id))
+    return True
+
+
 def storage_of(state_dir: bytes, run_id: str) -> bytes:
     """The path of a run's storage.
 

@@ -33,7 +33,7 @@ from sandlockd.store.executor import (
     remove,
 )
 
-_META_NAME = b"meta"
+META_NAME = b"meta"
 _UPPER_NAME = b"upper"
 _WORK_NAME = b"work"
 _FORMAT = 1
@@ -283,19 +283,19 @@ def _write_meta(directory: OwnedFd, workdir: OwnedFd) -> None:
         "device": status.st_dev,
         "inode": status.st_ino,
     }
-    temporary = _META_NAME + b".new"
+    temporary = META_NAME + b".new"
     with beneath.create_file(directory, temporary, os.O_WRONLY, 0o600) as file:
         os.write(file.fd, json.dumps(told).encode() + b"\n")
         os.fsync(file.fd)
-    beneath.rename(directory, temporary, directory, _META_NAME)
+    beneath.rename(directory, temporary, directory, META_NAME)
     os.fsync(directory.fd)
 
 
 def _read_meta(directory: OwnedFd, path: bytes) -> Meta:
-    shown = path + b"/" + _META_NAME
+    shown = path + b"/" + META_NAME
     try:
         with openat2(
-            directory.fd, _META_NAME, os.O_RDONLY | os.O_NONBLOCK, resolve=CONFINED | _NO_XDEV
+            directory.fd, META_NAME, os.O_RDONLY | os.O_NONBLOCK, resolve=CONFINED | _NO_XDEV
         ) as file:
             told = json.loads(os.read(file.fd, _META_BYTES_MAX))
             began_ns = os.fstat(file.fd).st_mtime_ns
@@ -313,7 +313,7 @@ def _read_meta(directory: OwnedFd, path: bytes) -> Meta:
 def _require_workdir(meta: Meta, path: bytes, workdir: OwnedFd) -> None:
     status = os.fstat(workdir.fd)
     if (meta.device, meta.inode) != (status.st_dev, status.st_ino):
-        shown = path + b"/" + _META_NAME
+        shown = path + b"/" + META_NAME
         raise StorageError(
             shown,
             f"says that it is of {os.fsdecode(meta.workdir)!r}",
