@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 /* How long a call that we let through may be under way, generously: on a loaded machine its thread may wait its turn. */
 #define AFFINITY_SETTLES_NS 100000000u
@@ -191,14 +192,17 @@ int slk_inject_fd(struct slk_engine *engine, uint32_t index, int32_t fd)
  * not that the call is answered, and the program's open returns 0, its own stdin. Between two calls nothing is lost
  * but, if we die there, a descriptor that the program does not know of.
  */
-int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
+static int answer_with_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec, int consume)
 {
 	struct slk_slot *slot = slk_slot_in_use(engine, index);
-	int number, result;
+	int number = -EBADSLT, result;
 
+	if (slot)
+		number = inject(engine, slot, fd, close_on_exec);
+	if (consume)
+		close(fd);
 	if (!slot)
-		return -EBADSLT;
-	number = inject(engine, slot, fd, close_on_exec);
+		return number;
 	if (number >= 0) {
 		result = slk_answer(engine, index, number, 0, 0);
 		return result < 0 ? result : number;
@@ -211,6 +215,17 @@ int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t
 	/* EMFILE is the program's own limit and its to see */
 	slk_answer(engine, index, 0, number == -EMFILE ? -EMFILE : -EIO, 0);
 	return number;
+}
+
+int slk_answer_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
+{
+	return answer_with_fd(engine, index, fd, close_on_exec, 0);
+}
+
+/* Closed before the program runs on: the end of a FIFO, and ETXTBSY, depend on who has a file open. */
+int slk_hand_over_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
+{
+	return answer_with_fd(engine, index, fd, close_on_exec, 1);
 }
 
 int slk_answer_alive(struct slk_engine *engine, uint32_t index)

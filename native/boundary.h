@@ -355,6 +355,8 @@ int slk_restart_result(struct slk_engine *engine, int32_t tid, int64_t *ret_resu
 void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 /* Injects a duplicate of fd; its number there. When that fails the program gets EMFILE if it is that, else EIO. */
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
+/* Likewise, and closes fd, whatever is returned. */
+int slk_hand_over_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
 /* statx(2) of the opened object as the kernel writes it: 256 bytes. */
@@ -409,6 +411,7 @@ int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config 
 /* Lower directories of this tree have been renamed: where one is, its path does not tell any more. */
 void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number);
 /* What every process of the program has, until one changes its own. */
+void slk_engine_ids_changed(struct slk_engine *engine);
 void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask);
 
 /* What the mount table says now; holds until mounts_fd tells of a change. local_mounts: ids of mounts where no lookup

@@ -134,6 +134,11 @@ int slk_engine_attach(struct slk_engine *engine, int listener_fd)
 	return engine->sync_wake_up;
 }
 
+void slk_engine_ids_changed(struct slk_engine *engine)
+{
+	engine->ids_changed = 1;
+}
+
 void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask)
 {
 	engine->umask = umask;

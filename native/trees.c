@@ -244,8 +244,7 @@ uint32_t slk_tree_open_flags_of(const struct slk_engine *engine, const struct sl
 
 int slk_tree_hand_over(struct slk_engine *engine, struct slk_request *request, int fd, uint32_t flags)
 {
-	slk_answer_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
-	close(fd);
+	slk_hand_over_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
 	return SLK_ANSWERED;
 }
 

@@ -11,6 +11,7 @@ one user use the same paths, so that outputs need not be adjusted.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import functools
@@ -31,7 +32,7 @@ from typing import Any, TypeVar
 from behaviour.copy_on_write.corpus import GROUPS, fixture, snapshot
 
 from harness.compiling import Compiler
-from harness.interpreter import SANDLOCKD
+from harness.interpreter import SANDLOCKCTL, SANDLOCKD
 from harness.places import Place, new_place
 from harness.running import Ended, Runner, system_python
 from harness.users import User
@@ -144,6 +145,34 @@ class Sandboxed(Way):
         return runner.run([SANDLOCKD, *options, "--", *command], timeout=_TIMEOUT_S, env=env)
 
 
+class Committed(Sandboxed):
+    """What was changed is kept, looked at, and committed with all that must be named. Raises AssertionError."""
+
+    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
+        ended = super().run(runner, command, read, env)
+        listed = self._control(runner, "ps", "--json")
+        for run in map(json.loads, listed.splitlines()):
+            if run["workdir"] == str(runner.work):
+                self._commit(runner, run["id"])
+        return ended
+
+    def _commit(self, runner: Runner, run_id: str) -> None:
+        listed = self._control(runner, "diff", "--json", "--list", run_id)
+        records = [json.loads(line) for line in listed.splitlines()]
+        marked = [_listed_path(record) for record in records if record.get("marks")]
+        self._control(runner, "commit", run_id, "--", ".", *marked)
+
+    def _control(self, runner: Runner, *words: str | bytes) -> bytes:
+        done = runner.run([SANDLOCKCTL, *words], timeout=_TIMEOUT_S)
+        assert done.returncode == 0, f"sandlockctl {words}: {done.stderr.decode(errors='replace')}"
+        return done.stdout
+
+
+def _listed_path(record: dict[str, Any]) -> bytes:
+    exact = record.get("path_b64")
+    return base64.b64decode(exact) if exact is not None else os.fsencode(record["path"])
+
+
 @functools.cache
 def _why_no_workdir() -> str | None:
     with tempfile.TemporaryDirectory(prefix="sandlockd-test-workdir-", dir="/var/tmp") as place:
@@ -170,7 +199,7 @@ OVERLAYFS = Overlayfs("overlayfs")
 # Nothing is kept apart: what differs then is the sandbox's doing, not that of copy-on-write.
 GRANTED = Sandboxed("sandlockd, granted")
 DISCARDED = Sandboxed("sandlockd, discarded", ("--workdir",), ("--on-exit", "discard"))
-COMMITTED = Sandboxed("sandlockd, committed", ("--workdir",), ("--on-exit", "commit"))
+COMMITTED = Committed("sandlockd, committed", ("--workdir",), ("--on-exit", "keep"))
 
 
 # ---- programs ----

@@ -38,3 +38,4 @@ if os.geteuid() == 0 and not _everybody_can_reach(Path(sys.executable)):
     sys.executable = str(_copy_of(Path(sys.prefix)) / "bin" / Path(sys.executable).name)
 
 SANDLOCKD = Path(sys.executable).parent / "sandlockd"
+SANDLOCKCTL = SANDLOCKD.with_name("sandlockctl")

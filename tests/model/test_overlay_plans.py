@@ -124,9 +124,11 @@ def test_a_file_that_is_truncated_at_once_is_not_read() -> None:
     assert plans.truncate(name(view, b"f"), 5) == (CopyUp(b"f", Kind.FILE, 5),)
 
 
-def test_opening_a_fifo_for_writing_copies_nothing() -> None:
-    opening = plans.open_file(name(view_of(), b"full/fifo"), write=True)
-    assert (opening.steps, opening.in_upper) == ((), False)
+@pytest.mark.parametrize("write", [False, True])
+def test_an_open_fifo_is_one_of_the_upper_so_that_nobody_outside_reads_what_is_written(write: bool) -> None:
+    opening = plans.open_file(name(view_of(), b"full/fifo"), write=write)
+    assert opening.in_upper
+    assert opening.steps == (CopyUp(b"full", Kind.DIRECTORY), CopyUp(b"full/fifo", Kind.FIFO))
 
 
 def test_an_unnamed_file_gets_a_name_as_a_new_one_does() -> None:

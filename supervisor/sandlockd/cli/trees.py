@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 
 from sandlockd.audit.state import StateError
 from sandlockd.launch.prepare import CannotStart
 from sandlockd.review.disposing import Disposer, Request
-from sandlockd.review.kept import kept_lines, make_storage_directory
+from sandlockd.review.kept import NoChanges, forget_unused, kept_lines, make_storage_directory
 from sandlockd.store import storage
 from sandlockd.store.tree import Tree
 
@@ -37,7 +38,7 @@ class RunTree:
         try:
             self.tree = self._make(os.path.realpath(files.workdir))
         except BaseException:
-            self._disposer.close()
+            self.close()
             raise
 
     def _make(self, root: bytes) -> Tree:
@@ -62,5 +63,9 @@ class RunTree:
             result.not_disposed(disposed.problem)
 
     def close(self) -> None:
-        """Nothing was run: what there is, is kept as it is."""
+        """Nothing was run."""
         self._disposer.close()
+        with contextlib.suppress(
+            NoChanges, StateError, OSError
+        ):  # what stays behind is told of by sandlockctl ps
+            forget_unused(self._state_dir, self._run_id)

@@ -36,6 +36,7 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_FLAGS = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
 _UTIME_NOW = 0x3FFFFFFF
 _UTIME_OMIT = 0x3FFFFFFE
+_IN_DONT_FOLLOW = 0x02000000
 _XATTR_SIZE_MAX = 65536  # linux/limits.h
 _XATTR_NAME_MAX = 255
 _XATTR_LIST_MAX = 65536
@@ -47,6 +48,8 @@ def handle(context: Context, request: Request) -> Answer:
     name = record.call_name(context, request)
     act, want, is_descriptor = CALLS[name]
     try:
+        if name == "utimensat" and omits_all_times(caller):
+            return Value(0)
         opened, own = (by_descriptor(caller, 0), True) if is_descriptor else _by_path(caller)
         with opened:
             return _judged(caller, opened, want, act, own=own)
@@ -62,7 +65,7 @@ def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
     require_known_flags(caller, flags)
     address = caller.request.args[operand.position]
     if address == 0:  # utimensat(fd, NULL): the descriptor itself
-        if operand.dirfd < 0:
+        if operand.dirfd < 0 or lookup.dirfd_of(caller) == AT_FDCWD:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         return by_descriptor(caller, operand.dirfd), True
     text = caller.context.instead or memory.read_path(caller.tid, address)
@@ -131,6 +134,10 @@ def _may_read(caller: Caller, found: Object) -> bool:
     return bool(caller.context.rules.judge(found.path, Want.READ, identity).allowed)
 
 
+def _is_below(path: bytes, top: bytes) -> bool:
+    return path == top or path.startswith(top + b"/")
+
+
 def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act, *, own: bool) -> Answer:
     """own: the caller holds the object by a descriptor."""
     found = caller.describe(opened)
@@ -142,6 +149,9 @@ def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act, *, own: bool)
         # A pipe, a memfd, a deleted file of some other process of the user: we may look at it, nobody may use us to.
         verdict = Verdict(False, "law.process_access", None)
         return record.refuse(verdict, path=found.path, wanted=want)
+    if want is not Want.READ and any(_is_below(found.path, tree.root) for tree in context.trees):
+        # Whatever led here, the real tree is not changed: handlers/merged does what may be done.
+        return Errno(errno.EROFS)
     if named:
         verdict = context.rules.judge(found.path, want, FileIdentity(found.device, found.inode))
         if not verdict.allowed:
@@ -275,7 +285,9 @@ def _add_watch(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     """The instance is the caller's: work on a duplicate of it."""
     with acts.duplicate_of(caller.tgid, _arg(caller, 0) & 0xFFFFFFFF) as instance:
         caller.require_alive()
-        return Value(caller.act(acts.add_watch, instance, opened, _arg(caller, 2) & 0xFFFFFFFF))
+        # Whether a link is followed has been decided: here it would be that of our own /proc.
+        mask = _arg(caller, 2) & 0xFFFFFFFF & ~_IN_DONT_FOLLOW
+        return Value(caller.act(acts.add_watch, instance, opened, mask))
 
 
 _META = Want.METADATA

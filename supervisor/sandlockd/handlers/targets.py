@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
 
 _FILTER_NEW_LISTENER = 1 << 3
-_PR_SET_SECCOMP, _PR_SET_DUMPABLE = 22, 4
+_PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS = 22, 4, 24, 28
 _SCOPES = {
     "setpriority": (0, 0),
     "ioprio_set": (0, 1),
@@ -71,6 +71,9 @@ def handle_prctl(context: Context, request: Request) -> Answer:
     option = request.args[0] & 0xFFFFFFFF
     if option == _PR_SET_SECCOMP:
         return handle_seccomp(context, request)
+    if option in (_PR_CAPBSET_DROP, _PR_SET_SECUREBITS):
+        context.engine.ids_changed()
+        return Continue(Backstop.ONLY_NOTICED)
     verdict = Verdict(False, context.rule_for(request.nr, request.args), None)
     wanted = "hide its memory" if option == _PR_SET_DUMPABLE else f"prctl {option}"
     return record.refuse(verdict, wanted=wanted, error=errno.EPERM)

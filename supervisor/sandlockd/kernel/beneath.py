@@ -26,6 +26,7 @@ CONFINED = lib.SLK_RESOLVE_CONFINED
 RENAME_EXCHANGE = 2
 RENAME_NOREPLACE = 1
 RENAME_WHITEOUT = 4
+_PATH_MAX = 4096  # linux/limits.h, with the NUL
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def look(
     directory_fd: int, path: bytes, *, with_opaque: bool = False, identity: Identity | None = None
 ) -> Seen:
     """Three system calls, and a fourth where a directory's opaque mark is asked for."""
+    if len(path) >= _PATH_MAX:
+        with _nearer(directory_fd, path, identity) as above:
+            return look(above.fd, path[_cut(path) + 1 :], with_opaque=with_opaque, identity=identity)
     native, _groups = (ffi.NULL, None) if identity is None else native_identity(identity)
     entry = ffi.new("struct slk_layer_entry *")
     check(lib.slk_layer_entry(directory_fd, path, with_opaque, native, entry))
@@ -66,8 +70,20 @@ def look(
 
 
 def open_below(directory_fd: int, path: bytes, flags: int, identity: Identity | None = None) -> OwnedFd:
-    """flags: without O_CREAT. b"" is the directory itself."""
+    """flags: without O_CREAT. b"" is the directory itself. path: of any length, unlike those of system calls."""
+    if len(path) >= _PATH_MAX:
+        with _nearer(directory_fd, path, identity) as above:
+            return open_below(above.fd, path[_cut(path) + 1 :], flags, identity)
     return openat2(directory_fd, path or b".", flags | os.O_NOFOLLOW, resolve=CONFINED, identity=identity)
+
+
+def _cut(path: bytes) -> int:
+    """Where a path is so short that it can be walked at once, and as long as that."""
+    return path.rindex(b"/", 0, _PATH_MAX)
+
+
+def _nearer(directory_fd: int, path: bytes, identity: Identity | None) -> OwnedFd:
+    return open_below(directory_fd, path[: _cut(path)], os.O_PATH | _DIRECTORY, identity)
 
 
 def rows(directory: OwnedFd) -> Iterator[tuple[bytes, int, int]]:
@@ -96,7 +112,8 @@ def is_whiteout(mode: int, special: int) -> bool:
 
 
 def create_file(parent: OwnedFd, name: bytes, flags: int, mode: int) -> OwnedFd:
-    flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # With O_EXCL no link is followed (open(2)); O_NOFOLLOW would stay among the flags that the program sees.
+    flags |= os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return OwnedFd(os.open(name, flags, mode, dir_fd=parent.fd))
 
 

@@ -225,6 +225,10 @@ class Engine:
     def answer_fd(self, slot: int, fd: int, *, close_on_exec: bool) -> int:
         return int(lib.slk_answer_fd(self._engine, slot, fd, close_on_exec))
 
+    def hand_over_fd(self, slot: int, fd: int, *, close_on_exec: bool) -> int:
+        """As answer_fd; the descriptor is closed, whatever is returned, before the program goes on."""
+        return int(lib.slk_hand_over_fd(self._engine, slot, fd, close_on_exec))
+
     def inject_fd(self, slot: int, fd: int) -> int:
         """Give the caller a duplicate, closed on exec. Its number there, or -errno. The call waits on."""
         return int(lib.slk_inject_fd(self._engine, slot, fd))
@@ -303,6 +307,10 @@ class Engine:
         number = self._trees
         self._trees += 1
         return lambda: lib.slk_engine_tree_moved(self._engine, number)
+
+    def ids_changed(self) -> None:
+        """A process of the program may have other rights than it started with: C does nothing on behalf any more."""
+        lib.slk_engine_ids_changed(self._engine)
 
     def set_umask(self, umask: int) -> None:
         """What the program starts with."""

@@ -107,6 +107,9 @@ ARGUMENTS: Final[dict[str, Conditions]] = {
             # PR_SET_DUMPABLE other than 1 blinds a supervisor that is not root. (An unsigned long.)
             _trap(Compare(0, 4), Compare(1, 1, ALL64, equal=False), rule="law.dumpable"),
             _trap(Compare(0, 22), rule="law.seccomp"),  # PR_SET_SECCOMP
+            # PR_CAPBSET_DROP, PR_SET_SECUREBITS: a root that has fewer capabilities after its next exec. Only noticed.
+            _trap(Compare(0, 24)),
+            _trap(Compare(0, 28)),
         ),
         otherwise_trapped=False,
     ),

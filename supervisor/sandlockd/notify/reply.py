@@ -39,10 +39,7 @@ def _send(engine: Engine, request: Request, answer: Settled, kill: Callable[[str
         case Value(value):
             return engine.answer_value(request.slot, value)
         case Fd(fd, close_on_exec):
-            try:
-                return engine.answer_fd(request.slot, fd, close_on_exec=close_on_exec)
-            finally:
-                os.close(fd)
+            return engine.hand_over_fd(request.slot, fd, close_on_exec=close_on_exec)
         case Write():
             return _write(engine, request, answer)
         case Restart():

@@ -8,11 +8,12 @@ is none. A rename is recognised by the record that copy-up leaves (`identity`).
 from __future__ import annotations
 
 import enum
+import errno
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from sandlockd.overlay.entries import Kind, Name
+from sandlockd.overlay.entries import FsError, Kind, Name
 from sandlockd.overlay.identity import Facts, Identity, Origin
 from sandlockd.overlay.marks import marks
 from sandlockd.overlay.view import View
@@ -74,6 +75,9 @@ class Inspector(Protocol):
 
     def content(self, path: bytes) -> str:
         """sha256 of a file in the upper, in hexadecimal."""
+
+    def keeps_owner(self, old: Facts) -> bool:
+        """Whether the copy of a lower object could have its owner and group."""
 
     def same_content(self, path: bytes, lower_path: bytes) -> bool:
         """Whether a file in the upper reads as one in the lower; asked only when their sizes are equal."""
@@ -148,11 +152,12 @@ class _Walk:
 
     def _directory(self, path: bytes, *, has_lower: bool, shows: bool) -> None:
         """One directory of the upper. shows: the lower directory at this path shows through it."""
+        names = list(self.view.upper.names(path))
         lower: dict[bytes, Name] = {}
         if has_lower:
-            rows = self.view.lower.names(path)
+            rows = self._lower_names(path, names, shows)
             lower = {row.name: row for row in rows if row.kind is not Kind.WHITEOUT}
-        for name, kind, _ in list(self.view.upper.names(path)):
+        for name, kind, _ in names:
             child = path + b"/" + name if path else name
             below = lower.pop(name, None)
             if kind is Kind.WHITEOUT:
@@ -163,6 +168,29 @@ class _Walk:
         if not shows:
             for name, row in lower.items():
                 self._lose(path + b"/" + name if path else name, row.kind)
+
+    def _lower_names(self, path: bytes, upper: Iterable[Name], shows: bool) -> Iterable[Name]:
+        """Those of a lower directory; where nobody may list it, those among them that the upper has too.
+
+        That is enough for what shows through: no other names of it can have gone. And where nobody may search it
+        either, there are none: the program saw none, and a commit finds out what is there.
+        """
+        try:
+            return list(self.view.lower.names(path))
+        except FsError as error:
+            if error.errno != errno.EACCES or not shows:
+                raise
+        found = []
+        for name, _, _ in upper:
+            try:
+                entry = self.view.lower.entry(path + b"/" + name if path else name)
+            except FsError as error:
+                if error.errno != errno.EACCES:
+                    raise
+                continue
+            if entry is not None:
+                found.append(Name(name, entry.kind, entry.inode))
+        return found
 
     def _compare(self, path: bytes, kind: Kind, lower: Kind | None, shows: bool) -> None:
         facts = self.look.upper(path)
@@ -190,7 +218,7 @@ class _Walk:
     def _compare_directory(self, path: bytes) -> None:
         facts, old = self.look.upper(path), self.look.lower(path)
         # Not the times: they change with every name in it, here and when the changes are committed.
-        if _owned(facts) != _owned(old):
+        if self._owned(facts, old) != _owned(old):
             self.changed[path] = Change(What.METADATA, path, facts, base=old.identity)
 
     def _compare_object(self, path: bytes, facts: Facts) -> None:
@@ -207,13 +235,20 @@ class _Walk:
             same = self.view.upper.target(path) == self.view.lower.target(path)
         # A new object under one of several lower names is no longer what the other names are.
         may_stay = same and (is_copy or old.links == 1)
-        if same and _owned(facts) == _owned(old) and facts.mtime_ns == old.mtime_ns:
+        owned = self._owned(facts, old) if is_copy else _owned(facts)
+        if same and owned == _owned(old) and facts.mtime_ns == old.mtime_ns:
             if may_stay:
                 return
             self.like_lower[path] = old
         in_place = may_stay and facts.kind is Kind.FILE
         what = What.METADATA if in_place else What.MODIFIED
         self.changed[path] = Change(what, path, facts, base=base)
+
+    def _owned(self, copy: Facts, old: Facts) -> tuple[int, int, int, str]:
+        """Of what was copied up: an owner that was lost with it is no change of the program's."""
+        if not self.look.keeps_owner(old):
+            copy = copy._replace(uid=old.uid, gid=old.gid, mode=copy.mode | old.mode & 0o6000)
+        return _owned(copy)
 
     def _base(self, old: Facts) -> Identity:
         """A lower object of which there is no record from the time when the program changed or removed it."""

@@ -86,10 +86,11 @@ def open_file(
         _check_change(found)
         return Opening(_making(found, Kind.FILE), in_upper=True, created=True)
     _check_open(found, visible.kind, write or truncate, create, exclusive, directory)
-    if visible.kind is not Kind.FILE or not (write or truncate):
-        # A FIFO is the lower one until it is changed: whoever reads it has it open.
+    # A FIFO is changed by whoever opens it: what is written to it would reach readers outside, and its times.
+    if visible.kind is not Kind.FIFO and (visible.kind is not Kind.FILE or not (write or truncate)):
         return Opening((), in_upper=found.lower is None, created=False)
-    _check_write(found)
+    if write or truncate:
+        _check_write(found)
     ups = CopyUps()
     ups.object(found, 0 if truncate else None)
     return Opening(tuple(ups.steps), in_upper=True, created=False)

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import assert_never
 
-from sandlockd.kernel import beneath
+from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.commit import DELETING, STAGED, Action, Conflict, Do, conflicts, matches
 from sandlockd.overlay.entries import Kind
@@ -171,7 +171,13 @@ class Forward:
             facts = action.facts
             if facts.kind is Kind.DIRECTORY:
                 facts = facts._replace(mode=facts.mode | self._run.open_mode)
-            self._run.lost |= make_like(seen, target, facts)
+            try:
+                self._run.lost |= make_like(seen, target, facts)
+            except PermissionError:
+                if os.geteuid() in (0, status.st_uid):
+                    raise
+                # Somebody else's: the copy was the program's, and this is not.
+                self._run.lost |= copying.LOST_OWNER
 
     def _move_away(self, action: Action) -> None:
         before = self._run.expected(action)

@@ -91,6 +91,16 @@ class Progress:
         self.new = {a.path: a for a in self.plan.actions if a.do in STAGED and a.do is not Do.LINK}
         self.lost = 0
         self.leftovers: list[Leftover] = []
+        # Of directories in which names change, as they are before that; a rerun does not know them.
+        self._times = self._times_of_places() if is_first else {}
+
+    def _times_of_places(self) -> dict[bytes, int]:
+        found = {}
+        for action in self.plan.actions:
+            facts = self.tree.now(action.path) if action.do is Do.SYNC else None
+            if facts is not None:
+                found[action.path] = facts.mtime_ns
+        return found
 
     def begin(self, action: Action) -> None:
         if action.number not in self.begun:
@@ -174,16 +184,30 @@ class Progress:
                 modes[action.path], times[action.path] = action.facts.mode, action.facts.mtime_ns
             elif former is not None:
                 modes[action.path], times[action.path] = former.mode, former.mtime_ns
-        for path in sorted(modes, reverse=True):
+        if self.journal.has_landed:
+            times = {**self._times_kept(), **times}
+        for path in sorted({*modes, *times}, reverse=True):
             with if_there(), self.tree.open(path) as opened:
                 status = os.fstat(opened.fd)
                 if not stat.S_ISDIR(status.st_mode):
+                    continue
+                if path not in modes:
+                    with contextlib.suppress(PermissionError):  # somebody else's: its time is now
+                        beneath.set_times(opened, status.st_atime_ns, times[path])
                     continue
                 if stat.S_IMODE(status.st_mode) | self.open_mode == modes[path] | self.open_mode:
                     # Else the setuid and setgid bits were not to be had.
                     beneath.set_owner_and_mode(opened, _KEEP, _KEEP, modes[path])
                 if path in times:
                     beneath.set_times(opened, status.st_atime_ns, times[path])
+
+    def _times_kept(self) -> dict[bytes, int]:
+        """When the names in a directory changed last: in the run, or outside of it. Not now, by our temporaries."""
+        found = {}
+        for path, before_ns in self._times.items():
+            with if_there(), beneath.open_below(self.storage.upper.fd, path, os.O_PATH) as seen:
+                found[path] = max(before_ns, os.fstat(seen.fd).st_mtime_ns)
+        return found
 
     def flush(self) -> None:
         """Names and what was changed in place."""

@@ -5,12 +5,13 @@ The disk is the truth; the index only spares asking it.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import assert_never
 
 from sandlockd.kernel import beneath, layers
 from sandlockd.kernel.layers import Layers
-from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.steps import (
     Clear,
     CopyTree,
@@ -66,20 +67,31 @@ class UpperIndex:
                 else:
                     self.layers.set(child, _KINDS.get(kind, layers.OTHER))
 
-    def _directory(self, path: bytes) -> None:
-        """Whether lower names show through it, and whether new ones get their mode from an ACL."""
-        flags = layers.MERGED if self._is_merged(path) else 0
+    def _directory(self, path: bytes, *, opaque: bool = False) -> None:
+        """Whether lower names show through it, and whether new ones get their mode from an ACL.
+
+        opaque: what is known of it, where we may not read the mark: nobody but root may, of a directory that its
+            owner has closed to himself.
+        """
+        flags = layers.MERGED if self._is_merged(path, opaque) else 0
         with beneath.open_below(self._upper.fd, path, _LOOK) as opened:
             if beneath.attribute(opened, _DEFAULT_ACL) is not None:
                 flags |= layers.ACL
         self.layers.set(path, layers.DIRECTORY, flags)
 
-    def _is_merged(self, path: bytes) -> bool:
-        entry = self._disk.entry(path)
-        if self._lower is None or entry is None or entry.opaque:
-            return False
-        if not path:
-            return True
+    def _is_merged(self, path: bytes, opaque: bool) -> bool:
+        try:
+            entry = self._disk.entry(path)
+            opaque = entry is None or entry.opaque
+        except FsError as error:
+            if error.errno != errno.EACCES:
+                raise
+        return not opaque and self.may_merge(path)
+
+    def may_merge(self, path: bytes) -> bool:
+        """Whether a directory here that is not opaque has something of the lower tree in it."""
+        if self._lower is None or not path:
+            return self._lower is not None
         above = path.rpartition(b"/")[0]
         if not self.layers.find(above)[1] & layers.MERGED:
             return False
@@ -88,8 +100,9 @@ class UpperIndex:
 
     def refresh(self, path: bytes) -> None:
         """The attributes of what is there may have changed."""
-        if self.layers.find(path)[0] == layers.DIRECTORY:
-            self._directory(path)
+        kind, flags = self.layers.find(path)
+        if kind == layers.DIRECTORY:
+            self._directory(path, opaque=not flags & layers.MERGED)
 
     def carried_out(self, step: Step) -> None:
         """A step has changed the upper."""
@@ -101,8 +114,8 @@ class UpperIndex:
                 self._new(path, kind)
             case MarkOpaque(path):
                 known.unmerge(path)
-            case Make(path, kind, _, _):
-                self._new(path, kind)
+            case Make(path, kind, _, opaque):
+                self._new(path, kind, opaque=opaque)
             case Link(source, path, _, _):
                 kind_number = layers.FILE if source is None else known.find(source)[0]
                 known.set(path, kind_number)
@@ -124,12 +137,12 @@ class UpperIndex:
             case _:
                 assert_never(step)
 
-    def _new(self, path: bytes, kind: Kind) -> None:
+    def _new(self, path: bytes, kind: Kind, *, opaque: bool = False) -> None:
         if kind is not Kind.DIRECTORY:
             self.layers.set(path, _KINDS.get(kind, layers.OTHER))
             return
         self.layers.set(path, layers.DIRECTORY)
-        self._directory(path)
+        self._directory(path, opaque=opaque)
 
     def close(self) -> None:
         self.layers.close()
@@ -138,11 +151,22 @@ class UpperIndex:
 class IndexedLayer(DirectoryLayer):
     """The upper layer: asks the disk only for what the index has."""
 
-    __slots__ = ("_index",)
+    __slots__ = ("_index", "_without_mark")
 
     def __init__(self, root: OwnedFd, index: UpperIndex, identity: Identity | None = None) -> None:
         super().__init__(root, with_opaque=True, identity=identity)
         self._index = index
+        self._without_mark = DirectoryLayer(root, identity=identity)
 
     def seen(self, path: bytes) -> Seen | None:
-        return super().seen(path) if self._index.layers.has(path) else None
+        if not self._index.layers.has(path):
+            return None
+        try:
+            return super().seen(path)
+        except FsError as error:
+            if error.errno != errno.EACCES:
+                raise
+        # Closed to its owner, who we are; or else there is no search permission on the way, which is found again.
+        seen = self._without_mark.seen(path)
+        merged = self._index.layers.find(path)[1] & layers.MERGED
+        return None if seen is None else seen._replace(is_opaque=not merged and self._index.may_merge(path))

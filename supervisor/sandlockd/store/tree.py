@@ -136,8 +136,11 @@ class Tree:
         """Was this lower object copied to what the upper has under this name? Who opened it before, holds it still."""
         if found.upper is None or found.upper.kind not in (Kind.FILE, Kind.DIRECTORY):
             return False
-        with self.open_copy(found.path) as copy:
-            record = beneath.attribute(copy, ORIGIN_ATTRIBUTE)
+        try:
+            with self.open_copy(found.path) as copy:
+                record = beneath.attribute(copy, ORIGIN_ATTRIBUTE)
+        except PermissionError:
+            return is_object(self._lower.entry(found.path), status)  # the program has closed it to itself
         origin = None if record is None else decode_origin(record)
         return origin is not None and origin.identity[1:3] == (status.st_dev, status.st_ino)
 
@@ -279,5 +282,5 @@ def is_object(entry: Entry | None, status: os.stat_result) -> bool:
     return entry is not None and (entry.device, entry.inode) == (status.st_dev, status.st_ino)
 
 
-def missing() -> OSError:
+def no_such_name() -> OSError:
     return OSError(errno.ENOENT, os.strerror(errno.ENOENT))

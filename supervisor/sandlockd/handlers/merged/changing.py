@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from functools import partial
 
 from sandlockd.handlers import lookup, metadata
@@ -71,6 +72,8 @@ def _of_descriptor(call: Call, opened: OwnedFd) -> Place | Elsewhere | OwnedFd:
     if any(found.path.startswith(tree.upper_path + b"/") for tree in call.caller.context.trees):
         return opened
     opened.close()
+    if stat.S_ISLNK(found.mode) and metadata.CALLS[call.name][0] is metadata.chmod:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     # Of the lower tree, and the program has removed or replaced it: nobody but who holds it could see a difference.
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

@@ -20,6 +20,7 @@ from sandlockd.overlay.entries import FsError, Kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer
+    from sandlockd.kernel.fds import OwnedFd
 
 _SIZE_MAX = 1 << 20  # of one answer; the program asks again
 
@@ -35,7 +36,12 @@ def list_directory(call: Call) -> Answer | Elsewhere:
             return _removed(call)
         if place.found.kind is not Kind.DIRECTORY:
             return Errno(errno.ENOTDIR)
-        inode = os.fstat(opened.fd).st_ino
+        return _list(call, opened, place)
+
+
+def _list(call: Call, opened: OwnedFd, place: Place) -> Answer:
+    caller = call.caller
+    inode = os.fstat(opened.fd).st_ino
     try:
         rows = listing.rows(place.found, inode=inode, parent_inode=_parent_inode(place))
         fd = call.int_arg(0)
@@ -43,7 +49,7 @@ def list_directory(call: Call) -> Answer | Elsewhere:
             caller.require_alive()
             offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
             if not listing.is_own(rows, offset):
-                offset = _after_kernel(place, offset)
+                offset = _after_kernel(opened, offset)
             taken = listing.take(rows, offset, min(call.arg(2) & 0xFFFFFFFF, _SIZE_MAX))
             encoded = listing.encode64(taken) if call.name == "getdents64" else listing.encode(taken)
             if taken:
@@ -53,10 +59,12 @@ def list_directory(call: Call) -> Answer | Elsewhere:
     return Write(call.arg(1), encoded, len(encoded)) if encoded else Value(0)
 
 
-def _after_kernel(place: Place, offset: int) -> int:
-    """The kernel has begun to list the lower directory, when there was nothing but that: where it would go on."""
-    lower = place.tree.storage.workdir.fd
-    with beneath.open_below(lower, place.found.path, os.O_RDONLY | os.O_DIRECTORY) as opened:
+def _after_kernel(directory: OwnedFd, offset: int) -> int:
+    """The kernel has begun to list the lower directory, when there was nothing but that: where it would go on.
+
+    directory: that one; by now it may have another name, or none.
+    """
+    with acts.reopen(directory, os.O_RDONLY | os.O_DIRECTORY) as opened:
         count = sum(1 for _ in beneath.rows(opened))
         os.lseek(opened.fd, offset, os.SEEK_SET)
         left = sum(1 for _ in beneath.rows(opened))

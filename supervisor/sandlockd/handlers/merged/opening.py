@@ -116,13 +116,14 @@ def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:
     if refusal is not None:
         return refusal
 
+    access = found.view.access
+    try:
+        if access is not None:
+            access.change(found)
+    except FsError as error:
+        return Errno(error.errno)
+
     def finish(_: OwnedFd | None) -> Answer:
-        access = found.view.access
-        try:
-            if access is not None:
-                access.change(found)
-        except FsError as error:
-            return Errno(error.errno)
         with beneath.open_below(
             place.tree.storage.upper.fd, found.path, os.O_RDONLY | os.O_DIRECTORY
         ) as parent:

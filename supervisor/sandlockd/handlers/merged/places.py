@@ -20,7 +20,7 @@ from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, Scope, entrance, walk
 from sandlockd.overlay.view import Found, Last
-from sandlockd.store.tree import is_object, kernel_error, missing
+from sandlockd.store.tree import is_object, kernel_error, no_such_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal, *, resolve: int
         Gone.
     """
     if not text:
-        raise missing()
+        raise no_such_name()
     if len(text) >= _PATH_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     try:
@@ -139,8 +139,11 @@ class _Resolving:
             return self._absolute(text if asked is None else asked)
         return self._from(procfs.directory_of(self.caller.tid, dirfd), text)
 
-    def _from(self, link: bytes, text: bytes) -> Place | Elsewhere:
-        """From the directory that a magic link of the caller's leads to; or that object itself, where text is b""."""
+    def _from(self, link: bytes, text: bytes, *, missing: int = errno.EBADF) -> Place | Elsewhere:
+        """From the directory that a magic link of the caller's leads to; or that object itself, where text is b"".
+
+        missing: the errno where there is no such link.
+        """
         try:
             with self.caller.context.files.jump(link) as base:
                 self.caller.require_alive()
@@ -148,7 +151,7 @@ class _Resolving:
                 status = os.fstat(base.fd)
         except FileNotFoundError:
             self.caller.require_alive()
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+            raise OSError(missing, os.strerror(missing)) from None
         if not found.path.startswith(b"/") or found.proc:
             return _AS_WRITTEN
         place = _named(self.caller, found, status)
@@ -161,7 +164,7 @@ class _Resolving:
         if not stat.S_ISDIR(status.st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if place is None:
-            raise missing()  # in a directory that was removed
+            raise no_such_name()  # in a directory that was removed
         return self._walk(place.side.view, place.found, text)
 
     def _absolute(self, path: bytes, *, is_base: bool = False) -> Place | Elsewhere:
@@ -174,7 +177,7 @@ class _Resolving:
             link, rest = magic[1], magic[2] or b""
             if link.endswith(b"/root"):
                 return self._absolute(rest or b"/")
-            return self._from(link, rest.lstrip(b"/") or (b"." if rest else b""))
+            return self._from(link, rest.lstrip(b"/") or (b"." if rest else b""), missing=errno.ENOENT)
         entered = self._enter(path)
         if entered is not None:
             view, inside = entered
@@ -249,6 +252,8 @@ class _Resolving:
                     at = b"" if target.startswith(b"/") else at
                     continue
                 at = child
+            if _MAGIC.fullmatch(at):  # by way of `..`
+                return self._absolute(at + b"/" + b"/".join(todo[::-1]) if todo or slash else at)
             tree = next((tree for tree in self.trees if tree.root == at), None)
             if tree is not None:
                 rest = b"/".join(todo[::-1]) or b"."

@@ -171,6 +171,7 @@ def identity_for_access(call: Call) -> Identity | None:
 # ---- links, and where we are
 
 
+_DELETED = b" (deleted)"
 _MAGIC_LINK = re.compile(rb"/proc/(\d+)/(?:task/\d+/)?(?:cwd|exe|root|fd/\d+|map_files/[^/]+)")
 
 
@@ -206,11 +207,29 @@ def _read_magic_link(call: Call, position: int, size: int, place: Elsewhere) -> 
     except OSError:
         return place
     caller.require_alive()
+    told = _virtual_target(call, written.shown, target)
+    if told == target:
+        return place
+    return Write(call.arg(position + 1), told[:size], min(len(told), size))
+
+
+def _virtual_target(call: Call, link: bytes, target: bytes) -> bytes:
+    """As the kernel would tell it of a plain directory."""
+    caller = call.caller
     for tree in caller.context.trees:
         virtual = tree.virtual_path(target)
-        if virtual is not None and virtual != target:
-            return Write(call.arg(position + 1), virtual[:size], min(len(virtual), size))
-    return place
+        if virtual is None:
+            continue
+        if virtual.endswith(_DELETED):
+            return virtual
+        try:
+            with caller.context.files.jump(link) as opened:
+                caller.require_alive()
+                gone = of_descriptor(caller, opened) is None
+        except OSError:
+            return virtual
+        return virtual + _DELETED if gone else virtual
+    return target
 
 
 def get_directory(call: Call) -> Handled:
