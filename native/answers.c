@@ -167,12 +167,10 @@ static int inject_now(const struct slk_engine *engine, const struct slk_slot *sl
 	return number < 0 ? -errno : number;
 }
 
-/* Several callers at once are left to spread over the CPUs, as their answers leave them (engine.c, drain). */
 static int inject(const struct slk_engine *engine, const struct slk_slot *slot, int32_t fd, int32_t close_on_exec)
 {
 	struct slk_confined confined;
-	int is_confined = engine->sync_now && slk_now_ns() >= engine->unconfined_until_ns &&
-			  slk_confine(slot->tid, &confined);
+	int is_confined = slk_may_confine(engine) && slk_confine(slot->tid, &confined);
 	int number = inject_now(engine, slot, fd, close_on_exec);
 
 	if (is_confined)

@@ -11,8 +11,8 @@
  * on finding the arguments in their registers afterwards, and the injected descriptor is to be closed, or a shell would
  * have one more with each cd. Signals are blocked for that long, and stay pending; else a handler could run in between.
  *
- * Who does it: this thread of ours, which takes some 10 us. A process has one tracer at most, and one with timers has
- * init (tracer.c): then init does, told by an order. If we die in between, the kernel detaches what we have seized and
+ * Who does it: this thread of ours, with no third process in between. A process has one tracer at most, and one with
+ * timers has init (tracer.c): then init does, told by an order. If we die in between, the kernel detaches what we have seized and
  * lets it go on: it waits for its answer still, or makes the old call again, which asks again. (Or it has made the new
  * one, and goes on with its signals blocked.)
  *
@@ -378,7 +378,8 @@ static int await_stop(pid_t tid, uint64_t end_ns, int options, int *ret_status)
  * 0: it is over; -EINPROGRESS; -ENOENT: the thread has ended; -ESTALE: it was not in that call. When it was killed in a
  * stop there is nothing to detach, but its end is to be taken, or nobody else ever hears of it.
  */
-static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns, int options)
+static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns, int options,
+		      const struct slk_confined *confined)
 {
 	for (;;) {
 		int status, request;
@@ -392,16 +393,19 @@ static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewri
 			ptrace((enum __ptrace_request)request, rewrite->tid, 0, number); /* or it is killed by now */
 			if (request == PTRACE_LISTEN)
 				return -EINPROGRESS; /* for long, maybe */
-		} else if (ptrace(PTRACE_DETACH, rewrite->tid, 0, number) == 0) {
-			return rewrite->phase == STOPPING ? -ESTALE : 0;
+			continue;
 		}
+		if (confined)
+			slk_release(confined); /* before a line of the program runs */
+		if (ptrace(PTRACE_DETACH, rewrite->tid, 0, number) == 0)
+			return rewrite->phase == STOPPING ? -ESTALE : 0;
 	}
 }
 
 int slk_rewrites_finish(struct slk_engine *engine)
 {
 	for (uint32_t at = engine->unfinished_count; at-- > 0;)
-		if (finish_one(engine, &engine->unfinished[at], 0, WNOHANG) != -EINPROGRESS)
+		if (finish_one(engine, &engine->unfinished[at], 0, WNOHANG, NULL) != -EINPROGRESS)
 			engine->unfinished[at] = engine->unfinished[--engine->unfinished_count];
 	return engine->unfinished_count != 0;
 }
@@ -472,6 +476,19 @@ static int hold(const struct slk_engine *engine, const struct slk_slot *slot, co
 	return result;
 }
 
+/* A stop and a going on wake one of us each, four times where the call returns: on one CPU, where that is to be had. */
+static int finish_now(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns)
+{
+	struct slk_confined confined;
+	int is_confined = rewrite->call.end != SLK_RESTART_LEAVE && slk_may_confine(engine) &&
+			  slk_confine(rewrite->tid, &confined);
+	int result = finish_one(engine, rewrite, end_ns, 0, is_confined ? &confined : NULL);
+
+	if (is_confined && result != 0)
+		slk_release(&confined);
+	return result;
+}
+
 static int restart_by_us(struct slk_engine *engine, uint32_t index, struct slk_rewrite *rewrite,
 			 const struct patience *patience)
 {
@@ -485,7 +502,7 @@ static int restart_by_us(struct slk_engine *engine, uint32_t index, struct slk_r
 	/* That number to one that will not stop would reach the program. */
 	sent = slk_answer(engine, index, 0, held == 0 ? -SLK_ERESTARTNOINTR : -EIO, 0);
 	/* Withdrawn meanwhile (ENOENT), it stops all the same, and its registers say whether it is in that call still. */
-	finished = waits ? finish_one(engine, rewrite, patience->end_ns, 0) : -EINPROGRESS;
+	finished = waits ? finish_now(engine, rewrite, patience->end_ns) : -EINPROGRESS;
 	if (finished == -EINPROGRESS) {
 		engine->unfinished[engine->unfinished_count++] = *rewrite;
 		finished = 0;

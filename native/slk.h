@@ -288,6 +288,8 @@ struct slk_confined {
 	cpu_set_t own;
 };
 
+/* Not where several callers are to spread over the CPUs (engine.c, drain), nor where masks are being set. */
+int slk_may_confine(const struct slk_engine *engine);
 /* Confine a waiting thread to this CPU; 0 where that makes no difference, or is not to be had. */
 int slk_confine(int32_t tid, struct slk_confined *ret_confined);
 void slk_release(const struct slk_confined *confined);

@@ -256,9 +256,13 @@ static void check_place(const struct shared *shared)
 static int changes_directory(struct shared *shared)
 {
 	int before = open_descriptors();
+	cpu_set_t own, now;
 
+	CHECK_EQUAL(0, sched_getaffinity(0, sizeof(own), &own));
 	for (int i = 0; i < shared->times; i++) {
 		CHECK_EQUAL(0, syscall(SYS_chdir, "virtual"));
+		CHECK_EQUAL(0, sched_getaffinity(0, sizeof(now), &now));
+		CHECK(CPU_EQUAL(&own, &now)); /* affinity.c's is gone before it goes on */
 		check_place(shared);
 	}
 	CHECK_EQUAL(before, open_descriptors());
