@@ -181,11 +181,28 @@ def chmod(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     return Value(0)
 
 
-def _chown(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
+def chown(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     first = _after_object(caller)
     uid, gid = _arg(caller, first) & 0xFFFFFFFF, _arg(caller, first + 1) & 0xFFFFFFFF
     caller.act(acts.set_owner, opened, uid, gid)
     return Value(0)
+
+
+def keeps_owners(caller: Caller) -> bool:
+    """A chown that asks for nothing."""
+    first = _after_object(caller)
+    return _arg(caller, first) & _arg(caller, first + 1) & 0xFFFFFFFF == 0xFFFFFFFF
+
+
+def sets_now(caller: Caller, name: str) -> bool:
+    """Whether a call sets both times to now: who may write may do that (utimensat(2), Permissions requirements)."""
+    if name == "utimensat":
+        address = _arg(caller, 2)
+        if not address:
+            return True
+        _, accessed, _, modified = struct.unpack("=qqqq", _read(caller, address, 32))
+        return bool(accessed == modified == _UTIME_NOW)
+    return name in ("utime", "utimes", "futimesat") and not _arg(caller, 2 if name == "futimesat" else 1)
 
 
 def _set_times(caller: Caller, opened: OwnedFd, times: tuple[int, int, int, int]) -> Answer:
@@ -297,10 +314,10 @@ CALLS: dict[str, tuple[Act, Want, bool]] = {
     "fchmod": (chmod, _META, True),
     "fchmodat": (chmod, _META, False),
     "fchmodat2": (chmod, _META, False),
-    "chown": (_chown, _META, False),
-    "lchown": (_chown, _META, False),
-    "fchown": (_chown, _META, True),
-    "fchownat": (_chown, _META, False),
+    "chown": (chown, _META, False),
+    "lchown": (chown, _META, False),
+    "fchown": (chown, _META, True),
+    "fchownat": (chown, _META, False),
     "utime": (_utime, _META, False),
     "utimes": (_utimes, _META, False),
     "futimesat": (_utimes, _META, False),

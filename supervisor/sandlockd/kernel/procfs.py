@@ -131,6 +131,15 @@ def file_size_limit(tid: int) -> int:
     return (1 << 64) - 1 if soft == resource.RLIM_INFINITY else soft
 
 
+def protects_hard_links() -> bool:
+    """Whether nobody links what he may not write (proc(5), protected_hardlinks)."""
+    try:
+        with open("/proc/sys/fs/protected_hardlinks", "rb") as file:
+            return file.read().strip() != b"0"
+    except OSError:
+        return True
+
+
 def directory_of(tid: int, dirfd: int) -> bytes:
     """The magic link that stands for a dirfd argument of that thread."""
     if dirfd == -100:  # AT_FDCWD

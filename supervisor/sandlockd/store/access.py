@@ -16,10 +16,6 @@ from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.view import Found
 from sandlockd.store.layer import DirectoryLayer
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sandlockd.kernel.beneath import Seen
-
 _CAP_FOWNER = 1 << 3
 
 
@@ -54,24 +50,20 @@ class DiskAccess:
         if parent is None:
             return
         self.change(parent)
-        above = self._owned(parent)
+        above = self._layer(parent).seen(parent.path)
         if above is None or not above.mode & stat.S_ISVTX or self._is_owner_of_all:
             return
-        seen = self._owned(victim)
+        seen = self._layer(victim).seen(victim.path)
         # __check_sticky of fs/namei.c.
         if self._fsuid not in (above.uid, above.uid if seen is None else seen.uid):
             raise FsError(errno.EPERM)
 
-    def _owned(self, found: Found) -> Seen | None:
-        """Who owns it: of a copy that an ordinary user had to make his own, he who owns the original."""
-        seen = self._layer(found).seen(found.path)
-        if seen is None or self._lower is None or os.geteuid() == 0 or found.upper is None:
-            return seen
-        original = self._lower.seen(found.path) if found.lower is not None else None
-        return seen if original is None else seen._replace(uid=original.uid)
-
     def _layer(self, found: Found) -> DirectoryLayer:
+        """Whose object tells who may: the original where an ordinary user had to make the copy his own."""
         is_upper = found.upper is not None and found.upper.kind is not Kind.WHITEOUT
+        if is_upper and found.lower is not None and self._lower is not None and os.geteuid() != 0:
+            original = self._lower.seen(found.path)
+            is_upper = original is None or original.uid == os.geteuid()
         layer = self._upper if is_upper else self._lower
         assert layer is not None
         return layer

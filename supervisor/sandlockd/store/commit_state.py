@@ -191,11 +191,10 @@ class Progress:
                 status = os.fstat(opened.fd)
                 if not stat.S_ISDIR(status.st_mode):
                     continue
-                if path not in modes:
-                    with contextlib.suppress(PermissionError):  # somebody else's: its time is now
-                        beneath.set_times(opened, status.st_atime_ns, times[path])
-                    continue
-                if stat.S_IMODE(status.st_mode) | self.open_mode == modes[path] | self.open_mode:
+                if os.geteuid() not in (0, status.st_uid):
+                    continue  # somebody else's: only he sets its mode and times
+                mode = stat.S_IMODE(status.st_mode) | self.open_mode
+                if path in modes and mode == modes[path] | self.open_mode:
                     # Else the setuid and setgid bits were not to be had.
                     beneath.set_owner_and_mode(opened, _KEEP, _KEEP, modes[path])
                 if path in times:

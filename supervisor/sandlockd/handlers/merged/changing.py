@@ -14,7 +14,7 @@ from sandlockd.handlers import lookup, metadata
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
-from sandlockd.kernel import acts, memory
+from sandlockd.kernel import acts, beneath, memory
 from sandlockd.kernel.paths import AT_FDCWD, describe
 from sandlockd.kernel.syscalls import Follow
 from sandlockd.overlay import plans
@@ -99,6 +99,8 @@ def handle(call: Call) -> Handled:
     if refusal is not None:
         return refusal
     place = target
+    if not _is_for_who_asks(call, place):
+        return Errno(errno.EPERM)
 
     def finish(_: OwnedFd | None) -> Answer:
         with place.tree.open_copy(place.found.path) as opened:
@@ -106,6 +108,26 @@ def handle(call: Call) -> Handled:
             return act(call.caller, opened, found)
 
     return change(call, place, partial(plans.change_metadata, place.found), finish)
+
+
+def _is_for_who_asks(call: Call, place: Place) -> bool:
+    """Whether the kernel would let the caller change somebody else's object: its copy will be ours. Raises OSError.
+
+    Where we are root, the copy has its owner, and the kernel is asked when it is changed.
+    """
+    if os.geteuid() == 0 or place.found.lower is None or call.name == "inotify_add_watch":
+        return True
+    with beneath.open_below(place.tree.storage.workdir.fd, place.found.path, os.O_PATH) as original:
+        if os.fstat(original.fd).st_uid == os.geteuid():
+            return True
+        if metadata.CALLS[call.name][0] is metadata.chown and metadata.keeps_owners(call.caller):
+            return True
+        is_for_writers = metadata.sets_now(call.caller, call.name)
+        if "xattr" in call.name:
+            is_for_writers = metadata.attribute_name(call.caller).startswith(b"user.")
+        if is_for_writers and not call.caller.act(beneath.may_access, original, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return is_for_writers
 
 
 def _chmod(caller: Caller, opened: OwnedFd, _: object) -> Answer:

@@ -12,7 +12,7 @@ from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value
 from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
-from sandlockd.kernel import acts, memory, procfs
+from sandlockd.kernel import acts, beneath, memory, procfs
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.lookup import Goal
@@ -229,7 +229,23 @@ def link(call: Call) -> Handled:
         refusal = denied(call, place, want, target=new.path)
         if refusal is not None:
             return refusal
+    if not _may_link(call, old):
+        return Errno(errno.EPERM)
     return change(call, new, partial(plans.link, old.found, new.found), _done, call.making(0))
+
+
+def _may_link(call: Call, old: Place) -> bool:
+    """may_linkat of fs/namei.c, of somebody else's object whose copy will be ours."""
+    if os.geteuid() == 0 or old.found.lower is None or not procfs.protects_hard_links():
+        return True
+    with beneath.open_below(old.tree.storage.workdir.fd, old.found.path, os.O_PATH) as original:
+        status = os.fstat(original.fd)
+        if status.st_uid == os.geteuid():
+            return True
+        lends = status.st_mode & stat.S_ISUID or status.st_mode & 0o2010 == 0o2010
+        if lends or not stat.S_ISREG(status.st_mode):
+            return False
+        return bool(call.caller.act(beneath.may_access, original, os.R_OK | os.W_OK))
 
 
 def _descriptor(call: Call, text: bytes, flags: int) -> int | None:

@@ -85,10 +85,18 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
             return openings.reopen(call.caller, opened, how, describe(opened.fd))
 
     making = None
+    if opening.steps and not opening.created and not _may_open(call, place, how):
+        return Errno(errno.EACCES)  # before it is truncated, not after
     if opening.created:
         flags = how.flags & ~(_FINDING | os.O_TRUNC)
         making = call.making(how.mode, open_flags=flags)
     return change(call, place, lambda: opening.steps, finish, making)
+
+
+def _may_open(call: Call, place: Place, how: How) -> bool:
+    mode = (os.R_OK if Want.READ in how.want else 0) | (os.W_OK if Want.WRITE in how.want else 0)
+    with place.tree.open_described(place.found) as opened, acting_as(call.caller.identity):
+        return beneath.may_access(opened, mode)
 
 
 def _open_path(call: Call, place: Place, how: How) -> Answer:

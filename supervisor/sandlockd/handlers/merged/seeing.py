@@ -26,6 +26,7 @@ from sandlockd.store.tree import kernel_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.handlers.context import Caller
     from sandlockd.kernel.fds import OwnedFd
 
     Handled = Answer | Later | Elsewhere
@@ -193,14 +194,14 @@ def read_link(call: Call) -> Handled:
 
 
 def _read_magic_link(call: Call, position: int, size: int, place: Elsewhere) -> Handled:
-    """Of the caller's own process: where the upper directory lies is nobody's business."""
+    """Of a process of the sandbox: where the upper directory lies is nobody's business."""
     caller = call.caller
     try:
         written = lookup.place_of(caller, place.text or call.text(), lookup.dirfd_of(caller))
     except OSError:
         return place
     match = _MAGIC_LINK.fullmatch(written.shown)
-    if match is None or int(match[1]) != caller.tgid:
+    if match is None or not _is_ours(caller, int(match[1])):
         return place
     try:
         target = os.readlink(written.shown)
@@ -211,6 +212,11 @@ def _read_magic_link(call: Call, position: int, size: int, place: Elsewhere) -> 
     if told == target:
         return place
     return Write(call.arg(position + 1), told[:size], min(len(told), size))
+
+
+def _is_ours(caller: Caller, pid: int) -> bool:
+    index = caller.context.index
+    return pid == caller.tgid or (index is not None and index.key_for(pid) is not None)
 
 
 def _virtual_target(call: Call, link: bytes, target: bytes) -> bytes:
