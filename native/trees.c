@@ -272,6 +272,21 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 /* Nothing of the upper is under this name: does the kernel find in the lower tree what the program is to see? */
 enum look { LOOK, LOOK_OPEN, LOOK_STAT };
 
+/* The kernel looks in the lower tree, where the directories above may have other modes than those of the upper. */
+static int may_search_above(const struct slk_tree *tree, const struct slk_walk *walk, const struct slk_layered *found)
+{
+	uint32_t depth = found->is_whole ? found->depth - 1 : found->depth;
+	char above[SLK_PATH_MAX] = ".";
+
+	if (depth > tree->root_components) {
+		uint32_t start = tree->root_length + 1, length = walk->ends[depth - 1] - start;
+
+		memcpy(above, walk->text + start, length);
+		above[length] = '\0';
+	}
+	return depth < tree->root_components || syscall(SYS_faccessat, tree->upper_fd, above, X_OK) == 0;
+}
+
 static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
 		      enum look look)
 {
@@ -322,6 +337,8 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		return PYTHON;
 	if (from_upper)
 		return PYTHON;
+	if (!may_search_above(tree, walk, found))
+		return PYTHON;
 	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), LOOK_OPEN);
 }
 
@@ -347,7 +364,9 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 	}
 	if (found->is_whole || found->kind != SLK_LAYER_DIRECTORY || from_upper)
 		return PYTHON;
-	return found->flags & SLK_LAYER_MERGED ? lower_only(engine, tree, walk, follow, stats ? LOOK_STAT : LOOK) : PYTHON;
+	if (!(found->flags & SLK_LAYER_MERGED) || !may_search_above(tree, walk, found))
+		return PYTHON;
+	return lower_only(engine, tree, walk, follow, stats ? LOOK_STAT : LOOK);
 }
 
 /* Removed, or never there: below what shows nothing of the lower tree. */
@@ -379,7 +398,7 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	if (is_gone(&found) && only_looks(engine, request))
-		return slk_answer_call(engine, request, 0, ENOENT);
+		return slk_answer_call(engine, request, 0, may_search_above(tree, walk, &found) ? ENOENT : EACCES);
 	switch (row->act) {
 	case SLK_ACT_OPEN:
 		return open_in_tree(engine, request, tree, walk, &found, from_upper);

@@ -35,8 +35,10 @@ class DiskAccess:
         self._is_owner_of_all = owner_of_all
 
     def search(self, directory: Found) -> None:
-        """In the upper the kernel asks when it looks up below it."""
-        if self._identity is not None and directory.upper is None:
+        """Of the lower tree alone the kernel asks us, where we are the caller; of the upper it is not asked for names
+        that are only in the lower.
+        """
+        if self._identity is not None or directory.upper is not None:
             self._require(directory, os.X_OK)
 
     def change(self, directory: Found) -> None:

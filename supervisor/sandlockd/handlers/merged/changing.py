@@ -118,13 +118,15 @@ def _is_for_who_asks(call: Call, place: Place) -> bool:
     if os.geteuid() == 0 or place.found.lower is None or call.name == "inotify_add_watch":
         return True
     with beneath.open_below(place.tree.storage.workdir.fd, place.found.path, os.O_PATH) as original:
-        if os.fstat(original.fd).st_uid == os.geteuid():
+        status = os.fstat(original.fd)
+        if status.st_uid == os.geteuid():
             return True
         if metadata.CALLS[call.name][0] is metadata.chown and metadata.keeps_owners(call.caller):
             return True
         is_for_writers = metadata.sets_now(call.caller, call.name)
         if "xattr" in call.name:
-            is_for_writers = metadata.attribute_name(call.caller).startswith(b"user.")
+            is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+            is_for_writers = metadata.attribute_name(call.caller).startswith(b"user.") and not is_sticky
         if is_for_writers and not call.caller.act(beneath.may_access, original, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return is_for_writers

@@ -26,7 +26,6 @@ from sandlockd.store.tree import kernel_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Later
-    from sandlockd.handlers.context import Caller
     from sandlockd.kernel.fds import OwnedFd
 
     Handled = Answer | Later | Elsewhere
@@ -173,7 +172,7 @@ def identity_for_access(call: Call) -> Identity | None:
 
 
 _DELETED = b" (deleted)"
-_MAGIC_LINK = re.compile(rb"/proc/(\d+)/(?:task/\d+/)?(?:cwd|exe|root|fd/\d+|map_files/[^/]+)")
+_MAGIC_LINK = re.compile(rb"/proc/\d+/(?:task/\d+/)?(?:cwd|exe|root|fd/\d+|map_files/[^/]+)")
 
 
 def read_link(call: Call) -> Handled:
@@ -194,14 +193,13 @@ def read_link(call: Call) -> Handled:
 
 
 def _read_magic_link(call: Call, position: int, size: int, place: Elsewhere) -> Handled:
-    """Of a process of the sandbox: where the upper directory lies is nobody's business."""
+    """Where the upper directory lies is nobody's business. Who runs or has open what is in it is of this sandbox."""
     caller = call.caller
     try:
         written = lookup.place_of(caller, place.text or call.text(), lookup.dirfd_of(caller))
     except OSError:
         return place
-    match = _MAGIC_LINK.fullmatch(written.shown)
-    if match is None or not _is_ours(caller, int(match[1])):
+    if not _MAGIC_LINK.fullmatch(written.shown):
         return place
     try:
         target = os.readlink(written.shown)
@@ -212,11 +210,6 @@ def _read_magic_link(call: Call, position: int, size: int, place: Elsewhere) -> 
     if told == target:
         return place
     return Write(call.arg(position + 1), told[:size], min(len(told), size))
-
-
-def _is_ours(caller: Caller, pid: int) -> bool:
-    index = caller.context.index
-    return pid == caller.tgid or (index is not None and index.key_for(pid) is not None)
 
 
 def _virtual_target(call: Call, link: bytes, target: bytes) -> bytes:
