@@ -14,7 +14,7 @@ from sandlockd.kernel import beneath, flushing
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.commit import STAGED, Action, Conflict, Do, Temporaries
 from sandlockd.overlay.entries import Kind
-from sandlockd.overlay.identity import Facts, Identity
+from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Facts, Identity, decode_origin
 from sandlockd.overlay.journal import Journal
 from sandlockd.store.inspector import Unlocked
 from sandlockd.store.journal_file import JournalFile
@@ -96,11 +96,22 @@ class Progress:
 
     def _times_of_places(self) -> dict[bytes, int]:
         found = {}
-        for action in self.plan.actions:
-            facts = self.tree.now(action.path) if action.do is Do.SYNC else None
-            if facts is not None:
-                found[action.path] = facts.mtime_ns
+        places = {action.path for action in self.plan.actions if action.do is Do.SYNC}
+        if self.plan.is_whole:
+            places.update(self._upper_directories(b""))
+        for path in places:
+            facts = self.tree.now(path)
+            if facts is not None and facts.kind is Kind.DIRECTORY:
+                found[path] = facts.mtime_ns
         return found
+
+    def _upper_directories(self, path: bytes) -> Iterator[bytes]:
+        yield path
+        with beneath.open_below(self.storage.upper.fd, path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+            rows = list(beneath.rows(directory))
+        for name, kind, _ in rows:
+            if kind == stat.S_IFDIR:
+                yield from self._upper_directories(path + b"/" + name if path else name)
 
     def begin(self, action: Action) -> None:
         if action.number not in self.begun:
@@ -201,11 +212,15 @@ class Progress:
                     beneath.set_times(opened, status.st_atime_ns, times[path])
 
     def _times_kept(self) -> dict[bytes, int]:
-        """When the names in a directory changed last: in the run, or outside of it. Not now, by our temporaries."""
+        """Those of the run, where nobody else changed a directory meanwhile. Not now, by our temporaries."""
         found = {}
         for path, before_ns in self._times.items():
             with if_there(), beneath.open_below(self.storage.upper.fd, path, os.O_PATH) as seen:
                 found[path] = max(before_ns, os.fstat(seen.fd).st_mtime_ns)
+                record = beneath.attribute(seen, ORIGIN_ATTRIBUTE)
+                origin = None if record is None else decode_origin(record)
+                if origin is not None and origin.identity.mtime_ns == before_ns:
+                    found[path] = os.fstat(seen.fd).st_mtime_ns
         return found
 
     def flush(self) -> None:

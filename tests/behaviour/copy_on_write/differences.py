@@ -39,11 +39,6 @@ GRANTED_DIFFERS: Differences = {
     "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
         "ordinary executing-without_permission_to_read",
     ),
-    "wrong: two times of UTIME_OMIT change nothing and ask for nothing, not even for the path": (
-        "times-utimensat_omitted_everywhere",
-    ),
-    "wrong: no path and no descriptor is EFAULT, and changed the working directory": ("times-by_descriptor",),
-    "wrong: with IN_DONT_FOLLOW something else is watched": ("watching-what_may_be_watched",),
 }
 
 # With index=on and redirect_dir=on, as of Linux 6.18. What is not here, even the kernel's overlayfs does as bare.
