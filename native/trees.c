@@ -275,7 +275,7 @@ enum look { LOOK, LOOK_OPEN, LOOK_STAT };
 /* The kernel looks in the lower tree, where the directories above may have other modes than those of the upper. */
 static int may_search_above(const struct slk_tree *tree, const struct slk_walk *walk, const struct slk_layered *found)
 {
-	uint32_t depth = found->is_whole ? found->depth - 1 : found->depth;
+	uint32_t depth = found->is_whole || found->kind != SLK_LAYER_DIRECTORY ? found->depth - 1 : found->depth;
 	char above[SLK_PATH_MAX] = ".";
 
 	if (depth > tree->root_components) {

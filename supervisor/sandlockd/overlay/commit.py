@@ -63,14 +63,12 @@ class CommitPlan(NamedTuple):
 
     tag: tells the temporary names of this commit from those of any other, and from the user's own.
     root: st_dev and st_ino of the tree.
-    is_whole: everything is committed; then the times of all directories are, too.
     """
 
     digest: str
     actions: tuple[Action, ...]
     tag: str = "0"
     root: tuple[int, int] = (0, 0)
-    is_whole: bool = False
 
 
 class Temporaries:
@@ -129,8 +127,7 @@ def plan_commit(
     wanted = [row for row in choose(changes, chosen) if row.path not in without]
     parents = _parents(changes, wanted)
     _check_sources(changes, wanted)
-    actions = _numbered(_ordered(changes, wanted, parents))
-    return CommitPlan(approved, actions, tag, is_whole=chosen is None and not without)
+    return CommitPlan(approved, _numbered(_ordered(changes, wanted, parents)), tag)
 
 
 def _is_at_or_below(path: bytes, top: bytes) -> bool:

@@ -32,6 +32,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from sandlockd.overlay.commit import CommitPlan
+
 # How the whole tree is named.
 _ALL = (b"", b".")
 
@@ -172,11 +174,15 @@ class Review:
             if force:
                 plan = forced(plan, force, real_tree_of(self.storage).now)
             done = tuple(row.change for row in self.chosen(paths) if row.change.path not in left_out)
-            outcome = self._carried_out(lambda: committer.commit(self.storage, self._unlocked, plan))
+            outcome = self._carried_out(lambda: self._commit_plan(plan, paths))
         except Refused as refused:
             raise NotCommitted([_told(refused)]) from None
         self.look()
         return self._finished(done, _notes(outcome))
+
+    def _commit_plan(self, plan: CommitPlan, paths: Collection[bytes] | None) -> Outcome:
+        tops = _tops(paths)
+        return committer.commit(self.storage, self._unlocked, plan, tops=(b"",) if tops is None else tops)
 
     def _go_on(self, force: Collection[bytes]) -> tuple[str, ...]:
         outcome = self._carried_out(lambda: committer.go_on(self.storage, self._unlocked, force=force))

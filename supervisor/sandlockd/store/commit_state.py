@@ -63,6 +63,7 @@ class Outcome(NamedTuple):
 class Progress:
     """is_first: nothing of it was done by a process before us.
 
+    tops: the directories at and below these get their times, too, whether there is a change in them or not.
     force: paths that are overwritten or removed in a rerun, whatever they have become.
     """
 
@@ -75,6 +76,7 @@ class Progress:
         *,
         is_first: bool,
         force: Collection[bytes] = (),
+        tops: Collection[bytes] = (),
     ) -> None:
         self.storage = storage
         self.unlocked = unlocked
@@ -92,13 +94,14 @@ class Progress:
         self.lost = 0
         self.leftovers: list[Leftover] = []
         # Of directories in which names change, as they are before that; a rerun does not know them.
-        self._times = self._times_of_places() if is_first else {}
+        self._times = self._times_of_places(tops) if is_first else {}
 
-    def _times_of_places(self) -> dict[bytes, int]:
+    def _times_of_places(self, tops: Collection[bytes]) -> dict[bytes, int]:
         found = {}
         places = {action.path for action in self.plan.actions if action.do is Do.SYNC}
-        if self.plan.is_whole:
-            places.update(self._upper_directories(b""))
+        for top in tops:
+            with if_there():
+                places.update(self._upper_directories(top))
         for path in places:
             facts = self.tree.now(path)
             if facts is not None and facts.kind is Kind.DIRECTORY:

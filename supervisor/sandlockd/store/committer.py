@@ -74,9 +74,12 @@ def pending(storage: Storage) -> Pending | None:
     return Pending(len(read.done), len(read.plan.actions), read.is_undoing, read.has_landed)
 
 
-def commit(storage: Storage, unlocked: Unlocked, plan: CommitPlan) -> Outcome:
+def commit(
+    storage: Storage, unlocked: Unlocked, plan: CommitPlan, *, tops: Collection[bytes] = ()
+) -> Outcome:
     """A new commit, of a plan whose tag no other has.
 
+    tops: the directories at and below these get their times, too, whether there is a change in them or not.
     Raises: whatever it is, the tree is as it was.
         Conflicted: what changed underneath.
         NotAsApproved: what is in the upper.
@@ -94,7 +97,7 @@ def commit(storage: Storage, unlocked: Unlocked, plan: CommitPlan) -> Outcome:
     file = JournalFile.write(storage.directory, plan, former, lent)
     nothing: frozenset[int] = frozenset()
     read = Journal(plan, former, lent, nothing, {}, nothing, False, False, False)
-    run = Progress(storage, unlocked, file, read, is_first=True)
+    run = Progress(storage, unlocked, file, read, is_first=True, tops=tops)
     try:
         return Forward(run).run()
     except BaseException as error:
