@@ -16,13 +16,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from suite import facts, idle, operations, startup, work
+from suite import copying, facts, idle, operations, startup, work
 from suite.material import Amount, make_material
 from suite.place import Place, new_place
 from suite.processes import Failure
 from suite.report import Report
 from suite.rows import Group, Row, wanted
-from suite.subjects import Subject, subjects
+from suite.subjects import Subject, subjects, subjects_in_tree
 
 _IMPORTS = "imports"
 
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer", metavar="COMMAND", help="prefix of another sandbox; {write}, {read}: what to grant"
     )
+    parser.add_argument(
+        "--tree-peer", metavar="COMMAND", help="the same with copy-on-write; {workdir}: the tree"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="rows or groups; --list shows them"
@@ -77,7 +80,9 @@ def _all_rows(*, drop_caches: bool) -> list[Row]:
     rows += sorted(
         (row for one in work.WORKLOADS for row in one.new_rows()), key=lambda row: row.group == Group.INSIDE
     )
-    return rows + startup.new_rows(drop_caches=drop_caches)
+    rows += [operation.new_row() for operation in operations.TREE_OPERATIONS]
+    rows += [one.new_tree_row() for one in work.WORKLOADS]
+    return rows + copying.new_rows() + startup.new_rows(drop_caches=drop_caches)
 
 
 def _listing() -> str:
@@ -110,6 +115,7 @@ class _Suite:
         self._place = place
         self._python = _python_of(sandlockd)
         self._subjects: list[Subject] = subjects(place, sandlockd, options.peer)
+        self._in_tree = subjects_in_tree(place, sandlockd, options.tree_peer)
         self._rounds = 1 if options.quick else options.rounds
         self._settle_s = 0.0 if options.quick else options.settle
         self._amount = Amount(sources=3, repository_files=12, pipelines=5) if options.quick else Amount()
@@ -122,7 +128,7 @@ class _Suite:
         self._report = Report(
             facts.collect(place, sandlockd, self._python),
             {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
-            [subject.kind for subject in self._subjects],
+            list(dict.fromkeys(one.kind for one in (*self._subjects, *self._in_tree))),
             wanted(rows, options.only),
         )
 
@@ -131,7 +137,7 @@ class _Suite:
             self._warn("--quick: this tells whether the suite works, and nothing about speed.")
         self._check_idle()
         self._check_bytecode()
-        if self._rows(Group.WORK, Group.INSIDE):
+        if self._rows(Group.WORK, Group.INSIDE, Group.TREE_INSIDE):
             make_material(self._place, self._amount)
         for round_ in range(self._rounds):
             self._tell(f"round {round_ + 1} of {self._rounds}")
@@ -144,15 +150,22 @@ class _Suite:
 
     def _measure(self, round_: int) -> None:
         quick = self._options.quick
-        if rows := self._rows(Group.OPERATIONS):
-            plan = operations.Plan(1, 0.0, 0.01) if quick else operations.Plan(settle_s=self._settle_s)
-            operations.measure(self._place, self._subjects, rows, plan)
-            self._check_idle()
-        if rows := self._rows(Group.WORK, Group.INSIDE):
-            work.measure(self._place, self._subjects, rows, self._amount, self._settle_s, round_)
-            self._check_idle()
+        plan = operations.Plan(1, 0.0, 0.01) if quick else operations.Plan(settle_s=self._settle_s)
+        for among, group in ((self._subjects, Group.OPERATIONS), (self._in_tree, Group.TREE)):
+            if rows := self._rows(group):
+                operations.measure(self._place, among, rows, plan)
+                self._check_idle()
+        for among, groups in (
+            (self._subjects, (Group.WORK, Group.INSIDE)),
+            (self._in_tree, (Group.TREE_INSIDE,)),
+        ):
+            if rows := self._rows(*groups):
+                work.measure(self._place, among, rows, self._amount, self._settle_s, round_)
+                self._check_idle()
+        if rows := self._rows(Group.TREE_COPY):
+            copying.measure(self._place, self._in_tree, rows, 8 << 20 if quick else 1 << 30)
         if rows := self._rows(Group.START):
-            startup.measure(self._place, self._subjects, rows, self._python, 1 if quick else 5)
+            startup.measure(self._place, self._subjects, self._in_tree, rows, self._python, 1 if quick else 5)
 
     def _check_idle(self) -> None:
         load = idle.look(0.1 if self._options.quick else 1.0)

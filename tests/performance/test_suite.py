@@ -110,10 +110,22 @@ def test_a_peer_that_does_not_run_is_told_but_is_no_failure_of_the_suite(tmp_pat
 
 
 def test_a_peer_is_measured_beside_the_others(tmp_path: Path) -> None:
-    done, found = _suite(tmp_path, "--peer", "env BENCHMARK={write}", "--only", "stat", "cp", "start_true")
+    peers = ("--peer", "env BENCHMARK={write}", "--tree-peer", "env BENCHMARK={workdir}")
+    done, found = _suite(
+        tmp_path, *peers, "--only", "stat", "tree_stat_upper", "cp", "tree_cp_inside", "start_true"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for row in found["rows"]:
         assert row["ratios"]["peer/bare"]["median"] > 0
+
+
+def test_a_tree_whose_changes_are_lost_fails_the_suite(tmp_path: Path) -> None:
+    loses = _meddling(tmp_path, "rm -f source/program")
+    done, found = _suite(tmp_path, "--sandlockd", loses, "--only", "tree_make_inside")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (
+        "tree_make_inside, sandboxed: files differ from bare: source/program is None" in found["failures"][0]
+    )
 
 
 def test_a_row_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
  *
  *     ops DIRECTORY FORBIDDEN
  *
+ * DIRECTORY: absolute; holds lower.txt, unlinked0 and so on, written0 and so on.
  * Says "ready", then reads lines "NAME COUNT" and answers each with "NAME COUNT NANOSECONDS FAILURES ERRNO": the time
  * of one operation, how many failed, and why the last one did. A fast wrong answer is no answer, so failures are
  * always counted. One process lives through a whole round, and whoever drives it can interleave several of them.
@@ -13,6 +14,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +36,9 @@ struct operation {
 	int (*once)(long number);     /* 0, or -1 with errno */
 	int (*before)(long count);    /* 0, or -1 with errno: then nothing is timed. May be NULL, as after */
 	void (*after)(long count);
-	int isolated; /* idle before each one; the median of them, because an idle machine now and then sleeps long */
+	/* Idle before each one. MEDIAN, because an idle machine now and then sleeps long; SLOWEST: of 100 the last but one. */
+	enum { TOGETHER = 0, MEDIAN, SLOWEST } isolated;
+	int (*beside)(void); /* what another process does meanwhile, until which ends there is measured. 0, or -1 */
 };
 
 struct outcome {
@@ -104,12 +108,78 @@ static int access_relative(long number)
 	return access("here.txt", R_OK);
 }
 
-static const char *numbered(long number)
+/* ---- in a copy-on-write tree: what was there before, and what was written since ---- */
+
+static char lower_path[PATH_MAX], upper_path[PATH_MAX]; /* absolute */
+
+static int open_lower(long number)
+{
+	(void)number;
+	return open_and_close(lower_path, O_RDONLY);
+}
+
+static int open_upper(long number)
+{
+	(void)number;
+	return open_and_close(upper_path, O_RDONLY);
+}
+
+static int stat_lower(long number)
+{
+	struct stat found;
+
+	(void)number;
+	return stat(lower_path, &found);
+}
+
+static int stat_upper(long number)
+{
+	struct stat found;
+
+	(void)number;
+	return stat(upper_path, &found);
+}
+
+static int access_lower(long number)
+{
+	(void)number;
+	return access(lower_path, R_OK);
+}
+
+static int access_upper(long number)
+{
+	(void)number;
+	return access(upper_path, R_OK);
+}
+
+static const char *named(const char *letters, long number)
 {
 	static char name[NAME_BYTES];
 
-	snprintf(name, sizeof(name), "n%ld", number);
+	snprintf(name, sizeof(name), "%s%ld", letters, number);
 	return name;
+}
+
+static const char *numbered(long number)
+{
+	return named("n", number);
+}
+
+/* Each file serves once: they were made before the program began, and lie one after the other. */
+static int unlink_lower(long number)
+{
+	static long next;
+
+	(void)number;
+	return unlink(named("unlinked", next++));
+}
+
+static int first_write(long number)
+{
+	static long next;
+
+	(void)number;
+	return open_and_close(named("written", next++), O_WRONLY);
 }
 
 static int create_and_write(long number)
@@ -181,12 +251,57 @@ static int spawn_true(long number)
 	return wait_for(pid);
 }
 
+/* What another program of the same sandbox may ask for at any time. */
+static int open_and_look(long number)
+{
+	if (open_lower(number) < 0 || stat_lower(number) < 0 || access_lower(number) < 0)
+		return -1;
+	return stat_upper(number);
+}
+
+/* ---- what goes on beside them ---- */
+
+/* In a copy-on-write tree the whole file is copied for this. */
+static int write_to_big(void)
+{
+	return open_and_close("big", O_RDWR);
+}
+
+/* Without one: as much work for the disk. */
+static int copy_big(void)
+{
+	int from = open("big", O_RDONLY | O_CLOEXEC);
+	int to = open("big.copy", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	ssize_t copied = from < 0 || to < 0 ? -1 : 1;
+
+	while (copied > 0)
+		copied = copy_file_range(from, NULL, to, NULL, 1 << 30, 0);
+	close(from);
+	close(to);
+	unlink("big.copy");
+	return copied < 0 ? -1 : 0;
+}
+
 /* ---- what they need ---- */
 
 static int make_here(long count)
 {
 	(void)count;
 	return open_and_close("here.txt", O_WRONLY | O_CREAT);
+}
+
+/* Written, so that it is the program's own even where it was there before. */
+static int make_upper(long count)
+{
+	int fd = open(upper_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	int result;
+
+	(void)count;
+	if (fd < 0)
+		return -1;
+	result = write(fd, "x", 1) == 1 ? 0 : -1;
+	close(fd);
+	return result;
 }
 
 static int make_moving(long count)
@@ -241,21 +356,32 @@ static int check_served(long count)
 }
 
 static const struct operation operations[] = {
-	{"getppid", parent_id, NULL, NULL, 0},
-	{"stat", stat_relative, make_here, NULL, 0},
-	{"access", access_relative, make_here, NULL, 0},
-	{"mmap", map_and_unmap, NULL, NULL, 0},
-	{"open_absolute", open_absolute, NULL, NULL, 0},
-	{"open_relative", open_relative, make_here, NULL, 0},
-	{"open_isolated", open_absolute, NULL, NULL, 1},
-	{"open_refused", open_refused, NULL, NULL, 0},
-	{"open_served", open_served, check_served, NULL, 0},
-	{"create", create_and_write, NULL, unlink_all, 0},
-	{"rename", rename_to_and_fro, make_moving, remove_moving, 0},
-	{"unlink", unlink_numbered, make_numbered, unlink_all, 0},
-	{"mkdir", mkdir_numbered, NULL, rmdir_all, 0},
-	{"fork_exit", fork_and_exit, NULL, NULL, 0},
-	{"spawn", spawn_true, NULL, NULL, 0},
+	{"getppid", parent_id, NULL, NULL, TOGETHER, NULL},
+	{"stat", stat_relative, make_here, NULL, TOGETHER, NULL},
+	{"access", access_relative, make_here, NULL, TOGETHER, NULL},
+	{"mmap", map_and_unmap, NULL, NULL, TOGETHER, NULL},
+	{"open_absolute", open_absolute, NULL, NULL, TOGETHER, NULL},
+	{"open_relative", open_relative, make_here, NULL, TOGETHER, NULL},
+	{"open_lower", open_lower, NULL, NULL, TOGETHER, NULL},
+	{"open_upper", open_upper, make_upper, NULL, TOGETHER, NULL},
+	{"stat_lower", stat_lower, NULL, NULL, TOGETHER, NULL},
+	{"stat_upper", stat_upper, make_upper, NULL, TOGETHER, NULL},
+	{"access_lower", access_lower, NULL, NULL, TOGETHER, NULL},
+	{"access_upper", access_upper, make_upper, NULL, TOGETHER, NULL},
+	{"unlink_lower", unlink_lower, NULL, NULL, TOGETHER, NULL},
+	{"first_write", first_write, NULL, NULL, TOGETHER, NULL},
+	{"open_isolated", open_absolute, NULL, NULL, MEDIAN, NULL},
+	{"open_refused", open_refused, NULL, NULL, TOGETHER, NULL},
+	{"open_served", open_served, check_served, NULL, TOGETHER, NULL},
+	{"create", create_and_write, NULL, unlink_all, TOGETHER, NULL},
+	{"rename", rename_to_and_fro, make_moving, remove_moving, TOGETHER, NULL},
+	{"unlink", unlink_numbered, make_numbered, unlink_all, TOGETHER, NULL},
+	{"mkdir", mkdir_numbered, NULL, rmdir_all, TOGETHER, NULL},
+	{"fork_exit", fork_and_exit, NULL, NULL, TOGETHER, NULL},
+	{"spawn", spawn_true, NULL, NULL, TOGETHER, NULL},
+	{"look_idle", open_and_look, make_upper, NULL, SLOWEST, NULL},
+	{"look_beside_first_write", open_and_look, make_upper, NULL, SLOWEST, write_to_big},
+	{"look_beside_copy", open_and_look, make_upper, NULL, SLOWEST, copy_big},
 };
 
 /* ---- timing ---- */
@@ -283,6 +409,51 @@ static int compare(const void *left, const void *right)
 	return (a > b) - (a < b);
 }
 
+/* The other process has ended: 1. How: into the outcome. */
+static int is_over(pid_t other, struct outcome *outcome)
+{
+	int status;
+	pid_t ended = waitpid(other, &status, WNOHANG);
+
+	if (ended == 0)
+		return 0;
+	errno = ECHILD;
+	if (ended < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
+		note_failure(outcome);
+	return 1;
+}
+
+static pid_t start_beside(const struct operation *operation)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(operation->beside() < 0);
+	return pid;
+}
+
+/* How many were measured: count, or fewer where what goes on beside them has ended. */
+static long measure_each(const struct operation *operation, long count, double *each_ns, struct outcome *outcome)
+{
+	pid_t other = operation->beside ? start_beside(operation) : 0;
+	long number = 0;
+
+	if (other < 0)
+		note_failure(outcome);
+	while (number < count && (number == 0 || other <= 0 || !is_over(other, outcome))) {
+		double start;
+
+		usleep(operation->beside ? IDLE_US / 4 : IDLE_US);
+		start = now_ns();
+		if (operation->once(number) < 0)
+			note_failure(outcome);
+		each_ns[number++] = now_ns() - start;
+	}
+	if (other > 0 && number == count && wait_for(other) < 0)
+		note_failure(outcome);
+	return number;
+}
+
 static void time_isolated(const struct operation *operation, long count, struct outcome *outcome)
 {
 	double *each_ns = calloc((size_t)count, sizeof(*each_ns));
@@ -291,17 +462,9 @@ static void time_isolated(const struct operation *operation, long count, struct 
 		note_failure(outcome);
 		return;
 	}
-	for (long number = 0; number < count; number++) {
-		double start;
-
-		usleep(IDLE_US);
-		start = now_ns();
-		if (operation->once(number) < 0)
-			note_failure(outcome);
-		each_ns[number] = now_ns() - start;
-	}
+	count = measure_each(operation, count, each_ns, outcome);
 	qsort(each_ns, (size_t)count, sizeof(*each_ns), compare);
-	outcome->each_ns = each_ns[count / 2];
+	outcome->each_ns = each_ns[operation->isolated == SLOWEST ? count * 99 / 100 : count / 2];
 	free(each_ns);
 }
 
@@ -339,6 +502,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "ops: usage: ops DIRECTORY FORBIDDEN\n");
 		return 2;
 	}
+	snprintf(lower_path, sizeof(lower_path), "%s/lower.txt", argv[1]);
+	snprintf(upper_path, sizeof(upper_path), "%s/upper.txt", argv[1]);
 	forbidden = argv[2];
 	puts("ready");
 	fflush(stdout);

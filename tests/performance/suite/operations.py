@@ -23,6 +23,7 @@ _UNTRAPPED = Budget(1.05, Measure.TIMES_BARE)
 _PASSED_THROUGH = Budget(1.5, Measure.TIMES_FLOOR)
 _NAMES = Budget(25, Measure.OVER_BARE)
 _NEW_PROCESS = Budget(1.3, Measure.TIMES_BARE)
+_TOLD = Budget(2, Measure.TIMES_FLOOR)
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Operation:
     budget: Budget | None = None
     refused: bool = False
     early: bool = False
+    group: Group = Group.OPERATIONS
 
     def new_row(self) -> Row:
-        return Row(Group.OPERATIONS, self.row, self.what, Unit.MICROSECONDS, self.budget)
+        return Row(self.group, self.row, self.what, Unit.MICROSECONDS, self.budget)
 
 
 OPERATIONS = (
@@ -76,6 +78,32 @@ OPERATIONS = (
 )
 
 
+def _in_tree(row: str, what: str, word: str, count: int, budget: Budget | None) -> Operation:
+    return Operation(f"tree_{row}", what, word, count, budget, group=Group.TREE)
+
+
+TREE_OPERATIONS = (
+    _in_tree("open_outside", "open + close of /usr/bin/env", "open_absolute", 5000, _PASSED_THROUGH),
+    _in_tree("open_lower", "of what was not changed, for reading", "open_lower", 5000, _PASSED_THROUGH),
+    _in_tree("open_upper", "of what was: opened on behalf, injected", "open_upper", 5000, _PASSED_THROUGH),
+    _in_tree("open_relative", "the same in the working directory", "open_relative", 5000, None),
+    _in_tree("stat_lower", "stat of what was not changed", "stat_lower", 5000, _TOLD),
+    _in_tree("stat_upper", "stat of what was", "stat_upper", 5000, _TOLD),
+    _in_tree("stat_relative", "the same in the working directory", "stat", 5000, _TOLD),
+    _in_tree("access_lower", "access of what was not changed", "access_lower", 5000, _TOLD),
+    _in_tree("access_upper", "access of what was", "access_upper", 5000, _TOLD),
+    _in_tree("create", "create, write a byte, close", "create", 300, _NAMES),
+    _in_tree("rename", "rename of a new file within a directory", "rename", 1000, _NAMES),
+    _in_tree("unlink", "unlink of a new file", "unlink", 300, _NAMES),
+    _in_tree("unlink_lower", "unlink of what was there before", "unlink_lower", 100, _NAMES),
+    _in_tree("mkdir", "mkdir", "mkdir", 300, _NAMES),
+    _in_tree("first_write", "open for writing of 4 KiB that were there: the copy", "first_write", 100, None),
+    _in_tree("getppid", "the cheapest untrapped call", "getppid", 200_000, None),
+    _in_tree("fork_exit", "fork, exit, wait", "fork_exit", 200, _NEW_PROCESS),
+    _in_tree("spawn", "vfork, exec of /bin/true, wait", "spawn", 50, _NEW_PROCESS),
+)
+
+
 @dataclass(frozen=True)
 class Plan:
     """samples: per round and row. settle_s: how old a sandbox is before it is measured. scale: of the counts."""
@@ -87,7 +115,7 @@ class Plan:
 
 def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], plan: Plan) -> None:
     """One round, into the rows."""
-    by_name = {operation.row: operation for operation in OPERATIONS}
+    by_name = {operation.row: operation for operation in (*OPERATIONS, *TREE_OPERATIONS)}
     chosen = [(by_name[row.name], row) for row in rows]
     place.renew_work(())
     with contextlib.ExitStack() as stack:

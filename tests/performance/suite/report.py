@@ -16,6 +16,9 @@ _TITLES = {
     Group.OPERATIONS: "Operations",
     Group.WORK: "Work: the whole command, its start included",
     Group.INSIDE: "Work: without the start",
+    Group.TREE: "Operations in a copy-on-write tree",
+    Group.TREE_INSIDE: "Work in a copy-on-write tree, without the start and the commit",
+    Group.TREE_COPY: "Others, while a file of 1 GB is copied up",
     Group.START: "Start",
 }
 _LARGEST = 15

@@ -14,6 +14,9 @@ class Group(StrEnum):
     OPERATIONS = "operations"
     WORK = "work"
     INSIDE = "inside"
+    TREE = "tree"
+    TREE_INSIDE = "tree_inside"
+    TREE_COPY = "tree_copy"
     START = "start"
 
 
@@ -21,10 +24,11 @@ class Unit(StrEnum):
     MICROSECONDS = "us"
     MILLISECONDS = "ms"
     SECONDS = "s"
+    TIMES_IDLE = "x idle"
 
     @property
     def per_second(self) -> float:
-        return {Unit.MICROSECONDS: 1e6, Unit.MILLISECONDS: 1e3, Unit.SECONDS: 1.0}[self]
+        return {Unit.MICROSECONDS: 1e6, Unit.MILLISECONDS: 1e3, Unit.SECONDS: 1.0, Unit.TIMES_IDLE: 1.0}[self]
 
 
 class Measure(StrEnum):

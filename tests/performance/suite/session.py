@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,11 +29,31 @@ class Answer:
     error: int
 
 
-@contextlib.contextmanager
-def new_session(place: Place, subject: Subject) -> Iterator[Session]:
-    """Raises: Failure: there is no such command. What it does wrong later is raised by what is asked of it."""
-    directory = place.work / subject.kind
+# Names that serve once, which is enough for all samples of a round.
+_SERVE_ONCE = 400
+
+
+def _make_lower(directory: Path) -> None:
+    """What is there before the program begins: see ops.c."""
     directory.mkdir()
+    (directory / "lower.txt").write_text("lower\n")
+    for number in range(_SERVE_ONCE):
+        (directory / f"unlinked{number}").write_text("x")
+        (directory / f"written{number}").write_text("x" * 4096)
+
+
+@contextlib.contextmanager
+def new_session(
+    place: Place, subject: Subject, prepare: Callable[[Path], None] | None = None
+) -> Iterator[Session]:
+    """prepare: puts more into the directory, before the program begins.
+
+    Raises: Failure: there is no such command. What it does wrong later is raised by what is asked of it.
+    """
+    directory = place.work / subject.kind
+    _make_lower(directory)
+    if prepare is not None:
+        prepare(directory)
     with (place.scratch / f"ops-{subject.kind}").open("w+b") as stderr:
         process = start(
             [*subject.for_operations, place.programs / "ops", directory, place.forbidden],

@@ -24,6 +24,7 @@ def new_rows(*, drop_caches: bool) -> list[Row]:
         return Row(Group.START, name, what, Unit.MILLISECONDS, budget)
 
     rows = [row("start_true", "true; sandboxed: sandlockd --policy base -- true", _BUDGET)]
+    rows.append(row("start_tree", "the same with an empty copy-on-write tree"))
     rows.append(row("start_python", "python3 -c pass, bare"))
     if shutil.which("bwrap"):
         rows.append(row("start_bwrap", "true in a bubblewrap, in the column bare"))
@@ -34,13 +35,21 @@ def new_rows(*, drop_caches: bool) -> list[Row]:
 
 
 def measure(
-    place: Place, subjects: Sequence[Subject], rows: Sequence[Row], python: str, samples: int
+    place: Place,
+    subjects: Sequence[Subject],
+    in_tree: Sequence[Subject],
+    rows: Sequence[Row],
+    python: str,
+    samples: int,
 ) -> None:
     """One round, into the rows."""
+    place.renew_work(())
     for row in rows:
         drop_caches = row.name.endswith("_uncached")
         for _ in range(1 if drop_caches else samples):
-            for kind, command in _commands(row.name, subjects, python):
+            for kind, command in _commands(
+                row.name, in_tree if row.name == "start_tree" else subjects, python
+            ):
                 _measure_one(place, row, kind, command, drop_caches=drop_caches)
 
 

@@ -47,17 +47,42 @@ def subjects(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
     return found
 
 
+def subjects_in_tree(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
+    """The same with copy-on-write. Work is committed at its end, so that it can be compared with bare's."""
+    floor = (str(place.programs / "floor"), "-t", "--")
+    found = [Subject(Kind.BARE, (), (), ()), Subject(Kind.FLOOR, floor, floor, floor)]
+    start = (str(sandlockd), "--policy", "base", "--quiet", "--read", str(place.programs), "--workdir")
+    works = place.work / Kind.SANDBOXED
+    found.append(
+        Subject(
+            Kind.SANDBOXED,
+            (*start, str(place.work), "--on-exit", "commit", "--"),
+            (*start, str(works), "--on-exit", "discard", "--"),
+            (*start, str(place.work), "--on-exit", "discard", "--"),
+        )
+    )
+    if peer is not None:
+        for_work = tuple(_filled(shlex.split(peer), place, place.work))
+        for_operations = tuple(_filled(shlex.split(peer), place, place.work / Kind.PEER))
+        found.append(Subject(Kind.PEER, for_work, for_operations, for_operations))
+    return found
+
+
 def _sandboxed(place: Place, sandlockd: str) -> Subject:
     start = (sandlockd, "--policy", "base")
     grants = ("--quiet", "--write", str(place.granted), "--read", str(place.programs))
     return Subject(Kind.SANDBOXED, (*start, *grants, "--"), (*start, *grants, "--"), (*start, "--"))
 
 
-def _filled(words: Sequence[str], place: Place) -> list[str]:
-    """{write}: the directory to be granted for writing; {read}: the one for reading."""
-    return [
-        word.replace("{write}", str(place.granted)).replace("{read}", str(place.programs)) for word in words
-    ]
+def _filled(words: Sequence[str], place: Place, workdir: Path | None = None) -> list[str]:
+    """{write}: the directory to be granted for writing; {read}: the one for reading; {workdir}: the tree."""
+    meant = {"{write}": place.granted, "{read}": place.programs, "{workdir}": workdir or place.work}
+    found = []
+    for word in words:
+        for name, path in meant.items():
+            word = word.replace(name, str(path))
+        found.append(word)
+    return found
 
 
 def turned(subjects: Sequence[Subject], by: int) -> list[Subject]:
