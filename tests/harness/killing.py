@@ -39,8 +39,8 @@ def before_each(
     def wrapped(act: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **named: Any) -> Any:
             nonlocal count
-            act_before(count)
-            count += 1
+            number, count = count, count + 1  # also where it raises
+            act_before(number)
             return act(*args, **named)
 
         return counted

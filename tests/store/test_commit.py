@@ -335,6 +335,48 @@ def test_a_chosen_part_is_committed_and_the_rest_stays_to_be_committed(place: Pl
     assert in_child(check, place.user) == 0
 
 
+@pytest.mark.parametrize("first", [b"one", b"linked-3", b"gone"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_other_names_of_what_was_committed_or_taken_back_count_as_unchanged(
+    place: Place, first: bytes, fails: bool
+) -> None:
+    """Of each object that has several, a part of the names is committed first, or tried."""
+
+    def tried(run: KeptRun) -> None:
+        def fail(number: int) -> None:
+            if number == 1:
+                raise OSError(errno.EIO, "a disk that fails")
+
+        killing.before_each(fail, [(beneath, "rename")])
+        with pytest.raises(OSError, match="a disk that fails"):
+            committing.commit(run.storage, [first, b"x"])
+
+    def check() -> None:
+        for name in ("one", "linked", "gone", "x"):
+            (place.work / name).write_text(f"content of {name}")
+            os.link(place.work / name, place.work / f"{name}-2")
+        run = KeptRun(
+            place,
+            [
+                call("open", b"one", b"", "write", number=7),
+                call("unlink", b"linked"),
+                call("link", b"linked-2", b"linked"),
+                call("link", b"linked-2", b"linked-3"),
+                call("unlink", b"gone"),
+                call("unlink", b"gone-2"),
+                call("unlink", b"x"),
+            ],
+        ).ended()
+        if fails:
+            assert in_child(functools.partial(tried, run)) == 0
+        else:
+            committing.commit(run.storage, [first])
+        committing.commit(run.storage, tag="again")
+        assert committing.listed(run.storage) == []
+
+    assert in_child(check, place.user) == 0
+
+
 def test_a_link_in_the_place_of_a_directory_leads_no_commit_out_of_the_tree(place: Place) -> None:
     """Even were all else that is compared not compared; and so it does where lookups are not confined."""
 
@@ -402,6 +444,50 @@ def test_a_full_disk_leaves_the_tree_as_it_was_and_there_is_one_clear_line(place
             review.look()
             review.commit()
         assert (place.work / "f3").read_bytes() == b"small"
+
+    status = in_child(check)
+    if status == 77:
+        pytest.skip("nothing can be mounted here")
+    assert status == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_commit_taken_back_on_a_full_disk_can_be_tried_again(place: Place) -> None:
+    """There is no space then for what it must remember, and nothing that it made whose end would give some."""
+    if not place.user.is_root:
+        pytest.skip("mounting needs root")
+
+    def tried(run: KeptRun, filler: Path) -> None:
+        def fail(number: int) -> None:
+            if number == 1:
+                with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+                    while file.write(bytes(4096)):
+                        pass
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        killing.before_each(fail, [(beneath, "rename")])
+        with pytest.raises(OSError, match="No space left"):
+            committing.commit(run.storage)
+
+    def check() -> None:
+        import ctypes
+        import subprocess
+
+        if ctypes.CDLL(None).unshare(0x20000):
+            os._exit(77)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place.root)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            os._exit(77)
+        place.make_directories()
+        for name in ("one", "two"):
+            (place.work / name).write_text(f"content of {name}")
+        run = KeptRun(place, [call("unlink", b"one"), call("unlink", b"two")]).ended()
+        assert in_child(functools.partial(tried, run, place.root / "filler")) == 0
+        assert sorted(os.listdir(place.work)) == ["one", "two"]
+        (place.root / "filler").unlink()
+        committing.commit(run.storage, tag="again")
+        assert os.listdir(place.work) == []
 
     status = in_child(check)
     if status == 77:

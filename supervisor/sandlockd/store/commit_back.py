@@ -13,8 +13,13 @@ from sandlockd.kernel import beneath
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.commit import DELETING, STAGED, Action, Do
 from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.identity import Facts, Identity
 from sandlockd.store.commit_state import Leftover, Progress
 from sandlockd.store.real_tree import above, last, make_as_before
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Back:
@@ -30,11 +35,15 @@ class Back:
         self._run.finish_directories()
         self._run.flush()
         with contextlib.suppress(OSError):  # without it, the next try finds more that has changed
-            self._run.tree.restored.add(
-                self._run.storage.directory, self._run.plan.actions, self._run.tree.seen
-            )
+            self._run.note_ctimes(self._as_before())
         self._run.file.remove()
         return tuple(self._run.leftovers)
+
+    def _as_before(self) -> Iterator[tuple[Identity, Facts]]:
+        for action in self._run.plan.actions:
+            facts = self._run.tree.seen(action.path) if action.number in self._run.begun else None
+            if action.before is not None and facts is not None:
+                yield action.before, facts
 
     def _undo(self, action: Action) -> None:
         if action.do in STAGED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -11,11 +12,16 @@ from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.commit import DELETING, STAGED, Action, Conflict, Do, conflicts, matches
 from sandlockd.overlay.entries import Kind
-from sandlockd.overlay.identity import Identity
+from sandlockd.overlay.identity import Facts, Identity
 from sandlockd.overlay.journal import Next, next_step
 from sandlockd.store.commit_staging import Staging
 from sandlockd.store.commit_state import Conflicted, Leftover, NotAsApproved, Outcome, Progress
+from sandlockd.store.inspector import facts_of
 from sandlockd.store.real_tree import above, last, make_like
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NO_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -41,7 +47,9 @@ class Forward:
             self._run.journal = self._run.journal._replace(has_landed=True)
         else:
             self._run.lend()
-        self._remove_former()
+        further = list(self._remove_former())
+        with contextlib.suppress(OSError):  # without it, a commit of the rest finds more that has changed
+            self._run.note_ctimes(further)
         self._run.finish_directories()
         self._run.file.ended(self._run.plan)
         return Outcome(self._run.lost, tuple(self._run.leftovers))
@@ -216,8 +224,8 @@ class Forward:
             ]
             raise Conflicted(found)
 
-    def _remove_former(self) -> None:
-        """What waits under temporary names, now that all is done."""
+    def _remove_former(self) -> Iterator[tuple[Identity, Facts]]:
+        """What waits under temporary names, now that all is done. Yields what has other names: how it was, and is."""
         for action in self._run.plan.actions:
             if action.do in STAGED and action.before is None:
                 continue
@@ -230,8 +238,11 @@ class Forward:
                 try:
                     if action.do is Do.REMOVE_DIRECTORY:
                         beneath.remove_directory(directory, name)
-                    else:
+                        continue
+                    with beneath.open_below(directory.fd, name, os.O_PATH) as opened:
                         beneath.unlink(directory, name)
+                        if action.before is not None and os.fstat(opened.fd).st_nlink:
+                            yield action.before, facts_of(opened)
                 except FileNotFoundError:
                     continue
                 except OSError as error:

@@ -23,7 +23,7 @@ from sandlockd.store.storage import Storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 _KEEP = 0xFFFFFFFF
 # From so many files on, flushing their file system once is cheaper than each of them.
@@ -93,8 +93,23 @@ class Progress:
         self.new = {a.path: a for a in self.plan.actions if a.do in STAGED and a.do is not Do.LINK}
         self.lost = 0
         self.leftovers: list[Leftover] = []
+        # What gets a further name, and with it another ctime; a rerun does not know them.
+        self._sources = self._link_sources() if is_first else {}
         # Of directories in which names change, as they are before that; a rerun does not know them.
         self._times = self._times_of_places(tops) if is_first else {}
+
+    def _link_sources(self) -> dict[bytes, Identity]:
+        sources = {
+            action.source for action in self.plan.actions if action.source is not None
+        } - self.new.keys()
+        found = {path: self.tree.now(path) for path in sources}
+        return {path: facts.identity for path, facts in found.items() if facts is not None}
+
+    def note_ctimes(self, found: Iterable[tuple[Identity, Facts]]) -> None:
+        """Of objects that are as they were, and of those that got a further name. Raises OSError."""
+        linked = ((before, self.tree.seen(path)) for path, before in self._sources.items())
+        all_found = [*found, *((before, facts) for before, facts in linked if facts is not None)]
+        self.tree.restored.add(self.storage.directory, all_found)
 
     def _times_of_places(self, tops: Collection[bytes]) -> dict[bytes, int]:
         found = {}

@@ -94,7 +94,12 @@ def commit(
     plan = _with_links_loose(plan, tree)._replace(root=(status.st_dev, status.st_ino))
     former = {a.number: tree.former(a.path) for a in plan.actions if a.do is Do.METADATA and tree.now(a.path)}
     lent = _to_be_lent(plan, tree)
-    file = JournalFile.write(storage.directory, plan, former, lent)
+    tree.restored.reserve(storage.directory, 2 * len(plan.actions))
+    try:
+        file = JournalFile.write(storage.directory, plan, former, lent)
+    except BaseException:
+        tree.restored.release(storage.directory)
+        raise
     nothing: frozenset[int] = frozenset()
     read = Journal(plan, former, lent, nothing, {}, nothing, False, False, False)
     run = Progress(storage, unlocked, file, read, is_first=True, tops=tops)

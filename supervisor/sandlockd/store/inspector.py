@@ -184,7 +184,7 @@ class DiskInspector:
 
     def lower(self, path: bytes) -> Facts:
         with _opened(self._lower, path) as opened:
-            return self._restored.applied(path, facts_of(opened))
+            return self._restored.applied(facts_of(opened))
 
     def keeps_owner(self, old: Facts) -> bool:
         if os.geteuid() == 0:

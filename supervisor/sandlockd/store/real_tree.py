@@ -50,7 +50,7 @@ class RealTree:
     def now(self, path: bytes) -> Facts | None:
         """What is there."""
         facts = self.seen(path)
-        return None if facts is None else self.restored.applied(path, facts)
+        return None if facts is None else self.restored.applied(facts)
 
     def seen(self, path: bytes) -> Facts | None:
         """With the ctime that it really has."""
