@@ -158,12 +158,13 @@ _FIFO = r"""
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-static volatile long ticks;
-static void tick(int number) { (void)number; ticks++; }
+static volatile long *ticks;
+static void tick(int number) { (void)number; ++*ticks; }
 
 /* argv: the FIFO, flags of the handler. Each open waits until a signal ends it. */
 int main(int argc, char **argv)
@@ -173,17 +174,18 @@ int main(int argc, char **argv)
 	int interrupted = 0;
 
 	(void)argc;
+	ticks = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	mkfifo(argv[1], 0600);
 	sigaction(SIGALRM, &action, NULL);
 	if (atoi(argv[2]) && fork() == 0) {
-		usleep(300000);
+		while (*ticks <= 5)
+			usleep(1000);
 		open(argv[1], O_WRONLY);
 		_exit(0);
 	}
 	setitimer(ITIMER_REAL, &every, NULL);
 	if (atoi(argv[2])) {
 		printf("opened %d\n", open(argv[1], O_RDONLY) >= 0);
-		printf("ticks %d\n", ticks > 5);
 		return 0;
 	}
 	for (int i = 0; i < 10; i++) {
@@ -209,6 +211,71 @@ def test_an_open_that_waits_ends_with_a_signal_as_it_does_bare(
 ) -> None:
     program = runner.compiler.compile(_FIFO)
     runner.both([program, "fifo", flags], options=_spine(runner) if served else ())
+
+
+# Each end opens, says a byte or hears it, and closes, at moments that wander over the timer's interval.
+_MEETINGS = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MEETINGS 60
+
+static void tick(int number) { (void)number; }
+
+int main(void)
+{
+	struct sigaction action = {.sa_handler = tick, .sa_flags = SA_RESTART};
+	struct itimerval every = {{0, 20000}, {0, 20000}};
+	int heard = 0, status, answers[2];
+	pid_t pid;
+
+	signal(SIGPIPE, SIG_IGN);
+	mkfifo("fifo", 0600);
+	sigaction(SIGALRM, &action, NULL);
+	if (pipe(answers) < 0 || (pid = fork()) < 0)
+		return 1;
+	for (int i = 0; pid == 0 && i < MEETINGS; i++) {
+		char byte;
+		int fd;
+
+		usleep(15000 + i * 7919 % 20000);
+		fd = open("fifo", O_WRONLY);
+		if (fd < 0 || write(fd, "m", 1) != 1 || close(fd) < 0 || read(answers[0], &byte, 1) != 1)
+			_exit(1);
+	}
+	if (pid == 0)
+		_exit(0);
+	setitimer(ITIMER_REAL, &every, NULL);
+	for (int i = 0; i < MEETINGS; i++) {
+		char byte = 0;
+		int fd = open("fifo", O_RDONLY);
+
+		/* To the end: while the other one has it open, it is no new meeting. */
+		if (fd < 0 || read(fd, &byte, 1) != 1 || byte != 'm' || read(fd, &byte, 1) != 0 || close(fd) < 0)
+			break;
+		heard++;
+		write(answers[1], &byte, 1);
+	}
+	kill(pid, heard == MEETINGS ? 0 : SIGKILL);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	printf("%d %x\n", heard, status);
+	return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["by-the-kernel", "served"])
+def test_who_met_the_other_end_of_a_fifo_gets_it_whatever_signals_come(runner: Runner, served: bool) -> None:
+    """The other end's open has succeeded by then, and is not made again."""
+    program = runner.compiler.compile(_MEETINGS)
+    runner.both([program], options=_spine(runner) if served else ())
 
 
 _STOPPED_WHILE_WAITING = r"""

@@ -97,7 +97,8 @@ class Refused(NamedTuple):
 class Later(NamedTuple):
     """What was asked may wait for something that is not the program: `work` does so in a worker thread.
 
-    work: touches nothing that the loop owns. then: back on the loop, makes the answer of what work returned; not
+    work: touches nothing that the loop owns. Where it was interrupted in its wait, and nothing was done, it raises
+    InterruptedError and may be called again. then: back on the loop, makes the answer of what work returned; not
     called when work raised OSError (its errno is the answer).
     """
 

@@ -234,7 +234,7 @@ def _truncate_served(caller: Caller, opened: OwnedFd, length: int) -> Answer | L
         held = OwnedFd(opened.take())
 
     def wait_and_truncate() -> None:
-        with held:
+        with held.unless_interrupted():
             caller.wait_for(acts.truncate, held, length)
 
     return Later(wait_and_truncate, lambda _: Value(0), held.close)

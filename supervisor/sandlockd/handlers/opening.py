@@ -234,7 +234,7 @@ def reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer |
     held = OwnedFd(opened.take())
 
     def open_and_wait() -> OwnedFd:
-        with held:
+        with held.unless_interrupted():
             return caller.wait_for(acts.reopen, held, flags)
 
     return Later(open_and_wait, lambda file: Fd(file.take(), close_on_exec), held.close)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 
@@ -50,6 +52,18 @@ class OwnedFd:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    @contextmanager
+    def unless_interrupted(self) -> Iterator[None]:
+        """Closed after the block, unless that raised InterruptedError and will be run again."""
+        try:
+            yield
+        except InterruptedError:
+            raise
+        except BaseException:
+            self.close()
+            raise
         self.close()
 
     def __repr__(self) -> str:

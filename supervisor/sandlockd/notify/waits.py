@@ -1,9 +1,14 @@
 """A call that waits in a worker thread, and what ends the wait besides its answer: the caller's signals, and its death.
 
-Bare, a signal ends an open that waits for the other end of a FIFO. Here the caller waits for us, and since its call was
-received only a fatal signal wakes it (WAIT_KILLABLE_RECV). So we look now and then whether one is pending, have the
-caller take it (native/engine.c, slk_answer_interrupted), and let go of the worker. The kernel tells nobody of another
-process's pending signals, so this is one of the few places that look instead of waiting; only for calls that wait long.
+Bare, a signal ends an open that waits for the other end of a FIFO. Here the caller waits for us, and since its call
+was received only a fatal signal wakes it (WAIT_KILLABLE_RECV). So we look now and then whether one is pending. If so,
+the worker is interrupted, and then the caller made to take its signals (native/engine.c, slk_answer_interrupted). The
+kernel tells nobody of another process's pending signals, so this is one of the few places that look instead of waiting;
+only for calls that wait long.
+
+The worker first: then the kernel decides, under the lock of the FIFO, whether the signal or the other end was earlier,
+and the other end goes by that as well. Were it decided here, the other end could have been let through by an open of
+ours whose descriptor nobody gets. A wait that cannot be interrupted goes on, as it does bare.
 """
 
 from __future__ import annotations
@@ -49,14 +54,36 @@ async def in_a_worker(
 
     interrupt: have the caller take its pending signals; False where that is not to be had.
     """
-    work = _Work(later)
-    end: type[Exception] | None = None
+    ask_after = 0.0
+    while True:
+        work = _Work(later)
+        if not await _ends_while_alive(work, request, limiter, alive, ask_after):
+            with trio.CancelScope(shield=True):  # cancelled here, the call would be answered once more
+                await work.leave()
+            raise Gone
+        if not work.was_interrupted:
+            return work.outcome()
+        if interrupt(request):
+            later.abandon()
+            raise Interrupted
+        ask_after = trio.current_time() + _ASK_AGAIN_AFTER_S
+
+
+async def _ends_while_alive(
+    work: _Work,
+    request: Request,
+    limiter: trio.CapacityLimiter,
+    alive: Callable[[Request], bool],
+    ask_after: float,
+) -> bool:
+    """False: nobody waits for it any more, and what it still has is given up."""
+    is_alive = True
     try:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                nonlocal end
-                end = await _end_of_wait(request, alive, interrupt)
+                nonlocal is_alive
+                is_alive = await _until_gone(work, request, alive, ask_after)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
@@ -65,26 +92,21 @@ async def in_a_worker(
     except BaseException:
         work.give_up()
         raise
-    if end is not None:
+    if not is_alive:
         work.give_up()
-        with trio.CancelScope(shield=True):  # cancelled here, the call would be answered once more
-            await work.leave()
-        raise end
-    return work.outcome()
+    return is_alive
 
 
-async def _end_of_wait(
-    request: Request, alive: Callable[[Request], bool], interrupt: Callable[[Request], bool]
-) -> type[Exception]:
-    ask_after = 0.0
+async def _until_gone(
+    work: _Work, request: Request, alive: Callable[[Request], bool], ask_after: float
+) -> bool:
+    """While the caller has a signal the worker is interrupted, again and again: it may be just before its wait."""
     while True:
         await trio.sleep(_LOOK_EVERY_S)
         if not alive(request):
-            return Gone
+            return False
         if trio.current_time() >= ask_after and _has_signal(request.tid):
-            if interrupt(request):
-                return Interrupted
-            ask_after = trio.current_time() + _ASK_AGAIN_AFTER_S
+            work.poke()
 
 
 def _has_signal(tid: int) -> bool:
@@ -101,6 +123,7 @@ class _Work:
         self._later = later
         self._lock = _thread.allocate_lock()
         self._thread = 0  # that is in later.work
+        self._is_poked = False
         self._given_up = False
         self._result: Any = None
         self._error: Exception | None = None
@@ -108,7 +131,6 @@ class _Work:
     def run(self) -> None:
         with self._lock:
             if self._given_up:
-                self._later.abandon()
                 return
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (POKE_SIGNAL,))
             self._thread = _thread.get_native_id()
@@ -122,6 +144,12 @@ class _Work:
             self._result, self._error = result, error
             if self._given_up:
                 self._release()
+                self._later.abandon()
+
+    @property
+    def was_interrupted(self) -> bool:
+        """By us, and nothing was done: it may be run again."""
+        return self._is_poked and isinstance(self._error, InterruptedError)
 
     def outcome(self) -> Any:
         if self._error is not None:
@@ -132,6 +160,8 @@ class _Work:
         with self._lock:
             self._given_up = True
             self._release()
+            if not self._thread:
+                self._later.abandon()
 
     def _release(self) -> None:
         result, self._result = self._result, None
@@ -142,11 +172,18 @@ class _Work:
         elif isinstance(result, Later):
             result.abandon()
 
+    def poke(self) -> bool:
+        """Interrupt the call that it waits in. False: it is in none any more."""
+        with self._lock:
+            if not self._thread:
+                return False
+            self._is_poked = True
+            poke(self._thread)
+            return True
+
     async def leave(self) -> None:
-        """Interrupt the call that it waits in. Again and again: it may be just before it."""
+        """Again and again: it may be just before the call that it waits in."""
         for _ in range(_POKES_MAX):
-            with self._lock:
-                if not self._thread:
-                    return
-                poke(self._thread)
+            if not self.poke():
+                return
             await trio.sleep(_POKE_EVERY_S)
