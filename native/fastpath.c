@@ -27,6 +27,11 @@
 #endif
 #define JUDGED_FOR_NS 250000000u
 
+#define MAKES                                                                                                          \
+	(LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |                    \
+	 LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |                 \
+	 LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER)
+
 /* In the place of rights: what only looks asks for none, and whether any zone covers the path is the same to it. */
 #define NEED_TO_SEE (1u << 31)
 
@@ -297,7 +302,8 @@ int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint3
 		result = judge_object(engine, walk, need, follow, &settled, ret_may_wait, &zone);
 	} else if (result == SLK_REASON_NOT_GRANTED + 1) { /* /bin/sh, where /bin is a link to usr/bin */
 		result = judge_canonical(engine, walk, need, follow, &settled, ret_may_wait, &zone);
-		if (result == 0 && !settled)
+		/* Not there: the kernel finds so before Landlock is asked, unless it is to be made. */
+		if (result == 0 && !settled && need & MAKES)
 			result = SLK_REASON_NOT_GRANTED + 1;
 	}
 	if (result == 0 && settled)
@@ -361,6 +367,18 @@ static int walk_of(struct slk_engine *engine, struct slk_request *request, int d
 			return SLK_REASON_ZONE + 1;
 	}
 	return slk_walk_set(ret_walk, base, base_length, path, length) < 0 ? SLK_REASON_ZONE + 1 : 0;
+}
+
+/* A slash behind a name asks for a directory, and so do the flags: the same without it (opendir(3) of `name/`). */
+static uint32_t without_slashes(const struct slk_request *request, uint64_t flags)
+{
+	uint32_t length = request->path_length;
+
+	if ((flags & (O_DIRECTORY | O_NOFOLLOW | O_CREAT)) != O_DIRECTORY)
+		return length;
+	while (length > 1 && request->path[length - 1] == '/')
+		length--;
+	return length;
 }
 
 static int judge_path(struct slk_engine *engine, struct slk_request *request, int dirfd_argument,
@@ -452,8 +470,8 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 		return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
 	if ((flags & O_ACCMODE) == O_ACCMODE || makes_setuid(engine, request, flags))
 		return SLK_REASON_SLOW + 1; /* Landlock has no rule for either */
-	result = judge_path(engine, request, row->dirfd, request->path, request->path_length, open_rights(flags),
-			    !(flags & O_NOFOLLOW));
+	result = judge_path(engine, request, row->dirfd, request->path, without_slashes(request, flags),
+			    open_rights(flags), !(flags & O_NOFOLLOW));
 	if (flags & O_NONBLOCK)
 		request->may_wait = 0;
 	return result;

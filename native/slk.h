@@ -177,6 +177,10 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 			 const char *path, const struct slk_layered *found);
 int slk_tree_remove_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 			      const char *path, const struct slk_layered *found);
+int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk *walk,
+			      const struct slk_layered *found);
+int slk_tree_unchanged(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		       const struct slk_walk *walk, const struct slk_layered *found);
 int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request);
 /* What was found granted a moment ago. */
 int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);

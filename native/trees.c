@@ -273,7 +273,8 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 enum look { LOOK, LOOK_OPEN, LOOK_STAT };
 
 /* The kernel looks in the lower tree, where the directories above may have other modes than those of the upper. */
-static int may_search_above(const struct slk_tree *tree, const struct slk_walk *walk, const struct slk_layered *found)
+int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk *walk,
+			      const struct slk_layered *found)
 {
 	uint32_t depth = found->is_whole || found->kind != SLK_LAYER_DIRECTORY ? found->depth - 1 : found->depth;
 	char above[SLK_PATH_MAX] = ".";
@@ -337,7 +338,7 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		return PYTHON;
 	if (from_upper)
 		return PYTHON;
-	if (!may_search_above(tree, walk, found))
+	if (!slk_tree_may_search_above(tree, walk, found))
 		return PYTHON;
 	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), LOOK_OPEN);
 }
@@ -358,13 +359,15 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 			return tell_stat(engine, request, tree, path, found);
 		if (row->act == SLK_ACT_ACCESS)
 			return tell_access(engine, request, tree, path);
+		if (row->act == SLK_ACT_READLINK && slk_tree_may_search_above(tree, walk, found))
+			return slk_answer_call(engine, request, 0, EINVAL);
 		if (row->act == SLK_ACT_CHDIR && is_merged(found) && !from_upper)
 			return lower_only(engine, tree, walk, 1, LOOK);
 		return PYTHON;
 	}
 	if (found->is_whole || found->kind != SLK_LAYER_DIRECTORY || from_upper)
 		return PYTHON;
-	if (!(found->flags & SLK_LAYER_MERGED) || !may_search_above(tree, walk, found))
+	if (!(found->flags & SLK_LAYER_MERGED) || !slk_tree_may_search_above(tree, walk, found))
 		return PYTHON;
 	return lower_only(engine, tree, walk, follow, stats ? LOOK_STAT : LOOK);
 }
@@ -393,12 +396,13 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	const struct slk_call *row = &engine->calls[request->nr];
 	const char *path = slk_tree_relative(tree, walk);
 	struct slk_layered found;
+	int result;
 
 	if (engine->ids_changed || engine->tell_granted || (tree->has_moved && !from_upper && request->path[0] != '/'))
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	if (is_gone(&found) && only_looks(engine, request))
-		return slk_answer_call(engine, request, 0, may_search_above(tree, walk, &found) ? ENOENT : EACCES);
+		return slk_answer_call(engine, request, 0, slk_tree_may_search_above(tree, walk, &found) ? ENOENT : EACCES);
 	switch (row->act) {
 	case SLK_ACT_OPEN:
 		return open_in_tree(engine, request, tree, walk, &found, from_upper);
@@ -411,15 +415,19 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	case SLK_ACT_EXECUTE:
 		return look_in_tree(engine, request, tree, walk, &found, from_upper);
 	case SLK_ACT_MKDIR:
-		return slk_tree_make_directory(engine, request, tree, path, &found);
+		result = slk_tree_unchanged(engine, request, tree, walk, &found);
+		return result ? result : slk_tree_make_directory(engine, request, tree, path, &found);
 	case SLK_ACT_UNLINK:
+		if ((result = slk_tree_unchanged(engine, request, tree, walk, &found)))
+			return result;
 		if (row->flags >= 0 && (uint32_t)arg(request, row->flags) == AT_REMOVEDIR)
 			return slk_tree_remove_directory(engine, request, tree, path, &found);
 		if (row->flags >= 0 && (uint32_t)arg(request, row->flags))
 			return PYTHON;
 		return slk_tree_remove_file(engine, request, tree, path, &found);
 	case SLK_ACT_RMDIR:
-		return slk_tree_remove_directory(engine, request, tree, path, &found);
+		result = slk_tree_unchanged(engine, request, tree, walk, &found);
+		return result ? result : slk_tree_remove_directory(engine, request, tree, path, &found);
 	default:
 		return PYTHON;
 	}
@@ -436,6 +444,15 @@ static int descriptor_in_upper(int act, const struct slk_tree *tree, const char 
 		return PYTHON;
 	found = slk_layers_find(tree->layers, path + tree->upper_length + 1);
 	return (found & 0xff) == SLK_LAYER_DIRECTORY && !(found >> 8 & SLK_LAYER_MERGED) ? 0 : PYTHON;
+}
+
+/* link: of /proc, to what the descriptor names. */
+static int may_have_lost_links(const char *link)
+{
+	struct stat status;
+
+	return syscall(SYS_newfstatat, AT_FDCWD, link, &status, 0) < 0 ||
+	       (!S_ISDIR(status.st_mode) && status.st_nlink != 1);
 }
 
 /* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know. */
@@ -470,7 +487,7 @@ int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *req
 	if (tree->has_moved || slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk.text, walk.ends, tree->root_components, walk.count, &found);
-	if (act == SLK_ACT_FSTAT && slk_layers_links_lost(tree->layers))
+	if (act == SLK_ACT_FSTAT && slk_layers_links_lost(tree->layers) && may_have_lost_links(link))
 		return PYTHON;
 	if (!(found.flags & SLK_LAYER_MERGED) || found.kind != SLK_LAYER_DIRECTORY)
 		return PYTHON;

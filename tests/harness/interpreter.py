@@ -26,7 +26,7 @@ def _copy_of(prefix: Path) -> Path:
     copy = directory / "venv"
     shutil.copytree(prefix, copy, symlinks=True)
     for script in (copy / "bin").iterdir():
-        if script.is_symlink():
+        if script.is_symlink() or not script.is_file():
             continue
         text = script.read_bytes()
         if text.startswith(b"#!" + os.fsencode(prefix)):

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+# Where useradd is, also for somebody whose PATH leaves it out.
+_ADMINISTRATION = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+
 
 @dataclass(frozen=True)
 class User:
@@ -44,12 +47,14 @@ def temporary_user() -> Iterator[User]:
     """
     name = f"slt{os.getpid()}"
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-    subprocess.run([*command, "--shell", "/bin/sh", name], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--shell", "/bin/sh", name], check=True, capture_output=True, env=_ADMINISTRATION
+    )
     try:
         entry = pwd.getpwnam(name)
         yield User(name, entry.pw_uid, entry.pw_gid)
     finally:
-        subprocess.run(["userdel", name], check=False, capture_output=True)
+        subprocess.run(["userdel", name], check=False, capture_output=True, env=_ADMINISTRATION)
 
 
 def why_unable_to_run(user: User) -> str | None:

@@ -112,7 +112,8 @@ static void test_a_grant_continues_and_nothing_else(void)
 	CHECK_EQUAL(0, continues(&served, "granted/slow", READ, FOLLOW));
 	CHECK_EQUAL(0, continues(&served, "granted/slow/none", READ, FOLLOW));
 	CHECK_EQUAL(0, continues(&served, "elsewhere/file", READ, FOLLOW));
-	CHECK_EQUAL(0, continues(&served, "elsewhere/none", READ, FOLLOW));
+	CHECK_EQUAL(1, continues(&served, "elsewhere/none", READ, FOLLOW)); /* the same */
+	CHECK_EQUAL(0, continues(&served, "elsewhere/none", WRITE | LANDLOCK_ACCESS_FS_MAKE_REG, FOLLOW));
 	CHECK_EQUAL(0, continues(&served, "granted/../elsewhere/file", READ, FOLLOW));
 	CHECK_EQUAL(0, slk_engine_judge(served.engine, "/proc/self/environ", READ, FOLLOW));
 	CHECK_EQUAL(0, slk_engine_judge(served.engine, "/", READ, FOLLOW));
@@ -339,7 +340,7 @@ static void test_an_unreadable_path_comes_with_its_error(void)
 	ASK(&target, 0, SYS_openat, AT_FDCWD, target.words, O_RDONLY);
 	CHECK_EQUAL(ENAMETOOLONG, handed_over(SLK_REASON_UNREADABLE)->path_error);
 	last = words_at(&target, WORDS_BYTES - 5, "none"); /* ends with the mapping */
-	ASK(&target, 0, SYS_openat, AT_FDCWD, last, O_RDONLY);
+	ASK(&target, 0, SYS_openat, AT_FDCWD, last, O_WRONLY | O_CREAT);
 	CHECK_EQUAL(4, handed_over(SLK_REASON_NOT_GRANTED)->path_length);
 	end();
 }
@@ -377,6 +378,7 @@ static void test_both_paths_of_a_rename_are_judged(void)
 	words_at(&target, 4096, below("granted/b"));
 	ASK(&target, 0, SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 	handed_over(SLK_REASON_NOT_GRANTED);
+	words_at(&target, 4096, below("granted/file"));
 	ASK(&target, 0, SYS_renameat2, AT_FDCWD, to, AT_FDCWD, from, 0);
 	handed_over(SLK_REASON_NOT_GRANTED);
 	ASK(&target, 0, SYS_renameat2, AT_FDCWD, from, AT_FDCWD, 1, 0);
