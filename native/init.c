@@ -6,19 +6,13 @@
  * Every descendant whose parent dies becomes its child (PR_SET_CHILD_SUBREAPER, prctl(2)). When the control socket
  * hangs up (the supervisor and whoever kept a duplicate are dead) or the program ends, it kills all and reaps all.
  *
- * How it kills: before forking it enters a Landlock domain of its own that does nothing but scope signals
- * (LANDLOCK_SCOPE_SIGNAL): from then on it can signal only itself and what descends from it. kill(-1, SIGKILL) is
- * then exactly "everything in the sandbox", and atomic: the kernel walks all processes under tasklist_lock, and a
- * fork that is under way fails on the pending SIGKILL (kernel/fork.c, copy_process). No fork storm, setsid or double
- * fork escapes it. The program lives in a domain nested in this one, so it cannot signal init.
- * Where the kernel has no such scope, init walks its tree again and again instead.
+ * How it kills stands in killing.c.
  */
 #define _GNU_SOURCE
 #include "slk.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/landlock.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,8 +28,9 @@
 
 /* After so many a look at the control socket is due: a storm of stops must not keep the end of all waiting. */
 #define TAKEN_MAX 64
-/* As often a process that is in execve is tried again. */
+/* As often a process that is in execve is tried again at once; and then now and then. */
 #define TRACE_TRIES_MAX 8
+#define TRACE_LATE_MS 2
 
 struct init {
 	int control_fd;
@@ -45,10 +40,16 @@ struct init {
 	int exited;
 	int stopped;
 	const struct slk_engine *engine;
-	int traces; /* somebody */
-	int more;   /* may be left to reap */
-	int stops; /* how many stops of the program were told */
+	int traces;      /* somebody */
+	int late_traces; /* some are left to try again */
+	int more;        /* may be left to reap */
+	int stops;       /* how many stops of the program were told */
 	uint64_t reaped;
+};
+
+struct taken {
+	int status;
+	int is_traced; /* a stop that only its tracer sees; else one of a child of ours, by job control */
 };
 
 static _Noreturn void give_up(int control_fd, enum slk_stage stage, int error)
@@ -57,86 +58,8 @@ static _Noreturn void give_up(int control_fd, enum slk_stage stage, int error)
 	_exit(125);
 }
 
-/* Linking and renaming between directories is the one right that every domain takes away unless a rule gives it, also
- * one that handles no files (landlock(7), LANDLOCK_ACCESS_FS_REFER); and the program's domain is nested in ours. */
-static int allow_refer(int ruleset)
-{
-	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int result;
-
-	if (root < 0)
-		return -errno;
-	result = slk_landlock_add_path(ruleset, root, LANDLOCK_ACCESS_FS_REFER);
-	close(root);
-	return result;
-}
-
-/* The proof that kill(-1) is safe: what we could signal before, we can no longer. */
-static int scope_signals(void)
-{
-	int ruleset = slk_landlock_create(LANDLOCK_ACCESS_FS_REFER, 0, SLK_LANDLOCK_SCOPE_SIGNAL);
-	int result;
-
-	if (ruleset < 0)
-		return ruleset;
-	result = allow_refer(ruleset);
-	if (result == 0 && kill(getppid(), 0) < 0)
-		result = -errno; /* then the test after it would prove nothing */
-	if (result == 0)
-		result = slk_landlock_restrict(ruleset);
-	close(ruleset);
-	if (result < 0)
-		return result;
-	if (kill(getppid(), 0) == 0 || errno != EPERM)
-		return -ENOTRECOVERABLE;
-	return 0;
-}
-
-/* The parent of a process, from /proc/<pid>/stat: the second field after the last ')'. */
-static pid_t parent_of(const char *pid)
-{
-	char path[64], text[512];
-	const char *after;
-	ssize_t got;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -1;
-	got = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (got <= 0)
-		return -1;
-	text[got] = '\0';
-	after = strrchr(text, ')');
-	return after && strlen(after) > 4 ? (pid_t)atoi(after + 4) : -1;
-}
-
-/* One pass: SIGKILL every child of ours. Orphans become our children, so passes reach every depth. */
-static void kill_children_once(void)
-{
-	_Alignas(struct slk_dirent) char buffer[8192];
-	pid_t self = getpid();
-	int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	long got;
-
-	if (dir < 0)
-		return; /* the caller tries again as long as there are children */
-	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
-		for (long at = 0; at < got;) {
-			const struct slk_dirent *entry = (const void *)(buffer + at);
-
-			at += entry->length;
-			if (entry->name[0] >= '1' && entry->name[0] <= '9' && parent_of(entry->name) == self)
-				kill((pid_t)atoi(entry->name), SIGKILL);
-		}
-	}
-	close(dir);
-}
-
 /* As waitpid(-1), and counts who is reaped: a thread or a process that we only trace is somebody else's. */
-static pid_t take(struct init *init, int options, int *ret_status)
+static pid_t take(struct init *init, int options, struct taken *ret_taken)
 {
 	siginfo_t info;
 	int own = 1;
@@ -151,25 +74,28 @@ static pid_t take(struct init *init, int options, int *ret_status)
 				return 0;
 			own = slk_is_own_child(info.si_pid);
 		}
-		pid = waitpid(init->traces ? info.si_pid : -1, ret_status, options | __WALL);
+		pid = waitpid(init->traces ? info.si_pid : -1, &ret_taken->status, options | __WALL);
 	} while (pid == 0 && info.si_pid); /* it was stopped, and is being killed: others may be next */
-	if (pid > 0 && own && !WIFSTOPPED(*ret_status))
+	ret_taken->is_traced = info.si_code == CLD_TRAPPED;
+	if (pid > 0 && own && !WIFSTOPPED(ret_taken->status))
 		init->reaped++;
 	return pid;
 }
 
+/* Once for all: whoever is in fork when the signal comes has no child any more. */
 static void kill_all_and_reap(struct init *init)
 {
+	struct taken taken;
+
+	if (init->scoped)
+		kill(-1, SIGKILL);
 	for (;;) {
 		pid_t pid;
-		int status;
 
-		if (init->scoped)
-			kill(-1, SIGKILL);
-		else
-			kill_children_once();
+		if (!init->scoped)
+			slk_kill_children_once();
 		/* With the scope all are dying already; without it only our children are, so look again. */
-		pid = take(init, init->scoped ? 0 : WNOHANG, &status);
+		pid = take(init, init->scoped ? 0 : WNOHANG, &taken);
 		if (pid < 0 && errno == ECHILD)
 			return;
 		if (pid == 0)
@@ -214,12 +140,12 @@ static _Noreturn void finish(struct init *init)
 	_exit(0);
 }
 
-static void on_stop(struct init *init, pid_t pid, int status)
+static void on_stop(struct init *init, pid_t pid, const struct taken *taken)
 {
-	int number = WSTOPSIG(status);
+	int number = WSTOPSIG(taken->status);
 
-	if (init->traces && slk_is_traced(pid))
-		number = slk_traced_stopped(init->engine, pid, status);
+	if (taken->is_traced)
+		number = slk_traced_stopped(init->engine, pid, taken->status);
 	if (number && pid == init->program)
 		told_of_stop(init, number);
 }
@@ -240,21 +166,21 @@ static void look_whether_it_goes_on(struct init *init)
 
 static void reap(struct init *init)
 {
-	int status;
+	struct taken taken;
 	pid_t pid = 0;
 
 	init->more = 1;
-	for (int taken = 0; taken < TAKEN_MAX; taken++) {
-		pid = take(init, WNOHANG | WUNTRACED, &status);
+	for (int count = 0; count < TAKEN_MAX; count++) {
+		pid = take(init, WNOHANG | WUNTRACED, &taken);
 		if (pid <= 0) {
 			init->more = 0;
 			break;
 		}
-		if (WIFSTOPPED(status)) {
-			on_stop(init, pid, status);
+		if (WIFSTOPPED(taken.status)) {
+			on_stop(init, pid, &taken);
 		} else if (pid == init->program) {
 			init->exited = 1;
-			report(init, SLK_REPORT_EXITED, status);
+			report(init, SLK_REPORT_EXITED, taken.status);
 			finish(init);
 		}
 	}
@@ -277,6 +203,23 @@ static void end_stop(struct init *init, int stop)
 		kill(-group, SIGCONT);
 }
 
+/* How much of it is in execve still, and is traced later, is nobody's business: that call makes an end of all threads but
+ * one, and of its handlers. */
+static int trace_process(struct init *init, pid_t tid)
+{
+	int tries = 0;
+
+	if (slk_is_traced(tid))
+		return 1; /* and so are its siblings: a program may set its timer again and again */
+	while (slk_trace_process(tid) < 0 && ++tries < TRACE_TRIES_MAX)
+		reap(init);
+	if (tries == TRACE_TRIES_MAX) {
+		slk_trace_later(tid);
+		init->late_traces = 1;
+	}
+	return slk_is_traced(tid);
+}
+
 /* Only within our own domain: then Landlock refuses any process outside of the sandbox, whoever has the number now. */
 static void trace(struct init *init, const struct slk_order *order)
 {
@@ -285,8 +228,7 @@ static void trace(struct init *init, const struct slk_order *order)
 	if (!init->engine)
 		return;
 	init->traces |= done;
-	for (int tries = 0; done && tries < TRACE_TRIES_MAX && slk_trace_process(order->number) < 0; tries++)
-		reap(init);
+	done = done && trace_process(init, order->number);
 	if (done && order->kind == SLK_ORDER_INTERRUPT)
 		done = slk_trace_interrupt(order->number);
 	slk_acknowledge(init->engine, order->serial, done);
@@ -319,6 +261,13 @@ static void obey(struct init *init)
 		finish(init);
 }
 
+static int patience_ms(const struct init *init)
+{
+	if (init->more)
+		return 0;
+	return init->late_traces ? TRACE_LATE_MS : -1;
+}
+
 static _Noreturn void serve(struct init *init)
 {
 	struct pollfd waiting[2] = {{init->control_fd, POLLIN, 0}, {init->signal_fd, POLLIN, 0}};
@@ -326,7 +275,7 @@ static _Noreturn void serve(struct init *init)
 	for (;;) {
 		struct signalfd_siginfo info;
 
-		if (poll(waiting, 2, init->more ? 0 : -1) < 0)
+		if (poll(waiting, 2, patience_ms(init)) < 0)
 			continue; /* EINTR: every signal is blocked, so only a debugger gets here */
 		if (waiting[1].revents || init->more) {
 			/* Drained before reaping: a child that dies meanwhile makes it readable again. */
@@ -336,6 +285,8 @@ static _Noreturn void serve(struct init *init)
 		}
 		if (waiting[0].revents)
 			obey(init);
+		if (init->late_traces)
+			init->late_traces = slk_trace_late();
 	}
 }
 
@@ -379,7 +330,7 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 		give_up(control_fd, SLK_STAGE_SUBREAPER, errno);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		give_up(control_fd, SLK_STAGE_NO_NEW_PRIVS, errno);
-	if (plan->scope_signals && (result = scope_signals()) < 0)
+	if (plan->scope_signals && (result = slk_scope_signals()) < 0)
 		give_up(control_fd, SLK_STAGE_SIGNAL_SCOPE, -result);
 	init.scoped = plan->scope_signals;
 	init.program = fork_program(plan, control_fd);

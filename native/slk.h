@@ -74,13 +74,23 @@ int slk_read_status(int32_t tid, char *ret_text, size_t size);
 /* The first number of a line, its name given as "\nName:"; -1: none. */
 long slk_status_number(const char *text, const char *name);
 
+/* ---- killing.c: whom init can signal */
+
+/* From now on only itself and what descends from it. 0 when that is proven, or -errno. */
+int slk_scope_signals(void);
+/* Where that is not to be had. Orphans become our children, so passes reach every depth. */
+void slk_kill_children_once(void);
+
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
 /* Every thread of the process. 0, or -EAGAIN: one of them is in execve; reap, and try again. */
 int slk_trace_process(pid_t tid);
+/* Its execve takes long: */
+void slk_trace_later(pid_t tid);
+/* and one more try, of one of those. 1: some are left. */
+int slk_trace_late(void);
 /* A traced thread stops before it returns to the program from what it waits in. 1: it will. */
 int slk_trace_interrupt(pid_t tid);
-/* Asked while it is stopped. */
 int slk_is_traced(pid_t tid);
 /* A stop of a traced thread: let it go on. Returns the signal of a job-control stop, which lasts; else 0. */
 int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status);

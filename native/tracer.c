@@ -36,7 +36,9 @@
 #include <unistd.h>
 
 #define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)
-#define SEIZE_PATIENCE_US 2000
+#define SEIZE_LOOK_US 1000
+#define LOOKS_MAX 2
+#define LATE_MAX 64 /* the oldest gives way */
 
 /* ---- the supervisor's side */
 
@@ -104,7 +106,7 @@ int slk_is_own_child(pid_t pid)
 	return slk_status_number(text, "\nTgid:") == pid && slk_status_number(text, "\nPPid:") == getpid();
 }
 
-static int is_traced_by_us(pid_t tid)
+int slk_is_traced(pid_t tid)
 {
 	char text[1024];
 
@@ -119,32 +121,35 @@ void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done)
 	futex(&engine->shared->acknowledged, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-static sigjmp_buf patience_ends;
+static sigjmp_buf look_again;
 
-static void end_patience(int number)
+static void end_look(int number)
 {
 	(void)number;
-	siglongjmp(patience_ends, 1);
+	siglongjmp(look_again, 1);
 }
 
 /*
  * PTRACE_SEIZE waits for a thread of the process that is in execve, also if we trace the process already; and that one
  * waits until its dead siblings are reaped (fs/exec.c, de_thread, with cred_guard_mutex held), by their tracer: by us.
- * So it is given up after a moment, which restarting would not be: the handler must not return.
+ * So it is given up after a moment, which restarting would not be: the handler must not return. Not at the first look:
+ * where we had to wait for our CPU, that came before we asked at all.
  * 0, or -EAGAIN: reap, and try again; or -errno.
  */
 static int seize(pid_t tid)
 {
-	struct sigaction action = {.sa_handler = end_patience}, before;
-	struct itimerval never = {0}, soon = {{0, SEIZE_PATIENCE_US}, {0, SEIZE_PATIENCE_US}};
-	volatile int result = -EAGAIN;
+	struct sigaction action = {.sa_handler = end_look}, before;
+	struct itimerval never = {0}, soon = {{0, SEIZE_LOOK_US}, {0, SEIZE_LOOK_US}};
+	volatile int result = -EAGAIN, looks = 0;
 	sigset_t alarm_set;
 
 	sigemptyset(&alarm_set);
 	sigaddset(&alarm_set, SIGALRM);
 	sigaction(SIGALRM, &action, &before);
-	if (sigsetjmp(patience_ends, 1) == 0) { /* comes back with the mask of now: SIGALRM blocked */
-		setitimer(ITIMER_REAL, &soon, NULL);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	if (sigsetjmp(look_again, 1) != 0) /* comes back with the mask of now: SIGALRM blocked */
+		looks++;
+	if (result == -EAGAIN && looks < LOOKS_MAX) {
 		sigprocmask(SIG_UNBLOCK, &alarm_set, NULL);
 		result = ptrace(PTRACE_SEIZE, tid, 0, OPTIONS) < 0 ? -errno : 0;
 		sigprocmask(SIG_BLOCK, &alarm_set, NULL);
@@ -188,12 +193,32 @@ int slk_trace_process(pid_t tid)
 {
 	int seized;
 
-	if (is_traced_by_us(tid))
-		return 0; /* and so are its siblings: a program may set its timer again and again */
 	do
 		seized = seize_threads(tid);
 	while (seized > 0);
 	return seized;
+}
+
+static pid_t late[LATE_MAX];
+static uint32_t late_count;
+
+void slk_trace_later(pid_t tid)
+{
+	if (late_count == LATE_MAX)
+		memmove(late, late + 1, --late_count * sizeof(*late));
+	late[late_count++] = tid;
+}
+
+int slk_trace_late(void)
+{
+	pid_t tid = late[0];
+
+	if (!late_count)
+		return 0;
+	memmove(late, late + 1, --late_count * sizeof(*late));
+	if (slk_trace_process(tid) < 0)
+		slk_trace_later(tid);
+	return late_count != 0;
 }
 
 int slk_trace_interrupt(pid_t tid)
@@ -291,13 +316,6 @@ static int is_rewritten(const struct slk_engine *engine, pid_t tid, int status)
 	}
 	ptrace((enum __ptrace_request)request, tid, 0, number);
 	return 1;
-}
-
-int slk_is_traced(pid_t tid)
-{
-	unsigned long message;
-
-	return ptrace(PTRACE_GETEVENTMSG, tid, 0, &message) == 0;
 }
 
 int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
