@@ -237,10 +237,11 @@ static int may_wait(const struct slk_engine *engine, pid_t tid, const struct use
 	       call->args[1] == registers->rsi;
 }
 
-/* Of the calls with a path every one is trapped, whatever its other arguments, and none can be interrupted bare. */
+/* Of the calls that are trapped whatever their arguments none can be interrupted bare; of the others (ioctl of a terminal
+ * in the background) what was not trapped may be. */
 static int is_trapped(const struct slk_engine *engine, unsigned long long nr)
 {
-	return nr < SLK_CALLS_MAX && engine->calls[nr].treatment != SLK_CALL_NONE && engine->calls[nr].path >= 0;
+	return nr < SLK_CALLS_MAX && engine->calls[nr].is_always_trapped;
 }
 
 static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)

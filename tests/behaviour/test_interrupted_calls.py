@@ -213,6 +213,47 @@ def test_an_open_that_waits_ends_with_a_signal_as_it_does_bare(
     runner.both([program, "fifo", flags], options=_spine(runner) if served else ())
 
 
+_WITHOUT_PATHS_UNDER_A_TIMER = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile long ticks;
+static void tick(int number) { (void)number; ticks++; }
+
+int main(void)
+{
+	struct sigaction action = {.sa_handler = tick};
+	struct itimerval every = {{0, 1000}, {0, 1000}}, late = {{0, 0}, {100000, 0}};
+	struct itimerspec late_ns = {{0, 0}, {100000, 0}};
+	int fd = open("file", O_CREAT | O_RDWR, 0600);
+	long interrupted[3] = {0};
+	timer_t timer;
+
+	sigaction(SIGALRM, &action, NULL);
+	timer_create(CLOCK_MONOTONIC, NULL, &timer);
+	setitimer(ITIMER_REAL, &every, NULL);
+	while (ticks < 1000) {
+		interrupted[0] += setitimer(ITIMER_VIRTUAL, &late, NULL) < 0 && errno == EINTR;
+		interrupted[1] += timer_settime(timer, 0, &late_ns, NULL) < 0 && errno == EINTR;
+		interrupted[2] += fchmod(fd, 0600) < 0 && errno == EINTR;
+	}
+	printf("%ld %ld %ld\n", interrupted[0], interrupted[1], interrupted[2]);
+	return 0;
+}
+"""
+
+
+def test_a_timer_makes_no_call_without_a_path_fail(runner: Runner) -> None:
+    program = runner.compiler.compile(_WITHOUT_PATHS_UNDER_A_TIMER)
+    runner.both([program])
+
+
 # Each end opens, says a byte or hears it, and closes, at moments that wander over the timer's interval.
 _MEETINGS = r"""
 #include <errno.h>

@@ -25,9 +25,9 @@ from sandlockd.policy.syscalls import GIVE_BACK, UNDENIABLE
 # Laws that a policy may give back; the kernel (Landlock's domains, Yama) judges the calls then.
 GIVABLE: Final = frozenset(GIVE_BACK)
 
-# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2, act, buffer, mode): struct slk_call in
-# native/boundary.h.
-CallRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2, act, buffer, mode, is_always_trapped):
+# struct slk_call in native/boundary.h.
+CallRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 
 # (number, argument, mask, value, refuse_errno): struct slk_refusal in native/boundary.h.
 Refusal = tuple[int, int, int, int, int]
@@ -43,7 +43,7 @@ _C_TREATMENT: Final = {
     Treatment.SLOW: 3,
     Treatment.REFUSE: 4,
 }
-_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0, 0, -1, -1)
+_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0, 0, -1, -1, 0)
 
 # With trees: (enum slk_act, where what stat tells goes, the mode's position).
 _OPEN, _STAT, _LSTAT, _STATX, _ACCESS, _READLINK, _CHDIR, _EXECUTE = range(1, 9)
@@ -258,7 +258,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
         number = row.number(architecture)
         if number is not None and decided[number].trapped:
             act = _ACTS.get(row.name, _NO_ACT) if plan.trees else _NO_ACT
-            rows[number] = (*_c_row(row, decided[number]), *act)
+            rows[number] = (*_c_row(row, decided[number]), *act, decided[number].conditions is None)
     return rows
 
 
