@@ -49,8 +49,9 @@
 
 /* Of a wait for others, the interval of the looks at the clock. */
 #define LOOK_EVERY_NS 1000000
-/* PTRACE_SEIZE is tried for no longer: a thread in execve holds it up until we are told of the end of its siblings. */
-#define SEIZE_PATIENCE_NS 5000000u
+/* PTRACE_SEIZE is given up after so many looks: a thread in execve holds it up until we are told of the end of its siblings.
+ * Looks, not time: where we had to wait for our CPU, the first one may come before we asked. */
+#define SEIZE_LOOKS_MAX 5
 #define END_TRIES_MAX 100
 
 enum phase {
@@ -334,20 +335,18 @@ static void end_patience(struct slk_engine *engine, const struct patience *patie
 /* The call would be begun anew after a handler that returns (ERESTARTNOINTR): so that one does not. It may have come
  * when the call was done; whether it was, PTRACE_INTERRUPT tells, which comes next anyway. The one in execve may have
  * killed our caller meanwhile, and have its number. */
-static int seize(const struct slk_engine *engine, const struct slk_slot *slot, const struct patience *patience)
+static int seize(const struct slk_engine *engine, const struct slk_slot *slot)
 {
-	volatile uint64_t end_ns = slk_now_ns() + SEIZE_PATIENCE_NS;
+	volatile int looks = 0;
 	int result;
 
-	if (end_ns > patience->end_ns)
-		end_ns = patience->end_ns;
 	if (sigsetjmp(seize_ends, 0) != 0) {
 		is_seizing = 0;
 		if (ptrace(PTRACE_INTERRUPT, slot->tid, 0, 0) == 0)
 			return 0;
 		if (slk_notif_id_valid(engine->listener_fd, slot->notif_id) != 1)
 			return -EPERM;
-		if (slk_now_ns() >= end_ns)
+		if (++looks == SEIZE_LOOKS_MAX)
 			return -EAGAIN;
 	}
 	is_seizing = 1;
@@ -465,9 +464,9 @@ int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *requ
 /* ---- answering */
 
 /* -ENOENT: it is dead, and to be reaped here. */
-static int hold(const struct slk_engine *engine, const struct slk_slot *slot, const struct patience *patience)
+static int hold(const struct slk_engine *engine, const struct slk_slot *slot)
 {
-	int result = seize(engine, slot, patience);
+	int result = seize(engine, slot);
 
 	if (result == -ESRCH)
 		return -ENOENT;
@@ -494,7 +493,7 @@ static int restart_by_us(struct slk_engine *engine, uint32_t index, struct slk_r
 {
 	/* A call that is trapped needs the drain before it can return. */
 	int waits = rewrite->call.end == SLK_RESTART_LEAVE || !is_trapped(engine, rewrite);
-	int held = hold(engine, &engine->slots[index], patience);
+	int held = hold(engine, &engine->slots[index]);
 	int sent, finished;
 
 	if (held < 0 && held != -ENOENT)

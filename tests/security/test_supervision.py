@@ -228,6 +228,8 @@ def test_more_waiting_opens_than_workers(runner: Runner) -> None:
         process.stdin.close()
         assert said() == b"opened %d\n" % _WORKERS_MAX
         assert process.wait(10) == 0
+    failures = [record for record in runner.audit() if record["kind"] in ("refusal", "error")]
+    assert {record["errno"] for record in failures} == {"EAGAIN"}, failures
 
 
 def test_a_fifo_that_is_opened_without_waiting(runner: Runner) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
 
 _LOOK_EVERY_S = 0.02
+_LOOK_EVERY_S_PER_WAIT = (
+    0.001  # a look takes 0.1 ms: however many wait, the loop has most of its time for others
+)
 _ASK_AGAIN_AFTER_S = 1.0  # init did not answer in time: asking holds the loop up
 _POKE_EVERY_S = 0.005
 _POKES_MAX = 100  # a worker that waits for the waiter's answer is ended by that alone
@@ -83,7 +86,7 @@ async def _ends_while_alive(
 
             async def watch() -> None:
                 nonlocal is_alive
-                is_alive = await _until_gone(work, request, alive, ask_after)
+                is_alive = await _until_gone(work, request, limiter, alive, ask_after)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
@@ -98,11 +101,15 @@ async def _ends_while_alive(
 
 
 async def _until_gone(
-    work: _Work, request: Request, alive: Callable[[Request], bool], ask_after: float
+    work: _Work,
+    request: Request,
+    limiter: trio.CapacityLimiter,
+    alive: Callable[[Request], bool],
+    ask_after: float,
 ) -> bool:
     """While the caller has a signal the worker is interrupted, again and again: it may be just before its wait."""
     while True:
-        await trio.sleep(_LOOK_EVERY_S)
+        await trio.sleep(max(_LOOK_EVERY_S, _LOOK_EVERY_S_PER_WAIT * limiter.borrowed_tokens))
         if not alive(request):
             return False
         if trio.current_time() >= ask_after and _has_signal(request.tid):
