@@ -154,6 +154,13 @@ def test_a_walk_crosses_from_one_tree_into_another() -> None:
     assert (found.view, found.path) == (tmp, b"x/f")
 
 
+@pytest.mark.parametrize("path", [b"/t//f", b"//t///f", b"/t/.//f", b"/./t/d//f"])
+def test_slashes_behind_the_root_of_a_tree_are_one(view: View, path: bytes) -> None:
+    entered = entrance([view])(path)
+    assert entered is not None
+    assert ends_at(go(view, entered[1])) in (b"f", b"d/f")
+
+
 def test_creating_through_a_dangling_link_finds_the_missing_name(view: View) -> None:
     assert ends_at(go(view, b"dangling", Goal.CREATE)) == b"d/none"
     assert ends_at(go(view, b"dangling", Goal.CREATE_NOFOLLOW)) == b"dangling"

@@ -67,7 +67,7 @@ def entrance(views: Iterable[View]) -> Enter:
     )
 
     def enter(path: bytes) -> tuple[View, bytes] | None:
-        # Each part with the place behind it, so that the rest keeps its slashes.
+        # Each part with the place behind it, so that the rest keeps its slashes, but for those in front.
         parts: list[tuple[bytes, int]] = []
         end = 0
         for part in path.split(b"/"):
@@ -76,7 +76,7 @@ def entrance(views: Iterable[View]) -> Enter:
                 parts.append((part, end))
         for root, view in roots:
             if [part for part, _ in parts[: len(root)]] == root:
-                return view, path[parts[len(root) - 1][1] :] if root else path
+                return view, path[parts[len(root) - 1][1] :].lstrip(b"/") if root else path
         return None
 
     return enter
