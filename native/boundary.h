@@ -521,3 +521,29 @@ int slk_layer_entry(int dirfd, const char *path, int with_opaque, const struct s
 		    struct slk_layer_entry *ret_entry);
 /* access(2) of an opened object (O_PATH too) by the file system identity of this thread. mode: R_OK, W_OK, X_OK. */
 int slk_may_access(int fd, uint32_t mode);
+
+/* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
+
+struct slk_apart {
+	int32_t socket_fd; /* a duplicate of the program's; borrowed, as all of this */
+	int32_t connects;  /* else it binds */
+	const void *address;
+	uint32_t length;
+	uint32_t umask;
+	int32_t root_fd;      /* the root for the address; -1: ours */
+	int32_t directory_fd; /* the working directory; -1: ours */
+	const struct slk_identity *identity; /* NULL: as ourselves */
+	/* Not the caller's to set or read, but for pid. */
+	int32_t pid;
+	int32_t parent;
+	int32_t go;
+	int32_t lives;
+	int32_t result;
+	void *stack;
+};
+
+/* Make the process, which does nothing yet. -EOPNOTSUPP: a root is not to be had. ret_pidfd: whoever called closes it. */
+int slk_apart_begin(struct slk_apart *call, int32_t *ret_pidfd);
+/* Have it make the call, and wait for its end; or (go is 0) end it. To be called once after each begin, whatever comes
+ * between, by the same thread. -EINTR: the wait was poked, and nothing was done; -EOPNOTSUPP: as above. */
+int slk_apart_end(struct slk_apart *call, int go);

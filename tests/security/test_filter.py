@@ -59,7 +59,8 @@ CLOSED = FilterPlan()
 OPEN = FilterPlan(network_closed=False)
 GIVEN = FilterPlan(give_back=frozenset({"ptrace", "sysv_ipc", "mqueue", "personality", "dumpable"}))
 DENYING = FilterPlan(deny=(("uname", "syscalls.deny[0]"), ("ioctl", "syscalls.deny[1]")))
-PLANS = [CLOSED, OPEN, GIVEN, DENYING]
+TREES = FilterPlan(trees=True)
+PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES]
 
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 has more than one way in")
 

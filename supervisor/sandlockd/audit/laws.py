@@ -33,7 +33,9 @@ _REASONS = {
     "law.sysv_ipc": "System V IPC is the machine's: programs outside can be met there",
     "law.terminal": "it types into the terminal, as if the user had",
     "law.unreadable": "the memory with the call's arguments could not be read, so it could not be judged",
-    "network": "sockets need network rules, and those are not supported yet",
+    "network": "sockets need network rules, and those are not supported yet; with a copy-on-write tree there are"
+    " stream and seqpacket sockets of AF_UNIX",
+    "network.unix": "a socket that is not this sandbox's own, in a copy-on-write tree, belongs to somebody outside",
     "law.userfaultfd": "it can hold the kernel in the middle of reading memory that is being judged",
 }
 

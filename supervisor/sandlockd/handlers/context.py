@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
+    from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.engine import Engine, Request, Zone
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.files import Files
@@ -61,6 +62,7 @@ class Context:
         trace: Callable[[int], None],
         trees: tuple[Tree, ...] = (),
         trees_lock: _thread.LockType | None = None,
+        acquaintance: Acquaintance | None = None,
     ) -> None:
         """zones: what the kernel grants, by path. rule_for: the name of the rule that traps or refuses a call with
         these arguments. errno_for: what a refusal of a call with these arguments gives the program.
@@ -68,6 +70,7 @@ class Context:
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
         trees_lock: held by whoever looks at the trees or changes them.
+        acquaintance: where there are trees, of the sockets in them.
         """
         self.engine = engine
         self.files = files
@@ -90,6 +93,7 @@ class Context:
         # For what is outside of the trees. Whoever gets to a lower object there, by a way that nobody thought of, may
         # read it as the kernel lets him: changing it on behalf would change the real tree.
         self.rules_outside = rules.narrowed(WORKDIR_RULE, Want.READ | Want.EXECUTE) if trees else rules
+        self.acquaintance = acquaintance
         self.is_root = os.geteuid() == 0
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
@@ -68,6 +69,10 @@ def make_symlink(parent: OwnedFd, name: bytes, target: bytes) -> None:
 
 def make_link(opened: OwnedFd, parent: OwnedFd, name: bytes) -> None:
     os.link(self_link(opened.fd), name, dst_dir_fd=parent.fd, follow_symlinks=True)
+
+
+def is_socket(opened: OwnedFd) -> bool:
+    return stat.S_ISSOCK(os.fstat(opened.fd).st_mode)
 
 
 def remove_directory(parent: OwnedFd, name: bytes) -> None:

@@ -120,6 +120,10 @@ ARGUMENTS: Final[dict[str, Conditions]] = {
     "sched_setscheduler": _ON_ITSELF,
     "migrate_pages": _ON_ITSELF,
     "move_pages": _ON_ITSELF,
+    # SO_PEERCRED and SO_PEERPIDFD of SOL_SOCKET, with copy-on-write trees: connections there are made on behalf.
+    "getsockopt": Conditions(
+        (_trap(Compare(1, 1), Compare(2, 17)), _trap(Compare(1, 1), Compare(2, 77))), otherwise_trapped=False
+    ),
     # Only asking (no new limit), or about itself.
     "prlimit64": Conditions((_pass(Compare(2, 0, ALL64)), _pass(Compare(0, 0))), otherwise_trapped=True),
     # PRIO_PROCESS is 0, IOPRIO_WHO_PROCESS is 1. A process group or a user may hold processes outside.
@@ -146,8 +150,10 @@ REFUSED_WITH: Final[dict[str, tuple[tuple[Compare, int], ...]]] = {
 }
 
 # Without network rules. Either end of a datagram pair can send to any socket by path, which Landlock does not
-# judge; stream and seqpacket pairs are bound to each other for life (unix(7), net/unix/af_unix.c).
-SOCKETPAIR_CLOSED: Final = Conditions(
+# judge; stream and seqpacket pairs are bound to each other for life (unix(7), net/unix/af_unix.c). With
+# copy-on-write trees also of socket: their addresses come in bind and connect only, which are trapped then, and
+# what sendmsg names is refused or ignored (unix_stream_sendmsg, unix_seqpacket_sendmsg).
+UNIX_STREAMS: Final = Conditions(
     (
         _pass(Compare(0, 1), Compare(1, 1, 0xF)),  # AF_UNIX, SOCK_STREAM; the rest of the type are flags
         _pass(Compare(0, 1), Compare(1, 5, 0xF)),  # AF_UNIX, SOCK_SEQPACKET

@@ -13,7 +13,7 @@ from sandlockd.kernel.syscalls_arguments import (
     LOW32,
     REFUSED_WITH,
     SOCKET_OPEN,
-    SOCKETPAIR_CLOSED,
+    UNIX_STREAMS,
     Compare,
     Conditions,
 )
@@ -59,7 +59,9 @@ def markdown() -> str:
         parts += [_line(row) for row in rows]
     parts.append(_ARGUMENTS_HEAD)
     parts += [_conditions(name, conditions) for name, conditions in ARGUMENTS.items()]
-    parts.append(_conditions("socketpair, without network rules", SOCKETPAIR_CLOSED))
+    parts.append(
+        _conditions("socketpair, and socket with copy-on-write trees, without network rules", UNIX_STREAMS)
+    )
     parts.append(_conditions("socket, with network rules", SOCKET_OPEN))
     return "".join(parts)
 

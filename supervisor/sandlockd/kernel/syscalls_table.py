@@ -41,6 +41,8 @@ Why a row is as it is, where the row does not say it:
   that runs as root has CAP_SYS_TIME to lose.
 - `see` is for calls that only tell what is there: bare for a program without copy-on-write trees, since no rule
   hides what stat tells; with one they must tell of the merged tree, so C asks where the path leads.
+- `bind`, `connect` and, for the options that tell who the peer is, `getsockopt` are `see` as well: without a tree
+  there is no socket to name, with one they are answered on behalf and never let through with an address.
 - `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
@@ -93,20 +95,20 @@ setitimer                   38     103  slow   -              -      -          
 getpid                      39     172  pass   -              -      -                -
 sendfile                    40      71  pass   o0,o1          -      -                -
 socket                      41     198  refuse -              -      -                network:EACCES
-connect                     42     203  pass   o0             -      -                -
+connect                     42     203  see    o0             -      -                -
 accept                      43     202  pass   o0             -      -                -
 sendto                      44     206  pass   o0             -      -                -
 recvfrom                    45     207  pass   o0             -      -                -
 sendmsg                     46     211  pass   o0             -      -                -
 recvmsg                     47     212  pass   o0             -      -                -
 shutdown                    48     210  pass   o0             -      -                -
-bind                        49     200  pass   o0             -      -                -
+bind                        49     200  see    o0             -      -                -
 listen                      50     201  pass   o0             -      -                -
 getsockname                 51     204  pass   o0             -      -                -
 getpeername                 52     205  pass   o0             -      -                -
 socketpair                  53     199  refuse -              -      -                network:EACCES
 setsockopt                  54     208  pass   o0             -      -                -
-getsockopt                  55     209  pass   o0             -      -                -
+getsockopt                  55     209  see    o0             -      -                -
 clone                       56     220  refuse f0             -      -                law.namespaces
 fork                        57       -  pass   -              -      -                -
 vfork                       58       -  pass   -              -      -                -

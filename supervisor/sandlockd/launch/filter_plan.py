@@ -16,7 +16,7 @@ from sandlockd.kernel.syscalls_arguments import (
     ARGUMENTS,
     REFUSED_WITH,
     SOCKET_OPEN,
-    SOCKETPAIR_CLOSED,
+    UNIX_STREAMS,
     Clause,
     Conditions,
 )
@@ -181,16 +181,16 @@ def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
     if not plan.trees:
         return _UNKNOWN if row.treatment is Treatment.BEHALF else _PASS
     slow = row.treatment is Treatment.BEHALF or (row.treatment is Treatment.SEE and not row.paths)
-    return Decision(Treatment.SLOW if slow else row.treatment, "", 0, None)
+    return Decision(Treatment.SLOW if slow else row.treatment, "", 0, ARGUMENTS.get(row.name))
 
 
 def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name == "socketpair":
         if not plan.network_closed:
             return _PASS
-        return Decision(row.treatment, row.rule, row.errno, SOCKETPAIR_CLOSED)
+        return Decision(row.treatment, row.rule, row.errno, UNIX_STREAMS)
     if plan.network_closed:
-        return Decision(row.treatment, row.rule, row.errno, None)
+        return Decision(row.treatment, row.rule, row.errno, UNIX_STREAMS if plan.trees else None)
     return Decision(row.treatment, row.rule, errno.EAFNOSUPPORT, SOCKET_OPEN)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.context import Context
+    from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
@@ -188,6 +189,7 @@ class Sandbox:
             trace=self._trace,
             trees=self._trees,
             trees_lock=self._trees[0].lock if self._trees else None,
+            acquaintance=_acquaintance(self._init_pid) if self._trees else None,
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -476,6 +478,12 @@ def _allowed_calls(context: Context) -> AllowedCalls:
     from sandlockd.handlers.allowed import AllowedCalls  # only where it is asked for
 
     return AllowedCalls(context)
+
+
+def _acquaintance(init_pid: int) -> Acquaintance:
+    from sandlockd.handlers.merged.acquaintance import Acquaintance  # only where there are trees
+
+    return Acquaintance(init_pid)
 
 
 def _own_umask() -> int:

@@ -19,6 +19,7 @@ import errno
 import itertools
 import os
 import stat
+from functools import partial
 from typing import NamedTuple, assert_never
 
 from sandlockd.kernel import beneath, copying
@@ -42,6 +43,7 @@ from sandlockd.overlay.steps import (
     Whiteout,
 )
 from sandlockd.overlay.view import View
+from sandlockd.store.binding import Binding, bind_below
 from sandlockd.store.layer import DirectoryLayer
 
 TYPE_CHECKING = False
@@ -72,6 +74,7 @@ class Making(NamedTuple):
     open_flags: a new file is opened at once with these (access mode and file status flags).
     unnamed: the caller's O_TMPFILE, borrowed, for `Link(None, ...)`.
     identity: the caller's; None where it is ours.
+    binding: what a new socket is to be bound to; without it nobody listens there.
     """
 
     mode: int = 0o666
@@ -81,6 +84,7 @@ class Making(NamedTuple):
     open_flags: int = os.O_WRONLY
     unnamed: OwnedFd | None = None
     identity: Identity | None = None
+    binding: Binding | None = None
 
 
 class Staged(NamedTuple):
@@ -266,6 +270,9 @@ class Executor:
             has_acl = beneath.attribute(parent, _DEFAULT_ACL) is not None
             if has_acl:
                 making = making._replace(umask=0)
+            if kind is Kind.SOCKET and making.binding is not None:
+                self._bind(parent, _name(path), making, making.binding, over_whiteout, has_acl)
+                return None
             if not over_whiteout:
                 return _make_as_caller(parent, _name(path), kind, making)
             with self._stage(parent, has_acl) as stage, self._named(stage) as name:
@@ -280,6 +287,24 @@ class Executor:
                         opened.close()
                     raise
                 return opened
+
+    def _bind(
+        self,
+        parent: OwnedFd,
+        name: bytes,
+        making: Making,
+        binding: Binding,
+        over_whiteout: bool,
+        has_acl: bool,
+    ) -> None:
+        with self._in_work() as stage_name:
+            beneath.make_directory(self._work, stage_name, 0o777)
+            with (
+                beneath.open_directory(self._work.fd, stage_name) as stage,
+                bind_below(stage, binding, making, partial(_make_alike, parent, has_acl)) as made,
+            ):
+                flags = 0 if over_whiteout else beneath.RENAME_NOREPLACE
+                beneath.rename(made, name, parent, name, flags)
 
     def _link(
         self, source: bytes | None, path: bytes, making: Making, over_whiteout: bool, is_copy_up: bool
@@ -417,11 +442,7 @@ class Executor:
             # Open to the caller, whoever it is; nobody else gets as far as here.
             beneath.make_directory(self._work, name, 0o777)
             with beneath.open_directory(self._work.fd, name) as stage:
-                acl = beneath.attribute(parent, _DEFAULT_ACL) if has_acl else None
-                if acl is not None:
-                    beneath.set_attribute(stage, _DEFAULT_ACL, acl)
-                if status.st_mode & stat.S_ISGID:
-                    beneath.set_owner_and_mode(stage, _SAME, status.st_gid, 0o2777)
+                _make_alike(parent, has_acl, stage)
                 yield stage
 
 
@@ -442,6 +463,16 @@ def _make_as_caller(parent: OwnedFd, name: bytes, kind: Kind, making: Making) ->
             case _:
                 beneath.make_node(parent, name, NODES[kind] | mode, making.device)
     return None
+
+
+def _make_alike(parent: OwnedFd, has_acl: bool, stage: OwnedFd) -> None:
+    """What is made in a fresh directory of ours shall become what it would become in `parent`."""
+    acl = beneath.attribute(parent, _DEFAULT_ACL) if has_acl else None
+    if acl is not None:
+        beneath.set_attribute(stage, _DEFAULT_ACL, acl)
+    status = os.fstat(parent.fd)
+    if status.st_mode & stat.S_ISGID:
+        beneath.set_owner_and_mode(stage, _SAME, status.st_gid, 0o2777)
 
 
 def _mark_opaque(parent: OwnedFd, name: bytes) -> None:

@@ -101,6 +101,48 @@ db.execute("vacuum"); print(db.execute("pragma integrity_check").fetchone())
 other.close(); db.close()
 """
 
+_MANAGER = """
+import multiprocessing, os
+from multiprocessing.managers import BaseManager
+class Manager(BaseManager):
+    pass
+Manager.register("store", callable=dict, exposed=("get", "update", "__len__"))
+multiprocessing.set_start_method("fork")
+manager = Manager(address="manager.sock", authkey=b"key")
+manager.start()
+store = manager.store()
+workers = [multiprocessing.Process(target=store.update, args=({i: i * i},)) for i in range(4)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+open("left", "w").close()
+print([store.get(i) for i in range(5)], manager.address, sorted(os.listdir(".")))
+manager.shutdown()
+print(sorted(os.listdir(".")))
+"""
+
+_ASYNCIO = """
+import asyncio, os, pwd, socket, struct
+async def serve(reader, writer):
+    peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = struct.unpack("=iII", peer)
+    line = await reader.readline()
+    writer.write(b"%d %d %d %s" % (pid == os.getpid(), uid == os.getuid(), gid == os.getgid(), line))
+    writer.close()
+async def main():
+    for path in ("run/asyncio.sock", os.path.abspath("run/absolute.sock")):
+        server = await asyncio.start_unix_server(serve, path)
+        os.chmod(path, 0o600)
+        for _ in range(20):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"hello\\n")
+            print(await reader.read(), writer.get_extra_info("peername") == path, oct(os.stat(path).st_mode))
+            writer.close()
+        print(server.sockets[0].getsockname() == path)
+        server.close()
+os.mkdir("run", 0o700)
+asyncio.run(main())
+"""
+
 _LIST = "find . -printf '%p %y %m %l\\n' | sort"
 
 
@@ -237,6 +279,24 @@ _WHOLE = {
         f"python3 -c '{_DATABASE}'; ls",
         'python3 -c \'import sqlite3; d = sqlite3.connect("db"); d.execute("create table t (x)"); d.commit()\'',
         ("python3",),
+    ),
+    "python-manager": Whole(f"python3 -c '{_MANAGER}'", ":", ("python3",)),
+    "asyncio-server": Whole(f"python3 -c '{_ASYNCIO}'", ":", ("python3",)),
+    "ssh-agent": Whole(
+        "eval $(ssh-agent -a agent) >/dev/null; ssh-keygen -q -t ed25519 -N '' -f key -C comment;"
+        " ssh-add -q key; ssh-add -l | sed 's/SHA256:[^ ]*//'; stat -c %F:%a agent;"
+        " mv agent moved; SSH_AUTH_SOCK=$PWD/moved ssh-add -D -q; ssh-add -l 2>&1 || true; mv moved agent;"
+        " ssh-add -l || true; ssh-agent -k >/dev/null; ls",
+        ":",
+        ("ssh-agent", "ssh-keygen", "ssh-add", "stat"),
+        masked=("key*",),
+    ),
+    "tmux": Whole(  # without a window: there are no pseudo-terminals in the sandbox
+        "tmux -f /dev/null -S $PWD/socket start-server ';' set -g exit-empty off ';' set -g @option hello;"
+        " tmux -S socket show -gv @option; stat -c %F:%a socket; (cd /; tmux -S $OLDPWD/socket set -g @option again);"
+        " tmux -S ./socket show -gv @option; tmux -S socket kill-server || true; stat -c %F socket",
+        ":",
+        ("tmux", "stat"),
     ),
     "npm": Whole(
         "cd app; npm install --offline --no-audit --no-fund --silent ../package;"

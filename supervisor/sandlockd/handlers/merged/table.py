@@ -10,7 +10,7 @@ from functools import partial
 from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller
-from sandlockd.handlers.merged import changing, listing, moving, naming, opening, outside, seeing
+from sandlockd.handlers.merged import changing, listing, moving, naming, opening, outside, seeing, sockets
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
 from sandlockd.overlay.entries import FsError
@@ -52,6 +52,9 @@ _MERGED: dict[str, Merged] = {
     **dict.fromkeys(("execve", "execveat"), moving.execute),
     **dict.fromkeys(changing.NAMES, changing.handle),
     **dict.fromkeys(("getxattr", "lgetxattr", "fgetxattr"), changing.get_attribute),
+    "bind": sockets.bind,
+    "connect": sockets.connect,
+    "getsockopt": sockets.peer,
     **dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), changing.list_attributes),
 }
 

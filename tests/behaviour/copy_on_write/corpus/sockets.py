@@ -10,7 +10,7 @@ from .vocabulary import Calls, Programs
 PROGRAMS = Programs()
 program = PROGRAMS
 
-_STREAM, _DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+_STREAM, _DATAGRAM, _SEQPACKET = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET
 
 
 def _new(s: Calls, kind: int = _STREAM) -> int:
@@ -109,7 +109,7 @@ def connect_to_what_does_not_listen(s: Calls) -> None:
     bound = _new(s)
     s.bind(bound, "new")
     s.connect(_new(s), "new")
-    s.connect(_new(s, _DATAGRAM), "new")
+    s.connect(_new(s, _SEQPACKET), "new")
 
 
 @program
@@ -167,6 +167,7 @@ def datagrams(s: Calls) -> None:
     s.write(client, b"unlinked")
     s.read(server)
     s.told("sendto", (), s.silently("sendto", client, b"gone", 4, 0, address, len(address)))
+    s.connect(_new(s), "client")
 
 
 @program
