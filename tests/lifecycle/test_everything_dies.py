@@ -60,6 +60,23 @@ int main(void)
 }
 """
 
+# Three thousand that do nothing.
+_CROWD = r"""
+#include <stdio.h>
+#include <unistd.h>
+int main(void)
+{
+	for (int i = 0; i < 3000; i++)
+		if (fork() == 0)
+			for (;;)
+				pause();
+	puts("ready");
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+"""
+
 # Two hundred processes that init traces, because they have timers, and that are sent signals without end.
 _STORM_OF_STOPS = r"""
 #include <signal.h>
@@ -197,6 +214,16 @@ def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[
     # A hundred processes that all want both CPUs: one of the ten may have met somebody else's work as well.
     assert sorted(latencies_ms)[-2] < _KILL_LIMIT_S * 1000
     assert max(latencies_ms) < 3 * _KILL_LIMIT_S * 1000
+
+
+def test_the_end_of_a_crowd_takes_no_longer_for_each(
+    runner: Runner, measured: Callable[[str, object], None]
+) -> None:
+    """A look at all for each one that ends takes 15 s here."""
+    runner.may_leave_temporary = True
+    took_ms = _end_of_a_storm_ms(runner, runner.compiler.compile(_CROWD))
+    measured("kill_latency_ms", took_ms)
+    assert took_ms < 20 * _KILL_LIMIT_S * 1000
 
 
 def test_a_storm_of_stops_keeps_the_end_of_all_waiting_no_longer(runner: Runner) -> None:
