@@ -8,6 +8,9 @@ import stat
 
 import pytest
 from harness.running import Ended, Runner, system_python
+from harness.survivors import marked
+from harness.waiting import line_of, until
+from security import broken
 
 _HEAD = """
 import ctypes, os, signal, socket, struct, sys, threading, time
@@ -205,6 +208,62 @@ def test_a_socket_that_is_left_is_listed_and_committed(runner: Runner) -> None:
     assert (status.st_uid, status.st_gid) == (runner.place.user.uid, runner.place.user.gid)
     with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
         client.connect(str(runner.work / "left"))
+
+
+_NO_ROOTS = """
+from sandlockd.kernel import sockets
+apart = sockets._apart
+def without_roots(opened, address, connects, root, *rest):
+    if root is not None:
+        raise sockets.Refused
+    apart(opened, address, connects, root, *rest)
+sockets._apart = without_roots
+"""
+
+
+def test_where_no_root_is_to_be_had_the_last_name_is_told(runner: Runner) -> None:
+    source = """
+os.mkdir("d")
+server = listening(os.path.abspath("d/s")); client = connected("d/s")
+print(server.getsockname(), client.getpeername(), server.accept()[0] is not None, os.listdir("d"))
+"""
+    script = runner.place.file("program.py", _HEAD + source, 0o644)
+    options = ["--workdir", runner.work, "--on-exit", "discard", "--read", script]
+    ended = broken.run(runner, _NO_ROOTS, [system_python(), script], options=options)
+    assert ended.stdout == b"s s True ['s']\n", ended.stderr
+
+
+def test_a_connect_that_waits_ends_with_its_supervisor(runner: Runner) -> None:
+    source = """
+server = listening("s", 0); connected("s")
+print("waiting", flush=True)
+connected("s")
+"""
+    script = runner.place.file("program.py", _HEAD + source, 0o644)
+    options = ["--workdir", runner.work, "--on-exit", "discard", "--read", script]
+    line = runner.command_line([system_python(), script], options=options)
+    runner.may_leave_temporary = True
+    with runner.started(line) as process:
+        assert process.stdout is not None
+        assert line_of(process.stdout.fileno()) == b"waiting\n"
+        until(
+            lambda: len(marked(runner.marker)) >= 4, "the process that connects"
+        )  # with init and the program
+        process.kill()
+        process.wait()
+        until(lambda: not marked(runner.marker), "the end of all", limit_s=5)
+
+
+def test_at_audit_level_all_it_is_the_same(runner: Runner) -> None:
+    source = (
+        'server = listening("s"); connected("s"); print(credentials(server.accept()[0])[0] == os.getpid())'
+    )
+    script = runner.place.file("program.py", _HEAD + source, 0o644)
+    policy = f'extends = ["base"]\n[filesystem]\nread = ["{script}"]\n[audit]\nlevel = "all"\n'
+    options = ["--workdir", runner.work, "--on-exit", "discard"]
+    ended = runner.sandboxed([system_python(), script], options=options, policy=policy)
+    assert ended.stdout == b"True\n", ended.stderr
+    assert {"bind", "connect", "getsockopt"} <= {record.get("call") for record in ended.audit}
 
 
 def test_without_a_tree_there_is_no_socket(runner: Runner) -> None:

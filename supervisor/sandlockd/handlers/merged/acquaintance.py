@@ -37,7 +37,7 @@ class Acquaintance:
     def __init__(self, init_pid: int) -> None:
         self._init_pid = init_pid
         self._peers: dict[int, Peer] = {}
-        self._names: dict[bytes, dict[int, int]] = {}
+        self._names: dict[tuple[bytes, int], tuple[int, int]] = {}  # of a type: (inode, process)
 
     # ---- connections made on behalf
 
@@ -59,35 +59,32 @@ class Acquaintance:
     # ---- abstract names
 
     def is_bound(self, opened: OwnedFd, tgid: int) -> None:
-        """This socket of the sandbox has an abstract name now."""
+        """This socket of the sandbox has an abstract name now. Who had it before has it no longer."""
         name = sockets.own_address(opened)
         if not name.startswith(b"\0"):
             return
-        while len(self._names) >= _NAMES_MAX:
+        key = name, sockets.kind_of(opened)[1]
+        self._names.pop(key, None)  # the newest stand last
+        self._names[key] = os.fstat(opened.fd).st_ino, tgid
+        while len(self._names) > _NAMES_MAX:
             self._names.pop(next(iter(self._names)), None)
-        self._names.setdefault(name, {})[os.fstat(opened.fd).st_ino] = tgid
 
     def holder(self, name: bytes, kind: int) -> OwnedFd | None:
         """A socket of the sandbox that has this abstract name, as ours: for as long as we hold it, nobody else has it.
 
-        name: with its NUL. kind: its type; each type has names of its own.
+        name: with its NUL. kind: its type; each type has names of its own. In a worker: it looks into many processes.
         """
-        for inode, tgid in self._names.get(name, {}).items():
-            for pid in (tgid, *self._pids()):
-                found = _socket_of(pid, inode)
-                if found is None:
-                    continue
-                if sockets.kind_of(found) == (sockets.AF_UNIX, kind) and sockets.own_address(found) == name:
-                    return found
-                found.close()
+        inode, tgid = self._names.get((name, kind), (0, 0))
+        if not inode:
+            return None
+        for pid in (tgid, *(int(entry) for entry in os.listdir("/proc") if entry.isdigit())):
+            found = _socket_of(pid, inode) if procfs.descends_from(pid, self._init_pid) else None
+            if found is None:
+                continue
+            if sockets.kind_of(found) == (sockets.AF_UNIX, kind) and sockets.own_address(found) == name:
+                return found
+            found.close()
         return None
-
-    def _pids(self) -> list[int]:
-        return [
-            int(entry)
-            for entry in os.listdir("/proc")
-            if entry.isdigit() and procfs.descends_from(int(entry), self._init_pid)
-        ]
 
 
 def _socket_of(pid: int, inode: int) -> OwnedFd | None:

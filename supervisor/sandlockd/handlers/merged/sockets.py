@@ -21,7 +21,7 @@ from sandlockd.handlers.answers import Backstop, Continue, Errno, Later, Value, 
 from sandlockd.handlers.merged.acquaintance import Peer
 from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.places import Elsewhere, resolve
-from sandlockd.kernel import acts, beneath, memory, sockets
+from sandlockd.kernel import acts, beneath, memory, procfs, sockets
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.files import MayWait
 from sandlockd.kernel.paths import AT_FDCWD
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Refused
     from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.handlers.merged.places import Place
-    from sandlockd.kernel.paths import Identity
-
-    Began = Callable[[int, int], None]
 
 _OUTSIDE = Verdict(False, "network.unix", None)
 _FAMILY = Verdict(False, "network", None)
@@ -113,7 +110,7 @@ def connect(call: Call) -> Answer | Later:
         target = _target(call, path)
         if not isinstance(target, OwnedFd):
             return target
-        return _connecting(call, opened, target, sockets.connect)
+        return _connecting(call, opened, target)
     finally:
         opened.close()  # a second time does nothing: a worker may have taken it
 
@@ -164,38 +161,51 @@ def _outside(call: Call, path: bytes) -> Answer:
 def _connect_abstract(call: Call, opened: OwnedFd, address: bytes) -> Answer | Later:
     name = address[sockets.FAMILY_BYTES :]
     _, kind = sockets.kind_of(opened)
-    holder = _acquaintance(call).holder(name, kind)
-    if holder is None:
-        return record.refuse(_OUTSIDE, path=b"@" + name[1:], wanted="connect", error=errno.ECONNREFUSED)
+    socket, known = OwnedFd(opened.take()), _acquaintance(call)
+    identity, began = call.caller.identity, _introduction(call)
 
-    def connect_to(socket: OwnedFd, _: OwnedFd, identity: Identity | None, began: Began) -> None:
-        sockets.connect_abstract(socket, address, identity, began)
+    def work() -> bool:
+        with socket.unless_interrupted():
+            holder = known.holder(name, kind)
+            if holder is None:
+                return False
+            with holder:
+                sockets.connect_abstract(socket, address, identity, began)
+        return True
 
-    return _connecting(call, opened, holder, connect_to)
+    def then(is_ours: bool) -> Answer:
+        if is_ours:
+            return _DONE
+        shown = b"@" + name[1:]
+        return record.refuse(_OUTSIDE, path=shown, wanted="connect", error=errno.ECONNREFUSED)
+
+    return Later(work, then, socket.close)
 
 
-def _connecting(
-    call: Call,
-    opened: OwnedFd,
-    target: OwnedFd,
-    connect_to: Callable[[OwnedFd, OwnedFd, Identity | None, Began], None],
-) -> Answer | Later:
-    """In a worker, for it may wait for a place in the backlog. target: held for as long."""
-    socket, caller, known = OwnedFd(opened.take()), call.caller, _acquaintance(call)
-    status, identity = caller.status, caller.identity
+def _connecting(call: Call, opened: OwnedFd, target: OwnedFd) -> Later:
+    """In a worker, for it may wait for a place in the backlog. Takes both."""
+    socket, held = OwnedFd(opened.take()), OwnedFd(target.take())
+    identity, began = call.caller.identity, _introduction(call)
+
+    def work() -> None:
+        with socket.unless_interrupted(), held.unless_interrupted():
+            sockets.connect(socket, held, identity, began)
+
+    def abandon() -> None:
+        socket.close()
+        held.close()
+
+    return Later(work, lambda _: _DONE, abandon)
+
+
+def _introduction(call: Call) -> Callable[[int, int], None]:
+    """Notes whose connection the one is that a process of ours is about to make."""
+    known, status = _acquaintance(call), call.caller.status
 
     def began(pid: int, birth: int) -> None:
         known.connects(pid, Peer(status.tgid, status.uids[1], status.gids[1], birth))
 
-    def work() -> None:
-        with socket.unless_interrupted(), target.unless_interrupted():
-            connect_to(socket, target, identity, began)
-
-    def abandon() -> None:
-        socket.close()
-        target.close()
-
-    return Later(work, lambda _: _DONE, abandon)
+    return began
 
 
 def peer(call: Call) -> Answer:
@@ -228,7 +238,17 @@ def _acquaintance(call: Call) -> Acquaintance:
 
 
 def _socket(call: Call) -> OwnedFd:
-    """A duplicate of the socket that the call is about. Raises OSError: EBADF."""
+    """A duplicate of the socket that the call is about. Raises OSError: EBADF, ENOTSOCK."""
+    caller, fd = call.caller, call.int_arg(0)
+    try:
+        link = os.readlink(procfs.directory_of(caller.tid, fd)) if fd >= 0 else b""
+    except OSError:
+        link = b""
+    caller.require_alive()
+    if not link:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    if not link.startswith(b"socket:"):  # closing a duplicate of something else might wait for its server
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
     opened = sockets.duplicate(call.caller.tid, call.int_arg(0))
     call.caller.require_alive()
     return opened
