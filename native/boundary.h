@@ -362,6 +362,10 @@ int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
 /* statx(2) of the opened object as the kernel writes it: 256 bytes. */
 int slk_statx(int fd, uint32_t mask, int flags, void *ret_statx);
+#define SLK_HANDLE_BYTES_MAX 128 /* MAX_HANDLE_SZ (linux/exportfs.h) */
+/* name_to_handle_at(2) of the opened object: struct file_handle, of SLK_HANDLE_BYTES_MAX and its head; the mount's id, of 4
+ * bytes or, with AT_HANDLE_MNT_ID_UNIQUE, 8. */
+int slk_handle_of(int fd, int flags, void *ret_handle, void *ret_mount_id);
 /* fstatfs(2), likewise: 120 bytes. */
 int slk_statfs(int fd, void *ret_statfs);
 
@@ -397,12 +401,37 @@ int slk_layers_exchange(struct slk_layers *layers, const char *first, const char
 /* enum slk_layer_kind, and the flags from bit 8 on. */
 int slk_layers_find(struct slk_layers *layers, const char *path);
 
+/* ---- numbers.c: which device and inode number a program is told ----------------------------------------------- */
+
+struct slk_number {
+	uint64_t device;
+	uint64_t inode;
+};
+
+#define SLK_NUMBER_FOREIGN 0x4000000000000000 /* is set where an object's own number could be another's */
+
+struct slk_numbers;
+
+/* Of one tree. The descriptors: of the lower directory and the upper. */
+int slk_numbers_create(int lower_fd, int upper_fd, struct slk_numbers **ret_numbers);
+void slk_numbers_destroy(struct slk_numbers *numbers);
+/* The object of the upper with this inode number is a copy, and bears the number of its original from now on. 1; 0: another
+ * copy bears it, and this one is told by its own. */
+int slk_numbers_copied(struct slk_numbers *numbers, uint64_t copy, uint64_t origin_device, uint64_t origin_inode);
+/* A new object of the upper has this inode number. */
+void slk_numbers_made(struct slk_numbers *numbers, uint64_t inode);
+/* What a program is told of the object of the upper that has this inode number. */
+void slk_numbers_told(struct slk_numbers *numbers, uint64_t inode, struct slk_number *ret_told);
+/* The original's number in the record that a copy bears (overlay/identity.py). 0: it bears none. */
+int slk_read_origin(int dirfd, const char *name, struct slk_number *ret_origin);
+
 struct slk_tree_config {
 	const char *root; /* canonical, as the program knows it */
 	uint32_t root_length;
 	const char *upper; /* where the upper directory is, canonical */
 	uint32_t upper_length;
-	struct slk_layers *layers; /* borrowed, as the descriptors */
+	struct slk_layers *layers; /* borrowed, as the numbers and the descriptors */
+	struct slk_numbers *numbers;
 	int32_t lower_fd;
 	int32_t upper_fd;
 	int32_t work_fd;

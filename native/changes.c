@@ -131,6 +131,14 @@ static int is_removed(const struct slk_tree *tree, const char *path, const struc
 
 /* ---- made */
 
+static void note_made(const struct slk_tree *tree, int dirfd, const char *path)
+{
+	struct stat status;
+
+	if (syscall(SYS_newfstatat, dirfd, path, &status, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) == 0)
+		slk_numbers_made(tree->numbers, status.st_ino);
+}
+
 /* In the place of a whiteout: in work first. */
 static int create_aside(const struct slk_tree *tree, const char *path, uint32_t flags, uint32_t mode)
 {
@@ -166,6 +174,7 @@ static int create_file(struct slk_engine *engine, struct slk_request *request, c
 	if (fd < 0)
 		return fd == -EEXIST || fd == -EXDEV || fd == -ELOOP ? PYTHON :
 								       slk_answer_call(engine, request, 0, -fd);
+	note_made(tree, fd, "");
 	slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
 	return slk_tree_hand_over(engine, request, fd, flags);
 }
@@ -180,6 +189,7 @@ int slk_tree_make_directory(struct slk_engine *engine, struct slk_request *reque
 		return PYTHON;
 	if (mkdirat(tree->upper_fd, path, mode & ~mask) < 0)
 		return errno == EEXIST ? PYTHON : slk_answer_call(engine, request, 0, errno);
+	note_made(tree, tree->upper_fd, path);
 	slk_layers_set(tree->layers, path, SLK_LAYER_DIRECTORY, 0);
 	return slk_answer_call(engine, request, 0, 0);
 }
@@ -196,7 +206,7 @@ static int set_origin(int fd, const char *path, const struct stat *from)
 			      (long long)from->st_ctim.tv_sec * 1000000000 + from->st_ctim.tv_nsec,
 			      from->st_mode & 07777, strlen(path) <= 1024 ? path : "");
 
-	return fsetxattr(fd, "user.sandlockd.origin", value, (size_t)length, 0) < 0 ? -errno : 0;
+	return fsetxattr(fd, SLK_ORIGIN_ATTRIBUTE, value, (size_t)length, 0) < 0 ? -errno : 0;
 }
 
 static int fill(int from, int to, const char *path, const struct stat *status, int truncated)
@@ -240,7 +250,7 @@ static int show(const struct slk_tree *tree, const char *name, const char *path)
 static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
 {
 	char name[32];
-	struct stat status;
+	struct stat status, copy;
 	int from, to, result = -EAGAIN;
 
 	from = slk_open_confined(tree->lower_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME, 0);
@@ -260,7 +270,9 @@ static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
 	}
 	result = fill(from, to, path, &status, truncated);
 	if (result == 0)
-		result = show(tree, name, path);
+		result = fstat(to, &copy) < 0 ? -errno : show(tree, name, path);
+	if (result == 0)
+		slk_numbers_copied(tree->numbers, copy.st_ino, status.st_dev, status.st_ino);
 	if (result != 0) /* what was lost (SLK_LOST_*), Python tells */
 		unlinkat(tree->work_fd, name, 0);
 	close(from);

@@ -358,7 +358,12 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_SLOW:
-		if (!row->act || engine->tell_granted || slk_tree_descriptor(engine, request) != 0)
+		judged = !row->act || engine->tell_granted ? 1 : slk_tree_descriptor(engine, request);
+		if (judged == SLK_ANSWERED) {
+			engine->counts.answered++;
+			return 0;
+		}
+		if (judged != 0)
 			break;
 		engine->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);

@@ -556,9 +556,11 @@ static int judge_see(struct slk_engine *engine, struct slk_request *request)
 		const struct slk_call *call = &engine->calls[request->nr];
 		int stats = call->act == SLK_ACT_STAT || call->act == SLK_ACT_STATX;
 
-		return stats && call->flags >= 0 && request->args[call->flags] & AT_EMPTY_PATH ?
-			       slk_tree_descriptor(engine, request) :
-			       0;
+		if (call->flags < 0 || !(request->args[call->flags] & AT_EMPTY_PATH))
+			return 0;
+		if (call->act == SLK_ACT_NONE) /* name_to_handle_at */
+			return SLK_REASON_ZONE + 1;
+		return stats ? slk_tree_descriptor(engine, request) : 0;
 	}
 	return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
 }

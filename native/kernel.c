@@ -9,6 +9,7 @@
 #include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -119,6 +120,14 @@ int slk_statx(int fd, uint32_t mask, int flags, void *ret_statx)
 {
 	/* The raw call: the program is given what the kernel says, bits unknown to our headers included. */
 	return syscall(SYS_statx, fd, "", flags | AT_EMPTY_PATH, mask, ret_statx) < 0 ? -errno : 0;
+}
+
+int slk_handle_of(int fd, int flags, void *ret_handle, void *ret_mount_id)
+{
+	uint32_t capacity = SLK_HANDLE_BYTES_MAX;
+
+	memcpy(ret_handle, &capacity, sizeof(capacity));
+	return syscall(SYS_name_to_handle_at, fd, "", ret_handle, ret_mount_id, flags | AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
 int slk_statfs(int fd, void *ret_statfs)

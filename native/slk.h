@@ -132,6 +132,7 @@ struct slk_judged {
 /* ---- trees.c */
 
 #define SLK_TREES_MAX 4
+#define SLK_ORIGIN_ATTRIBUTE "user.sandlockd.origin" /* overlay/identity.py */
 #define SLK_ANSWERED (-1) /* beside 0 and reason + 1 */
 #define SLK_NEED_IN_TREE (1u << 30)
 
@@ -142,8 +143,9 @@ struct slk_tree {
 	uint32_t upper_length;
 	uint32_t root_components;
 	struct slk_layers *layers;
+	struct slk_numbers *numbers;
 	int lower_fd, upper_fd, work_fd;
-	int one_device;
+	uint64_t upper_device;
 	int has_moved;
 };
 
@@ -191,7 +193,20 @@ int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk
 			      const struct slk_layered *found);
 int slk_tree_unchanged(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		       const struct slk_walk *walk, const struct slk_layered *found);
-int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request);
+int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request);
+/* 1: everything in the upper is told by the number that it has. */
+int slk_numbers_are_own(const struct slk_numbers *numbers);
+/* telling.c: 0 (only of a descriptor): the kernel tells the same; SLK_ANSWERED, or reason + 1. path: as above. */
+int slk_tell_path(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree, const char *path,
+		  const struct slk_layered *found);
+int slk_tell_descriptor(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree);
+int slk_tell_merged(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		    const char *path);
+/* listing.c: likewise, of a descriptor of a directory through which nothing of the lower tree shows. */
+int slk_tell_listing(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+		     const char *path);
+/* The magic link of a descriptor, or of the working directory. */
+void slk_descriptor_link(const struct slk_request *request, int fd, char *ret_link, size_t size);
 /* What was found granted a moment ago. */
 int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
 void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);

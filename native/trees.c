@@ -31,18 +31,17 @@
 	 O_LARGEFILE | O_DSYNC | O_SYNC | O_NOATIME | O_DIRECTORY)
 #define LARGEFILE 0100000 /* glibc's O_LARGEFILE is 0 where it is implied */
 #define PYTHON (SLK_REASON_ZONE + 1)
-#define STAT_BYTES_MAX 256
 
 int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config)
 {
 	struct slk_tree *tree = &engine->trees[engine->tree_count];
-	struct stat lower, upper;
+	struct stat upper;
 
 	if (engine->tree_count == SLK_TREES_MAX)
 		return -ENOSPC;
 	if (config->root_length >= SLK_PATH_MAX || config->upper_length >= SLK_PATH_MAX)
 		return -ENAMETOOLONG;
-	if (fstat(config->lower_fd, &lower) < 0 || fstat(config->upper_fd, &upper) < 0)
+	if (fstat(config->upper_fd, &upper) < 0)
 		return -errno;
 	memcpy(tree->root, config->root, config->root_length);
 	memcpy(tree->upper, config->upper, config->upper_length);
@@ -51,10 +50,11 @@ int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config 
 	for (uint32_t i = 0; i < config->root_length; i++)
 		tree->root_components += config->root[i] == '/';
 	tree->layers = config->layers;
+	tree->numbers = config->numbers;
 	tree->lower_fd = config->lower_fd;
 	tree->upper_fd = config->upper_fd;
 	tree->work_fd = config->work_fd;
-	tree->one_device = lower.st_dev == upper.st_dev;
+	tree->upper_device = upper.st_dev;
 	engine->tree_count++;
 	return 0;
 }
@@ -171,55 +171,6 @@ static uint64_t arg(const struct slk_request *request, int position)
 static int is_merged(const struct slk_layered *found)
 {
 	return found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED;
-}
-
-/* A merged directory is the lower object, with what is told of the upper one, and as many links as subdirectories. */
-static int merge_stat(const struct slk_tree *tree, const char *path, struct stat *status)
-{
-	struct stat lower;
-	int more = 0;
-
-	if (syscall(SYS_newfstatat, tree->lower_fd, *path ? path : ".", &lower, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    lower.st_nlink < 2 || slk_layers_links(tree->layers, path, tree->lower_fd, &more) < 0)
-		return -1;
-	status->st_dev = lower.st_dev;
-	status->st_ino = lower.st_ino;
-	status->st_nlink = lower.st_nlink + (nlink_t)more;
-	return 0;
-}
-
-/* Of the upper, where no link is: layers.c would have said so. */
-static int tell_stat(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-		     const char *path, const struct slk_layered *found)
-{
-	const struct slk_call *row = &engine->calls[request->nr];
-	_Alignas(8) char buffer[STAT_BYTES_MAX];
-	size_t size = sizeof(struct stat);
-	long result;
-
-	if (!tree->one_device || (is_merged(found) && row->act == SLK_ACT_STATX))
-		return PYTHON; /* one tree, one device */
-	if (row->act == SLK_ACT_STATX) {
-		if ((arg(request, row->flags) & ~(uint64_t)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | 0x6000)) != 0)
-			return PYTHON;
-		size = 256;
-		result = syscall(SYS_statx, tree->upper_fd, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
-				 (unsigned)arg(request, row->mode), buffer);
-	} else {
-		if (row->flags >= 0 &&
-		    (uint32_t)arg(request, row->flags) & ~(uint32_t)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT))
-			return PYTHON;
-		result = syscall(SYS_newfstatat, tree->upper_fd, *path ? path : ".", buffer, AT_SYMLINK_NOFOLLOW);
-		if (result == 0 && is_merged(found))
-			result = merge_stat(tree, path, (struct stat *)(void *)buffer);
-	}
-	if (result < 0)
-		return PYTHON;
-	if (!slk_tree_alive(engine, request))
-		return PYTHON;
-	if (slk_write_memory(request->tid, arg(request, row->buffer), (uint32_t)size, buffer) < 0)
-		return slk_answer_call(engine, request, 0, EFAULT);
-	return slk_answer_call(engine, request, 0, 0);
 }
 
 static int tell_access(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
@@ -356,7 +307,7 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		follow = 0;
 	if (found->is_whole && (found->kind == SLK_LAYER_FILE || found->kind == SLK_LAYER_DIRECTORY)) {
 		if (stats)
-			return tell_stat(engine, request, tree, path, found);
+			return slk_tell_path(engine, request, tree, path, found);
 		if (row->act == SLK_ACT_ACCESS)
 			return tell_access(engine, request, tree, path);
 		if (row->act == SLK_ACT_READLINK && slk_tree_may_search_above(tree, walk, found))
@@ -433,44 +384,80 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	}
 }
 
-/* A directory that nothing of the lower tree shows through is listed by the kernel: it holds no whiteouts. */
-static int descriptor_in_upper(int act, const struct slk_tree *tree, const char *path, uint32_t length)
+/* ---- by a descriptor */
+
+void slk_descriptor_link(const struct slk_request *request, int fd, char *ret_link, size_t size)
+{
+	if (fd == AT_FDCWD)
+		snprintf(ret_link, size, "/proc/%d/cwd", request->tid);
+	else
+		snprintf(ret_link, size, "/proc/%d/fd/%d", request->tid, fd);
+}
+
+/* A directory that nothing of the lower tree shows through holds no whiteouts. */
+static int descriptor_in_upper(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			       int act, const char *path, uint32_t length)
 {
 	int found;
 
 	if (act == SLK_ACT_FSTAT)
-		return tree->one_device ? 0 : PYTHON;
+		return slk_tell_descriptor(engine, request, tree);
 	if (act != SLK_ACT_GETDENTS || length <= tree->upper_length)
 		return PYTHON;
-	found = slk_layers_find(tree->layers, path + tree->upper_length + 1);
-	return (found & 0xff) == SLK_LAYER_DIRECTORY && !(found >> 8 & SLK_LAYER_MERGED) ? 0 : PYTHON;
+	path += tree->upper_length + 1;
+	found = slk_layers_find(tree->layers, path);
+	if ((found & 0xff) != SLK_LAYER_DIRECTORY || found >> 8 & SLK_LAYER_MERGED)
+		return PYTHON;
+	return slk_tell_listing(engine, request, tree, path);
 }
 
-/* link: of /proc, to what the descriptor names. */
-static int may_have_lost_links(const char *link)
+/* Of a file with several names the kernel may count some that are gone. */
+static int counts_right(const struct slk_request *request, const struct slk_tree *tree)
 {
+	char link[64];
 	struct stat status;
 
-	return syscall(SYS_newfstatat, AT_FDCWD, link, &status, 0) < 0 ||
-	       (!S_ISDIR(status.st_mode) && status.st_nlink != 1);
+	if (!slk_layers_links_lost(tree->layers))
+		return 1;
+	slk_descriptor_link(request, (int)(int32_t)request->args[0], link, sizeof(link));
+	return syscall(SYS_newfstatat, AT_FDCWD, link, &status, 0) == 0 &&
+	       (S_ISDIR(status.st_mode) || status.st_nlink == 1);
 }
 
-/* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know. */
-int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *request)
+static int descriptor_in_lower(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
+			       int act, const char *path, uint32_t length)
+{
+	struct slk_layered found;
+	struct slk_walk walk;
+
+	if (act == SLK_ACT_FSTAT && slk_layers_is_empty(tree->layers))
+		return 0;
+	if (tree->has_moved || slk_walk_set(&walk, "", 0, path, length) < 0)
+		return PYTHON;
+	slk_layers_walk(tree->layers, walk.text, walk.ends, tree->root_components, walk.count, &found);
+	if (!is_merged(&found))
+		return PYTHON;
+	if (act == SLK_ACT_FSTAT && found.is_whole)
+		return slk_tell_merged(engine, request, tree, slk_tree_relative(tree, &walk));
+	if (act == SLK_ACT_FSTAT && !counts_right(request, tree))
+		return PYTHON;
+	/* A directory with something in the upper is listed by Python. */
+	return act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
+}
+
+/* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know;
+ * SLK_ANSWERED, or reason + 1. */
+int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request)
 {
 	int act = engine->calls[request->nr].act;
 	char link[64], text[SLK_PATH_MAX];
-	struct slk_layered found;
-	struct slk_walk walk;
 	struct slk_tree *tree;
 	ssize_t length;
 
 	if (act == SLK_ACT_STAT || act == SLK_ACT_STATX)
 		act = SLK_ACT_FSTAT; /* with an empty path */
-	if (act == SLK_ACT_GETCWD || (int)(int32_t)request->args[0] == AT_FDCWD)
-		snprintf(link, sizeof(link), "/proc/%d/cwd", request->tid);
-	else
-		snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, (int)(int32_t)request->args[0]);
+	slk_descriptor_link(request, act == SLK_ACT_GETCWD ? AT_FDCWD : (int)(int32_t)request->args[0], link,
+			    sizeof(link));
 	length = readlink(link, text, sizeof(text) - 1);
 	if (length > 0)
 		text[length] = '\0';
@@ -478,19 +465,7 @@ int slk_tree_descriptor(struct slk_engine *engine, const struct slk_request *req
 		return length > 0 ? PYTHON : 0; /* EBADF is the kernel's to find */
 	for (uint32_t i = 0; i < engine->tree_count; i++)
 		if (is_below(text, (uint32_t)length, engine->trees[i].upper, engine->trees[i].upper_length))
-			return descriptor_in_upper(act, &engine->trees[i], text, (uint32_t)length);
+			return descriptor_in_upper(engine, request, &engine->trees[i], act, text, (uint32_t)length);
 	tree = tree_at(engine, text, (uint32_t)length);
-	if (!tree)
-		return 0;
-	if (act == SLK_ACT_FSTAT && slk_layers_is_empty(tree->layers))
-		return 0;
-	if (tree->has_moved || slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
-		return PYTHON;
-	slk_layers_walk(tree->layers, walk.text, walk.ends, tree->root_components, walk.count, &found);
-	if (act == SLK_ACT_FSTAT && slk_layers_links_lost(tree->layers) && may_have_lost_links(link))
-		return PYTHON;
-	if (!(found.flags & SLK_LAYER_MERGED) || found.kind != SLK_LAYER_DIRECTORY)
-		return PYTHON;
-	/* A directory with something in the upper is listed by Python. */
-	return act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
+	return tree ? descriptor_in_lower(engine, request, tree, act, text, (uint32_t)length) : 0;
 }

@@ -145,6 +145,35 @@ class Sandboxed(Way):
         return runner.run([SANDLOCKD, *options, "--", *command], timeout=_TIMEOUT_S, env=env)
 
 
+class StoredElsewhere(Sandboxed):
+    """The changes lie on another file system than the work directory."""
+
+    def why_not(self) -> str | None:
+        return super().why_not() or _why_no_other_file_system()
+
+    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
+        with tempfile.TemporaryDirectory(prefix="sandlockd-test-state-", dir=_OTHER_FILE_SYSTEM) as state:
+            runner.place.give(Path(state))
+            return super().run(runner, command, read, {**env, "SANDLOCKD_STATE_DIR": state})
+
+
+_OTHER_FILE_SYSTEM = "/dev/shm"
+
+
+@functools.cache
+def _why_no_other_file_system() -> str | None:
+    if not os.path.isdir(_OTHER_FILE_SYSTEM):
+        return f"there is no {_OTHER_FILE_SYSTEM}"
+    if os.stat(_OTHER_FILE_SYSTEM).st_dev == os.stat("/var/tmp").st_dev:
+        return f"{_OTHER_FILE_SYSTEM} is no other file system"
+    with tempfile.NamedTemporaryFile(dir=_OTHER_FILE_SYSTEM) as file:
+        try:
+            os.setxattr(file.name, "user.x", b"")
+        except OSError:
+            return f"{_OTHER_FILE_SYSTEM} has no user attributes (Linux 6.6)"
+    return None
+
+
 class Committed(Sandboxed):
     """What was changed is kept, looked at, and committed with all that must be named."""
 
@@ -220,6 +249,7 @@ OVERLAYFS = Overlayfs("overlayfs")
 # Nothing is kept apart: what differs then is the sandbox's doing, not that of copy-on-write.
 GRANTED = Sandboxed("sandlockd, granted")
 DISCARDED = Sandboxed("sandlockd, discarded", ("--workdir",), ("--on-exit", "discard"))
+ELSEWHERE = StoredElsewhere("sandlockd, stored elsewhere", ("--workdir",), ("--on-exit", "discard"))
 COMMITTED = Committed("sandlockd, committed", ("--workdir",), ("--on-exit", "keep"))
 
 

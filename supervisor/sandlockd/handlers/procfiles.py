@@ -11,14 +11,14 @@ import errno
 import os
 import stat
 
-from sandlockd.handlers import record
+from sandlockd.handlers import proctrees, record
 from sandlockd.handlers.answers import ENOENT, Errno, Fd
 from sandlockd.kernel import acts, procfs
 from sandlockd.policy.verdict import Verdict, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.answers import Answer, Later
     from sandlockd.handlers.context import Caller, Context
     from sandlockd.handlers.lookup import Place
     from sandlockd.handlers.opening import How
@@ -60,7 +60,7 @@ def own_terminal(context: Context, found: Object) -> bool:
     return found.special == context.terminal_device
 
 
-def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer:
+def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer | Later:
     """Serve, or refuse, an object of procfs."""
     name = _below_mount(found.path)
     if name is None:
@@ -88,7 +88,7 @@ def _shared(name: bytes) -> bool:
     return name.startswith(_SHARED_BELOW)
 
 
-def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer:
+def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer | Later:
     context = caller.context
     if pid == context.files.pid:
         # A link led to `self`, which was us: the caller means itself.
@@ -147,7 +147,7 @@ def _in_sandbox(context: Context, pid: int) -> bool:
     return procfs.descends_from(pid, context.init_pid)
 
 
-def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Answer:
+def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Answer | Later:
     """Open below the number itself, check what was opened, and hand it over."""
     flags = how.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_CLOEXEC)
     try:
@@ -159,7 +159,11 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
                 return ENOENT
             with caller.act(acts.reopen, opened, flags & ~os.O_NOFOLLOW) as file:
                 caller.require_alive()
-                return Fd(file.take(), bool(how.flags & os.O_CLOEXEC))
+                close_on_exec = bool(how.flags & os.O_CLOEXEC)
+                told = None
+                if how.want is Want.READ and not how.flags & os.O_PATH:
+                    told = proctrees.tell(caller, path, file, close_on_exec=close_on_exec)
+                return Fd(file.take(), close_on_exec) if told is None else told
     except OSError as error:
         return Errno(error.errno or errno.EIO)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, NamedTuple
 
     from sandlockd.kernel.layers import Layers
+    from sandlockd.kernel.numbers import Numbers
 
 EMPTY = lib.SLK_NOTIF_EMPTY
 PENDING = lib.SLK_NOTIF_PENDING
@@ -291,9 +292,14 @@ class Engine:
         lib.slk_engine_set_mounts(self._engine, slow_lookups, ids, len(local))
 
     def add_tree(
-        self, root: bytes, upper: bytes, layers: Layers, fds: tuple[OwnedFd, OwnedFd, OwnedFd]
+        self,
+        root: bytes,
+        upper: bytes,
+        layers: Layers,
+        numbers: Numbers,
+        fds: tuple[OwnedFd, OwnedFd, OwnedFd],
     ) -> Callable[[], None]:
-        """fds: of the lower directory, the upper, and work; borrowed, as the index. All as in struct slk_tree_config.
+        """fds: of the lower directory, the upper, and work; borrowed, as the rest. All as in struct slk_tree_config.
 
         Returns: what to call when a lower directory was renamed.
         """
@@ -301,7 +307,7 @@ class Engine:
         root_text, upper_text = ffi.new("char[]", root), ffi.new("char[]", upper)
         config.root, config.root_length = root_text, len(root)
         config.upper, config.upper_length = upper_text, len(upper)
-        config.layers = layers.native
+        config.layers, config.numbers = layers.native, numbers.native
         config.lower_fd, config.upper_fd, config.work_fd = (fd.fd for fd in fds)
         check(lib.slk_engine_add_tree(self._engine, config))
         number = self._trees

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from sandlockd.kernel.fds import OwnedFd
 
 STATX_BASIC = 0x7FF
+STATX_BORN = 0x800
+STATX_MOUNT_IDS = 0x5000  # STATX_MNT_ID and, of Linux 6.8, STATX_MNT_ID_UNIQUE
 _STATX_BYTES = 256
 # struct statx (linux/stat.h) up to stx_mnt_id: mask blksize attributes nlink uid gid mode _ ino size blocks
 # attributes_mask, four times (s, ns, _), rdev major minor, dev major minor
 _STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII")
-_NLINK, _MODE, _INO = 3, 6, 8
+_MASK, _NLINK, _MODE, _INO = 0, 3, 6, 8
 _TIMES = 12  # accessed, born, changed, modified
+_BORN = _TIMES + 3
 _RDEV, _DEV = 24, 26
+_MOUNT_BYTES = 8
 
 
 class Status:
@@ -43,13 +47,30 @@ class Status:
     def mode(self) -> int:
         return int(self._fields[_MODE])
 
-    def set_object(self, other: Status) -> None:
-        """Be that object, with what is told of this one."""
-        self._fields[_INO] = other._fields[_INO]
-        self.set_device(other)
+    @property
+    def inode(self) -> int:
+        return int(self._fields[_INO])
 
-    def set_device(self, other: Status) -> None:
-        self._fields[_DEV : _DEV + 2] = other._fields[_DEV : _DEV + 2]
+    @property
+    def mount_ids(self) -> int:
+        """Those of STATX_MOUNT_IDS that it tells."""
+        return int(self._fields[_MASK]) & STATX_MOUNT_IDS
+
+    @property
+    def born_ns(self) -> int | None:
+        """None where the file system does not know, or it was not asked for."""
+        if not self._fields[_MASK] & STATX_BORN:
+            return None
+        return int(self._fields[_BORN]) * 1_000_000_000 + int(self._fields[_BORN + 1])
+
+    def set_number(self, device: int, inode: int) -> None:
+        """Be that object, with what is told of this one."""
+        self._fields[_INO] = inode
+        self._fields[_DEV : _DEV + 2] = os.major(device), os.minor(device)
+
+    def set_mount(self, other: Status) -> None:
+        """Be on that one's mount."""
+        self._rest = other._rest[:_MOUNT_BYTES] + self._rest[_MOUNT_BYTES:]
 
     def statx(self) -> bytes:
         return _STATX.pack(*self._fields) + self._rest

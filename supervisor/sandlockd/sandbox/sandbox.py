@@ -88,7 +88,8 @@ class Sandbox:
         self._mounts_changed()
         for tree in trees:
             fds = (tree.storage.workdir, tree.storage.upper, tree.storage.work)
-            tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, tree.index.layers, fds)
+            layers, numbers = tree.index.layers, tree.origins.numbers
+            tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
         self._init_pid = 0
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None

@@ -50,6 +50,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from sandlockd.store.origins import Origins
+
 OPAQUE_ATTRIBUTE = b"user.overlay.opaque"
 _DEFAULT_ACL = b"system.posix_acl_default"
 _SAME = 0xFFFFFFFF
@@ -105,7 +107,7 @@ class Executor:
 
     upper, work: on one file system; borrowed, as the view's layers.
     stop: asked between the slices of a long copy.
-    carried_out: told of each step that was.
+    carried_out: told of each step that was. origins: told of each object that is made.
     staged: by device and inode of the original; taken from here where it serves.
     lost: LOST_* (kernel/copying) of what copies could not keep so far.
     """
@@ -120,8 +122,10 @@ class Executor:
         stop: Callable[[], bool] | None = None,
         staged: dict[tuple[int, int], Staged] | None = None,
         carried_out: Callable[[Step], None] | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self._carried_out = carried_out
+        self._origins = origins
         self._staged = {} if staged is None else staged
         self._view = view
         self._upper = upper
@@ -202,7 +206,12 @@ class Executor:
             self._lent(copy, path),
             _times_kept(parent),
         ):
+            original = os.fstat(seen.fd)
+            if self._origins is not None and kind not in (Kind.FILE, Kind.DIRECTORY):
+                self._origins.record(copy, original)
             beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_NOREPLACE)
+            if self._origins is not None:
+                self._origins.copied(copy, original)
 
     def _copy(self, seen: OwnedFd, path: bytes, kind: Kind, size: int | None, name: bytes) -> OwnedFd:
         """A copy in work, complete."""
@@ -257,6 +266,7 @@ class Executor:
         ):
             beneath.make_directory(self._work, name, 0o700)
             with beneath.open_directory(self._work.fd, name) as fresh:
+                self._note_made(fresh)
                 beneath.set_attribute(fresh, OPAQUE_ATTRIBUTE, b"y")
                 copying.copy_metadata(old, fresh)
             beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
@@ -274,10 +284,13 @@ class Executor:
                 self._bind(parent, _name(path), making, making.binding, over_whiteout, has_acl)
                 return None
             if not over_whiteout:
-                return _make_as_caller(parent, _name(path), kind, making)
+                opened = _make_as_caller(parent, _name(path), kind, making)
+                self._note_new(parent, _name(path), opened)
+                return opened
             with self._stage(parent, has_acl) as stage, self._named(stage) as name:
                 opened = _make_as_caller(stage, name, kind, making)
                 try:
+                    self._note_new(stage, name, opened)
                     if opaque:
                         _mark_opaque(stage, name)
                     flags = beneath.RENAME_EXCHANGE if kind is Kind.DIRECTORY else 0
@@ -304,7 +317,19 @@ class Executor:
                 bind_below(stage, binding, making, partial(_make_alike, parent, has_acl)) as made,
             ):
                 flags = 0 if over_whiteout else beneath.RENAME_NOREPLACE
+                self._note_new(made, name, None)
                 beneath.rename(made, name, parent, name, flags)
+
+    def _note_new(self, parent: OwnedFd, name: bytes, opened: OwnedFd | None) -> None:
+        if opened is not None:
+            self._note_made(opened)
+        elif self._origins is not None:
+            with beneath.open_below(parent.fd, name, os.O_PATH) as new:
+                self._note_made(new)
+
+    def _note_made(self, new: OwnedFd) -> None:
+        if self._origins is not None:
+            self._origins.made(new)
 
     def _link(
         self, source: bytes | None, path: bytes, making: Making, over_whiteout: bool, is_copy_up: bool

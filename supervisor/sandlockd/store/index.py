@@ -29,9 +29,12 @@ from sandlockd.store.layer import DirectoryLayer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from sandlockd.kernel.beneath import Seen
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.paths import Identity
+    from sandlockd.overlay.entries import Name
 
 _LOOK = os.O_PATH | os.O_DIRECTORY
 _DEFAULT_ACL = b"system.posix_acl_default"
@@ -52,14 +55,17 @@ class UpperIndex:
         self._disk = DirectoryLayer(upper, with_opaque=True)
         self._lower = None if lower is None else DirectoryLayer(lower)
 
-    def read(self) -> None:
-        """All of it, from the disk. Raises FsError."""
+    def read(self, found: Callable[[bytes, Sequence[Name]], None] | None = None) -> None:
+        """All of it, from the disk. found: told of the rows of each directory. Raises FsError, OSError."""
         self.layers.clear(b"")
         waiting = [b""]
         while waiting:
             path = waiting.pop()
             self._directory(path)
-            for name, kind, _ in self._disk.names(path):
+            rows = list(self._disk.names(path))
+            if found is not None:
+                found(path, rows)
+            for name, kind, _ in rows:
                 child = path + b"/" + name if path else name
                 if kind is Kind.DIRECTORY:
                     self.layers.set(child, layers.DIRECTORY)

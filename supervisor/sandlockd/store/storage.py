@@ -5,6 +5,7 @@
       upper/        the tree's root as the program sees it: owner, mode and times are the workdir's
       work/         0700; what is being made. Swept at every opening
       journal       of a commit under way (store/journal_file.py)
+      origins       of copies that bear no record (store/origins.py)
 
 Refuses what somebody else made or may have changed, and what another process uses: it would be swept under its hands.
 Refuses to put a tree's storage into the tree, or the other way round: the copies would be copied.

@@ -29,6 +29,7 @@ from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making, Staged
 from sandlockd.store.index import IndexedLayer, UpperIndex
 from sandlockd.store.layer import DirectoryLayer, HardLinks
+from sandlockd.store.origins import Origins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ class Tree:
         self.storage = storage
         self.lock = lock
         self.upper_path = os.readlink(self_link(storage.upper.fd))
+        self.origins = Origins(storage)
         self.index = UpperIndex(storage.upper, storage.workdir)
-        self.index.read()
+        self.index.read(self.origins.read)
         self._lower = DirectoryLayer(storage.workdir)
         self._links = HardLinks(self._lower)
         self._sides: dict[Identity | None, Side] = {}
@@ -95,6 +97,7 @@ class Tree:
                 self._lower,
                 staged=self._staged,
                 carried_out=self.index.carried_out,
+                origins=self.origins,
             )
             side = self._sides[identity] = Side(view, executor)
         return side
@@ -270,6 +273,7 @@ class Tree:
         for copy in self._moved.values():
             copy.close()
         self.index.close()
+        self.origins.close()
         self.storage.close()
 
 

@@ -33,11 +33,6 @@ SANDLOCKD_DIFFERS: Differences = {
         "descriptors-file_locks",
         "descriptors-locks_of_a_reader_and_a_later_writer",
     ),
-    "a copy-up changes the inode number": (
-        "opening-opening_for_writing_changes_nothing_yet",
-        "telling-identity_across_copy_up",
-        "renaming-exchanging_two_files",
-    ),
     "a copy-up changes the ctime of the file and of the directories above": (
         "removing-times_of_the_directory_and_the_object",
         "times-change_times_of_what_is_only_copied_up",
@@ -74,10 +69,6 @@ SANDLOCKD_DIFFERS: Differences = {
     "it makes no whiteouts for others": ("renaming-leaving_a_whiteout",),
     "chroot is refused, whatever the path": ("places-changing_the_root",),
     "no datagram sockets: sendmsg would have to be trapped for everybody": ("sockets-datagrams",),
-    "it has no handles": (
-        "places-handles",
-        "places-handles_are_of_objects",
-    ),
     "the attributes of overlays are its own": ("attributes-reserved_for_overlays",),
     "attributes of the security and trusted classes are not removed, even where none is": (
         "root attributes-names_of_other_classes",
@@ -121,7 +112,6 @@ SANDLOCKD_DIFFERS: Differences = {
     "wrong: a directory that is renamed while it is listed shows some names not at all": (
         "listing-renaming_while_reading",
     ),
-    "wrong: /proc/PID/maps tells where the upper is": ("descriptors-which_mappings_proc_shows",),
     "committed name by name, others of the group being impossible: times of directories alone are no change": (
         "ordinary renaming-file_over_everything_without_replacing",
         "ordinary renaming-file_over_everything_exchanged",

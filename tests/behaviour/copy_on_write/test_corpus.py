@@ -28,6 +28,7 @@ from harness.copy_on_write import (
     COMMITTED,
     CORPUS,
     DISCARDED,
+    ELSEWHERE,
     GRANTED,
     OVERLAYFS,
     Result,
@@ -130,6 +131,19 @@ def test_sandboxed(runs: Runs, as_user: User, program: Program) -> None:
     found += _difference(discarded.lines, committed.lines, "output, before commit")
     found += _difference(bare.left, committed.left, "the real tree after commit")
     _judge(found, SANDLOCKD_DIFFERS, program, as_user, strictly=True)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [program for program in _PROGRAMS if program.values[0][0] in ("identity", "telling", "listing")],
+)
+def test_stored_on_another_file_system(runs: Runs, as_user: User, program: Program) -> None:
+    """What tells of an object tells the same as bare, wherever its copy lies."""
+    _possible(ELSEWHERE)
+    bare = _result(runs, as_user, BARE, program)
+    elsewhere = _result(runs, as_user, ELSEWHERE, program)
+    assert elsewhere.after == elsewhere.before
+    _judge(_differences(bare, elsewhere), SANDLOCKD_DIFFERS, program, as_user, strictly=False)
 
 
 @pytest.mark.parametrize("table", [OVERLAYFS_DIFFERS, GRANTED_DIFFERS, SANDLOCKD_DIFFERS])

@@ -143,6 +143,21 @@ os.mkdir("run", 0o700)
 asyncio.run(main())
 """
 
+# It looks whether its database is still the file that it has open (os_unix.c, verifyDbFile).
+_OPEN_DATABASE = """
+import os, sqlite3, subprocess, sys
+reader, writer = sqlite3.connect("file:db?mode=ro", uri=True), sqlite3.connect("db")
+print(reader.execute("select count(*) from t").fetchone())
+writer.execute("insert into t values (1)"); writer.commit()
+print(writer.execute("select count(*) from t").fetchone())
+again = "import sqlite3; d = sqlite3.connect(\\"db\\"); d.execute(\\"insert into t values (2)\\"); d.commit()"
+print(subprocess.run([sys.executable, "-c", again], capture_output=True))
+writer.execute("insert into t values (3)"); writer.commit()
+os.rename("db", "moved"); os.rename("moved", "db")
+writer.execute("begin immediate"); writer.execute("delete from t where x = 2"); writer.commit()
+print(writer.execute("select x from t").fetchall(), writer.execute("pragma integrity_check").fetchone())
+"""
+
 _LIST = "find . -printf '%p %y %m %l\\n' | sort"
 
 
@@ -198,6 +213,19 @@ _WHOLE = {
         masked=("t.tar",),
         differs="what only the upper has cannot be opened with O_PATH, so a FIFO and a link get no mode",
     ),
+    "tar-pipe": Whole(
+        "touch tree/a/* tree/d/hard; mv tree/a/b tree/moved; mkdir x; tar c tree | tar x -C x;"
+        " tar --one-file-system -c tree | tar t | sort; stat -c '%n %h' x/tree/a/1 x/tree/d/hard;"
+        " ln tree/moved/1 tree/moved/9; tar c tree/moved | tar tv | grep -c link",
+        differs="what only the upper has cannot be opened with O_PATH, so a FIFO and a link get no mode",
+    ),
+    "same-file": Whole(
+        "touch tree/a/1 tree/big; echo x >> tree/a/b/1; mv tree/a/2 tree/a/two; ln tree/a/3 tree/a/three;"
+        " find . -inum $(stat -c %i tree/a/1) | sort; find . -samefile tree/d/hard | sort;"
+        " cp tree/a/1 tree/d/hard 2>&1 || mv tree/a/1 tree/d/hard 2>&1 || ls tree/a tree/d;"
+        " test tree/a/3 -ef tree/a/three && find . -xdev -name 'b*' | sort; du -sx --inodes .;"
+        " cp -a tree all; find all -samefile all/a/3 | sort; diff -r tree/a all/a"
+    ),
     "gzip": Whole(f"gzip -n tree/big tree/a/2; gunzip tree/big.gz; zcat tree/a/2; {_LIST}", needs=("gzip",)),
     "patch": Whole(
         "cp -r tree new; echo changed > new/a/1; echo added > new/added; rm new/a/2;"
@@ -207,14 +235,15 @@ _WHOLE = {
         masked=("p",),
     ),
     "vim": Whole(
-        "printf '%s\\n' '%s/b/B/' 'r tree/a/2' wq | vim -u NONE -es tree/a/b/1;"
-        " vim -u NONE -es -c 'normal ox' -c 'wq!' tree/a/1;"
+        "printf '%s\\n' '%s/b/B/' 'r tree/a/2' wq | vim.tiny -u NONE -es tree/a/b/1;"
+        " vim.tiny -u NONE -es -c 'normal ox' -c 'wq!' tree/a/1;"
         " cat tree/a/b/1 tree/d/hard; ls -A tree/a/b",
-        needs=("vim",),
-        differs="wrong: the inode number changes when the file is copied up: `File changed while writing`",
+        needs=("vim.tiny",),
     ),
     "rsync": Whole(
-        f"rsync -a tree/ copy; echo x > copy/a/1; rsync -a --delete tree/ copy; {_LIST}", needs=("rsync",)
+        "rsync -aH tree/ copy; echo x > copy/a/1; rsync -axH --delete tree/ copy;"
+        f" rsync -ax --inplace copy/ tree; {_LIST}",
+        needs=("rsync",),
     ),
     "perl": Whole(
         "perl -i -pe 's/b/X/' tree/a/b/[1-8]; perl -MFile::Path -e 'rmtree \"tree/a/b/c\"'; cat tree/a/b/[1-8]",
@@ -245,7 +274,15 @@ _WHOLE = {
         ("git",),
         _GIT,
         _GIT_CHANGES,
-        "wrong: the inode number changes when the file is copied up: `hardlink different from source`",
+    ),
+    "git-clone-of-bare": Whole(
+        "git clone -q repository.git second; git -C second log --format=%H; cd second; echo x > x; git add x;"
+        " git commit -q -m x; git push -q; git -C ../repository.git log -1 --format=%s main;"
+        " git -C ../repository.git gc -q; git -C ../repository.git fsck; git pull -q; git status --short --branch",
+        _REPOSITORY + "cd ..; git clone -q --bare repository repository.git",
+        ("git",),
+        _GIT,
+        _GIT_CHANGES,
     ),
     "make": Whole(
         "make -s && ./a.out; make; echo 'int f7(void) { return 70; }' > f7.c;"
@@ -274,6 +311,20 @@ _WHOLE = {
         " print(sorted(os.listdir('.')))\"",
         needs=("python3",),
         masked=("z.zip",),
+    ),
+    "python-same-file": Whole(
+        "python3 -c \"import shutil, os; f = open('tree/a/2', 'r+'); s = os.fstat(f.fileno()); f.write('x'); f.flush();"
+        " print(os.path.samestat(s, os.stat('tree/a/2')), os.path.samefile('tree/a/1', 'tree/d/hard'));"
+        " shutil.copyfile('tree/a/2', 'tree/a/4'); shutil.copystat('tree/a/2', 'tree/a/4');"
+        " print(os.path.samefile('tree/a/2', 'tree/a/4')); open('tree/d/hard', 'a').write('y');"
+        " print(os.path.samefile('tree/a/1', 'tree/d/hard'), open('tree/a/1').read());"
+        " shutil.copyfile('tree/a/1', 'tree/d/hard')\" 2>&1 | grep -v '^  '",
+        needs=("python3",),
+    ),
+    "sqlite-while-open": Whole(
+        f"python3 -c '{_OPEN_DATABASE}'",
+        'python3 -c \'import sqlite3; d = sqlite3.connect("db"); d.execute("create table t (x)"); d.commit()\'',
+        ("python3",),
     ),
     "sqlite": Whole(
         f"python3 -c '{_DATABASE}'; ls",

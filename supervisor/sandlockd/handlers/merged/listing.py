@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer
     from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.overlay.listing import Row
 
 _SIZE_MAX = 1 << 20  # of one answer; the program asks again
 
@@ -42,6 +43,8 @@ def list_directory(call: Call) -> Answer | Elsewhere:
 def _list(call: Call, opened: OwnedFd, place: Place) -> Answer:
     caller = call.caller
     inode = os.fstat(opened.fd).st_ino
+    if place.found.lower is None:
+        _, inode = place.tree.origins.told(inode)
     try:
         rows = listing.rows(place.found, inode=inode, parent_inode=_parent_inode(place))
         fd = call.int_arg(0)
@@ -51,7 +54,8 @@ def _list(call: Call, opened: OwnedFd, place: Place) -> Answer:
             if not listing.is_own(rows, offset):
                 offset = _after_kernel(opened, offset)
             taken = listing.take(rows, offset, min(call.arg(2) & 0xFFFFFFFF, _SIZE_MAX))
-            encoded = listing.encode64(taken) if call.name == "getdents64" else listing.encode(taken)
+            told = [_told(place, row) for row in taken]
+            encoded = listing.encode64(told) if call.name == "getdents64" else listing.encode(told)
             if taken:
                 os.lseek(stream.fd, taken[-1].offset + 1, os.SEEK_SET)
     except FsError as error:
@@ -75,7 +79,16 @@ def _parent_inode(place: Place) -> int:
     above = place.found.parent
     if above is None or above.visible is None:
         return os.stat(os.path.dirname(place.tree.root)).st_ino
+    if above.lower is None:
+        return place.tree.origins.told(above.visible.inode)[1]
     return above.visible.inode
+
+
+def _told(place: Place, row: Row) -> Row:
+    """With the inode number that programs know."""
+    if not row.in_upper or row.name in (b".", b".."):
+        return row
+    return row._replace(inode=place.tree.origins.told(row.inode)[1])
 
 
 def _removed(call: Call) -> Answer:

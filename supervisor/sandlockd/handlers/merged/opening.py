@@ -138,6 +138,7 @@ def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:
             mode = how.mode & ~call.caller.status.umask
             with acting_as(call.caller.identity):
                 made = beneath.create_unnamed(parent, how.flags & ~(os.O_CLOEXEC | os.O_NOFOLLOW), mode)
+        place.tree.origins.made(made)
         return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))
 
     return change(call, place, lambda: plans.change_metadata(found), finish)

@@ -13,7 +13,7 @@ import stat
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.context import Caller
-from sandlockd.handlers.merged import moving, seeing
+from sandlockd.handlers.merged import handles, moving, seeing
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.kernel import acts, beneath
 from sandlockd.kernel.paths import acting_as
@@ -64,7 +64,9 @@ def _of(call: Call, opened: OwnedFd) -> Answer:
         return Write(call.arg(1), statfs(opened), 0)
     if name == "chdir":
         return _enter(call, opened)
-    return Errno(errno.EOPNOTSUPP if name == "name_to_handle_at" else errno.ENOSYS)
+    if name == "name_to_handle_at":
+        return handles.told(call, opened)
+    return Errno(errno.ENOSYS)
 
 
 def _enter(call: Call, opened: OwnedFd) -> Answer:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
 _AT_NO_AUTOMOUNT, _AT_STATX_SYNC_TYPE = 0x800, 0x6000
 _STATX_RESERVED = 1 << 31
-_SEEN = Continue(Backstop.ONLY_TELLS)
+SEEN = Continue(Backstop.ONLY_TELLS)
 _BARE = Elsewhere(None)
 # (position of the buffer, of the flags; -1: none)
 STATS = {"stat": (1, -1), "lstat": (1, -1), "newfstatat": (2, 3)}
@@ -65,13 +65,14 @@ def status_of(place: Place, mask: int = STATX_BASIC, flags: int = 0) -> Status:
     with tree.open_described(found) as described:
         status = Status(described, mask, flags)
     if found.lower is not None and found.upper is not None:
-        with tree.open_shown(found) as shown:
-            status.set_object(Status(shown))
+        status.set_number(found.lower.device, found.lower.inode)
         status.set_links(_directory_links(place))
     elif found.upper is not None:
-        status.set_device(Status(tree.storage.workdir))
+        status.set_number(*tree.origins.told(status.inode))
     elif found.kind is not Kind.DIRECTORY and status.links > 1:
         status.set_links(shown_links(found, status.links))
+    if found.upper is not None and status.mount_ids:
+        status.set_mount(Status(tree.storage.workdir, status.mount_ids))
     return status
 
 
@@ -110,8 +111,11 @@ def _status_of_descriptor(call: Call, opened: OwnedFd, mask: int = STATX_BASIC) 
         return None
     status = Status(opened, mask)
     path = call.caller.describe(opened).path
-    if not any(path.startswith(tree.upper_path + b"/") for tree in call.caller.context.trees):
-        status.set_links(status.links - 1 if status.mode & 0o170000 != 0o040000 else 0)
+    for tree in call.caller.context.trees:
+        if path.startswith(tree.upper_path + b"/"):
+            status.set_number(*tree.origins.told(status.inode))
+            return status
+    status.set_links(status.links - 1 if status.mode & 0o170000 != 0o040000 else 0)
     return status
 
 
@@ -252,15 +256,6 @@ def statfs_path(call: Call) -> Handled:
     if isinstance(place, Elsewhere):
         return place
     if kernel_finds(call, place, follow=True):
-        return _SEEN
+        return SEEN
     with place.tree.open_shown(place.found) as opened:
         return Write(call.arg(1), statfs(opened), 0)
-
-
-def no_handle(call: Call) -> Handled:
-    """name_to_handle_at: what the handle would lead to is not what the program sees, and nobody may open it."""
-    flags = call.arg(4) & 0xFFFFFFFF
-    if not call.text() and flags & _AT_EMPTY_PATH:
-        return Errno(errno.EOPNOTSUPP)
-    place = call.place(Goal.FOLLOW if flags & 0x400 else Goal.NOFOLLOW)
-    return place if isinstance(place, Elsewhere) else Errno(errno.EOPNOTSUPP)

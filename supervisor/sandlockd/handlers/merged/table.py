@@ -10,7 +10,17 @@ from functools import partial
 from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller
-from sandlockd.handlers.merged import changing, listing, moving, naming, opening, outside, seeing, sockets
+from sandlockd.handlers.merged import (
+    changing,
+    handles,
+    listing,
+    moving,
+    naming,
+    opening,
+    outside,
+    seeing,
+    sockets,
+)
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
 from sandlockd.overlay.entries import FsError
@@ -46,7 +56,7 @@ _MERGED: dict[str, Merged] = {
     **dict.fromkeys(("readlink", "readlinkat"), seeing.read_link),
     "getcwd": seeing.get_directory,
     "statfs": seeing.statfs_path,
-    "name_to_handle_at": seeing.no_handle,
+    "name_to_handle_at": handles.tell_handle,
     **dict.fromkeys(("getdents", "getdents64"), listing.list_directory),
     "chdir": moving.change_directory,
     **dict.fromkeys(("execve", "execveat"), moving.execute),

@@ -14,6 +14,7 @@ GROUPS = (
     "opening",
     "resolving",
     "telling",
+    "identity",
     "listing",
     "making",
     "removing",
