@@ -152,6 +152,10 @@ class FileSystem:
         self._add(name, _Node(name, stat.S_IFREG | mode, content))
         return self.point / name
 
+    def fifo(self, name: str, mode: int = 0o666) -> Path:
+        self._add(name, _Node(name, stat.S_IFIFO | mode))
+        return self.point / name
+
     def link(self, name: str, target: str) -> Path:
         self._add(name, _Node(name, stat.S_IFLNK | 0o777, target.encode()))
         return self.point / name

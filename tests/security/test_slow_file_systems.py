@@ -180,6 +180,46 @@ def test_an_open_that_the_supervisor_makes_and_that_hangs(runner: Runner, slow: 
         assert process.wait(10) == 0
 
 
+_WAITS_UNDER_A_TIMER = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/time.h>
+
+static void tick(int number) { (void)number; }
+
+int main(int argc, char **argv)
+{
+	struct sigaction action = {.sa_handler = tick};
+	struct itimerval every = {{0, 20000}, {0, 20000}};
+	int interrupted = 0;
+
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &every, NULL);
+	for (int i = 0; i < 5; i++)
+		interrupted += open(argv[argc - 1], O_RDONLY) < 0 && errno == EINTR;
+	printf("interrupted %d\n", interrupted);
+	return 0;
+}
+"""
+
+
+def test_a_fifo_on_a_slow_file_system_waits_until_a_signal(runner: Runner, slow: FileSystem) -> None:
+    """Its open is made by the waiter, which is interrupted as a thread of ours would be."""
+    slow.file("denied", b"secret")
+    program = runner.compiler.compile(_WAITS_UNDER_A_TIMER)
+    options = ["--write", slow.point, "--deny", slow.point / "denied", "--read", program.parent]
+    command = ["sh", "-c", f"echo ready; read line; exec {program} {slow.point}/later"]
+    line = runner.command_line(command, options=options, wrap=slow.wrap())
+    with runner.started(line, **slow.popen()) as process:
+        assert next_line(process) == "ready"
+        slow.fifo("later")
+        say_line(process)
+        assert next_line(process) == "interrupted 5"
+        assert process.wait(10) == 0
+
+
 def test_a_file_system_that_is_mounted_during_the_run(runner: Runner, slow: FileSystem) -> None:
     program = runner.compiler.compile((ATTACKS / "hanging.c").read_text())
     path = slow.point / "late"

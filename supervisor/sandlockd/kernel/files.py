@@ -13,6 +13,7 @@ import os
 
 from sandlockd.kernel import acts
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.launching import poke
 from sandlockd.kernel.mounts import Mounts, mount_id
 from sandlockd.kernel.paths import (
     AT_FDCWD,
@@ -194,15 +195,27 @@ class Patient:
 
     def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
         """Raises OSError, WaiterGone."""
+        return self._running().run(act, *args, identity=identity)
+
+    def wait_for(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
+        """Raises OSError, WaiterGone."""
+        return self._running().wait_for(act, *args, identity=identity)
+
+    def _running(self) -> Waiter:
         with self._lock:
             if self._waiter is None:
                 from sandlockd.kernel.waiter import Waiter  # late: hardly any run needs it
 
                 self._waiter = Waiter()
-            waiter = self._waiter
-        return waiter.run(act, *args, identity=identity)
+            return self._waiter
 
-    wait_for = run
+    def poke(self, thread: int) -> None:
+        """Interrupt what wait_for does, of these files or of Prompt, for a worker thread."""
+        poke(thread)
+        with self._lock:
+            waiter = self._waiter
+        if waiter is not None:
+            waiter.poke(thread)
 
     def close(self) -> None:
         """Whoever still waits waits no longer."""

@@ -21,6 +21,7 @@ import signal
 import socket
 
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.launching import POKE_SIGNAL, poke
 from sandlockd.kernel.native import check, lib
 from sandlockd.kernel.paths import acting_as
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+_POKE = b"poke "  # and a token, in the place of a call; what is packed never begins so
 _MESSAGE_BYTES_MAX = 160 * 1024  # the longest holds an attribute of 64 KiB and two paths
 _DESCRIPTORS_MAX = 8
 
@@ -49,6 +51,8 @@ class Waiter:
         self._control: socket.socket | None = None
         self._pid = 0
         self._answers: set[socket.socket] = set()
+        self._tokens: dict[int, int] = {}  # by our thread that waits: which wait it is
+        self._last_token = 0
         self._is_closed = False
 
     @property
@@ -56,9 +60,34 @@ class Waiter:
         """0 when it has not been needed yet."""
         return self._pid
 
-    def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
-        """Raises OSError (the act's), WaiterGone."""
-        message, fds = _packed((act, args, identity))
+    def wait_for(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
+        """As run; a poke interrupts the act, which then raises InterruptedError."""
+        thread = _thread.get_native_id()
+        with self._lock:
+            self._last_token += 1
+            self._tokens[thread] = token = self._last_token
+        try:
+            return self.run(act, *args, identity=identity, token=token)
+        finally:
+            with self._lock:
+                del self._tokens[thread]
+
+    def poke(self, thread: int) -> None:
+        """Interrupt what this thread of ours waits for, if it may be interrupted."""
+        with self._lock:
+            token = self._tokens.get(thread)
+            if token is None or self._control is None:
+                return
+            try:
+                self._control.send(_POKE + b"%d" % token)
+            except OSError:
+                pass  # it was killed: its end is what the thread hears
+
+    def run(
+        self, act: Callable[..., Result], *args: Any, identity: Identity | None = None, token: int = 0
+    ) -> Result:
+        """token: of a wait that may be interrupted, else 0. Raises OSError (the act's), WaiterGone."""
+        message, fds = _packed((act, args, identity, token))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
@@ -134,18 +163,49 @@ def _serve_after_fork(control_fd: int) -> NoReturn:
                 )
                 if not message:
                     break
+                if message.startswith(_POKE):
+                    _waits.poke(int(message[len(_POKE) :]))
+                    continue
                 _thread.start_new_thread(_answer, (message, fds))
     finally:
         os._exit(0)
+
+
+class _Waits:
+    """In the waiter: which thread makes which wait that may be interrupted."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._threads: dict[int, int] = {}
+
+    def run(self, token: int, act: Callable[..., Result], args: Sequence[Any]) -> Result:
+        if not token:
+            return act(*args)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (POKE_SIGNAL,))
+        with self._lock:
+            self._threads[token] = _thread.get_native_id()
+        try:
+            return act(*args)
+        finally:
+            with self._lock:
+                del self._threads[token]
+
+    def poke(self, token: int) -> None:
+        with self._lock:
+            if token in self._threads:
+                poke(self._threads[token])
+
+
+_waits = _Waits()
 
 
 def _answer(message: bytes, fds: Sequence[int]) -> None:
     given: list[OwnedFd] = []
     with socket.socket(fileno=fds[0]) as answer:
         try:
-            (act, args, identity), given = _unpacked(message, fds[1:])
+            (act, args, identity, token), given = _unpacked(message, fds[1:])
             with acting_as(identity):
-                outcome = (0, act(*args))
+                outcome = (0, _waits.run(token, act, args))
         except OSError as error:
             outcome = (error.errno or errno.EIO, None)
         except Exception:

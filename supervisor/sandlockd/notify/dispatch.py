@@ -55,6 +55,7 @@ class Dispatcher:
         unsent: Callable[[Request, Answer, int], None],
         allowed: AllowedCalls | None,
         interrupt: Callable[[Request], bool],
+        poke: Callable[[int], None],
         kill: Callable[[str], None],
     ) -> None:
         """handlers: for the loop; they raise MayWait where in_a_worker's would wait.
@@ -63,6 +64,7 @@ class Dispatcher:
         failed: a handler raised, and this errno is the answer. unsent: this answer could not be sent, for that errno.
         allowed: puts on record what is not refused, at audit level `all`.
         interrupt: answer a call that waits by having its caller take its pending signals; False: not to be had.
+        poke: interrupt what a worker thread waits for.
         """
         self._engine = engine
         self._handlers = handlers
@@ -76,6 +78,7 @@ class Dispatcher:
         self._unsent = unsent
         self._allowed = allowed
         self._interrupt = interrupt
+        self._poke = poke
         self._kill = kill
         self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
@@ -195,7 +198,12 @@ class Dispatcher:
             return self._failed(request, full, Errno(errno.EAGAIN))
         try:
             result = await in_a_worker(
-                request, later, self._workers, alive=self._engine.alive, interrupt=self._have_interrupted
+                request,
+                later,
+                self._workers,
+                alive=self._engine.alive,
+                interrupt=self._have_interrupted,
+                poke=self._poke,
             )
         except Interrupted:
             return None

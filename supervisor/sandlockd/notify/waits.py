@@ -23,7 +23,7 @@ import trio
 from sandlockd.handlers.answers import Fd, Later
 from sandlockd.kernel import procfs
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.launching import POKE_SIGNAL, poke
+from sandlockd.kernel.launching import POKE_SIGNAL
 from sandlockd.process.key import Gone
 
 TYPE_CHECKING = False
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
 
 _LOOK_EVERY_S = 0.02
-_LOOK_EVERY_S_PER_WAIT = (
-    0.001  # a look takes 0.1 ms: however many wait, the loop has most of its time for others
-)
+_LOOK_EVERY_S_PER_WAIT = 0.001  # a look takes 0.1 ms: the loop is for others, however many wait
 _ASK_AGAIN_AFTER_S = 1.0  # init did not answer in time: asking holds the loop up
 _POKE_EVERY_S = 0.005
 _POKES_MAX = 100  # a worker that waits for the waiter's answer is ended by that alone
@@ -52,14 +50,16 @@ async def in_a_worker(
     *,
     alive: Callable[[Request], bool],
     interrupt: Callable[[Request], bool],
+    poke: Callable[[int], None],
 ) -> Any:
     """What later.work returns. Raises what it raises, Interrupted, and Gone when nobody waits for it any more.
 
-    interrupt: have the caller take its pending signals; False where that is not to be had.
+    interrupt: have the caller take its pending signals; False where that is not to be had. poke: interrupt what a
+    worker thread waits for.
     """
     ask_after = 0.0
     while True:
-        work = _Work(later)
+        work = _Work(later, poke)
         if not await _ends_while_alive(work, request, limiter, alive, ask_after):
             with trio.CancelScope(shield=True):  # cancelled here, the call would be answered once more
                 await work.leave()
@@ -126,8 +126,9 @@ def _has_signal(tid: int) -> bool:
 class _Work:
     """later.work in a thread that may be told to stop. What comes too late is released."""
 
-    def __init__(self, later: Later) -> None:
+    def __init__(self, later: Later, poke: Callable[[int], None]) -> None:
         self._later = later
+        self._poke = poke
         self._lock = _thread.allocate_lock()
         self._thread = 0  # that is in later.work
         self._is_poked = False
@@ -185,7 +186,7 @@ class _Work:
             if not self._thread:
                 return False
             self._is_poked = True
-            poke(self._thread)
+            self._poke(self._thread)
             return True
 
     async def leave(self) -> None:

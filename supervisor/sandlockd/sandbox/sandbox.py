@@ -205,6 +205,7 @@ class Sandbox:
             unsent=partial(table.unsent, context),
             allowed=_allowed_calls(context) if self._audit.records_allowed else None,
             interrupt=self._interrupt,
+            poke=self._patient.poke,
             kill=self.kill,
         )
 
