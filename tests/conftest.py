@@ -10,11 +10,13 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.compiling import Compiler
 from harness.places import Place, new_place, remove_tree
 from harness.running import Runner
+from harness.sharing import TogetherScheduling, Turns, is_alone, number_of_workers, ordered
 from harness.survivors import end, marked
 from harness.users import User, current, temporary_user, why_unable_to_run
 from harness.waiting import Patience, until
@@ -24,14 +26,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the long tests too, and others longer")
 
 
-def pytest_configure() -> None:
+_TURNS = pytest.StashKey[Turns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """What nohup(1) or a shell's background set to be ignored would be ignored by every command of every test."""
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        config.stash[_TURNS] = Turns(worker["turns"])
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return number_of_workers(config)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
+    return TogetherScheduling(config, log)
+
+
+def pytest_configure_node(node: Any) -> None:
+    """In the process that has the workers. They share a file that goes with it, however it ends."""
+    if not hasattr(node.config, "turns_fd"):
+        node.config.turns_fd = os.memfd_create("turns")
+    node.workerinput["turns"] = f"/proc/{os.getpid()}/fd/{node.config.turns_fd}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    turns = item.config.stash.get(_TURNS, None)
+    if turns is None:
+        return (yield)
+    with turns.turn(alone=is_alone(item)):
+        return (yield)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items[:] = ordered(items, is_shared=_TURNS in config.stash)
     if not config.getoption("--soak"):
         for item in items:
             if item.get_closest_marker("soak"):

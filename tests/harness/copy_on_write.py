@@ -381,14 +381,19 @@ def _did_not_run(ended: Ended) -> dict[str, Any]:
 
 
 class Runs:
-    """Every (user, way, group) is run once, with those programs of the group that are selected."""
+    """Every (user, way, group) is run once, with those programs of the group that are selected.
+
+    Results are kept until another group, or user, is asked for: those of all would be 400 MB, and every process that a
+    later test starts is forked from this one.
+    """
 
     def __init__(self, compiler: Compiler, selected: Mapping[str, Sequence[str]]) -> None:
         self.compiler = compiler
         self.selected = selected
         self.stack = contextlib.ExitStack()
         self.benches: dict[int, Bench] = {}
-        self.found: dict[tuple[int, str, str], dict[str, Result]] = {}
+        self.asked_for: tuple[int, str] | None = None
+        self.found: dict[str, dict[str, Result]] = {}
 
     @functools.cached_property
     def tools(self) -> Path:
@@ -407,15 +412,17 @@ class Runs:
         return self.benches[user.uid]
 
     def of(self, user: User, way: Way, group: str) -> dict[str, Result]:
-        key = user.uid, way.name, group
-        if key not in self.found:
+        if self.asked_for != (user.uid, group):
+            self.asked_for = user.uid, group
+            self.found.clear()
+        if way.name not in self.found:
             names = self.selected[group]
             try:
-                self.found[key] = self.bench(user).run_programs(way, group, names)
+                self.found[way.name] = self.bench(user).run_programs(way, group, names)
             except AssertionError as error:
                 # Not tried again for each of its programs.
-                self.found[key] = dict.fromkeys(names, Result([f"the run failed: {error}"], -1, []))
-        return self.found[key]
+                self.found[way.name] = dict.fromkeys(names, Result([f"the run failed: {error}"], -1, []))
+        return self.found[way.name]
 
 
 # ---- disks ----

@@ -184,6 +184,7 @@ def _pidfds_of(runner: Runner, *, but: int) -> Iterator[list[int]]:
         yield fds
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape", list(_SHAPES))
 @pytest.mark.parametrize("stop_first", [False, True], ids=["running", "supervisor stopped"])
 def test_killing_sandlockd_leaves_no_process_after_a_tenth_of_a_second(
@@ -206,6 +207,7 @@ def test_killing_sandlockd_leaves_no_process_after_a_tenth_of_a_second(
     assert took_s < _KILL_LIMIT_S
 
 
+@pytest.mark.alone
 def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[[str, object], None]) -> None:
     runner.may_leave_temporary = True
     program = runner.compiler.compile(_FORK_STORM)
@@ -216,6 +218,7 @@ def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[
     assert max(latencies_ms) < 3 * _KILL_LIMIT_S * 1000
 
 
+@pytest.mark.alone
 def test_the_end_of_a_crowd_takes_no_longer_for_each(
     runner: Runner, measured: Callable[[str, object], None]
 ) -> None:
@@ -226,6 +229,7 @@ def test_the_end_of_a_crowd_takes_no_longer_for_each(
     assert took_ms < 20 * _KILL_LIMIT_S * 1000
 
 
+@pytest.mark.alone
 def test_a_storm_of_stops_keeps_the_end_of_all_waiting_no_longer(runner: Runner) -> None:
     runner.may_leave_temporary = True
     program = runner.compiler.compile(_STORM_OF_STOPS)

@@ -194,6 +194,7 @@ def test_a_program_may_lock_its_temporary_directory(runner: Runner) -> None:
     assert ended.stdout == b"locked\n"
 
 
+@pytest.mark.alone
 def test_looking_for_leftovers_costs_next_to_nothing(tmp_path: Path, measured: object) -> None:
     for number in range(100):
         (tmp_path / f"somebody's-{number}").mkdir()

@@ -50,6 +50,7 @@ async def _ask(pipes: tuple[int, int, int, int]) -> None:
     assert os.read(pipes[2], 2) == b"x\n"
 
 
+@pytest.mark.alone
 @pytest.mark.trio
 async def test_timers_of_an_idle_sandbox_are_on_time(
     sandbox: Sandbox, pipes: tuple[int, int, int, int]
@@ -66,6 +67,7 @@ async def test_timers_of_an_idle_sandbox_are_on_time(
     assert took_s < _ROUNDS * _TIMER_S * 1.5
 
 
+@pytest.mark.alone
 @pytest.mark.trio
 async def test_a_call_is_answered_at_once_while_timers_run_out(
     sandbox: Sandbox, pipes: tuple[int, int, int, int]

@@ -12,6 +12,7 @@ from sandlockd.kernel import procfs
 from sandlockd.kernel.native import ffi, lib
 
 
+@pytest.mark.alone
 def test_c_and_python_agree_about_every_process() -> None:
     for name in os.listdir("/proc"):
         if not name.isdigit():

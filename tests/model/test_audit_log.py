@@ -313,6 +313,7 @@ def test_importing_the_log_costs_no_json_typing_or_dataclasses() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.alone
 def test_refusing_is_cheap(tmp_path: Path) -> None:
     log = AuditLog(tmp_path)
     best_us = min(_us_per_refusal(log) for _ in range(5))

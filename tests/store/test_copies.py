@@ -246,6 +246,7 @@ def test_a_full_disk_is_enospc_and_nothing_is_torn(place: Place) -> None:
     assert status == 0
 
 
+@pytest.mark.alone
 def test_calls_are_measured(place: Place, measured: Callable[[str, object], None]) -> None:
     """Microseconds through lookup, plan and executor, beside the bare call."""
     read, write = os.pipe()
