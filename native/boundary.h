@@ -128,6 +128,7 @@ enum slk_restart_end {
 	SLK_RESTART_LEAVE,  /* the caller is let go as it begins the call: of what does not come back */
 	SLK_RESTART_RETURN, /* the call's result is the old one's, and the arguments are back in their registers */
 	SLK_RESTART_AGAIN,  /* the old call is made again after it, and asked about again; see slk_restart_result */
+	SLK_RESTART_OPEN,   /* of openat: as RETURN, and what it opens takes the number of close_fd, the lowest free one */
 };
 
 /* The call that a caller is to make in the place of its own. */
@@ -350,6 +351,8 @@ int slk_inject_fd(struct slk_engine *engine, uint32_t slot, int32_t fd);
  * tracer; -1: none. */
 int slk_answer_restart(struct slk_engine *engine, uint32_t slot, int control_fd, const struct slk_restart *call,
 		       int32_t timeout_ms);
+/* How many callers this thread of ours still has in its hands; the drain goes on with them. */
+uint32_t slk_restarts_under_way(const struct slk_engine *engine);
 /* 1: what the last call of this thread that ended with SLK_RESTART_AGAIN has returned; told once. */
 int slk_restart_result(struct slk_engine *engine, int32_t tid, int64_t *ret_result);
 /* Says beforehand that this call, continued, may wait in the kernel for a signal to end it. */

@@ -36,6 +36,7 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -53,14 +54,20 @@
  * Looks, not time: where we had to wait for our CPU, the first one may come before we asked. */
 #define SEIZE_LOOKS_MAX 5
 #define END_TRIES_MAX 100
+#define FOLLOW_PATIENCE_MS 5
+/* init waits for nobody for long; it may have to wait for a CPU, and a call that it does not restart fails. */
+#define INIT_PATIENCE_MS 1000
 
 enum phase {
 	STOPPING, /* told to stop */
 	LEFT,     /* let go as it begins */
 	ENTERING, /* the stop before the call is next */
 	CALLING,  /* the stop after it */
+	ENTERING_MOVE,
+	MOVING,
 	ENTERING_CLOSE,
 	CLOSING,
+	NEVER,
 };
 
 /* ---- the registers of a stopped thread */
@@ -227,21 +234,42 @@ static void tell_result(const struct slk_engine *engine, const struct slk_rewrit
 	__atomic_store_n(&told->tid, rewrite->tid, __ATOMIC_RELEASE);
 }
 
+/* What comes after the call that was asked for: 0, nothing more. */
+static int call_further(struct slk_rewrite *rewrite, struct user_regs_struct *now)
+{
+	uint64_t args[6] = {(uint64_t)(uint32_t)rewrite->call.close_fd};
+	int64_t result = result_of(now);
+
+	if (rewrite->phase == CALLING) {
+		rewrite->result = result;
+		if (rewrite->call.close_fd < 0)
+			return 0;
+		if (rewrite->call.end == SLK_RESTART_OPEN && result >= 0) {
+			const uint64_t move_args[6] = {(uint64_t)result, args[0], rewrite->call.args[2] & O_CLOEXEC};
+
+			call_next(now, SYS_dup3, move_args);
+			rewrite->phase = ENTERING_MOVE;
+			return 1;
+		}
+	} else if (rewrite->phase == MOVING && result == rewrite->call.close_fd) {
+		args[0] = (uint64_t)rewrite->result;
+		rewrite->result = result;
+	} else if (rewrite->phase == CLOSING) {
+		return 0;
+	}
+	call_next(now, SYS_close, args);
+	rewrite->phase = ENTERING_CLOSE;
+	return 1;
+}
+
 static int called(const struct slk_engine *engine, struct slk_rewrite *rewrite)
 {
-	const uint64_t close_args[6] = {(uint64_t)(uint32_t)rewrite->call.close_fd};
 	struct user_regs_struct registers;
 
 	if (!get_registers(rewrite->tid, &registers))
 		return 0;
-	if (rewrite->phase == CALLING) {
-		rewrite->result = result_of(&registers);
-		if (rewrite->call.close_fd >= 0) {
-			call_next(&registers, SYS_close, close_args);
-			rewrite->phase = ENTERING_CLOSE;
-			return set_registers(rewrite->tid, &registers) ? PTRACE_SYSCALL : 0;
-		}
-	}
+	if (call_further(rewrite, &registers))
+		return set_registers(rewrite->tid, &registers) ? PTRACE_SYSCALL : 0;
 	if (rewrite->call.end == SLK_RESTART_AGAIN) {
 		tell_result(engine, rewrite);
 		call_next(&registers, rewrite->old_nr, rewrite->old_args);
@@ -261,7 +289,7 @@ int slk_rewrite_step(const struct slk_engine *engine, struct slk_rewrite *rewrit
 
 	*ret_signal = 0;
 	if (SLK_IS_CALL_STOP(status)) {
-		if (rewrite->phase == CALLING || rewrite->phase == CLOSING)
+		if (rewrite->phase == CALLING || rewrite->phase == MOVING || rewrite->phase == CLOSING)
 			return called(engine, rewrite);
 		rewrite->phase++;
 		return PTRACE_SYSCALL;
@@ -376,9 +404,10 @@ static int await_stop(pid_t tid, uint64_t end_ns, int options, int *ret_status)
 /*
  * 0: it is over; -EINPROGRESS; -ENOENT: the thread has ended; -ESTALE: it was not in that call. When it was killed in a
  * stop there is nothing to detach, but its end is to be taken, or nobody else ever hears of it.
+ * as_far_as: the phase from which on the caller needs our drain; NEVER.
  */
 static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns, int options,
-		      const struct slk_confined *confined)
+		      enum phase as_far_as, const struct slk_confined *confined)
 {
 	for (;;) {
 		int status, request;
@@ -390,7 +419,7 @@ static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewri
 		request = slk_rewrite_step(engine, rewrite, status, &number);
 		if (request) {
 			ptrace((enum __ptrace_request)request, rewrite->tid, 0, number); /* or it is killed by now */
-			if (request == PTRACE_LISTEN)
+			if (request == PTRACE_LISTEN || rewrite->phase == (int32_t)as_far_as)
 				return -EINPROGRESS; /* for long, maybe */
 			continue;
 		}
@@ -404,9 +433,14 @@ static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewri
 int slk_rewrites_finish(struct slk_engine *engine)
 {
 	for (uint32_t at = engine->unfinished_count; at-- > 0;)
-		if (finish_one(engine, &engine->unfinished[at], 0, WNOHANG, NULL) != -EINPROGRESS)
+		if (finish_one(engine, &engine->unfinished[at], 0, WNOHANG, NEVER, NULL) != -EINPROGRESS)
 			engine->unfinished[at] = engine->unfinished[--engine->unfinished_count];
 	return engine->unfinished_count != 0;
+}
+
+uint32_t slk_restarts_under_way(const struct slk_engine *engine)
+{
+	return engine->unfinished_count;
 }
 
 /* Nobody will look again, and whoever waits for the end of all waits for those that only we can reap. */
@@ -441,6 +475,22 @@ static void will_pass(struct slk_engine *engine, const struct slk_rewrite *rewri
 	engine->passing[engine->passing_count++] = *rewrite;
 }
 
+/* The call is made now, and what comes after it is not trapped: followed to its end at once. */
+static void follow(struct slk_engine *engine, int32_t tid)
+{
+	struct patience patience;
+
+	for (uint32_t at = engine->unfinished_count; at-- > 0;) {
+		struct slk_rewrite *rewrite = &engine->unfinished[at];
+
+		if (rewrite->tid != tid || begin_patience(engine, FOLLOW_PATIENCE_MS, &patience) < 0)
+			continue;
+		if (finish_one(engine, rewrite, patience.end_ns, 0, NEVER, NULL) != -EINPROGRESS)
+			engine->unfinished[at] = engine->unfinished[--engine->unfinished_count];
+		end_patience(engine, &patience);
+	}
+}
+
 int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *request)
 {
 	int fits = 0;
@@ -458,6 +508,7 @@ int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *requ
 		return 0;
 	engine->counts.continued++;
 	slk_answer_continue(engine, request->slot);
+	follow(engine, request->tid);
 	return 1;
 }
 
@@ -476,12 +527,13 @@ static int hold(const struct slk_engine *engine, const struct slk_slot *slot)
 }
 
 /* A stop and a going on wake one of us each, four times where the call returns: on one CPU, where that is to be had. */
-static int finish_now(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns)
+static int finish_now(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns,
+		      enum phase as_far_as)
 {
 	struct slk_confined confined;
 	int is_confined = rewrite->call.end != SLK_RESTART_LEAVE && slk_may_confine(engine) &&
 			  slk_confine(rewrite->tid, &confined);
-	int result = finish_one(engine, rewrite, end_ns, 0, is_confined ? &confined : NULL);
+	int result = finish_one(engine, rewrite, end_ns, 0, as_far_as, is_confined ? &confined : NULL);
 
 	if (is_confined && result != 0)
 		slk_release(&confined);
@@ -491,7 +543,7 @@ static int finish_now(const struct slk_engine *engine, struct slk_rewrite *rewri
 static int restart_by_us(struct slk_engine *engine, uint32_t index, struct slk_rewrite *rewrite,
 			 const struct patience *patience)
 {
-	/* A call that is trapped needs the drain before it can return. */
+	/* A call that is trapped needs the drain before it can return: slk_rewrite_passes goes on then. */
 	int waits = rewrite->call.end == SLK_RESTART_LEAVE || !is_trapped(engine, rewrite);
 	int held = hold(engine, &engine->slots[index]);
 	int sent, finished;
@@ -501,7 +553,7 @@ static int restart_by_us(struct slk_engine *engine, uint32_t index, struct slk_r
 	/* That number to one that will not stop would reach the program. */
 	sent = slk_answer(engine, index, 0, held == 0 ? -SLK_ERESTARTNOINTR : -EIO, 0);
 	/* Withdrawn meanwhile (ENOENT), it stops all the same, and its registers say whether it is in that call still. */
-	finished = waits ? finish_now(engine, rewrite, patience->end_ns) : -EINPROGRESS;
+	finished = finish_now(engine, rewrite, patience->end_ns, waits ? NEVER : CALLING);
 	if (finished == -EINPROGRESS) {
 		engine->unfinished[engine->unfinished_count++] = *rewrite;
 		finished = 0;
@@ -564,6 +616,8 @@ int slk_answer_restart(struct slk_engine *engine, uint32_t index, int control_fd
 		return result;
 	if (has_vanished(engine, slot))
 		return -ENOENT; /* the dead are not seized either */
+	if (timeout_ms < INIT_PATIENCE_MS)
+		timeout_ms = INIT_PATIENCE_MS;
 	return restart_by_init(engine, index, control_fd, &rewrite, timeout_ms); /* if its process has timers */
 }
 

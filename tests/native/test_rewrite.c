@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 
 #define TIMEOUT_MS 2000
@@ -272,6 +273,58 @@ static int changes_directory(struct shared *shared)
 static void test_chdir_becomes_fchdir_and_leaves_no_descriptor(void)
 {
 	serve_one_program(changes_directory, SLK_RESTART_RETURN);
+}
+
+static int opens_by_path(struct shared *shared)
+{
+	int before = open_descriptors();
+	struct stat opened, place;
+
+	CHECK_EQUAL(0, stat(shared->place, &place));
+	for (int i = 0; i < shared->times; i++) {
+		int lowest = dup(0);
+		int fd;
+
+		close(lowest);
+		fd = (int)syscall(SYS_chdir, ".");
+		CHECK_EQUAL(lowest, fd);
+		CHECK_EQUAL(i % 2 ? 0 : FD_CLOEXEC, fcntl(fd, F_GETFD));
+		CHECK_EQUAL(O_PATH, fcntl(fd, F_GETFL) & O_PATH);
+		CHECK_EQUAL(0, fstat(fd, &opened));
+		CHECK_EQUAL(place.st_ino, opened.st_ino);
+		CHECK_EQUAL(0, close(fd));
+		CHECK_EQUAL(-1, syscall(SYS_chdir, "missing"));
+		CHECK_EQUAL(ENOENT, errno);
+	}
+	CHECK_EQUAL(before, open_descriptors());
+	return 0;
+}
+
+static void test_what_openat_opens_has_the_number_of_the_directory(void)
+{
+	struct program program = start_program(opens_by_path);
+	struct slk_request *request;
+	int number, opens = 0;
+
+	while ((request = next(&program))) {
+		struct slk_restart call = {.nr = SYS_openat, .end = SLK_RESTART_OPEN};
+		char path[SLK_PATH_MAX] = "";
+		int place;
+
+		CHECK_EQUAL(SYS_chdir, request->nr);
+		slk_read_string(request->tid, request->args[0], sizeof(path), path);
+		place = open(program.shared->place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		number = slk_inject_fd(program.engine, request->slot, place);
+		close(place);
+		CHECK(number >= 0);
+		call.close_fd = number;
+		call.args[0] = (uint64_t)number;
+		call.args[1] = request->args[0];
+		call.args[2] = (uint64_t)(O_PATH | (strcmp(path, ".") || opens++ % 2 ? 0 : O_CLOEXEC));
+		CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	}
+	CHECK_EQUAL(0, exit_of(program.parent));
+	end_program(&program);
 }
 
 #if defined(__x86_64__)
@@ -1021,6 +1074,7 @@ int main(int argc, char **argv)
 		_exit(role_of_program(argv[1])); /* a sanitiser would trace it, at its end */
 	begin_tests();
 	RUN(test_chdir_becomes_fchdir_and_leaves_no_descriptor);
+	RUN(test_what_openat_opens_has_the_number_of_the_directory);
 #if defined(__x86_64__)
 	RUN(test_the_arguments_are_in_their_registers_afterwards);
 #endif

@@ -162,3 +162,65 @@ def test_a_way_that_nobody_thought_of_changes_nothing_either(runner: Runner) -> 
 def test_but_would_if_the_rules_outside_gave_the_tree(runner: Runner) -> None:
     _, real_changes = _run(runner, _MISSED + _WIDE)
     assert real_changes
+
+
+# A thread changes where the last name of the path leads; the path is in this process's own memory.
+_PATH_ONLY = """
+import ctypes, errno, fcntl, os, sys, threading
+work, canary = os.fsencode(sys.argv[1]), os.fsencode(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+O_PATH = 0o10000000
+os.mkdir(work + b"/new")
+os.mkfifo(work + b"/new/fifo")
+up = b"../" * 40
+good, bad = b"new/fifo\\0", b"new/" + up + canary[1:] + b"\\0"
+path = ctypes.create_string_buffer(len(bad))
+ctypes.memmove(path, good, len(good))
+os.chdir(work)
+over = False
+def swap():
+    while not over:
+        ctypes.memmove(path, bad, len(bad))
+        ctypes.memmove(path, good, len(good))
+thread = threading.Thread(target=swap)
+sys.setswitchinterval(1e-5)
+thread.start()
+calls = other = leaks = 0
+while calls < 400 or (not other and calls < 20000):
+    fd = libc.open(path, O_PATH | os.O_NOFOLLOW, 0)
+    calls += 1
+    if fd < 0:
+        continue
+    if not fcntl.fcntl(fd, fcntl.F_GETFL) & O_PATH:
+        leaks += 1
+    link = b"/proc/self/fd/%d" % fd
+    is_other = b"canary" in os.readlink(link)
+    other += is_other
+    ways = [lambda: os.read(fd, 1), lambda: os.write(fd, b"x"), lambda: os.fchmod(fd, 0o777)]
+    if is_other:
+        ways += [lambda: os.open(link, os.O_RDONLY), lambda: os.chmod(link, 0o777)]
+    for way in ways:
+        try:
+            way()
+        except OSError:
+            continue
+        leaks += 1
+    os.close(fd)
+over = True
+thread.join()
+print(calls, leaks, other)
+"""
+
+
+def test_swapping_the_name_of_what_is_opened_by_path_only_gives_no_right(runner: Runner) -> None:
+    """The caller opens it itself, after it was judged: whatever it finds then can be neither read nor changed."""
+    directory = outside(runner)
+    runner.place.give(runner.work)
+    before = snapshot(directory)
+    command = [system_python(), "-c", _PATH_ONLY, runner.work, directory / "canary"]
+    ended = runner.sandboxed(command, options=_tree(runner))
+    assert ended.returncode == 0, ended
+    calls, leaks, other = (int(word) for word in ended.stdout.split())
+    assert calls >= 400 and other
+    assert leaks == 0
+    assert changed(before, snapshot(directory)) == set()

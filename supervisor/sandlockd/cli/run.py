@@ -252,6 +252,7 @@ class _Foreground:
             self._take_signals(sandbox, signal_fd)
         if sandbox.over:
             return
+        sandbox.settle()
         self._import_while_serving(sandbox)
         if not sandbox.over:
             import trio
@@ -270,6 +271,7 @@ class _Foreground:
         def serve() -> None:
             try:
                 sandbox.serve_early(None, stop)
+                sandbox.settle()
             finally:
                 finished.release()
 

@@ -35,6 +35,9 @@ class Backstop(enum.Enum):
     )
     ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
     OWN_DESCRIPTORS = "fchdir gives no right, and takes a program nowhere that its own fchdir would not"
+    PATH_ONLY = (
+        "an O_PATH descriptor gives no right to its object; what is done by it is judged or trapped (open(2))"
+    )
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
 
 
@@ -76,6 +79,7 @@ class Restart(NamedTuple):
     fd: int  # given: whoever sends the answer closes it; -1: none
     returns: bool  # else the call ends in another program (execve), or fails with the descriptor left open
     again: bool = False  # the old call is made again after it, and Engine.restart_result has the result
+    opens: bool = False  # it is openat, and what it opens takes the number of the injected descriptor
 
 
 class Kill(NamedTuple):

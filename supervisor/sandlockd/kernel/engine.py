@@ -36,6 +36,7 @@ REASON_FAILED = lib.SLK_REASON_FAILED
 LEAVE = lib.SLK_RESTART_LEAVE
 RETURN = lib.SLK_RESTART_RETURN
 AGAIN = lib.SLK_RESTART_AGAIN
+OPEN = lib.SLK_RESTART_OPEN
 
 ZONE_SLOW = lib.SLK_ZONE_SLOW
 ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
@@ -239,12 +240,17 @@ class Engine:
     ) -> int:
         """Have the caller make another call in the place of its own (native/rewrite.c).
 
-        end: LEAVE, RETURN, AGAIN. close_fd: a descriptor of the program's, closed after the call; not with LEAVE.
+        end: LEAVE, RETURN, AGAIN, OPEN. close_fd: a descriptor of the program's, closed after the call; not with LEAVE.
         -EPERM: somebody else traces it, -EAGAIN: its process is in execve; the call waits on then. From the thread
         that drains or pumps.
         """
         call = ffi.new("struct slk_restart *", {"nr": nr, "end": end, "close_fd": close_fd, "args": args})
         return int(lib.slk_answer_restart(self._engine, slot, self.control_fd, call, _RESTART_PATIENCE_MS))
+
+    @property
+    def restarts_under_way(self) -> int:
+        """Callers that this thread still has in its hands; pumping goes on with them."""
+        return int(lib.slk_restarts_under_way(self._engine))
 
     def restart_result(self, tid: int) -> int | None:
         """What a call that ended with AGAIN has returned to its thread, once: a value or -errno."""

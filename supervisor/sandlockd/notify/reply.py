@@ -11,7 +11,7 @@ from typing import assert_never
 
 from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Restart, Settled, Value, Write
 from sandlockd.kernel import memory
-from sandlockd.kernel.engine import AGAIN, LEAVE, RETURN
+from sandlockd.kernel.engine import AGAIN, LEAVE, OPEN, RETURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def _restart(engine: Engine, request: Request, answer: Restart) -> int:
     end, close_fd = (RETURN, number) if answer.returns else (LEAVE, -1)
     if answer.again:
         end = AGAIN
+    if answer.opens:
+        end = OPEN
     result = engine.answer_restart(request.slot, answer.nr, args, end=end, close_fd=close_fd)
     if result < 0 and result != -errno.ENOENT:
         engine.answer_errno(request.slot, errno.EIO)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sandlockd.store.tree import Tree
 
 _START_PATIENCE_S = 30.0
+_SETTLING_S, _SETTLING_STEP_S = 1.0, 0.001
 
 # What a failed step means, and what to do about it.
 _STAGE_HELP = {
@@ -95,6 +96,7 @@ class Sandbox:
         self._index: ProcessIndex | None = None
         self._dispatcher: Dispatcher | None = None
         self._unregistered: list[int] = []  # threads seen before there was anybody to watch them
+        self._left_over: list[Request] = []  # asked while one thread stopped serving, for the next
         self._status: int | None = None
         self._stop = 0  # the last stop of the program, as counted by init
         self.stopped_by = 0  # the signal, while it is stopped
@@ -320,6 +322,7 @@ class Sandbox:
 
     def serve_early(self, until: float | None, extra_fd: int = -1) -> None:
         """Serve without trio until the time (monotonic), the end, or until extra_fd becomes readable."""
+        self._take_over()
         with select.epoll(flags=select.EPOLL_CLOEXEC) as waiting:
             waiting.register(self.control_fd, select.EPOLLIN)
             if extra_fd >= 0:
@@ -331,6 +334,21 @@ class Sandbox:
                 self._serve_once(waiting.fileno(), left)
                 if extra_fd >= 0 and any(fd == extra_fd for fd, _ in waiting.poll(0)):
                     return
+
+    def settle(self) -> None:
+        """End what only this thread can end, before another one serves: a caller has the thread for its tracer that has
+        it make another call. What comes meanwhile is left to the other.
+        """
+        end = time.monotonic() + _SETTLING_S
+        while self._engine.restarts_under_way and time.monotonic() < end:
+            state, requests, _ = self._engine.pump(-1, _SETTLING_STEP_S)
+            self._left_over += requests
+            if state == TERMINAL:
+                self._engine_is_terminal = True
+
+    def _take_over(self) -> None:
+        while self._left_over:
+            self.dispatcher.dispatch(self._left_over.pop(0))
 
     def _serve_once(self, waiting_fd: int, left_s: float | None) -> None:
         if self._engine_is_terminal:
@@ -372,6 +390,7 @@ class Sandbox:
 
             self.dispatcher.start_tasks_with(start_soon)
             self._watch_with(start_soon)
+            self._take_over()
             nursery.start_soon(prune_now_and_then, self.index)
             if not self._engine_is_terminal:
                 nursery.start_soon(loop.run)

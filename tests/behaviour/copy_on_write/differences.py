@@ -44,16 +44,6 @@ SANDLOCKD_DIFFERS: Differences = {
         "owners-of_a_removed_file_by_descriptor",
         "attributes-of_a_removed_file",
     ),
-    "O_PATH descriptors of what only the upper has are ordinary ones for reading, or refused": (
-        "opening-flags_of_a_descriptor",
-        "opening-descriptors_only_do_what_they_were_opened_for",
-        "descriptors-opened_again_by_proc_self_fd",
-        "descriptors-opened_again_by_dev_fd",
-        "descriptors-opened_again_by_proc_thread_self_fd",
-        "descriptors-opened_again_by_proc_self_task_fd",
-        "names-every_call_with_a_fifo",
-        "sockets-opening_a_socket",
-    ),
     "openat2 outside of the tree: / is not listed, and in /proc some RESOLVE_ flags do not count": (
         "resolving-reading_anything",
         "resolving-reading_no_symlinks",

@@ -115,15 +115,19 @@ def _nothing() -> None:
     """There is nothing to release: a copy that was begun is swept with the work directory."""
 
 
-def kernel_finds(call: Call, place: Place, *, follow: bool) -> bool:
-    """Would the kernel find the object that shows, by the path as it is written?"""
+def kernel_finds(call: Call, place: Place, *, follow: bool, in_upper: bool = False) -> bool:
+    """Would the kernel find the object that shows, by the path as it is written?
+
+    in_upper: what lies there counts too. A magic link of /proc leads to it.
+    """
     found = place.found
-    if found.lower is None:
+    shown = found.upper if in_upper and found.lower is None else found.lower
+    if shown is None:
         return False
     caller = call.caller
     try:
         written = lookup.place_of(caller, call.text(), lookup.dirfd_of(caller))
         with lookup.open_object(caller, written, follow=follow) as opened:
-            return is_object(found.lower, os.fstat(opened.fd))
+            return is_object(shown, os.fstat(opened.fd))
     except OSError:
         return False

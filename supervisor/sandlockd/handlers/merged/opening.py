@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 
+from sandlockd.handlers import lookup
 from sandlockd.handlers import opening as openings
-from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd
+from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd, Restart
 from sandlockd.handlers.merged.doing import Call, change, denied, kernel_finds
 from sandlockd.handlers.merged.places import Place
-from sandlockd.kernel import beneath
+from sandlockd.kernel import acts, beneath
 from sandlockd.kernel.paths import acting_as, describe
+from sandlockd.kernel.syscalls import number_of
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.merged.places import Elsewhere
     from sandlockd.handlers.opening import How
     from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.overlay.view import Found
 
 _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
 # What only matters for finding or making the object.
@@ -100,12 +103,19 @@ def _may_open(call: Call, place: Place, how: How) -> bool:
 
 
 def _open_path(call: Call, place: Place, how: How) -> Answer:
-    """The kernel hands no O_PATH descriptor over: it must find the object, or the program gets one that can do more."""
+    """The kernel hands no O_PATH descriptor over: the caller opens it itself, with flags that stay in registers.
+
+    By the path as it is written, or by its last name in the directory where the object lies. What gets there by a link
+    in the last place, or `..`, gets an ordinary descriptor for reading instead.
+    """
     found = place.found
     if how.flags & os.O_DIRECTORY and found.kind is not Kind.DIRECTORY:
         return Errno(errno.ENOTDIR)
-    if kernel_finds(call, place, follow=not how.flags & os.O_NOFOLLOW):
+    if kernel_finds(call, place, follow=not how.flags & os.O_NOFOLLOW, in_upper=True):
         return _SEEN
+    by_name = _open_by_name(call, place, how)
+    if by_name is not None:
+        return by_name
     if found.kind not in (Kind.DIRECTORY, Kind.FILE):
         return Errno(errno.ELOOP if found.kind is Kind.SYMLINK else errno.EACCES)
     with place.tree.open_shown(found) as opened:
@@ -113,6 +123,31 @@ def _open_path(call: Call, place: Place, how: How) -> Answer:
         answer = openings.reopen(call.caller, opened, only_look, describe(opened.fd))
     assert not hasattr(answer, "work")
     return answer
+
+
+def _open_by_name(call: Call, place: Place, how: How) -> Answer | None:
+    """None: the path does not end in the object's name, or the caller may not open the directory that it is in."""
+    text = call.text()
+    at = text.rstrip(b"/").rfind(b"/") + 1
+    name = text[at:].rstrip(b"/")
+    if name == b".":
+        directory: Found | None = place.found
+    else:
+        directory = place.found.parent if name == place.found.path.rpartition(b"/")[2] else None
+    if not name or directory is None or directory.kind is not Kind.DIRECTORY:
+        return None
+    if denied(call, Place(place.tree, place.side, directory), Want.READ) is not None:
+        return None
+    storage = place.tree.storage
+    layer = storage.workdir if place.found.lower is not None else storage.upper
+    try:
+        with beneath.open_below(layer.fd, directory.path, os.O_PATH) as seen:
+            opened = call.caller.act(acts.reopen_at_once, seen, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    address = call.arg(lookup.operand(call.caller).position) + at
+    args = (0, address, how.flags, 0, 0, 0)
+    return Restart(Backstop.PATH_ONLY, number_of("openat"), args, opened.take(), returns=True, opens=True)
 
 
 def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 
-from .vocabulary import AT_FDCWD, O_PATH, O_TMPFILE, Calls, Programs
+from .vocabulary import AT_EMPTY_PATH, AT_FDCWD, O_PATH, O_TMPFILE, Calls, Programs
 
 PROGRAMS = Programs()
 program = PROGRAMS
@@ -228,6 +229,41 @@ def names_through_links(s: Calls) -> None:
         s.close(fd)
     fd = s.open("to-file", O_PATH | os.O_NOFOLLOW, 0)
     s.readlink(f"/proc/self/fd/{fd}")
+
+
+@program
+def of_new_objects_by_path_only(s: Calls) -> None:
+    s.mkdir("made", 0o755)
+    s.put("made/file")
+    s.mknod("made/fifo", stat.S_IFIFO | 0o600, 0)
+    s.mknod("made/socket", stat.S_IFSOCK | 0o600, 0)
+    s.symlink("file", "made/link")
+    s.put("made/closed", mode=0)
+    for path in ("file", "fifo", "socket", "link", "closed", ".", "missing"):
+        fd = s.open("made/" + path, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0)
+        if fd < 0:
+            continue
+        s.tried(["fcntl", fd, 1, 0], ["fcntl", fd, 3, 0], ["read", fd, 1])
+        s.fstat(fd)
+        s.readlink(f"/proc/self/fd/{fd}")
+        s.fchmod(fd, 0o640)
+        s.fchmodat2(fd, "", 0o640, AT_EMPTY_PATH)
+        s.chmod(f"/proc/self/fd/{fd}", 0o644)
+        s.fstat(fd)
+        s.linkat(AT_FDCWD, f"/proc/self/fd/{fd}", AT_FDCWD, "linked-" + path, 0x400)
+        s.tried(["openat", fd, "file", os.O_RDONLY, 0])
+        s.tried(["open", f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK, 0])
+        s.close(fd)
+    directory = s.open("made/", O_PATH | os.O_DIRECTORY, 0)
+    s.same(s.openat(directory, "fifo", O_PATH, 0), "made/fifo")
+    s.tried(
+        ["openat", directory, "file", O_PATH | os.O_DIRECTORY, 0], ["openat", directory, "file/", O_PATH, 0]
+    )
+    s.fchdir(directory)
+    s.getcwd()
+    s.same(s.open("./link", O_PATH | os.O_NOFOLLOW, 0), "link")
+    s.close(0)
+    s.open("file", O_PATH, 0)
 
 
 @program
