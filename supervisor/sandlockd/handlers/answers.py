@@ -108,7 +108,7 @@ class Later(NamedTuple):
 
     work: Callable[[], Any]
     then: Callable[[Any], Answer | Later]
-    abandon: Callable[[], None]  # releases what work would have; harmless when it has
+    abandon: Callable[[], None]  # releases what work would have; harmless when it has; never while it runs
 
 
 Settled = Continue | Errno | Value | Fd | Write | Restart | Kill

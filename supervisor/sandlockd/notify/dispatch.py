@@ -175,8 +175,9 @@ class Dispatcher:
                 later = answer
                 answer = await self._step(request, later)
         except BaseException:
-            later.abandon()
-            self._send(request, EIO)  # cancelled: the sandbox is ending
+            # Cancelled: the sandbox is ending. What the worker holds is given up where it is known whether it still
+            # runs (notify/waits.py): closed under it, the number of a checked object could be another one's.
+            self._send(request, EIO)
             raise
         if answer is not None:
             self._send(request, answer)
