@@ -461,6 +461,8 @@ int slk_become_subreaper(void);
 int slk_pidfd_getfd(int pidfd, int fd);
 /* The id of the mount that an open descriptor is on, as in mountinfo; asks no file system server. */
 int slk_mount_id(int fd);
+/* Reads a directory from its position to its end: 1 if `.` was among what came, plus 2 if `..` was. */
+int slk_dots_ahead(int fd);
 /* 1: the opened object is one of procfs (fstatfs(2), PROC_SUPER_MAGIC). */
 int slk_is_procfs(int fd);
 

@@ -119,3 +119,21 @@ def test_the_records_are_those_of_getdents(lower: set[bytes]) -> None:
             seen.append((name, inode, offset, kind))
             at += size
         assert seen == [(row.name, row.inode, row.offset + 1, listing.D_TYPE[row.kind]) for row in listed]
+
+
+@pytest.mark.parametrize("owed", [(), (b".",), (b"..",), (b".", b"..")])
+def test_a_stream_that_is_taken_over_gets_the_dots_that_it_is_owed_once_and_ends(
+    owed: tuple[bytes, ...],
+) -> None:
+    view, _ = view_of({b"a": Kind.FILE, b"b": Kind.FILE}, {b"c": Kind.FILE})
+    found = view.at(b"")
+    assert found is not None
+    bits = sum({b".": 1, b"..": 2}[name] for name in owed)
+    offset, seen = listing.after_lower(2, 1, bits), []
+    while taken := listing.take(
+        listing.rows(found, inode=1, parent_inode=2, owed=listing.owed_at(offset)), offset, 64
+    ):
+        seen += [row.name for row in taken]
+        offset = taken[-1].offset + 1
+        assert len(seen) < 10
+    assert sorted(seen) == sorted([*owed, b"b", b"c"])

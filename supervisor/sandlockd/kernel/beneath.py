@@ -93,6 +93,11 @@ def rows(directory: OwnedFd) -> Iterator[tuple[bytes, int, int]]:
             yield os.fsencode(entry.name), _type_of(entry), entry.inode()
 
 
+def dots_ahead(directory: OwnedFd) -> int:
+    """Which of `.` (1) and `..` (2) the kernel has still to list from where this directory is read. Reads it to its end."""
+    return check(lib.slk_dots_ahead(directory.fd))
+
+
 def _type_of(entry: os.DirEntry[str]) -> int:
     if entry.is_file(follow_symlinks=False):
         return stat.S_IFREG

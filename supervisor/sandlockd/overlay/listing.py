@@ -12,7 +12,9 @@ A row's d_off is the row's own offset plus one, and reading goes on with the fir
 that is asked for. A directory of which the upper has nothing is listed by the kernel, with its own offsets, and may get
 something there while it is being read: `is_own` tells the two kinds apart, `after_lower` goes on where the kernel was.
 So whatever is read between two changes is neither repeated nor skipped, as readdir(3) wants
-of names that were there all the time.
+of names that were there all the time. Who has come to the end stays there (`END`, which is ext4's as well), and who began
+to list a lower directory that is renamed meanwhile goes on in its order (`former`). ext4 lists `.` and `..` somewhere in
+the middle: a stream that is taken over owes those that did not come yet, and has offsets of its own that say so.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sandlockd.overlay.entries import FsError, Kind, Name
@@ -29,7 +31,10 @@ from sandlockd.overlay.view import Found, View
 _UPPER = 1 << 61
 # Above the offsets that file systems count up from 0, and between those that ext4 makes of hashes (hash << 32).
 _LOWER = 1 << 40
-_LOWER_END = _LOWER + (1 << 32)
+_OWED = 1 << 34  # how far apart the offsets are of streams that owe nothing, `.`, `..`, or both
+_OWES = {b".": 1, b"..": 2}  # as kernel.beneath.dots_ahead has it
+_LOWER_END = _LOWER + 4 * _OWED
+END = (1 << 63) - 1
 
 # d_type of getdents64(2): the file type bits of st_mode, shifted (DTTOIF of <dirent.h>).
 D_TYPE = {
@@ -56,21 +61,27 @@ class Row(NamedTuple):
     in_upper: bool
 
 
-def rows(directory: Found, *, inode: int, parent_inode: int) -> list[Row]:
+def rows(
+    directory: Found, *, inode: int, parent_inode: int, former: Iterable[Name] = (), owed: int = 0
+) -> list[Row]:
     """All rows of a directory of the view, in the order of their offsets.
 
     inode, parent_inode: of `.` and `..`. The caller has them; the parent of a tree's root is outside.
+    former: the names of the lower directory that this one is a moved copy of, for who began to list that.
+    owed: see `owed_at`.
     Raises:
         FsError: what a layer raised.
     """
     view = directory.view
     upper = {} if directory.upper is None else {row.name: row for row in view.upper.names(directory.path)}
-    listed = [
-        Row(_LOWER, b".", Kind.DIRECTORY, inode, directory.lower is None),
-        Row(_LOWER + 1, b"..", Kind.DIRECTORY, parent_inode, directory.lower is None),
-    ]
+    base = _LOWER + owed * _OWED
+    dots = {
+        name: Row(base + place, name, Kind.DIRECTORY, number, directory.lower is None)
+        for place, (name, number) in enumerate(((b".", inode), (b"..", parent_inode)))
+    }
+    listed = list(dots.values())
     if directory.lower is not None:
-        for offset, below in enumerate(view.lower.names(directory.path), _LOWER + 2):
+        for offset, below in enumerate(view.lower.names(directory.path), base + 2):
             above = upper.pop(below.name, None)
             shown = below if above is None else above
             if shown.kind is Kind.WHITEOUT or (above is None and below.kind is Kind.WHITEOUT):
@@ -78,7 +89,18 @@ def rows(directory: Found, *, inode: int, parent_inode: int) -> list[Row]:
             if above is not None and _is_merged(view, directory, above, below):
                 above, shown = None, below
             listed.append(Row(offset, shown.name, shown.kind, shown.inode, above is not None))
+    for offset, below in enumerate(former, base + 2):
+        above = upper.pop(below.name, None)
+        if above is not None and above.kind is not Kind.WHITEOUT:
+            listed.append(Row(offset, above.name, above.kind, above.inode, True))
+    late = (dots[name] for name, bit in _OWES.items() if owed & bit)
+    listed += [row._replace(offset=base + _OWED - 4 + place) for place, row in enumerate(late)]
     return listed + _fresh(upper)
+
+
+def owed_at(offset: int) -> int:
+    """Which of `.` and `..` are owed by a stream that is at this offset of ours, as bits."""
+    return (offset - _LOWER) // _OWED if _LOWER <= offset < _LOWER_END else 0
 
 
 def _is_merged(view: View, directory: Found, above: Name, below: Name) -> bool:
@@ -106,17 +128,17 @@ def _place(name: bytes) -> int:
 
 def is_own(listed: Sequence[Row], offset: int) -> bool:
     """Is this an offset of ours, and not one that the kernel gave for the lower directory?"""
-    if offset == 0 or _LOWER <= offset < _LOWER_END:
+    if offset in (0, END) or _LOWER <= offset < _LOWER_END:
         return True
     return any(row.offset + 1 == offset for row in listed if row.offset >= _UPPER)
 
 
-def after_lower(count: int, left: int) -> int:
+def after_lower(count: int, left: int, owed: int = 0) -> int:
     """The offset at which to go on when the kernel has listed all but the last names of a lower directory.
 
-    count: how many names it has, without `.` and `..`. left: how many of them are still to come.
+    count: how many names it has, without `.` and `..`. left: how many of them are still to come. owed: as `rows`.
     """
-    return _LOWER + 2 + count - left
+    return _LOWER + owed * _OWED + 2 + count - left if left or owed else END
 
 
 def take(listed: Sequence[Row], offset: int, size_bytes: int) -> list[Row]:

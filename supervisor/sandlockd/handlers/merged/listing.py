@@ -15,7 +15,8 @@ from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
 from sandlockd.kernel import acts, beneath, procfs
 from sandlockd.overlay import listing
-from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.entries import FsError, Kind, Name
+from sandlockd.store.tree import is_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,21 +47,33 @@ def _list(call: Call, opened: OwnedFd, place: Place) -> Answer:
     if place.found.lower is None:
         _, inode = place.tree.origins.told(inode)
     try:
-        rows = listing.rows(place.found, inode=inode, parent_inode=_parent_inode(place))
-        fd = call.int_arg(0)
-        with acts.duplicate_of(caller.tgid, fd) as stream:
+        with acts.duplicate_of(caller.tgid, call.int_arg(0)) as stream:
             caller.require_alive()
             offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
+            rows = _rows(opened, place, inode, listing.owed_at(offset))
             if not listing.is_own(rows, offset):
                 offset = _after_kernel(opened, offset)
+                rows = _rows(opened, place, inode, listing.owed_at(offset))
             taken = listing.take(rows, offset, min(call.arg(2) & 0xFFFFFFFF, _SIZE_MAX))
             told = [_told(place, row) for row in taken]
             encoded = listing.encode64(told) if call.name == "getdents64" else listing.encode(told)
-            if taken:
-                os.lseek(stream.fd, taken[-1].offset + 1, os.SEEK_SET)
+            os.lseek(stream.fd, taken[-1].offset + 1 if taken else listing.END, os.SEEK_SET)
     except FsError as error:
         return Errno(error.errno)
     return Write(call.arg(1), encoded, len(encoded)) if encoded else Value(0)
+
+
+def _former(directory: OwnedFd, place: Place) -> list[Name]:
+    """Of a lower directory that has been renamed: its names there, in the order in which they were listed."""
+    if place.found.lower is not None or is_object(place.found.upper, os.fstat(directory.fd)):
+        return []
+    with acts.reopen(directory, os.O_RDONLY | os.O_DIRECTORY) as opened:
+        return [Name(name, Kind.FILE, inode) for name, _, inode in beneath.rows(opened)]
+
+
+def _rows(opened: OwnedFd, place: Place, inode: int, owed: int) -> list[Row]:
+    former, parent_inode = _former(opened, place), _parent_inode(place)
+    return listing.rows(place.found, inode=inode, parent_inode=parent_inode, former=former, owed=owed)
 
 
 def _after_kernel(directory: OwnedFd, offset: int) -> int:
@@ -71,8 +84,10 @@ def _after_kernel(directory: OwnedFd, offset: int) -> int:
     with acts.reopen(directory, os.O_RDONLY | os.O_DIRECTORY) as opened:
         count = sum(1 for _ in beneath.rows(opened))
         os.lseek(opened.fd, offset, os.SEEK_SET)
+        owed = beneath.dots_ahead(opened)
+        os.lseek(opened.fd, offset, os.SEEK_SET)
         left = sum(1 for _ in beneath.rows(opened))
-    return listing.after_lower(count, left)
+    return listing.after_lower(count, left, owed)
 
 
 def _parent_inode(place: Place) -> int:
