@@ -94,7 +94,7 @@ def rows(directory: OwnedFd) -> Iterator[tuple[bytes, int, int]]:
 
 
 def dots_ahead(directory: OwnedFd) -> int:
-    """Which of `.` (1) and `..` (2) the kernel has still to list from where this directory is read. Reads it to its end."""
+    """Which of `.` (1) and `..` (2) are still to be listed, from where this directory is read. Reads it to its end."""
     return check(lib.slk_dots_ahead(directory.fd))
 
 

@@ -12,9 +12,9 @@ A row's d_off is the row's own offset plus one, and reading goes on with the fir
 that is asked for. A directory of which the upper has nothing is listed by the kernel, with its own offsets, and may get
 something there while it is being read: `is_own` tells the two kinds apart, `after_lower` goes on where the kernel was.
 So whatever is read between two changes is neither repeated nor skipped, as readdir(3) wants
-of names that were there all the time. Who has come to the end stays there (`END`, which is ext4's as well), and who began
-to list a lower directory that is renamed meanwhile goes on in its order (`former`). ext4 lists `.` and `..` somewhere in
-the middle: a stream that is taken over owes those that did not come yet, and has offsets of its own that say so.
+of names that were there all the time. Who has come to the end stays there (`END`, which is ext4's as well), and who
+began to list a lower directory that is renamed meanwhile goes on in its order (`former`). ext4 lists `.` and `..`
+somewhere in the middle: a stream that is taken over owes those that did not come yet, and has offsets that say so.
 """
 
 from __future__ import annotations
