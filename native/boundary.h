@@ -435,11 +435,12 @@ struct slk_tree_config {
 	uint32_t upper_length;
 	struct slk_layers *layers; /* borrowed, as the numbers and the descriptors */
 	struct slk_numbers *numbers;
-	int32_t lower_fd;
+	int32_t lower_fd; /* -1: it has none, and what really is below `root` is no part of it */
 	int32_t upper_fd;
 	int32_t work_fd;
 };
 
+/* A tree in another one comes before it. */
 int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config);
 /* Lower directories of this tree have been renamed: where one is, its path does not tell any more. */
 void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number);

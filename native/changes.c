@@ -390,8 +390,8 @@ static int may_be_replaced(const struct slk_tree *tree, const char *path, const 
 			beneath(tree, path, parent_flags(target), &status);
 	if (lower == UNKNOWN || lower == A_DIRECTORY)
 		return 0;
-	return (lower == NOTHING && (!target->is_whole || target->kind == SLK_LAYER_WHITEOUT)) ||
-	       !parent_has(tree, path, S_ISVTX);
+	/* Where there is no original, the kernel asks whose it is. */
+	return lower == NOTHING || !parent_has(tree, path, S_ISVTX);
 }
 
 /* A file of the upper. */

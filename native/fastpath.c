@@ -381,6 +381,13 @@ static uint32_t without_slashes(const struct slk_request *request, uint64_t flag
 	return length;
 }
 
+/* By `.` and `..` from a descriptor: is it one of a directory? That is Python's to find. */
+static int may_start_at_file(const struct slk_request *request, int dirfd_argument, const char *path)
+{
+	return path[0] == '.' && dirfd_argument >= 0 && (int)(int32_t)request->args[dirfd_argument] != AT_FDCWD &&
+	       (path[1] == '\0' || path[1] == '/' || path[1] == '.');
+}
+
 static int judge_path(struct slk_engine *engine, struct slk_request *request, int dirfd_argument,
 		      const char *path, uint32_t length, uint32_t need, int follow)
 {
@@ -392,7 +399,8 @@ static int judge_path(struct slk_engine *engine, struct slk_request *request, in
 	if (result)
 		return result;
 	if (engine->tree_count && slk_is_plain(path, length) && (tree = slk_tree_of(engine, &walk)))
-		return slk_tree_call(engine, request, tree, &walk, from_upper);
+		return may_start_at_file(request, dirfd_argument, path) ? SLK_REASON_ZONE + 1 :
+				slk_tree_call(engine, request, tree, &walk, from_upper);
 	if (from_upper)
 		return SLK_REASON_ZONE + 1; /* the kernel would start elsewhere */
 	return slk_fast_judge(engine, &walk, need, follow, &request->may_wait);

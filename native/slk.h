@@ -144,7 +144,7 @@ struct slk_tree {
 	uint32_t root_components;
 	struct slk_layers *layers;
 	struct slk_numbers *numbers;
-	int lower_fd, upper_fd, work_fd;
+	int lower_fd, upper_fd, work_fd; /* lower_fd: -1: there is none */
 	uint64_t upper_device;
 	int has_moved;
 };

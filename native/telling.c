@@ -40,6 +40,8 @@ static int asks_plainly(const struct slk_call *row, const struct slk_request *re
 
 	if (row->act == SLK_ACT_STATX)
 		known |= STATX_SYNC_TYPE;
+	if (row->act == SLK_ACT_STATX && (arg(request, row->flags) & STATX_SYNC_TYPE) == STATX_SYNC_TYPE)
+		return 0;
 	return !((uint32_t)arg(request, row->flags) & ~known);
 }
 

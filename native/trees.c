@@ -71,7 +71,7 @@ static int is_below(const char *path, uint32_t length, const char *top, uint32_t
 	       (length == top_length || path[top_length] == '/');
 }
 
-/* The tree that a normalised path is in, by its letters. */
+/* The tree that a normalised path is in, by its letters: the innermost, since that comes first. */
 static struct slk_tree *tree_at(struct slk_engine *engine, const char *path, uint32_t length)
 {
 	for (uint32_t i = 0; i < engine->tree_count; i++)
@@ -173,17 +173,34 @@ static int is_merged(const struct slk_layered *found)
 	return found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED;
 }
 
+/* By the directories of the upper: those of the lower tree may have other modes. */
+int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk *walk,
+			      const struct slk_layered *found)
+{
+	uint32_t depth = found->is_whole || found->kind != SLK_LAYER_DIRECTORY ? found->depth - 1 : found->depth;
+	char above[SLK_PATH_MAX] = ".";
+
+	if (depth > tree->root_components) {
+		uint32_t start = tree->root_length + 1, length = walk->ends[depth - 1] - start;
+
+		memcpy(above, walk->text + start, length);
+		above[length] = '\0';
+	}
+	return depth < tree->root_components || syscall(SYS_faccessat, tree->upper_fd, above, X_OK) == 0;
+}
+
 static int tell_access(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-		       const char *path)
+		       const struct slk_walk *walk, const struct slk_layered *found)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
+	const char *path = slk_tree_relative(tree, walk);
 	uint64_t mode = (uint32_t)arg(request, row->mode);
 
 	if (mode & ~(uint64_t)7 || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
 		return PYTHON;
 	if (mode && syscall(SYS_faccessat, tree->upper_fd, *path ? path : ".", (int)mode) < 0)
 		return errno == EACCES ? slk_answer_call(engine, request, 0, EACCES) : PYTHON;
-	return slk_answer_call(engine, request, 0, 0);
+	return slk_answer_call(engine, request, 0, mode || slk_tree_may_search_above(tree, walk, found) ? 0 : EACCES);
 }
 
 uint32_t slk_tree_open_flags_of(const struct slk_engine *engine, const struct slk_request *request)
@@ -223,22 +240,6 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 /* Nothing of the upper is under this name: does the kernel find in the lower tree what the program is to see? */
 enum look { LOOK, LOOK_OPEN, LOOK_STAT };
 
-/* The kernel looks in the lower tree, where the directories above may have other modes than those of the upper. */
-int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk *walk,
-			      const struct slk_layered *found)
-{
-	uint32_t depth = found->is_whole || found->kind != SLK_LAYER_DIRECTORY ? found->depth - 1 : found->depth;
-	char above[SLK_PATH_MAX] = ".";
-
-	if (depth > tree->root_components) {
-		uint32_t start = tree->root_length + 1, length = walk->ends[depth - 1] - start;
-
-		memcpy(above, walk->text + start, length);
-		above[length] = '\0';
-	}
-	return depth < tree->root_components || syscall(SYS_faccessat, tree->upper_fd, above, X_OK) == 0;
-}
-
 static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
 		      enum look look)
 {
@@ -274,11 +275,13 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 	uint32_t flags = slk_tree_open_flags_of(engine, request);
 	int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_TRUNC | O_CREAT);
 
-	if (flags & ~(uint32_t)(PLAIN_FLAGS | LARGEFILE) || (flags & O_ACCMODE) == O_ACCMODE)
+	if (flags & ~(uint32_t)(PLAIN_FLAGS | LARGEFILE) || (flags & O_ACCMODE) == O_ACCMODE ||
+	    (flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY))
 		return PYTHON;
 	if (found->is_whole && found->kind == SLK_LAYER_FILE) {
 		if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
-			return slk_answer_call(engine, request, 0, EEXIST);
+			return slk_answer_call(engine, request, 0,
+					       slk_tree_may_search_above(tree, walk, found) ? EEXIST : EACCES);
 		return flags & O_DIRECTORY ? PYTHON : slk_tree_open_upper(engine, request, tree, path, flags);
 	}
 	if (writes)
@@ -309,7 +312,7 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		if (stats)
 			return slk_tell_path(engine, request, tree, path, found);
 		if (row->act == SLK_ACT_ACCESS)
-			return tell_access(engine, request, tree, path);
+			return tell_access(engine, request, tree, walk, found);
 		if (row->act == SLK_ACT_READLINK && slk_tree_may_search_above(tree, walk, found))
 			return slk_answer_call(engine, request, 0, EINVAL);
 		if (row->act == SLK_ACT_CHDIR && is_merged(found) && !from_upper)
@@ -336,7 +339,7 @@ static int only_looks(const struct slk_engine *engine, const struct slk_request 
 	const struct slk_call *row = &engine->calls[request->nr];
 
 	if (row->act == SLK_ACT_OPEN)
-		return !(slk_tree_open_flags_of(engine, request) & O_CREAT);
+		return !(slk_tree_open_flags_of(engine, request) & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)));
 	return row->act != SLK_ACT_NONE && row->act < SLK_ACT_MKDIR;
 }
 
@@ -467,5 +470,6 @@ int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request)
 		if (is_below(text, (uint32_t)length, engine->trees[i].upper, engine->trees[i].upper_length))
 			return descriptor_in_upper(engine, request, &engine->trees[i], act, text, (uint32_t)length);
 	tree = tree_at(engine, text, (uint32_t)length);
-	return tree ? descriptor_in_lower(engine, request, tree, act, text, (uint32_t)length) : 0;
+	/* Without a lower tree, only the upper is the tree's. */
+	return tree && tree->lower_fd >= 0 ? descriptor_in_lower(engine, request, tree, act, text, (uint32_t)length) : 0;
 }

@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 from behaviour.copy_on_write.corpus import GROUPS, fixture, snapshot
 
+from harness import own_tmp
 from harness.compiling import Compiler
 from harness.interpreter import SANDLOCKCTL, SANDLOCKD
 from harness.places import Place, new_place
@@ -125,6 +126,16 @@ def _why_no_overlayfs() -> str | None:
         ]
         tried = subprocess.run([*line, "true"], capture_output=True, text=True, check=False)
     return f"overlayfs cannot be mounted: {tried.stderr.strip()}" if tried.returncode else None
+
+
+class OwnTmp(Way):
+    """Bare, with an empty directory of the user's in the place of /tmp. Seen by the command only."""
+
+    def why_not(self) -> str | None:
+        return "a /tmp of one's own needs root, bare" if os.geteuid() != 0 else None
+
+    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
+        return own_tmp.bare(runner, command, timeout=_TIMEOUT_S, env=env)
 
 
 @dataclass(frozen=True)
@@ -246,6 +257,7 @@ def _why_no_workdir() -> str | None:
 BARE = Way("bare")
 BARE_AGAIN = Way("bare again")
 OVERLAYFS = Overlayfs("overlayfs")
+BARE_TMP = OwnTmp("bare, with a /tmp of its own")
 # Nothing is kept apart: what differs then is the sandbox's doing, not that of copy-on-write.
 GRANTED = Sandboxed("sandlockd, granted")
 DISCARDED = Sandboxed("sandlockd, discarded", ("--workdir",), ("--on-exit", "discard"))
@@ -321,6 +333,20 @@ class Bench:
             result.before, result.after = (tree.get("", []) + tree.get(name, []) for tree in (before, after))
             results[name] = result
         return results
+
+    def run_in_tmp(self, way: Way, group: str, names: Sequence[str]) -> dict[str, Result]:
+        """As run_programs, but in /tmp, of which each way has its own. What is left of it nobody sees."""
+        return on_a_fresh_disk(self.runner.place, lambda: self._run_in_tmp(way, group, names))
+
+    def _run_in_tmp(self, way: Way, group: str, names: Sequence[str]) -> dict[str, Result]:
+        self.make_outside()
+        self.runner.place.empty_work()
+        job = {"group": group, "programs": list(names), "build": True, "work": "/tmp/work"}
+        ended = self.run_job(way, job)
+        lines = [line for line in ended.stdout.splitlines(keepends=True) if line.endswith(b"\n")]
+        found = {result["program"]: result for result in map(json.loads, lines)}
+        told = {name: found.get(name) or _did_not_run(ended) for name in names}
+        return {name: Result(one["lines"], one["ended"], one["tree"]) for name, one in told.items()}
 
     def run_command(
         self, way: Way, command: Sequence[str], prepare: Sequence[str], env: Mapping[str, str] | None = None
@@ -411,14 +437,15 @@ class Runs:
             self.benches[user.uid] = Bench(place, self.tools, self.compiler)
         return self.benches[user.uid]
 
-    def of(self, user: User, way: Way, group: str) -> dict[str, Result]:
+    def of(self, user: User, way: Way, group: str, *, in_tmp: bool = False) -> dict[str, Result]:
         if self.asked_for != (user.uid, group):
             self.asked_for = user.uid, group
             self.found.clear()
         if way.name not in self.found:
             names = self.selected[group]
+            bench = self.bench(user)
             try:
-                self.found[way.name] = self.bench(user).run_programs(way, group, names)
+                self.found[way.name] = (bench.run_in_tmp if in_tmp else bench.run_programs)(way, group, names)
             except AssertionError as error:
                 # Not tried again for each of its programs.
                 self.found[way.name] = dict.fromkeys(names, Result([f"the run failed: {error}"], -1, []))

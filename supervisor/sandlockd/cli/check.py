@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from sandlockd.cli.policy_files import compile_file_rules, load_policy
+from sandlockd.cli.policy_files import compile_file_rules, load_policy, temporary_root
+from sandlockd.launch.temporary import described, temporary_of
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.policy.show import effective, effective_toml, path_rules
 from sandlockd.policy.spelling import spelled
@@ -13,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandlockd.launch.temporary import Temporary
     from sandlockd.policy.model import Policy
 
 _EXIT_BAD_POLICY = 125
@@ -26,7 +28,9 @@ def check(files: Sequence[str], json: bool) -> int:
     try:
         policy = load_policy(files)
         # Where the paths lead is part of what may be wrong with them.
-        compile_file_rules(policy, None)
+        rules = compile_file_rules(policy, None)
+        root = temporary_root(policy)
+        temporary = None if root is None else temporary_of(root, rules)
     except PolicyErrors as errors:
         _print_errors(errors, json=json)
         return _EXIT_BAD_POLICY
@@ -34,9 +38,10 @@ def check(files: Sequence[str], json: bool) -> int:
         print(f"sandlockd: this machine's mounts cannot be read: {error}", file=sys.stderr)
         return _EXIT_BAD_POLICY
     if json:
-        _print_json(_described(policy))
+        _print_json({**_described(policy), "temporary": _temporary(temporary)})
     else:
         sys.stdout.write(effective_toml(policy))
+        print(f"\n# {described(temporary)}")
     return 0
 
 
@@ -63,6 +68,13 @@ def _described(policy: Policy) -> dict[str, object]:
         "policy": effective(policy),
         "rules": rules,
     }
+
+
+def _temporary(temporary: Temporary | None) -> dict[str, object]:
+    if temporary is None:
+        return {"kind": "directory"}
+    passages = [spelled(temporary.root + b"/" + passage) for passage in temporary.passages]
+    return {"kind": "tree", "path": spelled(temporary.root), "granted": passages}
 
 
 def _print_json(value: object) -> None:

@@ -12,12 +12,13 @@ import errno
 import os
 import stat
 
+from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
 from sandlockd.policy.errors import PolicyError, PolicyErrors, Unavailable, suggestion
 from sandlockd.policy.files import Facts, Seen, compile_rules
 from sandlockd.policy.inputs import MAX_POLICY_BYTES, Context, Overrides, PathKind, Source
 from sandlockd.policy.load import load
 from sandlockd.policy.shipped import PRESETS, preset_source
-from sandlockd.policy.spelling import fits
+from sandlockd.policy.spelling import fits, is_within
 from sandlockd.policy.verdict import FileIdentity
 
 TYPE_CHECKING = False
@@ -57,12 +58,17 @@ def load_policy(names_or_files: Sequence[str], overrides: Overrides | None = Non
 
 
 def compile_file_rules(
-    policy: Policy, state_dir: bytes | None, *, private: Sequence[bytes] = ()
+    policy: Policy,
+    state_dir: bytes | None,
+    *,
+    private: Sequence[bytes] = (),
+    layers: Sequence[bytes] = (),
 ) -> FileRules:
     """The file rules of a policy on this machine, now.
 
     state_dir: sandlockd's own, which no policy grants.
     private: directories made for this run, which the program gets whole.
+    layers: directories made for this run, of which it gets nothing by their names.
 
     Raises:
         PolicyErrors: a granted path has gone, or leads to what no policy can grant.
@@ -77,9 +83,31 @@ def compile_file_rules(
             procfs=procfs_mounts(),
             state=() if state_dir is None else _every_name(state_dir),
             private=tuple(look(path).path for path in private),
+            layers=tuple(look(path).path for path in layers),
             home=_home(),
         ),
     )
+
+
+def temporary_root(policy: Policy) -> bytes | None:
+    """Where /tmp really is, if the run gets one of its own; None where it gets a directory in the real one.
+
+    It does with a copy-on-write tree, unless the policy itself says what is there.
+    """
+    files = policy.filesystem
+    root = os.path.realpath(TEMPORARY_NAME)
+    if files.workdir is None or not os.path.isdir(root):
+        return None
+    rules = (*files.read, *files.execute, *files.write, *files.deny)
+    named = [files.workdir, *(rule.path for rule in rules)]
+    return None if any(is_within(root, os.path.realpath(path)) for path in named) else root
+
+
+def written_paths(policy: Policy) -> list[bytes]:
+    """Of what is granted, and where the program starts, as it was written."""
+    files, cwd = policy.filesystem, policy.program.cwd
+    given = [rule.path for rule in (*files.read, *files.execute, *files.write)]
+    return [*given, *(path for path in (files.workdir, cwd) if path is not None)]
 
 
 def _every_name(path: bytes) -> tuple[bytes, ...]:

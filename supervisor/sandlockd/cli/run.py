@@ -12,11 +12,19 @@ import time
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
 from sandlockd.audit.state import StateError, state_directory
-from sandlockd.cli.policy_files import compile_file_rules, load_policy, working_directory
+from sandlockd.cli.policy_files import (
+    compile_file_rules,
+    load_policy,
+    temporary_root,
+    working_directory,
+    written_paths,
+)
 from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
 from sandlockd.launch.private_directory import PrivateDirectory, sweep
+from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
+from sandlockd.launch.temporary import temporary_of
 from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.sandbox.result import Result, write_status_file
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
     from sandlockd.policy.model import Policy
+    from sandlockd.store.tree import Tree
 
 EARLY_S = 2.0  # how long we do without trio, where nothing asks for it: importing it takes 80 ms of a CPU
 _TERM_GRACE_S = 5.0
@@ -132,18 +141,18 @@ class _Foreground:
         sweep()
         private = PrivateDirectory()
         try:
-            rules = compile_file_rules(self._policy, self._state_dir, private=[private.path])
-            refuse_open_sockets()
-            prepared = prepare(self._policy, rules, self._options.command, private.path)
+            prepared = self._prepare(private)
             try:
                 audit = self._open_audit(prepared.argv, prepared.wall.missing)
                 if self._options.verbose:
                     self._verbose = _verbose(prepared, audit, self._options)
                 run_tree = self._make_tree(prepared, audit.run_id)
+                trees = self._trees(prepared, run_tree, private)
             except BaseException:
                 prepared.close()
                 raise
-            result = self._run_prepared(self._sandbox(prepared, audit, run_tree), audit)
+            sandbox = Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
+            result = self._run_prepared(sandbox, audit)
             if run_tree is not None:
                 run_tree.dispose(result, say, quiet=self._options.quiet)
             if result.error is not None:
@@ -155,10 +164,42 @@ class _Foreground:
                 say(problem)
             os.umask(self._umask)
 
-    @staticmethod
-    def _sandbox(prepared: Prepared, audit: AuditLog, run_tree: RunTree | None) -> Sandbox:
-        trees = () if run_tree is None else (run_tree.tree,)
-        return Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
+    def _prepare(self, private: PrivateDirectory) -> Prepared:
+        """Raises CannotStart, PolicyErrors."""
+        root = temporary_root(self._policy)
+        if root is None:
+            rules = compile_file_rules(self._policy, self._state_dir, private=[private.path])
+            refuse_open_sockets()
+            return prepare(self._policy, rules, self._options.command, private.path)
+        rules = compile_file_rules(self._policy, self._state_dir, layers=[private.path])
+        refuse_open_sockets()
+        temporary = temporary_of(root, rules)
+        return prepare(self._policy, rules, self._options.command, TEMPORARY_NAME, temporary)
+
+    def _trees(
+        self, prepared: Prepared, run_tree: RunTree | None, private: PrivateDirectory
+    ) -> tuple[Tree, ...]:
+        """The innermost first. Raises CannotStart."""
+        if run_tree is None or prepared.temporary is None:
+            return () if run_tree is None else (run_tree.tree,)
+        from sandlockd.cli.trees import make_temporary
+
+        try:
+            tree = make_temporary(prepared, private.path, written_paths(self._policy), run_tree.tree)
+            try:
+                prepared.wall.grant_upper(tree.upper_path)
+            except WallError as error:
+                tree.close()
+                raise CannotStart(str(error)) from None
+        except BaseException:
+            run_tree.tree.close()
+            run_tree.close()
+            raise
+        if prepared.entered is not None and not self._options.quiet:
+            say(
+                "/tmp is the run's own, and the working directory is empty there: --write or --read grants the real one"
+            )
+        return run_tree.tree, tree
 
     def _make_tree(self, prepared: Prepared, run_id: str) -> RunTree | None:
         """Raises CannotStart."""

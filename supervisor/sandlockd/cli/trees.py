@@ -1,4 +1,4 @@
-"""The copy-on-write tree of a run: its storage is made, or the run does not start; its changes are disposed of."""
+"""The trees of a run: their storages are made, or it does not start; what changed in the workdir is disposed of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 
 from sandlockd.audit.state import StateError
 from sandlockd.launch.prepare import CannotStart
+from sandlockd.launch.temporary import furnish, is_own, links_of
 from sandlockd.review.disposing import Disposer, Request
 from sandlockd.review.kept import NoChanges, forget_unused, kept_lines, make_storage_directory
 from sandlockd.store import storage
@@ -15,8 +16,9 @@ from sandlockd.store.tree import Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.model import Filesystem
     from sandlockd.sandbox.result import Result
 
@@ -69,3 +71,38 @@ class RunTree:
             NoChanges, StateError, OSError
         ):  # what stays behind is told of by sandlockctl ps
             forget_unused(self._state_dir, self._run_id)
+
+
+def make_temporary(prepared: Prepared, path: bytes, written: Iterable[bytes], beside: Tree) -> Tree:
+    """The tree that is /tmp to the program, in a directory made for it. Raises CannotStart.
+
+    written: paths of the policy, as they were written. beside: the other tree of the run.
+    """
+    temporary = prepared.temporary
+    assert temporary is not None
+    try:
+        made = storage.create_temporary(path, temporary.root)
+        try:
+            tree_path = path + b"/upper"
+            furnish(temporary, tree_path, links_of(temporary, written))
+            where = _working_directory(prepared)
+            if where is not None and is_own(temporary, where):
+                prepared.entered = tree_path + where[len(temporary.root) :]
+                os.makedirs(prepared.entered, 0o755, exist_ok=True)
+            passages = frozenset(temporary.passages)
+            return Tree(temporary.root, made, beside.lock, starts_empty=True, passages=passages)
+        except BaseException:
+            made.close()
+            raise
+    except storage.StorageError as error:
+        raise CannotStart(str(error)) from None
+    except OSError as error:
+        raise CannotStart(f"{os.fsdecode(path)}: /tmp cannot be made there: {error.strerror}") from None
+
+
+def _working_directory(prepared: Prepared) -> bytes | None:
+    """Canonical; None: it was removed."""
+    try:
+        return os.path.realpath(prepared.directory or os.getcwdb())
+    except FileNotFoundError:
+        return None

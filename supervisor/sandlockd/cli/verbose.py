@@ -14,6 +14,7 @@ import shlex
 
 from sandlockd.audit.records import Failure, Refusal, errno_name, wanted_words
 from sandlockd.kernel import landlock
+from sandlockd.launch.temporary import described
 from sandlockd.policy import base_tree
 from sandlockd.policy.spelling import printable
 from sandlockd.policy.verdict import Want
@@ -108,6 +109,7 @@ def _start_lines(prepared: Prepared, audit: AuditLog, policies: tuple[str, ...])
     yield f"executes {_shown(prepared.executable)} in {_shown(where)}"
     yield f"policy: {', '.join(map(_shown, policies))}; audit level {prepared.policy.audit.level}"
     yield from _grant_lines(prepared.rules.grants())
+    yield described(prepared.temporary)
     yield from _deny_lines(prepared)
     yield from _enforcement_lines(prepared)
 

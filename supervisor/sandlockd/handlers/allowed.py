@@ -79,13 +79,14 @@ class AllowedCalls:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._rules = WitnessedRules(context.rules)
-        context.rules = self._rules
+        self._rules_inside = WitnessedRules(context.rules_inside)
+        context.rules, context.rules_inside = self._rules, self._rules_inside
         context.allowed = self
         # What was asked of the rules by calls that are not answered yet. A call that waits for a worker stays here.
         self._asked: dict[int, list[_Judged]] = {}
 
     def begin(self, request: Request) -> None:
-        self._rules.judged = self._asked[request.notif_id] = []
+        self._rules.judged = self._rules_inside.judged = self._asked[request.notif_id] = []
 
     def granted(self, request: Request) -> Answer:
         """A call that C found granted: the kernel judges it. Asks the rules for nothing but the record."""

@@ -94,6 +94,10 @@ class Context:
         # read it as the kernel lets him: changing it on behalf would change the real tree.
         self.rules_outside = rules.narrowed(WORKDIR_RULE, Want.READ | Want.EXECUTE) if trees else rules
         self.acquaintance = acquaintance
+        # For names in the trees. What really is where a tree that starts empty lies, no rule outside grants.
+        self.rules_inside = rules.with_temporary(
+            [tree.root for tree in trees if tree.lower_directory is None]
+        )
         self.is_root = os.geteuid() == 0
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 

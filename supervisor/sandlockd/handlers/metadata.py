@@ -134,10 +134,6 @@ def _may_read(caller: Caller, found: Object) -> bool:
     return bool(caller.context.rules.judge(found.path, Want.READ, identity).allowed)
 
 
-def _is_below(path: bytes, top: bytes) -> bool:
-    return path == top or path.startswith(top + b"/")
-
-
 def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act, *, own: bool) -> Answer:
     """own: the caller holds the object by a descriptor."""
     found = caller.describe(opened)
@@ -149,7 +145,7 @@ def _judged(caller: Caller, opened: OwnedFd, want: Want, act: Act, *, own: bool)
         # A pipe, a memfd, a deleted file of some other process of the user: we may look at it, nobody may use us to.
         verdict = Verdict(False, "law.process_access", None)
         return record.refuse(verdict, path=found.path, wanted=want)
-    if want is not Want.READ and any(_is_below(found.path, tree.root) for tree in context.trees):
+    if want is not Want.READ and any(tree.may_hold(found.path) for tree in context.trees):
         # Whatever led here, the real tree is not changed: handlers/merged does what may be done.
         return Errno(errno.EROFS)
     if named:

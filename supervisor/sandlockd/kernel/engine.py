@@ -303,10 +303,11 @@ class Engine:
         upper: bytes,
         layers: Layers,
         numbers: Numbers,
-        fds: tuple[OwnedFd, OwnedFd, OwnedFd],
+        fds: tuple[OwnedFd | None, OwnedFd, OwnedFd],
     ) -> Callable[[], None]:
         """fds: of the lower directory, the upper, and work; borrowed, as the rest. All as in struct slk_tree_config.
 
+        A tree in another one is added before it.
         Returns: what to call when a lower directory was renamed.
         """
         config = ffi.new("struct slk_tree_config *")
@@ -314,7 +315,7 @@ class Engine:
         config.root, config.root_length = root_text, len(root)
         config.upper, config.upper_length = upper_text, len(upper)
         config.layers, config.numbers = layers.native, numbers.native
-        config.lower_fd, config.upper_fd, config.work_fd = (fd.fd for fd in fds)
+        config.lower_fd, config.upper_fd, config.work_fd = (-1 if fd is None else fd.fd for fd in fds)
         check(lib.slk_engine_add_tree(self._engine, config))
         number = self._trees
         self._trees += 1

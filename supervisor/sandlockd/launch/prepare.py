@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandlockd.kernel.syscalls import Syscall
+    from sandlockd.launch.temporary import Temporary
     from sandlockd.policy.files import FileRules
     from sandlockd.policy.model import Policy
 
@@ -44,6 +45,7 @@ class Prepared:
         self.rules = rules
         self.wall = wall
         self.filter_plan = FilterPlan()
+        self.temporary: Temporary | None = None
         self.given_back: frozenset[str] = frozenset()
         self.filter_program = b""
         self.rows: dict[int, Syscall] = {}
@@ -53,6 +55,9 @@ class Prepared:
         self.executable = b""
         self.environment: dict[bytes, bytes] = {}
         self.directory: bytes | None = None
+        self.entered: bytes | None = (
+            None  # where the kernel finds that, if the program has it under another name
+        )
 
     @property
     def native_arch(self) -> int:
@@ -89,13 +94,24 @@ KEPT_CAPABILITIES = sum(
 )
 
 
-def prepare(policy: Policy, rules: FileRules, command: Sequence[bytes], private_directory: bytes) -> Prepared:
-    """Decide everything. Raises CannotStart."""
+def prepare(
+    policy: Policy,
+    rules: FileRules,
+    command: Sequence[bytes],
+    private_directory: bytes,
+    temporary: Temporary | None = None,
+) -> Prepared:
+    """Decide everything.
+
+    private_directory: for temporary files; with `temporary`, a name in that.
+    Raises: CannotStart.
+    """
     try:
-        wall = walls.build(rules, frozenset(policy.degrade.allow))
+        wall = walls.build(rules, frozenset(policy.degrade.allow), temporary)
     except (walls.MissingFeature, walls.WallError) as error:
         raise CannotStart(str(error)) from None
     prepared = Prepared(policy, wall.rules, wall)
+    prepared.temporary = temporary
     try:
         _protect_ourselves(wall.rules)
         _choose_command(prepared, command, private_directory)

@@ -15,7 +15,8 @@ from sandlockd.kernel import landlock
 from sandlockd.kernel.engine import ZONE_ASKER, ZONE_IDENTITY, ZONE_SLOW, ZONE_TREE, ZONE_WHOLE, Zone
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch import hardlinks
-from sandlockd.policy.files import LAW_PROC, WORKDIR_RULE
+from sandlockd.launch.temporary import is_own
+from sandlockd.policy.files import LAW_PROC, LAW_STATE, WORKDIR_RULE
 from sandlockd.policy.spelling import is_within
 from sandlockd.policy.verdict import FileIdentity, Want
 
@@ -23,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from sandlockd.launch.temporary import Temporary
     from sandlockd.policy.files import FileRules, Grant
 
 # Where a path leads through the caller's own /proc, by its letters alone.
@@ -137,9 +139,10 @@ class Wall:
         self.ruleset.close()
 
 
-def build(rules: FileRules, degrade: frozenset[str]) -> Wall:
+def build(rules: FileRules, degrade: frozenset[str], temporary: Temporary | None = None) -> Wall:
     """Grant what the rules allow, around their holes.
 
+    temporary: a tree of which the kernel grants nothing, whatever its passages are granted.
     Raises:
         MissingFeature: the kernel cannot, and the policy does not degrade it.
         WallError: a grant could not be opened, or a directory around a hole is too large to grant around.
@@ -157,7 +160,7 @@ def build(rules: FileRules, degrade: frozenset[str]) -> Wall:
         missing.append("hard_links")
     wall = Wall(_empty_ruleset(version), missing, rules.also_denied(linked) if linked else rules)
     try:
-        _Builder(wall, names).build()
+        _Builder(wall, names, temporary).build()
     except BaseException:
         wall.close()
         raise
@@ -173,11 +176,19 @@ def _empty_ruleset(version: int) -> landlock.Ruleset:
 
 
 class _Builder:
-    def __init__(self, wall: Wall, other_names: Mapping[bytes, str]) -> None:
+    def __init__(
+        self, wall: Wall, other_names: Mapping[bytes, str], temporary: Temporary | None = None
+    ) -> None:
         """other_names: further holes, where denied files have a second name."""
         self.wall = wall
+        self.temporary = temporary
         self.grants: tuple[Grant, ...] = wall.rules.grants()
-        holes = wall.rules.holes()
+        # Nothing leads to our state in a tree that starts empty, so nothing there must be kept from it.
+        holes = [
+            hole
+            for hole in wall.rules.holes()
+            if hole.rule != LAW_STATE or temporary is None or not is_own(temporary, hole.path)
+        ]
         self.hole_paths = frozenset((*(hole.path for hole in holes), *other_names))
         self.hole_parents = _ancestors(self.hole_paths)
         self.trees = tuple(grant.path for grant in self.grants if grant.rule == WORKDIR_RULE)
@@ -191,6 +202,9 @@ class _Builder:
         for grant in self.grants:
             want = grant.want & _TREE if grant.rule == WORKDIR_RULE else grant.want
             self._grant(grant.path, rights_of(want), top=True)
+        if self.temporary is not None:
+            root, denied = self.temporary.root, [path for path in self.hole_paths if self._is_temporary(path)]
+            self.wall.zones[root] = Zone(root, ZONE_SLOW | ZONE_TREE | (0 if denied else ZONE_WHOLE), 0)
         self._add_up()
 
     def _add_up(self) -> None:
@@ -259,11 +273,16 @@ class _Builder:
             if not os.path.islink(child):
                 self._grant(child, rights, top=False)
 
+    def _is_temporary(self, path: bytes) -> bool:
+        return self.temporary is not None and is_own(self.temporary, path)
+
     def _zone(self, path: bytes, flags: int, rights: int, device: int = 0, inode: int = 0) -> None:
         key = b"" if path == b"/" else path
         if any(is_within(path, tree) for tree in self.trees):
             whole = path in self.trees and path not in self.hole_parents
             flags, rights = ZONE_SLOW | ZONE_TREE | (ZONE_WHOLE if whole else 0), 0
+        elif self._is_temporary(path):
+            flags, rights = ZONE_SLOW | ZONE_TREE, 0
         old = self.wall.zones.get(key)
         if old is not None and not flags & ZONE_SLOW and not old.flags & ZONE_SLOW:
             # Landlock adds up, and so does the wider of two ways to know the object.

@@ -40,7 +40,7 @@ class Scope(enum.Enum):
 class Outside(NamedTuple):
     """The walk left the trees.
 
-    at: the absolute path of the directory where it goes on.
+    at: the canonical absolute path where it goes on.
     rest: what is left of the path, its trailing slash included; b"" where `at` is the end.
     links: how many symbolic links were followed so far; they count on.
     last: how the walk came to `at`, where `at` is the end.
@@ -59,7 +59,8 @@ Enter = Callable[[bytes], tuple[View, bytes] | None]
 def entrance(views: Iterable[View]) -> Enter:
     """The way in for absolute paths that spell the root of one of these trees; the longest root wins.
 
-    A path that comes to a tree by `..` or through a link outside is left to the kernel's own lookup.
+    A path that comes to a tree by `..` or through a link outside is left to the kernel's own lookup. So is one that
+    leads through a passage of the tree that it would be in.
     """
     roots = sorted(
         (([part for part in view.root.split(b"/") if part], view) for view in views),
@@ -75,8 +76,12 @@ def entrance(views: Iterable[View]) -> Enter:
             if part and part != b".":
                 parts.append((part, end))
         for root, view in roots:
-            if [part for part, _ in parts[: len(root)]] == root:
-                return view, path[parts[len(root) - 1][1] :].lstrip(b"/") if root else path
+            if [part for part, _ in parts[: len(root)]] != root:
+                continue
+            inside = b"/".join(part for part, _ in parts[len(root) :])
+            if view.passages and view.passage_on(inside) not in (None, inside):
+                return None
+            return view, path[parts[len(root) - 1][1] :].lstrip(b"/") if root else path
         return None
 
     return enter
@@ -143,6 +148,10 @@ class _Walk:
             else:
                 child = self._child(name)
                 kind = child.kind
+                if child.path in child.view.passages:
+                    if not todo and self.goal is Goal.NAME:
+                        return child._replace(last=Last.ROOT, slash=self.slash)
+                    return self._pass(child)
                 if kind is Kind.SYMLINK and (todo or self._follows_last()):
                     out = self._through(child)
                 elif not todo:
@@ -182,6 +191,17 @@ class _Walk:
             self.here = self.here.parent
             return None
         return self._out(self.here.view.root.rpartition(b"/")[0] or b"/")
+
+    def _pass(self, passage: Found) -> Found | Outside:
+        """What is to be seen there is no name of this tree."""
+        at = b"%b/%b" % (passage.view.root, passage.path)
+        if not self.todo:
+            # A slash behind a file is an error of who finds it.
+            self.last = Last.NORM
+            rest = b"." if self.slash else b""
+        else:
+            rest = b"/".join(self.todo[::-1]) + (b"/" if self.slash else b"")
+        return Outside(at, rest, self.links, self.last)
 
     def _out(self, at: bytes) -> Outside | None:
         """Leave the tree for an absolute directory, and come back in where the path does."""

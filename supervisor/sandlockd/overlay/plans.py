@@ -142,8 +142,11 @@ def unlink(found: Found) -> Steps:
     """unlink: `Goal.NAME`.
 
     Raises:
-        FsError: EISDIR, ENOENT, ENOTDIR (a slash behind what is no directory), EACCES, EPERM.
+        FsError: EISDIR, EBUSY (a passage to a file), ENOENT, ENOTDIR (a slash behind what is no directory), EACCES,
+            EPERM.
     """
+    if found.last is Last.ROOT and found.kind is not Kind.DIRECTORY:
+        raise FsError(errno.EBUSY)
     if found.last is not Last.NORM:
         raise FsError(errno.EISDIR)
     kind = _present(found).kind
@@ -214,6 +217,8 @@ def rename(
     if target is not None and is_same(source, target):
         return ()
     _check_rename_kinds(old, new, source, target, exchange)
+    if old.view.has_passage_in(old.path) or (exchange and new.view.has_passage_in(new.path)):
+        raise FsError(errno.EBUSY)  # what is to be seen there would have to move along
     if whiteout:
         raise FsError(errno.EINVAL)
     if exchange:

@@ -24,7 +24,8 @@ class Last(enum.Enum):
     NORM = enum.auto()
     DOT = enum.auto()
     DOTDOT = enum.auto()
-    ROOT = enum.auto()  # also the root of a tree by whatever name: its own parent is not ours to change
+    # Also the root of a tree by whatever name, and a passage: what its parent holds is not for the program to change.
+    ROOT = enum.auto()
 
 
 class Found(NamedTuple):
@@ -99,9 +100,11 @@ class View:
     access: None where the real calls do the checking, or nothing is to be checked.
     siblings: None leaves the other names of a lower object alone when one is copied up, as overlayfs does
         without an index; otherwise they follow it, and a program's hard links stay what they were.
+    passages: names, canonical, at which something else is to be seen, as at a mount point: another tree, or what is
+        really there. The upper has a placeholder under each of them, which nobody sees but in a listing.
     """
 
-    __slots__ = ("access", "lower", "root", "siblings", "upper")
+    __slots__ = ("access", "lower", "passages", "root", "siblings", "upper")
 
     def __init__(
         self,
@@ -111,8 +114,10 @@ class View:
         *,
         access: Access | None = None,
         siblings: Siblings | None = None,
+        passages: frozenset[bytes] = frozenset(),
     ) -> None:
         self.root = root
+        self.passages = passages
         self.upper = upper
         self.lower = lower
         self.access = access
@@ -152,6 +157,14 @@ class View:
                 return None
             found = self.child(found, name)
         return found
+
+    def passage_on(self, path: bytes) -> bytes | None:
+        """The passage that a canonical path leads through, or ends at."""
+        return next((name for name in self.passages if path == name or path.startswith(name + b"/")), None)
+
+    def has_passage_in(self, path: bytes) -> bool:
+        """Whether there is one at this name or below it."""
+        return any(name == path or name.startswith(path + b"/") for name in self.passages)
 
     def covers(self, found: Found) -> bool:
         """Whether a lower name comes to light when the upper name goes."""

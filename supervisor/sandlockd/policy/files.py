@@ -32,6 +32,7 @@ LAW_PROC = "law.proc"
 LAW_STATE = "law.state"
 PRIVATE_RULE = "base.tmpdir"
 WORKDIR_RULE = "filesystem.workdir"
+TEMPORARY_RULE = "base.tmp"
 
 _READ, _EXECUTE = Want.READ, Want.EXECUTE
 _ALL = Want.READ | Want.EXECUTE | Want.WRITE | Want.CREATE | Want.DELETE | Want.METADATA
@@ -58,6 +59,7 @@ class Facts(Value):
     procfs: where a procfs is mounted, canonical.
     state: sandlockd's own directories, canonical.
     private: directories made for this run, granted whole; canonical.
+    layers: directories made for this run that hold what trees are made of: nobody's by any name; canonical.
     home: canonical, for remedies that are not too broad.
     """
 
@@ -66,6 +68,7 @@ class Facts(Value):
     procfs: tuple[bytes, ...] = (b"/proc",)
     state: tuple[bytes, ...] = ()
     private: tuple[bytes, ...] = ()
+    layers: tuple[bytes, ...] = ()
     home: bytes | None = None
 
 
@@ -148,6 +151,24 @@ class FileRules:
         """The same rules with more holes: further names of what is denied."""
         rules = FileRules(self._grants, (*self._holes, *more), self._sources, self._home)
         rules._objects = {**rules._objects, **self._objects}
+        return rules
+
+    def with_temporary(self, roots: Iterable[bytes]) -> FileRules:
+        """The same rules for names in trees that start empty: all there is the program's, but for what is denied.
+
+        These rules are about names in the trees alone: what the machine has at such a path, they do not grant.
+        """
+        given = tuple(roots)
+        if not given:
+            return self
+        grants = (*self._grants, *(Grant(root, _ALL, TEMPORARY_RULE) for root in given))
+        holes = tuple(
+            hole
+            for hole in self._holes
+            if hole.rule != LAW_STATE or not any(is_within(hole.path, root) for root in given)
+        )
+        rules = FileRules(grants, holes, self._sources, self._home)
+        rules._objects = self._objects
         return rules
 
     def narrowed(self, rule: str, want: Want) -> FileRules:
@@ -287,7 +308,7 @@ def compile_rules(policy: Policy, facts: Facts) -> FileRules:
     """
     errors: list[PolicyError] = []
     laws = [Hole(path, LAW_PROC, None) for path in facts.procfs]
-    laws += [Hole(path, LAW_STATE, None) for path in facts.state]
+    laws += [Hole(path, LAW_STATE, None) for path in (*facts.state, *facts.layers)]
     denies = _denied(policy, facts)
     grants = [*_base_grants(policy, facts), *_policy_grants(policy, facts, laws, errors)]
     grants += _workdir_grant(policy, facts, laws, grants, errors)
@@ -377,7 +398,7 @@ def _workdir_grant(
                 f"and {grant.rule} ({_shown(grant.path)}) lie in one another: what is written there cannot be both"
                 " real and a copy; keep one of them"
             )
-    for path in facts.private:
+    for path in (*facts.private, *facts.layers):
         if is_within(path, seen.path):
             wrong = f"contains the temporary directory {_shown(path)}: set TMPDIR to a place outside of it"
     if wrong:

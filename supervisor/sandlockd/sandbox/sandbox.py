@@ -66,7 +66,7 @@ class Sandbox:
         terminal_device: int | None = None,
         trees: tuple[Tree, ...] = (),
     ) -> None:
-        """trees: taken, and closed with the sandbox."""
+        """trees: taken, and closed with the sandbox; one in another comes before it."""
         self._prepared = prepared
         self._trees = trees
         self._audit = audit
@@ -88,7 +88,7 @@ class Sandbox:
         )
         self._mounts_changed()
         for tree in trees:
-            fds = (tree.storage.workdir, tree.storage.upper, tree.storage.work)
+            fds = (tree.lower_directory, tree.storage.upper, tree.storage.work)
             layers, numbers = tree.index.layers, tree.origins.numbers
             tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
         self._init_pid = 0
@@ -131,7 +131,7 @@ class Sandbox:
             filter_program=prepared.filter_program,
             engine=self._engine if self._may_trace else None,
             ruleset_fd=prepared.wall.ruleset.fd,
-            directory=prepared.directory,
+            directory=prepared.entered or prepared.directory,
             stdio=stdio,
             umask=umask,
             wait_killable=2 if "seccomp.wait_killable" in prepared.policy.degrade.allow else 1,

@@ -40,6 +40,7 @@ _WORK_NAME = b"work"
 _FORMAT = 1
 _META_BYTES_MAX = 64 * 1024
 _NO_XDEV = 0x01
+_SAME = 0xFFFFFFFF
 
 
 class StorageError(Exception):
@@ -125,6 +126,24 @@ def create(path: bytes, workdir_path: bytes) -> Storage:
             copying.copy_metadata(workdir, upper)
         _write_meta(directory, workdir)
     return open_existing(path, workdir_path)
+
+
+def create_temporary(path: bytes, root: bytes) -> Storage:
+    """Of a tree that starts empty and is never kept: in a directory that exists and is empty (0700, ours).
+
+    Nothing is ever hidden in it, so that its file system need not know whiteouts. Raises: StorageError, OSError.
+    """
+    with contextlib.ExitStack() as opened:
+        directory = opened.enter_context(_open_trusted(path))
+        beneath.make_directory(directory, _WORK_NAME, 0o700)
+        beneath.make_directory(directory, _UPPER_NAME, 0o700)
+        work = opened.enter_context(_part(directory, path, _WORK_NAME))
+        beneath.make_directory(work, STAGE_NAME, 0o777)
+        upper = opened.enter_context(_open_upper(directory, path))
+        workdir = opened.enter_context(_open_upper(directory, path))
+        beneath.set_owner_and_mode(upper, _SAME, _SAME, 0o1777)
+        opened.pop_all()
+        return Storage(directory, workdir, upper, work, Meta(root, 0, 0, 0), ())
 
 
 def open_existing(path: bytes, workdir_path: bytes | None = None) -> Storage:

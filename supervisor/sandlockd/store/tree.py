@@ -21,7 +21,7 @@ from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import self_link
 from sandlockd.overlay import plans
-from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.entries import FsError, Kind, NoLayer
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, decode_origin
 from sandlockd.overlay.steps import CopyTree, CopyUp
 from sandlockd.overlay.view import Found, View
@@ -61,17 +61,31 @@ _DELETED = b" (deleted)"
 class Tree:
     """root: canonical, as the program knows it. Takes the storage over."""
 
-    def __init__(self, root: bytes, storage: Storage, lock: _thread.LockType) -> None:
-        """lock: one for all trees of a sandbox."""
+    def __init__(
+        self,
+        root: bytes,
+        storage: Storage,
+        lock: _thread.LockType,
+        *,
+        starts_empty: bool = False,
+        passages: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """lock: one for all trees of a sandbox.
+
+        starts_empty: it has no lower tree. What really lies below the root is no part of it.
+        passages: as of a View.
+        """
         self.root = root
         self.storage = storage
         self.lock = lock
+        self.passages = passages
         self.upper_path = os.readlink(self_link(storage.upper.fd))
+        self.lower_directory = None if starts_empty else storage.workdir
         self.origins = Origins(storage)
-        self.index = UpperIndex(storage.upper, storage.workdir)
+        self.index = UpperIndex(storage.upper, self.lower_directory)
         self.index.read(self.origins.read)
-        self._lower = DirectoryLayer(storage.workdir)
-        self._links = HardLinks(self._lower)
+        self._lower = None if starts_empty else DirectoryLayer(storage.workdir)
+        self._links = None if self._lower is None else HardLinks(self._lower)
         self._sides: dict[Identity | None, Side] = {}
         self._staged: dict[tuple[int, int], Staged] = {}
         self._stages = 0
@@ -89,7 +103,14 @@ class Tree:
                 del self._sides[next(iter(self._sides))]
             upper = IndexedLayer(self.storage.upper, self.index, identity)
             access = DiskAccess(upper, self._lower, identity)
-            view = View(self.root, upper, self._lower, access=access, siblings=self._links)
+            view = View(
+                self.root,
+                upper,
+                self._lower or NoLayer(),
+                access=access,
+                siblings=self._links,
+                passages=self.passages,
+            )
             executor = Executor(
                 view,
                 self.storage.upper,
@@ -108,7 +129,7 @@ class Tree:
         """What the program calls the object that the kernel calls `real`; None for what is not of the tree."""
         if real == self.upper_path or real.startswith(self.upper_path + b"/"):
             return self.root + real[len(self.upper_path) :]
-        if real != self.root and not real.startswith(self.root + b"/"):
+        if not self.may_hold(real):
             return None
         at = real
         while self._moved and at != self.root:
@@ -118,6 +139,12 @@ class Tree:
                 return None if now.endswith(_DELETED) else self.virtual_path(now + real[len(at) :])
             at = at[: at.rindex(b"/")]
         return real
+
+    def may_hold(self, real: bytes) -> bool:
+        """Is what has this path in the real tree an object of this one, or was it?"""
+        if self.lower_directory is None:
+            return False
+        return real == self.root or real.startswith(self.root + b"/")
 
     def inside(self, virtual: bytes) -> bytes:
         """The path relative to the tree."""
@@ -143,7 +170,8 @@ class Tree:
             with self.open_copy(found.path) as copy:
                 record = beneath.attribute(copy, ORIGIN_ATTRIBUTE)
         except PermissionError:
-            return is_object(self._lower.entry(found.path), status)  # the program has closed it to itself
+            # The program has closed it to itself.
+            return self._lower is not None and is_object(self._lower.entry(found.path), status)
         origin = None if record is None else decode_origin(record)
         return origin is not None and origin.identity[1:3] == (status.st_dev, status.st_ino)
 

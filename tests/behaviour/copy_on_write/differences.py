@@ -266,6 +266,65 @@ OVERLAYFS_DIFFERS: Differences = {
     "it has no handles, unless mounted for NFS": ("places-handles", "places-handles_are_of_objects"),
 }
 
+# In the private /tmp, where everything is in the upper.
+IN_TMP_DIFFERS: Differences = {
+    "openat2 outside of the tree: / is not listed, and in /proc some RESOLVE_ flags do not count": (
+        "resolving-reading_anything",
+        "resolving-reading_no_symlinks",
+        "resolving-reading_no_magic_links",
+        "resolving-reading_no_other_device",
+        "resolving-writing_no_other_device",
+        "resolving-no_magic_links_by_proc",
+    ),
+    "the removed working directory, and a removed directory that is open, are not to be found": (
+        "listing-after_the_directory_was_removed",
+        "removing-the_working_directory",
+        "places-the_directory_is_removed",
+    ),
+    "no device is made, and 0:0 is the number of our own whiteouts": (
+        "root making-devices",
+        "making-a_device_with_the_number_of_a_whiteout",
+    ),
+    "it makes no whiteouts for others": ("renaming-leaving_a_whiteout",),
+    "from a tree to outside it is EXDEV before it is anything else": ("renaming-out_of_the_tree",),
+    "attributes of the security and trusted classes are not removed, even where none is": (
+        "root attributes-names_of_other_classes",
+    ),
+    "the attributes of overlays are its own": ("attributes-reserved_for_overlays",),
+    "flags of inodes are not set": (
+        "attributes-flags_of_inodes_by_a_read_only_descriptor",
+        "attributes-project_and_flags_by_a_read_only_descriptor",
+    ),
+    "a file is made before the limit of descriptors is met": ("sizes-limits_of_descriptors",),
+    "the upper's path is longer than that of /tmp: names that are nearly as long as a path can be are refused": (
+        "names-the_longest_names_there_are",
+    ),
+    "a directory whose path is longer than PATH_MAX is not worked in": (
+        "names-deeper_than_a_path_can_be_long",
+    ),
+    "a program that is executed through a link in the upper is called what the link leads to": (
+        "executing-through_links",
+    ),
+    "no datagram sockets: sendmsg would have to be trapped for everybody": ("sockets-datagrams",),
+    "what is watched is the copy, and tells of how the layers change": ("watching-writing_a_watched_file",),
+    "chroot is refused, whatever the path": ("places-changing_the_root",),
+    "an ordinary user's supervisor cannot copy or list what he may not read, be it his own": (
+        "ordinary removing-rmdir_everywhere",
+        "ordinary removing-unlinkat_directory_everywhere",
+        "ordinary permissions-chmod_everywhere",
+        "ordinary permissions-fchmodat_everywhere",
+        "ordinary permissions-a_directory_that_may_not_be_listed",
+        "ordinary places-the_directory_is_closed",
+        "ordinary sequences-remove_everything",
+    ),
+    "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
+        "ordinary executing-without_permission_to_read",
+    ),
+    "an ordinary user's supervisor cannot copy or list what is closed to its owner": (
+        "ordinary places-chdir_everywhere",
+    ),
+}
+
 
 def reason(table: Differences, program: str, user: User) -> str | None:
     """Why this program, `group-name`, may differ; None when it must not."""

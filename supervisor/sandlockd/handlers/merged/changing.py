@@ -105,7 +105,12 @@ def handle(call: Call) -> Handled:
     def finish(_: OwnedFd | None) -> Answer:
         with place.tree.open_copy(place.found.path) as opened:
             found = describe(opened.fd)._replace(path=place.path)
-            return act(call.caller, opened, found)
+            answer = act(call.caller, opened, found)
+        if "xattr" in call.name:
+            place.tree.index.refresh(
+                place.found.path
+            )  # what is made in a directory may get its mode from there now
+        return answer
 
     return change(call, place, partial(plans.change_metadata, place.found), finish)
 

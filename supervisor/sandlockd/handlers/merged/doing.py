@@ -74,7 +74,7 @@ def denied(
     """What a `deny` in the tree, or a grant without execution, refuses; None: the rules allow it."""
     visible = place.found.visible
     identity = None if visible is None else FileIdentity(visible.device, visible.inode)
-    verdict = call.caller.context.rules.judge(place.path, want, identity)
+    verdict = call.caller.context.rules_inside.judge(place.path, want, identity)
     if verdict.allowed or not place.found.path:
         return None  # the root of the tree: names in it are judged one by one
     return record.refuse(verdict, path=place.path, wanted=want, target=target, error=error)

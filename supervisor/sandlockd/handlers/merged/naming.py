@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.handlers.context import Caller
     from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.paths import Object
     from sandlockd.overlay.plans import Steps
+    from sandlockd.store.tree import Tree
 
     Handled = Answer | Later | Elsewhere
 
@@ -156,6 +159,8 @@ def rename(call: Call) -> Handled:
     old, new = call.place(Goal.NAME), call.place(Goal.NAME, 1)
     if not (isinstance(old, Place) and isinstance(new, Place)):
         return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old)
+    if old.tree is not new.tree and not (old.found.path and new.found.path):
+        return Errno(errno.EBUSY)  # the root of a tree in another one: a mount point there
     if old.found.kind is not None:
         for place, want in (
             (old, Want.DELETE | (Want.CREATE if flags & _RENAME_EXCHANGE else Want(0))),
@@ -229,7 +234,7 @@ def link(call: Call) -> Handled:
         refusal = denied(call, place, want, target=new.path)
         if refusal is not None:
             return refusal
-    if not _may_link(call, old):
+    if old.tree is new.tree and not _may_link(call, old):
         return Errno(errno.EPERM)
     return change(call, new, partial(plans.link, old.found, new.found), _done, call.making(0))
 
@@ -246,6 +251,14 @@ def _may_link(call: Call, old: Place) -> bool:
         if lends or not stat.S_ISREG(status.st_mode):
             return False
         return bool(call.caller.act(beneath.may_access, original, os.R_OK | os.W_OK))
+
+
+def _tree_of_unnamed(caller: Caller, found: Object) -> Tree | None:
+    """The tree in whose upper a file was made that has no name."""
+    if not found.deleted:
+        return None
+    trees = caller.context.trees
+    return next((tree for tree in trees if found.path.startswith(tree.upper_path + b"/")), None)
 
 
 def _descriptor(call: Call, text: bytes, flags: int) -> int | None:
@@ -270,8 +283,11 @@ def _link_descriptor(call: Call, descriptor: int, new: Place) -> Answer | Later 
         held = of_descriptor(caller, opened)
         if isinstance(held, Elsewhere):
             return None
-        if held is None and not (found.deleted and found.path.startswith(new.tree.upper_path)):
+        home = held.tree if held is not None else _tree_of_unnamed(caller, found)
+        if home is None:
             return Errno(errno.ENOENT)  # it was removed from the lower tree
+        if home is not new.tree:
+            return Errno(errno.EEXIST) if new.found.kind is not None else _EXDEV
         refusal = denied(call, new, Want.CREATE)
         if refusal is not None:
             return refusal

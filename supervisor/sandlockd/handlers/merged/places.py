@@ -101,7 +101,7 @@ def _named(caller: Caller, found: Object, status: os.stat_result) -> Place | Els
     for tree in caller.context.trees:
         virtual = tree.virtual_path(found.path)
         if virtual is None:
-            if found.path == tree.root or found.path.startswith(tree.root + b"/"):
+            if tree.may_hold(found.path):
                 return None  # moved away, and removed since
             continue
         if found.deleted:
@@ -181,7 +181,7 @@ class _Resolving:
         entered = self._enter(path)
         if entered is not None:
             view, inside = entered
-            return self._walk(view, view.top(), inside or b".")
+            return self._walk(view, view.top(), inside)
         if self._is_surely_outside(path):
             return self._elsewhere(path)
         return self._outside(path)
@@ -193,6 +193,10 @@ class _Resolving:
         return entrance([tree.side(self.caller.identity).view for tree in self.trees])
 
     def _walk(self, view: View, start: Found, text: bytes) -> Place | Elsewhere:
+        """text: b"" is where it starts: the root of a tree, by its name."""
+        tree = next(tree for tree in self.trees if tree.root == view.root)
+        if not text.strip(b"/"):
+            return Place(tree, tree.side(self.caller.identity), start)
         reached = walk(
             start,
             text,
@@ -203,15 +207,22 @@ class _Resolving:
             links=self.links,
         )
         if isinstance(reached, Outside):
-            self.links = reached.links
-            self.written = False
-            rest = b"/" + reached.rest if reached.rest else b""
-            path = reached.at.rstrip(b"/") + rest or b"/"
-            if self._is_surely_outside(path):
-                return self._elsewhere(path)
-            return self._outside(path)
+            return self._leave(reached)
         tree = next(tree for tree in self.trees if tree.root == reached.view.root)
         return Place(tree, tree.side(self.caller.identity), reached)
+
+    def _leave(self, reached: Outside) -> Place | Elsewhere:
+        rest = b"/" + reached.rest if reached.rest else b""
+        path = reached.at.rstrip(b"/") + rest or b"/"
+        self.links = reached.links
+        self.written = False
+        tree = next((tree for tree in self.trees if tree.root == reached.at), None)
+        if tree is not None:  # behind a passage
+            view = tree.side(self.caller.identity).view
+            return self._walk(view, view.top(), reached.rest)
+        if self._is_surely_outside(path):
+            return self._elsewhere(path)
+        return self._outside(path)
 
     def _elsewhere(self, path: bytes) -> Elsewhere:
         return _AS_WRITTEN if self.written else Elsewhere(path)
@@ -230,9 +241,9 @@ class _Resolving:
 
     def _outside(self, path: bytes) -> Place | Elsewhere:
         """Walk where the kernel knows better, but for where it leads into a tree."""
-        slash = path.endswith(b"/")
-        todo = [part for part in path.split(b"/") if part][::-1]
-        at = b""
+        slash = path.endswith((b"/", b"/."))
+        todo = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
+        at = self._passage(todo)
         while todo:
             name = todo.pop()
             if name == b".":
@@ -254,12 +265,24 @@ class _Resolving:
                 at = child
             if _MAGIC.fullmatch(at):  # by way of `..`
                 return self._absolute(at + b"/" + b"/".join(todo[::-1]) if todo or slash else at)
-            tree = next((tree for tree in self.trees if tree.root == at), None)
+            tree = next((tree for tree in self.trees if _is_entered(tree, at)), None)
             if tree is not None:
-                rest = b"/".join(todo[::-1]) or b"."
+                inside = tree.inside(at)
+                rest = b"/".join([*([inside] if inside else []), *todo[::-1]])
                 view = tree.side(self.caller.identity).view
                 return self._walk(view, view.top(), rest + b"/" if slash and todo else rest)
         return self._elsewhere(at + b"/" if slash or not at else at)
+
+    def _passage(self, todo: list[bytes]) -> bytes:
+        """Take from the front of a path what spells a passage: that is where it is, whatever is around it."""
+        path = b"/".join(todo[::-1])
+        for tree in self.trees:
+            for passage in tree.passages:
+                start = tree.root[1:] + b"/" + passage
+                if path == start or path.startswith(start + b"/"):
+                    del todo[len(todo) - start.count(b"/") - 1 :]
+                    return b"/" + start
+        return b""
 
     def _link_target(self, path: bytes, *, is_last: bool, slash: bool) -> bytes | None:
         """Where a symbolic link points that is to be followed; None for all else, what is missing included."""
@@ -274,6 +297,16 @@ class _Resolving:
                 return os.readlink(b"", dir_fd=opened.fd)
         except OSError:
             return None
+
+
+def _is_entered(tree: Tree, at: bytes) -> bool:
+    """Does a walk outside come into the tree here? Into one with passages also from below, by `..`."""
+    if at == tree.root:
+        return True
+    if not tree.passages or not at.startswith(tree.root + b"/"):
+        return False
+    inside = tree.inside(at)
+    return not any(inside == passage or inside.startswith(passage + b"/") for passage in tree.passages)
 
 
 def is_directory(place: Place) -> bool:

@@ -3,7 +3,8 @@
     PYTHONPATH=(where the package lies) python3 run.py JOB
 
 JOB is a file of JSON: {"work", "outside", "numbers", "group", "programs"} or {"work", "command"}. One line of JSON per
-program comes out: {"program", "lines", "ended", "tree"}.
+program comes out: {"program", "lines", "ended", "tree"}. With "build", the trees that the programs start in are made
+here as well, in a work directory that is made, too.
 """
 
 from __future__ import annotations
@@ -75,6 +76,16 @@ def _run_command(job: dict[str, Any]) -> dict[str, Any]:
     return {"program": "", "lines": lines, "ended": done.returncode, "tree": seen(os.fsencode(job["work"]))}
 
 
+def _build(job: dict[str, Any], prepare: Any) -> None:
+    from corpus import fixture
+
+    work = os.fsencode(job["work"])
+    os.mkdir(work, 0o755)
+    for name in job["programs"]:
+        root = work + b"/" + os.fsencode(name)
+        fixture.build(root, os.fsencode(job["outside"]), os.getuid(), os.getgid(), prepare)
+
+
 def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
@@ -82,6 +93,8 @@ def main() -> None:
         print(json.dumps(_run_command(job)))
         return
     group = importlib.import_module(f"corpus.{job['group']}")
+    if job.get("build"):
+        _build(job, getattr(group, "prepare", None))
     for name in job["programs"]:
         result = _run_program(job, group.PROGRAMS[name], name)
         with contextlib.suppress(BrokenPipeError):
