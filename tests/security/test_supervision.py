@@ -116,6 +116,11 @@ def _pointers(work: Path) -> Script:
         script.fsetxattr(fd, b"user.x", b"y", 1, 0)
         script.mkdirat(fd, b"made", 0o755)
         script.unlinkat(fd, b"made", 0)
+        script.inotify_add_watch(fd, work / "file", 2)
+    for mode in (1 << 40, 1 << 31 | 0o644):  # the kernel takes 16 bits of it
+        script.mknod(b"/nowhere/made", mode, 0)
+        script.mknodat(AT_FDCWD, b"/nowhere/made", mode, 0)
+    script.setxattr(work / "file", b"user.x", b"x", 1, 1 << 31)
     script.setxattr(work / "file", _UNMAPPED, b"x", 1, 0)
     script.setxattr(work / "file", b"user.x", _UNMAPPED, 1, 0)
     script.setxattr(work / "file", b"user.x", b"x", 1 << 40, 0)

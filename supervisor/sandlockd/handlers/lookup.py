@@ -130,8 +130,13 @@ def dirfd_of(caller: Caller, which: int = 0) -> int:
     position = operand(caller, which).dirfd
     if position < 0:
         return AT_FDCWD
-    value = caller.request.args[position] & 0xFFFFFFFF
-    return int(value - (1 << 32) if value >= 1 << 31 else value)
+    return as_int(caller.request.args[position])
+
+
+def as_int(argument: int) -> int:
+    """An argument as the kernel takes it where it takes an int: the low half of the register."""
+    value = int(argument) & 0xFFFFFFFF
+    return value - (1 << 32) if value >= 1 << 31 else value
 
 
 def open_object(caller: Caller, place: Place, *, follow: bool, resolve: int = 0) -> OwnedFd:

@@ -98,8 +98,7 @@ def omits_all_times(caller: Caller) -> bool:
 
 def by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> OwnedFd:
     """path_only: an O_PATH descriptor will do (AT_EMPTY_PATH). Raises OSError EBADF."""
-    value = caller.request.args[position] & 0xFFFFFFFF
-    fd = value - (1 << 32) if value >= 1 << 31 else value
+    fd = lookup.as_int(caller.request.args[position])
     if fd < 0 and fd != AT_FDCWD:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     try:
@@ -260,7 +259,7 @@ def _set_xattr(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     if size > _XATTR_SIZE_MAX:
         return Errno(errno.E2BIG)
     value = _read(caller, _arg(caller, 2), size) if size else b""
-    caller.act(acts.set_xattr, opened, name, value, _arg(caller, 4) & 0xFFFFFFFF)
+    caller.act(acts.set_xattr, opened, name, value, lookup.as_int(_arg(caller, 4)))
     return Value(0)
 
 
@@ -296,7 +295,7 @@ def _list_xattr(caller: Caller, opened: OwnedFd, readable: bool) -> Answer:
 
 def _add_watch(caller: Caller, opened: OwnedFd, found: Object) -> Answer:
     """The instance is the caller's: work on a duplicate of it."""
-    with acts.duplicate_of(caller.tgid, _arg(caller, 0) & 0xFFFFFFFF) as instance:
+    with acts.duplicate_of(caller.tgid, lookup.as_int(_arg(caller, 0))) as instance:
         caller.require_alive()
         # Whether a link is followed has been decided: here it would be that of our own /proc.
         mask = _arg(caller, 2) & 0xFFFFFFFF & ~_IN_DONT_FOLLOW

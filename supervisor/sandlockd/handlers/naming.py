@@ -160,7 +160,7 @@ def _mkdir(caller: Caller) -> Answer:
 
 def _mknod(caller: Caller) -> Answer:
     position = lookup.operand(caller).position + 1
-    kind = stat.S_IFMT(caller.request.args[position]) or stat.S_IFREG
+    kind = stat.S_IFMT(caller.request.args[position] & 0xFFFF) or stat.S_IFREG  # a umode_t
     mode = _mode(caller, position)
     if mode & 0o6000:
         verdict = Verdict(False, "law.setuid", None)

@@ -47,8 +47,7 @@ class Call:
 
     def int_arg(self, position: int) -> int:
         """As the kernel takes an int."""
-        value = self.arg(position) & 0xFFFFFFFF
-        return value - (1 << 32) if value >= 1 << 31 else value
+        return lookup.as_int(self.arg(position))
 
     def text(self, which: int = 0) -> bytes:
         """A path of the call. Raises OSError, Gone."""
