@@ -61,6 +61,22 @@ def test_what_is_closed_to_its_owner_is_listed_and_committed_with_its_mode(place
     assert in_child(check, place.user) == 0
 
 
+def test_a_tree_that_is_closed_to_its_owner_as_a_whole_is_listed_and_committed(place: Place) -> None:
+    def check() -> None:
+        run = KeptRun(place, [new_file(b"made")])
+        run.upper.chmod(0)
+        run.ended()
+        rows = {row.path: row for row in committing.listed(run.storage)}
+        assert rows.keys() == {b"", b"made"}
+        assert stat.S_IMODE(run.upper.stat().st_mode) == 0
+        committing.commit(run.storage)
+        assert stat.S_IMODE(place.work.stat().st_mode) == 0
+        place.work.chmod(0o700)
+        assert (place.work / "made").read_text() == "333"
+
+    assert in_child(check, place.user) == 0
+
+
 def test_what_was_opened_to_look_is_closed_again_after_a_kill(place: Place) -> None:
     def check() -> None:
         run = _closed(place)

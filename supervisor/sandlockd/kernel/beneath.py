@@ -13,7 +13,7 @@ import stat
 
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
-from sandlockd.kernel.paths import native_identity, openat2, self_link
+from sandlockd.kernel.paths import AT_FDCWD, native_identity, openat2, self_link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ def open_below(directory_fd: int, path: bytes, flags: int, identity: Identity | 
     if len(path) >= _PATH_MAX:
         with _nearer(directory_fd, path, identity) as above:
             return open_below(above.fd, path[_cut(path) + 1 :], flags, identity)
-    return openat2(directory_fd, path or b".", flags | os.O_NOFOLLOW, resolve=CONFINED, identity=identity)
+    if not path:
+        # Not as `.`: that is a name in the directory, and not to be had where its owner has closed it to himself.
+        return openat2(AT_FDCWD, self_link(directory_fd), flags & ~os.O_NOFOLLOW, identity=identity)
+    return openat2(directory_fd, path, flags | os.O_NOFOLLOW, resolve=CONFINED, identity=identity)
 
 
 def _cut(path: bytes) -> int:
