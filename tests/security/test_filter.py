@@ -231,6 +231,19 @@ def test_a_missing_libseccomp_is_one_clear_error(monkeypatch: pytest.MonkeyPatch
         filters.build.__wrapped__(CLOSED)
 
 
+def test_importing_trio_runs_no_program() -> None:
+    """Its supervisor would run the first gcc of PATH, where ldconfig does not know a library."""
+    code = (
+        "import sys; from sandlockd.kernel.libraries import known_libraries\n"
+        "def hook(event, arguments):\n"
+        "    assert event not in ('subprocess.Popen', 'os.exec', 'os.posix_spawn', 'os.system'), arguments\n"
+        "sys.addaudithook(hook)\n"
+        "with known_libraries(): import trio\n"
+        "trio.run(trio.to_thread.run_sync, int)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_pyseccomp_leaves_ctypes_util_as_it_was() -> None:
     script = (
         "import sandlockd.launch.filter as f, sys, ctypes; f._pyseccomp()\n"

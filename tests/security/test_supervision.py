@@ -378,3 +378,30 @@ def test_a_module_planted_where_the_supervisor_imports_from(runner: Runner) -> N
     ended = runner.run(line, env={"PYTHONPATH": path})
     assert not marker.exists(), "a module of the program's was executed by the supervisor"
     assert ended.returncode in (0, 125)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LD_LIBRARY_PATH", "/nowhere:{work}/lib"),
+        ("LD_LIBRARY_PATH", "{work}/not/there/yet"),
+        ("LD_LIBRARY_PATH", "/nowhere:"),
+        ("LD_PRELOAD", "{work}/lib/none.so"),
+        ("PYTHONPYCACHEPREFIX", "{work}/lib"),
+        ("OPENSSL_CONF", "{work}/lib/openssl.cnf"),
+    ],
+)
+def test_a_library_planted_where_the_supervisor_loads_from(runner: Runner, variable: str, value: str) -> None:
+    """trio brings ssl, and that libssl, two seconds after the program has started."""
+    (runner.work / "lib").mkdir()
+    runner.place.give(runner.work / "lib")
+    line = runner.command_line(["sh", "-c", "echo started"], options=["--write", runner.work])
+    value = value.format(work=runner.work)
+    ended = runner.run(line, env={variable: value}, cwd=runner.work)
+    assert (ended.returncode, ended.stdout) == (125, b"")
+    assert variable.encode() in ended.stderr
+    given = [f"--env={variable}={value}", "--write", runner.work]
+    ended = runner.run(
+        runner.command_line(["sh", "-c", f'echo "${variable}"'], options=given), cwd=runner.work
+    )
+    assert (ended.returncode, ended.stdout) == (0, os.fsencode(value) + b"\n")

@@ -305,6 +305,8 @@ class _Foreground:
         """Importing trio takes 80 ms: the program is served by another thread meanwhile."""
         import _thread
 
+        from sandlockd.kernel.libraries import known_libraries
+
         stop, stopper = os.pipe2(os.O_CLOEXEC)
         finished = _thread.allocate_lock()
         finished.acquire()
@@ -318,8 +320,9 @@ class _Foreground:
 
         _thread.start_new_thread(serve, ())
         try:
-            import sandlockd.notify.loop
-            import sandlockd.process.watcher  # noqa: F401 - imported for serve()
+            with known_libraries():
+                import sandlockd.notify.loop
+                import sandlockd.process.watcher  # noqa: F401 - imported for serve()
         finally:
             os.write(stopper, b"x")
             finished.acquire()

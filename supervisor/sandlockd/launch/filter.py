@@ -8,8 +8,6 @@ must never be used.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
 import importlib
 import os
@@ -20,6 +18,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from sandlockd.kernel.libraries import known_libraries
 from sandlockd.kernel.syscalls import AUDIT_ARCH, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import ALL64, Compare, Conditions
 from sandlockd.launch.filter_plan import Decision, FilterPlan, decisions, treatment_of
@@ -102,34 +101,10 @@ def _export(rules: pyseccomp.SyscallFilter) -> bytes:
         return file.read()
 
 
-@contextlib.contextmanager
-def _known_libraries() -> Iterator[None]:
-    """Answer pyseccomp's two find_library calls by name for as long as it is being imported.
-
-    The real one runs ldconfig and imports subprocess: 20 ms before the program starts. The loader finds a
-    soname by itself. Both places are put back as they were.
-    """
-    stand_in = types.ModuleType("ctypes.util")
-    sonames = {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}
-    stand_in.__dict__["find_library"] = sonames.get
-    places = [(sys.modules, "ctypes.util"), (vars(ctypes), "util")]
-    replaced = [(names, key, names.get(key)) for names, key in places]
-    for names, key in places:
-        names[key] = stand_in
-    try:
-        yield
-    finally:
-        for names, key, previous in replaced:
-            if previous is None:
-                del names[key]
-            else:
-                names[key] = previous
-
-
 def _pyseccomp() -> types.ModuleType:
     if "pyseccomp" in sys.modules:
         return sys.modules["pyseccomp"]
-    with _known_libraries():
+    with known_libraries():
         return importlib.import_module("pyseccomp")
 
 

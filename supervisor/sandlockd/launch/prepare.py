@@ -128,16 +128,49 @@ def _protect_ourselves(rules: FileRules) -> None:
     own = [package, os.path.dirname(os.__file__), sys.executable, *(entry or os.curdir for entry in sys.path)]
     for path in dict.fromkeys(own):
         real = os.fsencode(os.path.realpath(path))
-        if os.path.isdir(real):
-            verdict = rules.judge(real + b"/new", Want.CREATE)
-        else:
-            verdict = rules.judge(real, Want.WRITE)
-        # In a copy-on-write tree only the copies are changed, and nothing of ours is run from there.
-        if verdict.allowed and verdict.rule != WORKDIR_RULE and os.path.exists(real):
+        if os.path.exists(real) and _may_change(rules, real):
             raise CannotStart(
                 f"the policy lets the program change {os.fsdecode(real)}, which sandlockd itself runs from; install"
                 " sandlockd elsewhere, or deny that directory"
             )
+    for name in _LOADED_FROM:
+        for path in _places_named_by(name):
+            real = os.fsencode(os.path.realpath(path))
+            if _may_change(rules, real):
+                raise CannotStart(
+                    f"the policy lets the program change {os.fsdecode(real)}, from which {name} has sandlockd itself"
+                    f" load code; unset it, and give it to the program alone: --env {name}=..."
+                )
+
+
+# Variables by which we, too, load code: ld.so(8), python(1), openssl-env(7). Libraries are opened as late as modules.
+_LOADED_FROM = (
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "PYTHONPYCACHEPREFIX",
+    "OPENSSL_CONF",
+    "OPENSSL_ENGINES",
+    "OPENSSL_MODULES",
+)
+
+
+def _places_named_by(variable: str) -> list[str]:
+    value = os.environ.get(variable, "")
+    if not value or not variable.startswith("LD_"):
+        return [value] if value else []
+    parts = value.replace(";", ":").replace(" ", ":").split(":")
+    if variable == "LD_LIBRARY_PATH":
+        return [part or os.curdir for part in parts]
+    return [part for part in parts if "/" in part]  # others are searched for where libraries are
+
+
+def _may_change(rules: FileRules, path: bytes) -> bool:
+    verdict = rules.judge(path, Want.WRITE)
+    if os.path.isdir(path) or not os.path.exists(path):
+        verdict = rules.judge(path + b"/new", Want.CREATE)
+    # In a copy-on-write tree only the copies are changed, and nothing of ours is run from there.
+    return verdict.allowed and verdict.rule != WORKDIR_RULE
 
 
 def refuse_open_sockets() -> None:
