@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from harness.interpreter import SANDLOCKD
-from harness.running import Runner
+from harness.running import Runner, require
 
 from sandlockd.kernel.probe import Broken, Finding, Missing, State, in_child
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of
@@ -115,6 +115,47 @@ def test_without_landlock_a_run_is_refused_and_names_the_doctor(runner: Runner) 
     assert line.startswith("sandlockd: ")
     assert "Landlock" in line
     assert "sandlockd doctor" in line
+
+
+# What each ABI version lacks, in the order in which a run misses it.
+_MISSING = {
+    5: ("landlock.scope_signal", "landlock.scope_abstract_unix"),
+    3: ("landlock.tcp", "landlock.ioctl_dev"),
+    2: ("landlock.truncate",),
+    1: ("landlock.refer",),
+}
+
+
+@pytest.mark.parametrize("version", list(_MISSING))
+def test_on_an_older_kernel_a_run_names_what_is_missing_and_does_without_it_if_it_may(
+    runner: Runner, version: int
+) -> None:
+    """Only the answer to "which version?" is another: the wall is then built of what that version has."""
+    require("strace")
+    inject = f"inject=landlock_create_ruleset:retval={version}:when=1"
+    wrap = ["strace", "-q", "-o", "/dev/null", "-e", "trace=landlock_create_ruleset", "-e", inject]
+    missing = [name for since, names in _MISSING.items() if since >= version for name in names]
+    policy = runner.work / "degraded.toml"
+    for kept in missing:
+        policy.write_text(f"[degrade]\nallow = {json.dumps([name for name in missing if name != kept])}\n")
+        done = _run(runner, "--policy", policy, "--", "echo", "started", wrap=wrap)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f'[degrade] allow = ["{kept}"]' in done.stderr
+    policy.write_text(f"[degrade]\nallow = {json.dumps(missing)}\n")
+    # The sleeper holds the pipe that is read to its end: nothing outlives the sandbox without the scope, either.
+    script = "(setsid sleep 300 &); cat degraded.toml 2>/dev/null || echo refused"
+    done = subprocess.run(
+        [*wrap, str(SANDLOCKD), "--policy", "base", "--policy", str(policy), "--", "sh", "-c", script],
+        **runner.popen_arguments(cwd=runner.work),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n")
+    assert sorted(done.stderr.splitlines()) == sorted(
+        f"sandlockd: running without {name}, as [degrade] allows" for name in missing
+    )
 
 
 def test_without_filters_the_seccomp_checks_fail_and_the_others_do_not(runner: Runner) -> None:
