@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def test_a_command_that_the_policy_does_not_let_run_is_126_and_the_fix_is_told(r
         (["--"], "no command"),
         (["--quiet", "-v", "--", "true"], "not allowed with"),
         (["stray", "--", "true"], "stray"),
+        (["serve"], "not supported yet: serve"),
+        (["learn", "-o", "file", "--", "true"], "not supported yet: learn"),
     ],
 )
 def test_a_wrong_command_line_is_125_and_one_line(runner: Runner, words: list[str], named: str) -> None:
@@ -123,3 +126,12 @@ def test_a_status_file_that_cannot_be_written_is_an_error(runner: Runner) -> Non
     ended = runner.sandboxed(["true"], options=["--status-file", missing])
     assert ended.returncode == 125
     assert str(missing) in ended.stderr.decode()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_is_told_how_to_complete_options(runner: Runner, shell: str) -> None:
+    ended = runner.sandlockd("completion", shell)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert all(word in ended.stdout for word in (b"sandlockd", b"explain", b"workdir"))
+    if shutil.which(shell):
+        assert runner.bare([shell, "-n"], input=ended.stdout).returncode == 0

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SUBCOMMANDS = ("run", "check", "explain", "doctor", "presets", "completion")
+# Never taken for a command of that name: what somebody means by it must not change with a later version.
+_LATER = ("serve", "learn")
 
 _EXAMPLES = """\
 examples:
@@ -25,6 +27,12 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in _LATER:
+        verb = arguments[0]
+        sys.stderr.write(
+            f"sandlockd: not supported yet: {verb}; a command of that name: sandlockd -- {verb}\n"
+        )
+        return 125
     if arguments and arguments[0] in SUBCOMMANDS:
         verb, rest = arguments[0], arguments[1:]
     else:
