@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Tell = Callable[[Caller, bytes], bytes]
 
 _READ_BYTES = 1 << 18
+_AT_ONCE_BYTES = 1 << 16  # on the loop; some 600 mappings
 _DELETED = b" (deleted)"
 _NAME_COLUMN = (
     72  # show_vma_header_prefix of fs/proc/task_mmu.c: the head is filled up, and one space follows
@@ -54,11 +55,11 @@ def tell(caller: Caller, path: bytes, file: OwnedFd, *, close_on_exec: bool) -> 
         )
     if path == b"/proc/locks":
         return _told(caller, file, _locks, close_on_exec)
-    if leaf == b"maps":
+    if leaf == b"maps" and _is_short(file):
         return _told(caller, file, _mappings, close_on_exec)
-    if leaf in (b"smaps", b"numa_maps"):
-        # All pages are counted, which may take long.
-        tell_all = _mappings if leaf == b"smaps" else _numa_mappings
+    if leaf in (b"maps", b"smaps", b"numa_maps"):
+        # Of many mappings, and of all their pages, which are counted: that may take long.
+        tell_all = _numa_mappings if leaf == b"numa_maps" else _mappings
         held = OwnedFd(os.dup(file.fd))
         work = partial(_told_or_itself, caller, held, tell_all, close_on_exec)
         return Later(work, lambda answer: answer, held.close)
@@ -68,6 +69,18 @@ def tell(caller: Caller, path: bytes, file: OwnedFd, *, close_on_exec: bool) -> 
 def _told_or_itself(caller: Caller, held: OwnedFd, tell: Tell, close_on_exec: bool) -> Answer:
     with held:
         return _told(caller, held, tell, close_on_exec) or Fd(held.take(), close_on_exec)
+
+
+def _is_short(file: OwnedFd) -> bool:
+    """A file of /proc tells a page at a time."""
+    left = _AT_ONCE_BYTES
+    while left > 0:
+        size = len(os.read(file.fd, left))
+        if not size:
+            break
+        left -= size
+    os.lseek(file.fd, 0, os.SEEK_SET)
+    return left > 0
 
 
 def _told(caller: Caller, file: OwnedFd, tell: Tell, close_on_exec: bool) -> Answer | None:

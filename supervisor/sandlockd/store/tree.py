@@ -22,7 +22,6 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import self_link
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind, NoLayer
-from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, decode_origin
 from sandlockd.overlay.steps import CopyTree, CopyUp
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
@@ -164,16 +163,9 @@ class Tree:
 
     def is_copied(self, found: Found, status: os.stat_result) -> bool:
         """Was this lower object copied to what the upper has under this name? Who opened it before, holds it still."""
-        if found.upper is None or found.upper.kind not in (Kind.FILE, Kind.DIRECTORY):
+        if found.upper is None or found.upper.kind is Kind.WHITEOUT:
             return False
-        try:
-            with self.open_copy(found.path) as copy:
-                record = beneath.attribute(copy, ORIGIN_ATTRIBUTE)
-        except PermissionError:
-            # The program has closed it to itself.
-            return self._lower is not None and is_object(self._lower.entry(found.path), status)
-        origin = None if record is None else decode_origin(record)
-        return origin is not None and origin.identity[1:3] == (status.st_dev, status.st_ino)
+        return self.origins.told(found.upper.inode) == (status.st_dev, status.st_ino)
 
     # ---- objects
 

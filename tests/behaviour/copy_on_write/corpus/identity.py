@@ -278,6 +278,18 @@ def hard_links(s: Calls) -> None:
 
 
 @program
+def held_before_the_copy(s: Calls) -> None:
+    held = []
+    for path in ("file", "to-file", "fifo", "dir/a", "dir", "hard-1"):
+        held.append((os.open(path, O_PATH | os.O_NOFOLLOW), s.inode(path)))
+        _change(path)
+    for fd, number in held:
+        s.fstat(fd)
+        s.say("the same:", s.inode(fd) == number)
+        s.newfstatat(fd, "", AT_EMPTY_PATH)
+
+
+@program
 def copies_are_others(s: Calls) -> None:
     import shutil
 
