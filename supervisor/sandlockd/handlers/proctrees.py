@@ -132,7 +132,7 @@ def _mapping(caller: Caller, match: re.Match[bytes]) -> bytes:
     path = written.replace(b"\\012", b"\n")
     for tree in caller.context.trees:
         in_upper = path.startswith(tree.upper_path + b"/")
-        if not in_upper and not path.startswith(tree.root + b"/"):
+        if not in_upper and not tree.may_hold(path):
             continue
         name = _name(caller, tree, path, int(inode))
         if in_upper:
@@ -150,7 +150,7 @@ def _numa_mappings(caller: Caller, text: bytes) -> bytes:
 def _numa_file(caller: Caller, match: re.Match[bytes]) -> bytes:
     path = _OCTAL.sub(lambda octal: bytes([int(octal[1], 8)]), match[1])
     for tree in caller.context.trees:
-        if path.startswith((tree.upper_path + b"/", tree.root + b"/")):
+        if path.startswith(tree.upper_path + b"/") or tree.may_hold(path):
             name = _name(caller, tree, path, None)
             return b" file=" + re.sub(rb"[\n\t= ]", lambda char: b"\\%03o" % ord(char[0]), name)
     return match[0]
