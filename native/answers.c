@@ -180,9 +180,7 @@ static int inject(const struct slk_engine *engine, const struct slk_slot *slot, 
 
 int slk_inject_fd(struct slk_engine *engine, uint32_t index, int32_t fd)
 {
-	const struct slk_slot *slot = slk_slot_in_use(engine, index);
-
-	return slot ? inject(engine, slot, fd, 1) : -EBADSLT;
+	return slk_give_fd(engine, index, fd, 1);
 }
 
 /*
@@ -192,15 +190,27 @@ int slk_inject_fd(struct slk_engine *engine, uint32_t index, int32_t fd)
  */
 static int answer_with_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec, int consume)
 {
-	struct slk_slot *slot = slk_slot_in_use(engine, index);
-	int number = -EBADSLT, result;
+	int number = slk_give_fd(engine, index, fd, close_on_exec);
 
-	if (slot)
-		number = inject(engine, slot, fd, close_on_exec);
 	if (consume)
 		close(fd);
+	return slk_answer_given(engine, index, number);
+}
+
+int slk_give_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec)
+{
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
+
+	return slot ? inject(engine, slot, fd, close_on_exec) : -EBADSLT;
+}
+
+int slk_answer_given(struct slk_engine *engine, uint32_t index, int number)
+{
+	struct slk_slot *slot = slk_slot_in_use(engine, index);
+	int result;
+
 	if (!slot)
-		return number;
+		return -EBADSLT;
 	if (number >= 0) {
 		result = slk_answer(engine, index, number, 0, 0);
 		return result < 0 ? result : number;

@@ -359,6 +359,9 @@ int slk_restart_result(struct slk_engine *engine, int32_t tid, int64_t *ret_resu
 void slk_answer_may_wait(struct slk_engine *engine, uint32_t slot);
 /* Injects a duplicate of fd; its number there. When that fails the program gets EMFILE if it is that, else EIO. */
 int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
+/* The same in two steps: its number there or -errno, with the call waiting on; and the answer that goes with it. */
+int slk_give_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
+int slk_answer_given(struct slk_engine *engine, uint32_t slot, int number);
 /* Likewise, and closes fd, whatever is returned. */
 int slk_hand_over_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);

@@ -155,13 +155,35 @@ static int create_aside(const struct slk_tree *tree, const char *path, uint32_t 
 	return error;
 }
 
+/* A whiteout in the place of a file of the upper, in one step. */
+static int white_out(const struct slk_tree *tree, const char *path)
+{
+	char name[32];
+	int error;
+
+	work_name(name, sizeof(name));
+	if (linkat(tree->work_fd, WHITEOUT, tree->work_fd, name, 0) < 0)
+		return -errno;
+	if (renameat(tree->work_fd, name, tree->upper_fd, path) == 0)
+		return 0;
+	error = -errno;
+	unlinkat(tree->work_fd, name, 0);
+	return error;
+}
+
+/* The caller had no number left for the new file: as if it had been asked before. */
+static int take_back(const struct slk_tree *tree, const char *path, int aside)
+{
+	return aside ? white_out(tree, path) : unlinkat(tree->upper_fd, path, 0);
+}
+
 static int create_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		       const char *path, const struct slk_layered *found, uint32_t flags)
 {
 	uint32_t kept = (flags & ~(uint32_t)(O_CLOEXEC | O_TRUNC | O_DIRECTORY)) | O_CREAT | O_EXCL;
 	int aside = is_removed(tree, path, found);
 	uint32_t mask, mode = mode_of(engine, request);
-	int fd;
+	int fd, number;
 
 	if (!aside && !is_free(tree, path, found))
 		return PYTHON;
@@ -175,8 +197,12 @@ static int create_file(struct slk_engine *engine, struct slk_request *request, c
 		return fd == -EEXIST || fd == -EXDEV || fd == -ELOOP ? PYTHON :
 								       slk_answer_call(engine, request, 0, -fd);
 	note_made(tree, fd, "");
-	slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
-	return slk_tree_hand_over(engine, request, fd, flags);
+	number = slk_give_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
+	close(fd);
+	if (number != -EMFILE || take_back(tree, path, aside) < 0)
+		slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
+	slk_answer_given(engine, request->slot, number);
+	return SLK_ANSWERED;
 }
 
 int slk_tree_make_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
@@ -308,22 +334,6 @@ int slk_tree_open_to_change(struct slk_engine *engine, struct slk_request *reque
 }
 
 /* ---- removed, moved */
-
-/* A whiteout in the place of a file of the upper, in one step. */
-static int white_out(const struct slk_tree *tree, const char *path)
-{
-	char name[32];
-	int error;
-
-	work_name(name, sizeof(name));
-	if (linkat(tree->work_fd, WHITEOUT, tree->work_fd, name, 0) < 0)
-		return -errno;
-	if (renameat(tree->work_fd, name, tree->upper_fd, path) == 0)
-		return 0;
-	error = -errno;
-	unlinkat(tree->work_fd, name, 0);
-	return error;
-}
 
 int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 			 const char *path, const struct slk_layered *found)

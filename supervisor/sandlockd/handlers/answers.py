@@ -56,6 +56,9 @@ class Value(NamedTuple):
 class Fd(NamedTuple):
     fd: int  # given: whoever sends the answer closes it
     close_on_exec: bool
+    take_back: Callable[[], None] | None = (
+        None  # where the caller has no number left for it, before it is told so
+    )
 
 
 class Write(NamedTuple):

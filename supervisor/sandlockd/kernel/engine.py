@@ -231,6 +231,16 @@ class Engine:
         """As answer_fd; the descriptor is closed, whatever is returned, before the program goes on."""
         return int(lib.slk_hand_over_fd(self._engine, slot, fd, close_on_exec))
 
+    def give_fd(self, slot: int, fd: int, *, close_on_exec: bool) -> int:
+        """The first half of hand_over_fd: its number there, or -errno. The call waits on."""
+        number = int(lib.slk_give_fd(self._engine, slot, fd, close_on_exec))
+        os.close(fd)
+        return number
+
+    def answer_given(self, slot: int, number: int) -> int:
+        """The second half."""
+        return int(lib.slk_answer_given(self._engine, slot, number))
+
     def inject_fd(self, slot: int, fd: int) -> int:
         """Give the caller a duplicate, closed on exec. Its number there, or -errno. The call waits on."""
         return int(lib.slk_inject_fd(self._engine, slot, fd))

@@ -38,8 +38,13 @@ def _send(engine: Engine, request: Request, answer: Settled, kill: Callable[[str
             return engine.answer_errno(request.slot, error)
         case Value(value):
             return engine.answer_value(request.slot, value)
-        case Fd(fd, close_on_exec):
-            return engine.hand_over_fd(request.slot, fd, close_on_exec=close_on_exec)
+        case Fd(fd, close_on_exec, take_back):
+            if take_back is None:
+                return engine.hand_over_fd(request.slot, fd, close_on_exec=close_on_exec)
+            number = engine.give_fd(request.slot, fd, close_on_exec=close_on_exec)
+            if number == -errno.EMFILE:
+                take_back()
+            return engine.answer_given(request.slot, number)
         case Write():
             return _write(engine, request, answer)
         case Restart():

@@ -90,11 +90,6 @@ SANDLOCKD_DIFFERS: Differences = {
         "removing-the_working_directory",
         "places-the_directory_is_removed",
     ),
-    "a file is made before the limit of descriptors is met": ("sizes-limits_of_descriptors",),
-    "from a tree to outside it is EXDEV before it is anything else": (
-        "renaming-out_of_the_tree",
-        "linking-from_outside_of_the_tree",
-    ),
     "a directory whose path is longer than PATH_MAX is not worked in": (
         "names-deeper_than_a_path_can_be_long",
     ),

@@ -158,7 +158,7 @@ def rename(call: Call) -> Handled:
         return Errno(errno.EINVAL)
     old, new = call.place(Goal.NAME), call.place(Goal.NAME, 1)
     if not (isinstance(old, Place) and isinstance(new, Place)):
-        return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old)
+        return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old, new)
     if old.tree is not new.tree and not (old.found.path and new.found.path):
         return Errno(errno.EBUSY)  # the root of a tree in another one: a mount point there
     if old.found.kind is not None:
@@ -188,25 +188,44 @@ def rename(call: Call) -> Handled:
     return change(call, old, steps, finish, call.making(0))
 
 
-def _across(call: Call, old: Place | Elsewhere) -> Answer:
-    """From a tree to outside, or back. What is missing is missing first."""
-    if isinstance(old, Place):
-        return _EXDEV if old.found.kind is not None else Errno(errno.ENOENT)
+def _across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere) -> Answer:
+    """From a tree to outside, or back. What is missing is missing first, and so are directories (do_renameat2)."""
     caller = call.caller
-    place = lookup.place_of(caller, call.text(), lookup.dirfd_of(caller))
-    lookup.open_object(caller, place, follow=False).close()
+    if isinstance(old, Place):
+        if old.found.kind is None:
+            return Errno(errno.ENOENT)
+    else:
+        lookup.open_object(caller, _outside(call, old), follow=False).close()
+    if isinstance(new, Elsewhere):
+        lookup.open_parent(caller, _outside(call, new, 1))[0].close()
     return _EXDEV
 
 
-def _link_across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere) -> Answer:
-    """The new name is looked at before the two file systems are (fs/namei.c, do_linkat)."""
-    answer = _across(call, old)
+def _outside(call: Call, place: Elsewhere, which: int = 0) -> lookup.Place:
+    text = call.text(which) if place.text is None else place.text
+    return lookup.place_of(call.caller, text, lookup.dirfd_of(call.caller, which))
+
+
+def _link_across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere, *, follow: bool) -> Answer:
+    """The new name is looked at before the two file systems are (fs/namei.c, do_linkat), and directories get no other
+    name on their own.
+    """
+    caller = call.caller
+    answer: Answer = _EXDEV
+    if isinstance(old, Place):
+        if old.found.kind is None:
+            return Errno(errno.ENOENT)
+    else:
+        with lookup.open_object(caller, _outside(call, old), follow=follow) as opened:
+            status = os.fstat(opened.fd)
+        workdir = os.fstat(new.tree.storage.workdir.fd) if isinstance(new, Place) else None
+        if workdir is not None and stat.S_ISDIR(status.st_mode) and status.st_dev == workdir.st_dev:
+            answer = Errno(errno.EPERM)
     if isinstance(new, Place):
         return Errno(errno.EEXIST) if new.found.kind is not None else answer
-    caller = call.caller
+    lookup.open_parent(caller, _outside(call, new, 1))[0].close()
     try:
-        place = lookup.place_of(caller, new.text or call.text(1), lookup.dirfd_of(caller, 1))
-        lookup.open_object(caller, place, follow=False).close()
+        lookup.open_object(caller, _outside(call, new, 1), follow=False).close()
     except OSError:
         return answer
     return Errno(errno.EEXIST)
@@ -228,7 +247,9 @@ def link(call: Call) -> Handled:
     old = call.place(Goal.FOLLOW if flags & _AT_SYMLINK_FOLLOW else Goal.NOFOLLOW)
     if not (isinstance(old, Place) and isinstance(new, Place)):
         return (
-            old if not isinstance(old, Place) and not isinstance(new, Place) else _link_across(call, old, new)
+            old
+            if not isinstance(old, Place) and not isinstance(new, Place)
+            else _link_across(call, old, new, follow=bool(flags & _AT_SYMLINK_FOLLOW))
         )
     for place, want in ((old, Want.WRITE), (new, Want.CREATE)):
         refusal = denied(call, place, want, target=new.path)

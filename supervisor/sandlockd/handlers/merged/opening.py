@@ -5,8 +5,10 @@ What is only read is the object that shows, in whichever layer; what is written 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from functools import partial
 
 from sandlockd.handlers import lookup
 from sandlockd.handlers import opening as openings
@@ -20,6 +22,7 @@ from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
 from sandlockd.policy.verdict import Want
+from sandlockd.store.executor import Making
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +84,8 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
 
     def finish(made: OwnedFd | None) -> Answer | Later:
         if made is not None:
-            return Fd(made.take(), close_on_exec)
+            inode = os.fstat(made.fd).st_ino
+            return Fd(made.take(), close_on_exec, partial(_take_back, call, place, inode))
         in_upper = opening.in_upper or bool(opening.steps)
         layer = place.tree.storage.upper if in_upper else place.tree.storage.workdir
         with beneath.open_below(layer.fd, place.found.path, os.O_PATH) as opened:
@@ -94,6 +98,16 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
         flags = how.flags & ~(_FINDING | os.O_TRUNC)
         making = call.making(how.mode, open_flags=flags)
     return change(call, place, lambda: opening.steps, finish, making)
+
+
+def _take_back(call: Call, place: Place, inode: int) -> None:
+    """The kernel looks for a free number before it makes a file."""
+    with call.caller.context.trees_lock:
+        found = place.side.view.at(place.found.path)
+        if found is None or found.upper is None or found.upper.inode != inode:
+            return
+        with contextlib.suppress(OSError, FsError):  # then it stays, empty
+            place.side.executor.carry_out(plans.unlink(found), Making())
 
 
 def _may_open(call: Call, place: Place, how: How) -> bool:
