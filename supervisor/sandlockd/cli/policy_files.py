@@ -61,12 +61,14 @@ def compile_file_rules(
     policy: Policy,
     state_dir: bytes | None,
     *,
+    places: Sequence[bytes] = (),
     private: Sequence[bytes] = (),
     layers: Sequence[bytes] = (),
 ) -> FileRules:
     """The file rules of a policy on this machine, now.
 
     state_dir: sandlockd's own, which no policy grants.
+    places: more of that.
     private: directories made for this run, which the program gets whole.
     layers: directories made for this run, of which it gets nothing by their names.
 
@@ -81,7 +83,7 @@ def compile_file_rules(
             lambda path: look(path, known),
             _matches,
             procfs=procfs_mounts(),
-            state=() if state_dir is None else _every_name(state_dir),
+            state=() if state_dir is None else (*_every_name(state_dir), *places),
             private=tuple(look(path).path for path in private),
             layers=tuple(look(path).path for path in layers),
             home=_home(),

@@ -167,14 +167,24 @@ class _Foreground:
     def _prepare(self, private: PrivateDirectory) -> Prepared:
         """Raises CannotStart, PolicyErrors."""
         root = temporary_root(self._policy)
+        places = self._places()
         if root is None:
-            rules = compile_file_rules(self._policy, self._state_dir, private=[private.path])
+            rules = compile_file_rules(self._policy, self._state_dir, places=places, private=[private.path])
             refuse_open_sockets()
             return prepare(self._policy, rules, self._options.command, private.path)
-        rules = compile_file_rules(self._policy, self._state_dir, layers=[private.path])
+        rules = compile_file_rules(self._policy, self._state_dir, places=places, layers=[private.path])
         refuse_open_sockets()
         temporary = temporary_of(root, rules)
         return prepare(self._policy, rules, self._options.command, TEMPORARY_NAME, temporary)
+
+    def _places(self) -> list[bytes]:
+        """Where changes are kept, besides the state directory."""
+        from sandlockd.review.places import known, place_for
+
+        workdir = self._policy.filesystem.workdir
+        own = None if workdir is None else place_for(os.path.realpath(workdir), self._state_dir)
+        found = known(self._state_dir)
+        return [*(path for path in found if os.path.lexists(path)), *([own] if own is not None else [])]
 
     def _trees(
         self, prepared: Prepared, run_tree: RunTree | None, private: PrivateDirectory

@@ -11,6 +11,7 @@ from sandlockd.launch.prepare import CannotStart
 from sandlockd.launch.temporary import furnish, is_own, links_of
 from sandlockd.review.disposing import Disposer, Request
 from sandlockd.review.kept import NoChanges, forget_unused, kept_lines, make_storage_directory
+from sandlockd.review.places import place_for
 from sandlockd.store import storage
 from sandlockd.store.tree import Tree
 
@@ -45,13 +46,25 @@ class RunTree:
 
     def _make(self, root: bytes) -> Tree:
         try:
-            path = make_storage_directory(self._state_dir, self._run_id, self._files.storage)
-            made = storage.create(path, root)
+            made = self._make_storage(root)
         except (storage.StorageError, StateError) as error:
             raise CannotStart(str(error)) from None
         except OSError as error:
             raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
         return Tree(root, made, _thread.allocate_lock())
+
+    def _make_storage(self, root: bytes) -> storage.Storage:
+        """On the workdir's file system, if there is a place for it that can hold an upper. Raises as storage.create."""
+        place = None if self._files.storage is not None else place_for(root, self._state_dir)
+        if place is not None:
+            try:
+                path = make_storage_directory(self._state_dir, self._run_id, place=place)
+                return storage.create(path, root)
+            except (storage.StorageError, OSError):
+                with contextlib.suppress(NoChanges, FileNotFoundError):
+                    forget_unused(self._state_dir, self._run_id)
+        path = make_storage_directory(self._state_dir, self._run_id, self._files.storage)
+        return storage.create(path, root)
 
     def dispose(self, result: Result, say: Callable[[str], None], *, quiet: bool) -> None:
         """When the program is dead and the tree closed. What it comes to is put into the result."""

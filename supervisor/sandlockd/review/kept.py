@@ -1,7 +1,7 @@
 """Which runs keep their changes, and where: the state directory as far as storages are concerned.
 
     <state>/runs/<run id>/tree          the storage (store/storage.py), where the policy names no other place
-    <state>/runs/<run id>/storage       the path of the storage, where it does
+    <state>/runs/<run id>/storage       the path of the storage, where it does, or where review/places.py put it
     <state>/runs/<run id>/committed-N   the journals of what was committed, when the storage has gone
 
 A storage that goes is renamed first (`.gone`), so that half of one is never taken for one.
@@ -19,6 +19,7 @@ from sandlockd.kernel import beneath, flushing
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import AT_FDCWD, openat2
 from sandlockd.overlay.journal import BadJournal, Journal
+from sandlockd.review import places
 from sandlockd.store import journal_file, storage
 from sandlockd.store.executor import remove
 from sandlockd.store.journal_file import COMMITTED_PREFIX
@@ -58,26 +59,37 @@ class NoChanges(Exception):
     """The run keeps none: one line."""
 
 
-def make_storage_directory(state_dir: bytes, run_id: str, chosen: bytes | None = None) -> bytes:
+def make_storage_directory(
+    state_dir: bytes, run_id: str, chosen: bytes | None = None, place: bytes | None = None
+) -> bytes:
     """A new, empty directory (0700) for `storage.create`, found again by the run's id.
 
-    chosen: `filesystem.storage` of the policy.
+    chosen: `filesystem.storage` of the policy. place: as review/places.py says, where that is not the state directory.
     Raises: StateError, OSError.
     """
     run = state.make_run(state_dir, run_id)
+    if chosen is None and place is not None and places.make(place, state_dir):
+        path = place + b"/" + os.fsencode(run_id)
+        _point_to(run, path)
+        os.mkdir(path, 0o700)
+        return path
     if chosen is None:
         path = run + b"/" + _TREE_NAME
         os.mkdir(path, 0o700)
         return path
     os.makedirs(chosen, 0o700, exist_ok=True)
     path = os.path.realpath(chosen) + b"/sandlockd-" + os.fsencode(run_id)
-    # The pointer first: a storage that nobody finds would stay for ever.
+    _point_to(run, path)
+    os.mkdir(path, 0o700)
+    return path
+
+
+def _point_to(run: bytes, path: bytes) -> None:
+    """Before it is made: a storage that nobody finds would stay for ever."""
     with _opened(run) as directory, beneath.create_file(directory, _POINTER_NAME, os.O_WRONLY, 0o600) as file:
         os.write(file.fd, path)
         flushing.flush(file)
         flushing.flush_directory(directory)
-    os.mkdir(path, 0o700)
-    return path
 
 
 def forget_unused(state_dir: bytes, run_id: str) -> bool:
@@ -240,6 +252,7 @@ def sweep(run: bytes) -> None:
     if os.path.lexists(gone):
         with _opened(os.path.dirname(gone)) as above:
             remove(above, os.path.basename(gone))
+        places.leave(path)
         if not os.path.lexists(path):
             with _opened(run) as directory:
                 remove(directory, _POINTER_NAME)
