@@ -1,7 +1,8 @@
 """What becomes of the changes when a run ends: `on_exit`, `on_error` and `--dry-run`, in a process of its own.
 
-The supervisor must not be able to write to the real tree: once it locks itself it can not, and neither can what it
-starts then, since a Landlock domain is inherited. So the process that commits is forked before (`Disposer`), holds
+The supervisor need not be able to write to the real tree, and is to lock itself one day (it does not yet); what it
+starts then could not either, since a Landlock domain is inherited. So the process that commits is forked before
+(`Disposer`), holds
 nothing but two pipes while the program runs, and executes itself anew when it is told to begin, so that nothing of what
 it is then was in a process that the program talked to. If the supervisor is killed it just ends, and the changes are
 kept.
@@ -169,7 +170,7 @@ def _sane(terminal: int) -> Iterator[None]:
 
 
 class Disposer:
-    """Forks at once. To be made before the supervisor locks itself, starts threads or becomes a subreaper."""
+    """Forks at once. To be made before the supervisor starts threads or becomes a subreaper."""
 
     def __init__(self) -> None:
         asked, self._asking = os.pipe2(os.O_CLOEXEC)
