@@ -94,7 +94,7 @@ static int merge(const struct slk_tree *tree, const char *path, struct told *tol
 	uint32_t links;
 	int more = 0;
 
-	if (syscall(SYS_newfstatat, tree->lower_fd, *path ? path : ".", &lower, AT_SYMLINK_NOFOLLOW) < 0 ||
+	if (syscall(SYS_newfstatat, tree->lower_fd, path, &lower, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0 ||
 	    lower.st_nlink < 2 || slk_layers_links(tree->layers, path, tree->lower_fd, &more) < 0)
 		return -1;
 	set_number(told, (struct slk_number){lower.st_dev, lower.st_ino});
@@ -128,7 +128,7 @@ int slk_tell_path(struct slk_engine *engine, struct slk_request *request, const 
 	struct told told;
 
 	if (!asks_plainly(row, request, 0) ||
-	    look(row, request, tree->upper_fd, *path ? path : ".", AT_SYMLINK_NOFOLLOW, &told) < 0)
+	    look(row, request, tree->upper_fd, path, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, &told) < 0)
 		return PYTHON;
 	if (found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED) {
 		if (merge(tree, path, &told) < 0)
@@ -176,7 +176,7 @@ int slk_tell_merged(struct slk_engine *engine, struct slk_request *request, cons
 
 	slk_descriptor_link(request, (int)(int32_t)request->args[0], link, sizeof(link));
 	if (engine->tell_granted || !asks_plainly(row, request, AT_EMPTY_PATH) ||
-	    look(row, request, tree->upper_fd, *path ? path : ".", AT_SYMLINK_NOFOLLOW, &told) < 0 ||
+	    look(row, request, tree->upper_fd, path, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, &told) < 0 ||
 	    merge(tree, path, &told) < 0 || syscall(SYS_newfstatat, AT_FDCWD, link, &opened, 0) < 0)
 		return PYTHON;
 	number = number_of(&told);

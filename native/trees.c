@@ -198,7 +198,7 @@ static int tell_access(struct slk_engine *engine, struct slk_request *request, c
 
 	if (mode & ~(uint64_t)7 || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
 		return PYTHON;
-	if (mode && syscall(SYS_faccessat, tree->upper_fd, *path ? path : ".", (int)mode) < 0)
+	if (mode && syscall(SYS_faccessat2, tree->upper_fd, path, (int)mode, AT_EMPTY_PATH) < 0)
 		return errno == EACCES ? slk_answer_call(engine, request, 0, EACCES) : PYTHON;
 	return slk_answer_call(engine, request, 0, mode || slk_tree_may_search_above(tree, walk, found) ? 0 : EACCES);
 }
@@ -294,6 +294,9 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		return PYTHON;
 	if (!slk_tree_may_search_above(tree, walk, found))
 		return PYTHON;
+	/* The kernel asks the lower directory; what the program made of its mode is the upper's. */
+	if (found->is_whole && syscall(SYS_faccessat2, tree->upper_fd, path, R_OK, AT_EMPTY_PATH | AT_EACCESS) < 0)
+		return errno == EACCES ? slk_answer_call(engine, request, 0, EACCES) : PYTHON;
 	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), LOOK_OPEN);
 }
 
