@@ -205,7 +205,7 @@ class _Foreground:
             run_tree.tree.close()
             run_tree.close()
             raise
-        if prepared.entered is not None and not self._options.quiet:
+        if prepared.entered is not None and not os.listdir(prepared.entered) and not self._options.quiet:
             say(
                 "/tmp is the run's own, and the working directory is empty there: --write or --read grants the real one"
             )
