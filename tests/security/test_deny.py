@@ -313,6 +313,36 @@ def test_changing_what_is_denied(runner: Runner, attack: Attack) -> None:
 # ---- what is put there later ----
 
 
+def test_a_new_file_that_has_the_number_of_a_denied_one_that_is_gone_is_not_denied(runner: Runner) -> None:
+    """As passwd, when useradd(8) replaced shadow and then passwd."""
+    work = runner.place.work
+    denied = runner.place.file("work/denied", SECRET)
+    number = denied.stat().st_ino
+    program = ["sh", "-c", "echo ready; read go; cat moved; cat new"]
+    with subprocess.Popen(
+        runner.command_line(program, options=["--read", work, "--deny", denied]),
+        **runner.popen_arguments(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
+    ) as process:
+        assert process.stdout is not None
+        line_of(process.stdout.fileno())
+        os.rename(denied, work / "moved")
+        assert process.stdin is not None
+        os.link(work / "moved", work / "kept")  # so long it has its number
+        (work / "moved").unlink()
+        runner.place.file("work/moved", "another")
+        (work / "kept").unlink()
+        spares = []
+        while not (work / "new").exists() and len(spares) < 5000:
+            spares.append(runner.place.file(f"work/spare{len(spares)}", "harmless"))
+            if spares[-1].stat().st_ino == number:
+                spares[-1].rename(work / "new")
+        if not (work / "new").exists():
+            process.communicate(b"go\n", timeout=30)
+            pytest.skip("this file system does not give the number away again soon")
+        out, err = process.communicate(b"go\n", timeout=30)
+    assert out == b"anotherharmless", err
+
+
 def test_a_file_that_appears_under_the_denied_name_later(runner: Runner) -> None:
     """The name is denied before there is anything by it: neither the program makes it, nor reads what others made."""
     work = runner.place.work

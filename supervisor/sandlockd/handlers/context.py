@@ -5,12 +5,13 @@ from __future__ import annotations
 import _thread
 import copy
 import os
+import time
 
 from sandlockd.kernel import acts, procfs
 from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW
 from sandlockd.kernel.paths import Identity
 from sandlockd.policy.files import WORKDIR_RULE
-from sandlockd.policy.verdict import Want
+from sandlockd.policy.verdict import FileIdentity, Want
 from sandlockd.process.key import Gone
 
 TYPE_CHECKING = False
@@ -99,6 +100,7 @@ class Context:
             [tree.root for tree in trees if tree.lower_directory is None]
         )
         self.is_root = os.geteuid() == 0
+        self._began_ns = time.time_ns()  # all that is denied by its number was there
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 
     def in_a_worker(self, files: Files) -> Context:
@@ -107,6 +109,19 @@ class Context:
         other.files = files
         other.index = None
         return other
+
+    def identity_of(self, opened: OwnedFd, found: Object) -> FileIdentity | None:
+        """What the rules may know it by. None: it has the number of something denied that is gone, and was made since.
+
+        A file system gives a number anew as soon as it is free: that of the shadow file that useradd(8) replaced to the
+        passwd file that it makes next.
+        """
+        identity = FileIdentity(found.device, found.inode)
+        if not self.rules.denies_object(identity):
+            return identity
+        born_ns = self.files.run(acts.born_ns, opened)
+        is_new = born_ns is not None and self._began_ns < born_ns <= time.time_ns()
+        return None if is_new else identity
 
     def kernel_grants(self, path: bytes, need: int) -> bool:
         """Does Landlock grant these LANDLOCK_ACCESS_FS_* of what has this canonical path?

@@ -18,7 +18,7 @@ from sandlockd.handlers.context import Caller
 from sandlockd.kernel import acts, memory
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
-from sandlockd.policy.verdict import FileIdentity, Verdict, Want
+from sandlockd.policy.verdict import Verdict, Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
         # A pipe, a socket, a memfd, a deleted file: reached through a descriptor, whose process the kernel checks.
         return EACCES if how.asks_for_no_access else LANDLOCK_FILES
     directory = stat.S_ISDIR(found.mode)
-    identity = FileIdentity(found.device, found.inode)
+    identity = context.identity_of(opened, found)
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
     if not verdict.allowed:
         if procfiles.own_terminal(context, found):
@@ -321,7 +321,7 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
         return Errno(error.errno or errno.EIO)
     with made:
         found = caller.describe(made)
-        again = context.rules.judge(found.path, how.want, FileIdentity(found.device, found.inode))
+        again = context.rules.judge(found.path, how.want, context.identity_of(made, found))
         if not again.allowed:  # somebody put a denied object there meanwhile
             return record.refuse(again, path=found.path, wanted=how.want)
         acts.let_block(made, how.flags)

@@ -15,6 +15,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
 from sandlockd.kernel.paths import AT_FDCWD, Object, openat2, self_link
 from sandlockd.kernel.paths import describe as describe_fd
+from sandlockd.kernel.status import STATX_BORN, Status
 
 
 def open_at(base: OwnedFd | None, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> OwnedFd:
@@ -69,6 +70,11 @@ def make_symlink(parent: OwnedFd, name: bytes, target: bytes) -> None:
 
 def make_link(opened: OwnedFd, parent: OwnedFd, name: bytes) -> None:
     os.link(self_link(opened.fd), name, dst_dir_fd=parent.fd, follow_symlinks=True)
+
+
+def born_ns(opened: OwnedFd) -> int | None:
+    """When it was made; None where the file system does not know."""
+    return Status(opened, STATX_BORN).born_ns
 
 
 def is_socket(opened: OwnedFd) -> bool:

@@ -141,6 +141,10 @@ class FileRules:
         """What is taken out of the grants."""
         return self._holes
 
+    def denies_object(self, identity: FileIdentity) -> bool:
+        """Whatever its name is."""
+        return identity in self._objects
+
     def also_denied(self, objects: Mapping[FileIdentity, str]) -> FileRules:
         """The same rules, with more objects refused under every name: files beneath a denied directory."""
         rules = FileRules(self._grants, self._holes, self._sources, self._home)
