@@ -109,6 +109,27 @@ int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *
 	return 0;
 }
 
+/* Is a directory made anew where the kernel has this lower one, which was removed then? Who is in it is in neither. */
+int slk_tree_has_anew(const struct slk_engine *engine, const char *base, uint32_t length)
+{
+	char path[SLK_PATH_MAX];
+
+	for (uint32_t i = 0; i < engine->tree_count; i++) {
+		const struct slk_tree *tree = &engine->trees[i];
+		int found;
+
+		if (length <= tree->root_length || length >= SLK_PATH_MAX ||
+		    !is_below(base, length, tree->root, tree->root_length))
+			continue;
+		memcpy(path, base + tree->root_length + 1, length - tree->root_length - 1);
+		path[length - tree->root_length - 1] = '\0';
+		found = slk_layers_find(tree->layers, path);
+		if (found > 0 && (found & 0xff) == SLK_LAYER_DIRECTORY && !(found >> 8 & SLK_LAYER_MERGED))
+			return 1;
+	}
+	return 0;
+}
+
 /* Names only: what `.` and `..` behind a name mean, and a slash at the end, is Python's. */
 int slk_is_plain(const char *path, uint32_t length)
 {
@@ -337,6 +358,11 @@ static int is_gone(const struct slk_layered *found)
 	return !found->is_whole && found->kind == SLK_LAYER_DIRECTORY && !(found->flags & SLK_LAYER_MERGED);
 }
 
+static int names_nothing(const struct slk_request *request)
+{
+	return request->path[0] == '.' && strspn(request->path, "./") == strlen(request->path);
+}
+
 static int only_looks(const struct slk_engine *engine, const struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
@@ -358,6 +384,9 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	if (engine->ids_changed || engine->tell_granted || (tree->has_moved && !from_upper && request->path[0] != '/'))
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
+	/* Where it is: which may have been removed, and still is there; or be closed to it, which the path does not show. */
+	if (names_nothing(request) && (is_gone(&found) || (found.is_whole && geteuid() != 0)))
+		return PYTHON;
 	if (is_gone(&found) && only_looks(engine, request))
 		return slk_answer_call(engine, request, 0, slk_tree_may_search_above(tree, walk, &found) ? ENOENT : EACCES);
 	switch (row->act) {

@@ -84,11 +84,6 @@ SANDLOCKD_DIFFERS: Differences = {
     "a program that is executed through a link in the upper is called what the link leads to": (
         "executing-through_links",
     ),
-    "the removed working directory, and a removed directory that is open, are not to be found": (
-        "listing-after_the_directory_was_removed",
-        "removing-the_working_directory",
-        "places-the_directory_is_removed",
-    ),
     "a directory whose path is longer than PATH_MAX is not worked in": (
         "names-deeper_than_a_path_can_be_long",
     ),
@@ -145,7 +140,6 @@ SANDLOCKD_DIFFERS: Differences = {
         "ordinary attributes-remove_everywhere",
         "ordinary attributes-remove_not_following_everywhere",
         "ordinary sizes-truncate_everywhere",
-        "ordinary places-the_directory_is_closed",
         "ordinary sequences-remove_everything",
     ),
     "a copy that an ordinary user's supervisor makes is his own: owner and group of the original are lost": (
@@ -272,11 +266,6 @@ IN_TMP_DIFFERS: Differences = {
         "resolving-reading_no_other_device",
         "resolving-writing_no_other_device",
         "resolving-no_magic_links_by_proc",
-    ),
-    "the removed working directory, and a removed directory that is open, are not to be found": (
-        "listing-after_the_directory_was_removed",
-        "removing-the_working_directory",
-        "places-the_directory_is_removed",
     ),
     "no device is made, and 0:0 is the number of our own whiteouts": (
         "root making-devices",

@@ -218,8 +218,8 @@ def _link_across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere, *, 
     else:
         with lookup.open_object(caller, _outside(call, old), follow=follow) as opened:
             status = os.fstat(opened.fd)
-        workdir = os.fstat(new.tree.storage.workdir.fd) if isinstance(new, Place) else None
-        if workdir is not None and stat.S_ISDIR(status.st_mode) and status.st_dev == workdir.st_dev:
+        lower = new.tree.lower_directory if isinstance(new, Place) else None
+        if lower is not None and stat.S_ISDIR(status.st_mode) and status.st_dev == os.fstat(lower.fd).st_dev:
             answer = Errno(errno.EPERM)
     if isinstance(new, Place):
         return Errno(errno.EEXIST) if new.found.kind is not None else answer

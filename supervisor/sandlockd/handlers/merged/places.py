@@ -164,8 +164,24 @@ class _Resolving:
         if not stat.S_ISDIR(status.st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if place is None:
-            raise no_such_name()  # in a directory that was removed
+            return self._from_removed(found, text)
         return self._walk(place.side.view, place.found, text)
+
+    def _from_removed(self, found: Object, text: bytes) -> Place | Elsewhere:
+        """From a directory that was removed: nothing is in it, but it is still there, and so is the one above."""
+        names = [name for name in text.split(b"/") if name not in (b"", b".")]
+        if not names and self.goal in (Goal.FOLLOW, Goal.NOFOLLOW):
+            return _AS_WRITTEN
+        if names and names[0] == b".." and self.scope is Scope.ANYWHERE:
+            for tree in self.trees:
+                virtual = tree.virtual_path(found.path)
+                side = tree.side(self.caller.identity)
+                above = None
+                if virtual is not None and virtual != tree.root:
+                    above = side.view.at(tree.inside(virtual).rpartition(b"/")[0])
+                if above is not None and above.kind is Kind.DIRECTORY:
+                    return self._walk(side.view, above, b"/".join(names[1:]) or b".")
+        raise no_such_name()
 
     def _absolute(self, path: bytes, *, is_base: bool = False) -> Place | Elsewhere:
         magic = None if is_base else _MAGIC.fullmatch(path)

@@ -13,7 +13,7 @@ import re
 from sandlockd.handlers import lookup, metadata
 from sandlockd.handlers.answers import Backstop, Continue, Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call, kernel_finds
-from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
+from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
 from sandlockd.kernel import beneath, procfs
 from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.kernel.status import STATX_BASIC, Status, statfs
@@ -239,10 +239,13 @@ def get_directory(call: Call) -> Handled:
     """getcwd: the kernel's answer, unless the directory is only in an upper directory, moved or removed."""
     caller = call.caller
     link = procfs.directory_of(caller.tid, -100)
-    place = resolve(caller, b".", -100, Goal.FOLLOW)  # ENOENT where it was removed
+    with caller.context.files.jump(link) as opened:
+        place = of_descriptor(caller, opened)
+    caller.require_alive()
+    if place is None:
+        return Errno(errno.ENOENT)  # it was removed
     if isinstance(place, Elsewhere):
         return _BARE
-    caller.require_alive()
     if os.readlink(link) == place.path:
         return _BARE
     told = place.path + b"\0"
