@@ -25,8 +25,6 @@
 #define ROUNDS_MAX 16
 /* Nothing tells us that a thread which we have seized has stopped. */
 #define REWRITES_EVERY_NS 5000000
-/* A thread that ends sooner is never registered: nothing about it could still be asked. */
-#define NEW_THREADS_AFTER_NS 20000000u
 
 uint64_t slk_ledger_bytes(void)
 {
@@ -72,6 +70,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		return -ENOMEM;
 	}
 	engine->listener_fd = -1;
+	engine->newcomers_fd = -1;
 	engine->uid = (uint32_t)geteuid();
 	engine->gid = (uint32_t)getegid();
 	engine->native_arch = config->native_arch;
@@ -86,6 +85,8 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		engine->has_trees |= (config->zones[i].flags & SLK_ZONE_TREE) != 0;
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
 	result = copy_refusals(engine, config);
+	if (result == 0)
+		result = slk_newcomers_create(engine);
 	if (result == 0)
 		result = slk_zones_create(config->zones, config->zone_count, &engine->zones);
 	if (result < 0) {
@@ -103,6 +104,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 	slk_rewrites_end(engine); /* the rest go on when this thread ends */
 	if (engine->patient_tid)
 		timer_delete(engine->patience);
+	slk_newcomers_destroy(engine);
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
 	munmap(engine->shared, sizeof(*engine->shared));
@@ -169,58 +171,6 @@ int slk_listener_state(int listener_fd)
 	if (ready < 0)
 		return -errno;
 	return state_of(listener.revents);
-}
-
-/* ---- threads seen for the first time ---- */
-
-static void notice_thread(struct slk_engine *engine, int32_t tid)
-{
-	int32_t *seen = &engine->seen[(uint32_t)tid % SLK_SEEN_MAX];
-
-	if (*seen == tid || engine->new_count == SLK_NEW_MAX)
-		return; /* without room, its next notification brings it back */
-	*seen = tid;
-	engine->new_threads[engine->new_count++] = (struct slk_new_thread){tid, slk_now_ns()};
-}
-
-static void drop_new_threads(struct slk_engine *engine, uint32_t count)
-{
-	engine->new_count -= count;
-	memmove(engine->new_threads, engine->new_threads + count, engine->new_count * sizeof(*engine->new_threads));
-}
-
-/* The oldest come first. The short-lived ones end here, for next to nothing. Is one due that lives? */
-static int new_thread_is_due(struct slk_engine *engine)
-{
-	uint64_t now = engine->new_count ? slk_now_ns() : 0;
-	uint32_t dead = 0;
-
-	while (dead < engine->new_count && engine->new_threads[dead].since_ns + NEW_THREADS_AFTER_NS <= now &&
-	       getpgid(engine->new_threads[dead].tid) < 0)
-		slk_forget_thread(engine, engine->new_threads[dead++].tid); /* its number may come again */
-	if (dead)
-		drop_new_threads(engine, dead);
-	return engine->new_count && engine->new_threads[0].since_ns + NEW_THREADS_AFTER_NS <= now;
-}
-
-int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity)
-{
-	uint32_t count = 0;
-
-	while (count < capacity && new_thread_is_due(engine)) {
-		ret_tids[count++] = engine->new_threads[0].tid;
-		drop_new_threads(engine, 1);
-	}
-	return (int)count;
-}
-
-void slk_forget_thread(struct slk_engine *engine, int32_t tid)
-{
-	int32_t *seen = &engine->seen[(uint32_t)tid % SLK_SEEN_MAX];
-
-	if (*seen == tid)
-		*seen = 0;
-	slk_rewrite_forget(engine, tid);
 }
 
 /* ---- receiving ---- */
@@ -325,7 +275,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		return 1;
 	}
 	row = &engine->calls[request->nr];
-	notice_thread(engine, request->tid);
+	slk_notice_thread(engine, request->tid);
 	if (engine->passing_count && slk_rewrite_passes(engine, request))
 		return 0;
 	/* A name changes hands: what was judged by it is to be judged anew. */
@@ -435,30 +385,17 @@ int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t cap
 	return drain(engine, slk_listener_state(engine->listener_fd), batch, capacity, ret_count);
 }
 
-static int64_t until_new_threads(const struct slk_engine *engine)
-{
-	uint64_t now = slk_now_ns();
-	uint64_t due = engine->new_threads[0].since_ns + NEW_THREADS_AFTER_NS;
-
-	return due > now ? (int64_t)(due - now) : 0;
-}
-
 static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t timeout_ns)
 {
 	struct timespec limit;
 
-	if (engine->new_count) {
-		int64_t due = until_new_threads(engine);
-
-		if (timeout_ns < 0 || due < timeout_ns)
-			timeout_ns = due;
-	}
+	slk_newcomers_set_timer(engine);
 	if (slk_rewrites_finish(engine) && (timeout_ns < 0 || timeout_ns > REWRITES_EVERY_NS))
 		timeout_ns = REWRITES_EVERY_NS;
 	limit.tv_sec = timeout_ns / 1000000000;
 	limit.tv_nsec = timeout_ns % 1000000000;
 	engine->counts.wakes++;
-	return ppoll(waiting, 2, timeout_ns < 0 ? NULL : &limit, NULL);
+	return ppoll(waiting, 3, timeout_ns < 0 ? NULL : &limit, NULL);
 }
 
 /* Nanoseconds left of timeout_us that began at start_ns; -1: for ever. */
@@ -476,7 +413,8 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 	     uint32_t *ret_count, int32_t *ret_other)
 {
 	uint64_t start_ns = slk_now_ns();
-	struct pollfd waiting[2] = {{engine->listener_fd, POLLIN, 0}, {other_fd, POLLIN, 0}};
+	struct pollfd waiting[3] = {
+		{engine->listener_fd, POLLIN, 0}, {other_fd, POLLIN, 0}, {engine->newcomers_fd, POLLIN, 0}};
 
 	for (;;) {
 		int state = SLK_NOTIF_EMPTY;
@@ -487,12 +425,14 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 		if (ready < 0 && errno != EINTR)
 			return -errno;
 		if (ready <= 0)
-			waiting[0].revents = waiting[1].revents = 0;
+			waiting[0].revents = waiting[1].revents = waiting[2].revents = 0;
 		if (waiting[0].revents)
 			state = drain(engine, state_of(waiting[0].revents), batch, capacity, &count);
 		if (state < 0)
 			return state;
-		due = new_thread_is_due(engine);
+		if (waiting[2].revents)
+			slk_newcomers_timer_ran(engine);
+		due = slk_newcomer_is_due(engine);
 		if (count || state == SLK_NOTIF_TERMINAL || waiting[1].revents || due || ready < 0 ||
 		    time_left(timeout_us, start_ns) == 0) {
 			*ret_count = count;

@@ -293,6 +293,8 @@ struct slk_engine {
 	int tracing;               /* init traces somebody */
 	uint32_t next_slot;
 	uint32_t new_count;
+	int newcomers_fd;    /* a timer: the oldest of them is due */
+	int newcomers_timed; /* it is set */
 	uint32_t unfinished_count;
 	uint32_t passing_count;
 	int32_t patient_tid; /* whose timer it is; 0: there is none */
@@ -308,6 +310,17 @@ struct slk_engine {
 };
 
 uint64_t slk_now_ns(void);
+
+/* ---- newcomers.c: threads seen for the first time */
+
+int slk_newcomers_create(struct slk_engine *engine);
+void slk_newcomers_destroy(struct slk_engine *engine);
+void slk_notice_thread(struct slk_engine *engine, int32_t tid);
+/* Is one due that lives? */
+int slk_newcomer_is_due(struct slk_engine *engine);
+/* So that newcomers_fd becomes readable when the oldest is due. */
+void slk_newcomers_set_timer(struct slk_engine *engine);
+void slk_newcomers_timer_ran(struct slk_engine *engine);
 
 /* ---- affinity.c: which CPU a caller wakes on */
 
