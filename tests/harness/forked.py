@@ -17,6 +17,7 @@ def in_child(action: Callable[[], object], user: User | None = None) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     status = 1
     try:
+        os.chdir("/")  # where we are may be nothing that this user can come back to
         if user is not None and user.uid != os.geteuid():
             os.setgroups([])
             os.setgid(user.gid)

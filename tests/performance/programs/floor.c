@@ -64,6 +64,7 @@ static const struct trapped trapped_calls[] = {
 	{SYS_stat, 0, TREE},
 	{SYS_lstat, 0, TREE},
 	{SYS_access, 0, TREE},
+	{SYS_readlink, 0, TREE},
 #endif
 	{SYS_mkdirat, 1, NAMES},
 	{SYS_renameat2, 1, NAMES},
@@ -72,6 +73,7 @@ static const struct trapped trapped_calls[] = {
 	{SYS_statx, 1, TREE},
 	{SYS_faccessat, 1, TREE},
 	{SYS_faccessat2, 1, TREE},
+	{SYS_readlinkat, 1, TREE},
 	{SYS_getdents64, -1, TREE},
 };
 #define TRAPPED_COUNT (sizeof(trapped_calls) / sizeof(*trapped_calls))
