@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness.running import Runner
+from harness.running import Runner, system_python
 from harness.waiting import line_of, until
 from security import broken
 from security.canaries import changed, outside, snapshot
@@ -378,6 +378,22 @@ def test_a_module_planted_where_the_supervisor_imports_from(runner: Runner) -> N
     ended = runner.run(line, env={"PYTHONPATH": path})
     assert not marker.exists(), "a module of the program's was executed by the supervisor"
     assert ended.returncode in (0, 125)
+
+
+def test_a_module_planted_where_the_next_start_looks(runner: Runner) -> None:
+    """Outside of a virtual environment Python runs what `.pth` files of the user's own directory say, before we do."""
+    python = system_python()
+    if os.path.basename(python) != "python{}.{}".format(*sys.version_info):
+        pytest.skip(f"{python} is not the Python that sandlockd is installed for")
+    base = runner.work / "base"
+    packages = os.pathsep.join(entry for entry in sys.path if entry.endswith("site-packages"))
+    line = runner.command_line(["sh", "-c", "echo started"], options=["--write", runner.work])
+    command = [python, "-m", "sandlockd", *line[1:]]
+    ended = runner.run(command, env={"PYTHONPATH": packages, "PYTHONUSERBASE": str(base)}, cwd="/")
+    assert (ended.returncode, ended.stdout) == (125, b"")
+    assert f"{base}/lib/python".encode() in ended.stderr and b"deny that directory" in ended.stderr
+    ended = runner.run(command, env={"PYTHONPATH": packages, "PYTHONUSERBASE": "/nowhere"}, cwd="/")
+    assert (ended.returncode, ended.stdout) == (0, b"started\n"), ended
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,12 @@ def _protect_ourselves(rules: FileRules) -> None:
                 f"the policy lets the program change {os.fsdecode(real)}, which sandlockd itself runs from; install"
                 " sandlockd elsewhere, or deny that directory"
             )
+    user_site = _user_site()
+    if user_site is not None and _may_change(rules, os.fsencode(os.path.realpath(user_site))):
+        raise CannotStart(
+            f"the policy lets the program change {user_site}, from which Python loads code whenever sandlockd starts;"
+            " deny that directory, or install sandlockd into a virtual environment"
+        )
     for name in _LOADED_FROM:
         for path in _places_named_by(name):
             real = os.fsencode(os.path.realpath(path))
@@ -141,6 +147,15 @@ def _protect_ourselves(rules: FileRules) -> None:
                     f"the policy lets the program change {os.fsdecode(real)}, from which {name} has sandlockd itself"
                     f" load code; unset it, and give it to the program alone: --env {name}=..."
                 )
+
+
+def _user_site() -> str | None:
+    """Where python(1) looks for `.pth` files and sitecustomize of the user's own, once there is such a directory."""
+    site = sys.modules.get("site")
+    if site is None or not getattr(site, "ENABLE_USER_SITE", False):
+        return None
+    path = getattr(site, "USER_SITE", None)
+    return path if isinstance(path, str) else None
 
 
 # Variables by which we, too, load code: ld.so(8), python(1), openssl-env(7). Libraries are opened as late as modules.
