@@ -127,6 +127,28 @@ def test_the_environment_is_as_bare_but_for_tmpdir(runner: Runner) -> None:
     assert _variables(ended)[b"RAW"] == b"\xff\xfe"
 
 
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LANG": "C"},
+        {"LANG": "POSIX"},
+        {"LANG": ""},
+        {"LC_ALL": "C"},
+        {"LANG": "C", "LC_CTYPE": "C"},
+        {"LANG": "C", "LC_CTYPE": ""},
+        {"LANG": "C", "LC_CTYPE": "C.UTF-8"},
+        {"LANG": "C", "LC_CTYPE": "C.utf8"},
+        {"LANG": "C", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=lambda locale: ",".join(f"{name}={value}" for name, value in locale.items()),
+)
+def test_the_locale_is_the_callers_not_pythons(runner: Runner, locale: dict[str, str]) -> None:
+    command = ["env", "-0", "-u", "TMPDIR"]
+    bare, ended = runner.bare(command, env=locale), runner.sandboxed(command, env=locale)
+    assert _variables(bare)[next(iter(locale)).encode()] == next(iter(locale.values())).encode()
+    assert _variables(ended) == _variables(bare)
+
+
 def test_clean_env_starts_from_nothing_but_what_is_named(runner: Runner) -> None:
     policy = (
         '[program]\nclean_env = true\npass_env = ["LANG", "NOT_THERE"]\nenv = { CC = "gcc", LANG2 = "" }\n'

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 SUBCOMMANDS = ("run", "check", "explain", "doctor", "presets", "completion")
 # Never taken for a command of that name: what somebody means by it must not change with a later version.
 _LATER = ("serve", "learn")
+_CTYPE = b"LC_CTYPE="
+# What Python coerces the C locale to, whichever there is.
+_COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 
 _EXAMPLES = """\
 examples:
@@ -26,6 +29,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    _forget_coerced_locale()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in _LATER:
         verb = arguments[0]
@@ -38,6 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         verb, rest = "run", arguments
     return _VERBS[verb](rest)
+
+
+def _forget_coerced_locale() -> None:
+    """In the C locale Python sets LC_CTYPE for itself and for whom it starts (PEP 538): the program gets its caller's.
+
+    Found out by proc_pid_environ(5), which shows what execve was given.
+    """
+    if os.environb.get(b"LC_CTYPE") not in _COERCED:
+        return
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            given = file.read().split(b"\0")
+    except OSError:
+        return  # no /proc: the run is refused, and says so
+    own = [variable.removeprefix(_CTYPE) for variable in given if variable.startswith(_CTYPE)]
+    if own:
+        os.environb[b"LC_CTYPE"] = own[0]
+    else:
+        del os.environb[b"LC_CTYPE"]
 
 
 def _new_parser(prog: str, description: str, **more: object) -> argparse.ArgumentParser:
