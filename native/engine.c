@@ -71,6 +71,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	}
 	engine->listener_fd = -1;
 	engine->newcomers_fd = -1;
+	slk_bases_create(engine);
 	engine->uid = (uint32_t)geteuid();
 	engine->gid = (uint32_t)getegid();
 	engine->native_arch = config->native_arch;
@@ -105,6 +106,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 	if (engine->patient_tid)
 		timer_delete(engine->patience);
 	slk_newcomers_destroy(engine);
+	slk_bases_destroy(engine);
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
 	munmap(engine->shared, sizeof(*engine->shared));

@@ -331,23 +331,6 @@ static uint32_t open_rights(uint64_t flags)
 	return rights;
 }
 
-static int base_of(const struct slk_request *request, int argument, char *base, uint32_t *ret_length)
-{
-	int dirfd = argument < 0 ? AT_FDCWD : (int)(int32_t)request->args[argument];
-	char link[64];
-	ssize_t length;
-
-	if (dirfd == AT_FDCWD)
-		snprintf(link, sizeof(link), "/proc/%d/cwd", request->tid);
-	else
-		snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, dirfd);
-	length = readlink(link, base, SLK_PATH_MAX);
-	if (length <= 0 || length >= SLK_PATH_MAX || base[0] != '/')
-		return -EINVAL;
-	*ret_length = (uint32_t)length;
-	return 0;
-}
-
 /* 0, or reason + 1. ret_from_upper: what it starts from is in an upper directory, and the program does not know. */
 static int walk_of(struct slk_engine *engine, struct slk_request *request, int dirfd_argument, const char *path,
 		   uint32_t length, struct slk_walk *ret_walk, int *ret_from_upper)
@@ -359,7 +342,9 @@ static int walk_of(struct slk_engine *engine, struct slk_request *request, int d
 	if (length == 0)
 		return SLK_REASON_ZONE + 1; /* ENOENT or AT_EMPTY_PATH: rare */
 	if (path[0] != '/') {
-		if (base_of(request, dirfd_argument, base, &base_length) < 0)
+		int dirfd = dirfd_argument < 0 ? AT_FDCWD : (int)(int32_t)request->args[dirfd_argument];
+
+		if (slk_read_base(engine, request->tid, dirfd, base, &base_length) < 0)
 			return SLK_REASON_ZONE + 1;
 		if (engine->tree_count)
 			*ret_from_upper = slk_tree_rename_base(engine, base, &base_length);

@@ -99,5 +99,6 @@ void slk_forget_thread(struct slk_engine *engine, int32_t tid)
 
 	if (*seen == tid)
 		*seen = 0;
+	slk_bases_forget(engine, tid);
 	slk_rewrite_forget(engine, tid);
 }

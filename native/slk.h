@@ -265,6 +265,14 @@ struct slk_new_thread {
 	uint64_t since_ns;
 };
 
+#define SLK_BASES_MAX 16
+
+/* A thread that asked from its working directory. fd: of /proc/<tid>/cwd, or -1. */
+struct slk_base {
+	int32_t tid;
+	int fd;
+};
+
 struct slk_engine {
 	int listener_fd;
 	int sync_wake_up; /* the kernel has it */
@@ -306,10 +314,19 @@ struct slk_engine {
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];
 	int32_t seen[SLK_SEEN_MAX];
+	struct slk_base bases[SLK_BASES_MAX];
 	struct slk_new_thread new_threads[SLK_NEW_MAX]; /* the oldest first */
 };
 
 uint64_t slk_now_ns(void);
+
+/* ---- bases.c: where relative paths start */
+
+void slk_bases_create(struct slk_engine *engine);
+void slk_bases_destroy(struct slk_engine *engine);
+void slk_bases_forget(struct slk_engine *engine, int32_t tid);
+/* ret_path: SLK_PATH_MAX bytes. 0; -EINVAL where it is no path. */
+int slk_read_base(struct slk_engine *engine, int32_t tid, int dirfd, char *ret_path, uint32_t *ret_length);
 
 /* ---- newcomers.c: threads seen for the first time */
 
