@@ -6,16 +6,16 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import ledger
 from harness.compiling import Compiler
-from harness.places import Place, new_place, remove_tree
+from harness.places import Place, new_place
 from harness.running import Runner
+from harness.session_end import end_session, interrupt_workers, sweep
 from harness.sharing import TogetherScheduling, Turns, is_alone, number_of_workers, ordered
 from harness.survivors import end, marked
 from harness.users import User, current, temporary_user, why_unable_to_run
@@ -34,9 +34,56 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         config.stash[_TURNS] = Turns(worker["turns"])
+    else:
+        sweep()
+    ledger.own()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM ends the session as SIGINT does: with all that it made. In a forked child it ends that."""
+    if os.getpid() == _THIS_PROCESS:
+        signal.raise_signal(signal.SIGINT)
+    else:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+_THIS_PROCESS = os.getpid()
+
+
+_interrupted: list[object] = []
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """What the tests have made is removed now, which is not to be interrupted by the same wish, told once more."""
+    _interrupted.append(excinfo)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    interrupt_workers(ledger.own().session)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """In the process that has the workers, or is the only one: when all else is over."""
+    try:
+        return (yield)
+    finally:
+        if ledger.own().is_first:
+            left = end_session(ledger.own().session)
+            if left:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                _tell(session.config, left)
+
+
+def _tell(config: pytest.Config, left: list[str]) -> None:
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    reporter.section("the session has left behind, and it was removed", red=True)
+    for line in left:
+        reporter.write_line(line, red=True)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -129,12 +176,9 @@ def as_user(request: pytest.FixtureRequest) -> User:
 @pytest.fixture(scope="session")
 def compiler() -> Iterator[Compiler]:
     """C programs for tests, each compiled once."""
-    directory = Path(tempfile.mkdtemp(prefix="sandlockd-test-programs-", dir="/var/tmp")).resolve()
-    directory.chmod(0o755)
-    try:
+    with ledger.directory("programs") as directory:
+        directory.chmod(0o755)
         yield Compiler(directory)
-    finally:
-        remove_tree(directory)
 
 
 @pytest.fixture
@@ -147,8 +191,11 @@ def place(as_user: User) -> Iterator[Place]:
 @pytest.fixture
 def runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
     """Runs commands bare and sandboxed. Fails the test that leaves a process or a temporary file behind."""
-    made = Runner(place, uuid.uuid4().hex, compiler)
+    made = Runner(place, f"{ledger.own().session}-{uuid.uuid4().hex}", compiler)
     yield made
+    if _interrupted:
+        end(marked(made.marker))
+        return
     try:
         # A process that was just killed may still be on its way out.
         until(lambda: not marked(made.marker), "the end of all that the test started", limit_s=5)

@@ -6,9 +6,9 @@ import os
 import random
 import stat
 import subprocess
-import tempfile
 
 import pytest
+from harness import ledger
 from harness.file_operations import random_operation
 from harness.memory_layers import Node, Shown
 from harness.overlay_pair import Pair
@@ -74,7 +74,7 @@ def test_overlayfs_shows_what_the_model_shows(seed: int) -> None:
     for _ in range(60):
         pair.call(*random_operation(chance, "change"))
     # Not in /tmp, which may be a tmpfs without user attributes.
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+    with ledger.directory("overlay") as place:
         for name in ("lower", "upper", "work", "merged"):
             os.mkdir(f"{place}/{name}")
         write_tree(pair.lower.top, os.fsencode(f"{place}/lower"), {})

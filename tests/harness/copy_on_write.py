@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 from behaviour.copy_on_write.corpus import GROUPS, fixture, snapshot
 
-from harness import own_tmp
+from harness import ledger, own_tmp
 from harness.compiling import Compiler
 from harness.interpreter import SANDLOCKCTL, SANDLOCKD
 from harness.places import Place, new_place
@@ -109,7 +109,7 @@ _MOUNT = (
 def _why_no_overlayfs() -> str | None:
     if os.geteuid() != 0:
         return "mounting needs root"
-    with tempfile.TemporaryDirectory(prefix="sandlockd-test-layers-", dir="/var/tmp") as place:
+    with ledger.directory("layers") as place:
         for name in ("lower", "upper", "work"):
             Path(place, name).mkdir()
         line = [
@@ -163,12 +163,12 @@ class StoredElsewhere(Sandboxed):
         return super().why_not() or _why_no_other_file_system()
 
     def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        with tempfile.TemporaryDirectory(prefix="sandlockd-test-state-", dir=_OTHER_FILE_SYSTEM) as state:
-            runner.place.give(Path(state))
-            return super().run(runner, command, read, {**env, "SANDLOCKD_STATE_DIR": state})
+        with ledger.directory("state", _OTHER_FILE_SYSTEM) as state:
+            runner.place.give(state)
+            return super().run(runner, command, read, {**env, "SANDLOCKD_STATE_DIR": str(state)})
 
 
-_OTHER_FILE_SYSTEM = "/dev/shm"
+_OTHER_FILE_SYSTEM = Path("/dev/shm")
 
 
 @functools.cache
@@ -236,7 +236,7 @@ def _listed_path(record: dict[str, Any]) -> bytes:
 
 @functools.cache
 def _why_no_workdir() -> str | None:
-    with tempfile.TemporaryDirectory(prefix="sandlockd-test-workdir-", dir="/var/tmp") as place:
+    with ledger.directory("workdir") as place:
         line = [
             SANDLOCKD,
             "--policy",
@@ -423,8 +423,7 @@ class Runs:
 
     @functools.cached_property
     def tools(self) -> Path:
-        made = tempfile.TemporaryDirectory(prefix="sandlockd-test-tools-", dir="/var/tmp")
-        directory = Path(self.stack.enter_context(made))
+        directory = self.stack.enter_context(ledger.directory("tools"))
         shutil.copytree(CORPUS, directory / "corpus", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(CORPUS / "run.py", directory / "run.py")
         subprocess.run([system_python(), "-m", "compileall", "-q", directory], check=True)
@@ -498,12 +497,14 @@ def _mount_fresh_disk(place: Place) -> None:
     if libc.unshare(_CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    with tempfile.NamedTemporaryFile(prefix="sandlockd-test-disk-", dir="/var/tmp") as image:
-        image.truncate(_DISK_SIZE)
+    with ledger.directory("disk") as directory:
+        image = directory / "image"
+        with open(image, "wb") as file:
+            file.truncate(_DISK_SIZE)
         options = ["-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
-        subprocess.run(["mkfs.ext4", *options, image.name], check=True)
+        subprocess.run(["mkfs.ext4", *options, image], check=True)
         # The loop device keeps the image for as long as it is mounted.
-        subprocess.run(["mount", "-o", "loop,noinit_itable", image.name, place.root], check=True)
+        subprocess.run(["mount", "-o", "loop,noinit_itable", image, place.root], check=True)
     place.make_directories()
 
 

@@ -10,8 +10,9 @@ import atexit
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
+
+from harness.ledger import HOME, make_directory
 
 
 def _everybody_can_reach(path: Path) -> bool:
@@ -19,7 +20,7 @@ def _everybody_can_reach(path: Path) -> bool:
 
 
 def _copy_of(prefix: Path) -> Path:
-    directory = Path(tempfile.mkdtemp(prefix="sandlockd-test-venv-", dir="/var/tmp"))
+    directory = make_directory("sandlockd-test-venv", HOME)
     owner = os.getpid()
     atexit.register(lambda: shutil.rmtree(directory) if os.getpid() == owner else None)
     directory.chmod(0o755)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.places import remove_tree
+from harness import ledger
+from harness.removing import remove_tree
 from harness.running import TIMEOUT_S, Argument, Ended, Runner
 
 _BIND = 'mount --bind "$1" /tmp && cd "$2" && shift 2 && exec "$@"'
@@ -76,7 +77,7 @@ class OwnTmp:
 
 def in_real_tmp(runner: Runner, name: str) -> Path:
     """A directory of the user's in the machine's own /tmp. Whoever asks removes it."""
-    path = Path(tempfile.mkdtemp(prefix=f"sandlockd-test-{name}-", dir="/tmp"))
+    path = ledger.make_directory(f"sandlockd-test-{name}", Path("/tmp"))
     runner.place.give(path)
     path.chmod(0o755)
     return path

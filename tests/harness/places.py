@@ -9,15 +9,13 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import ledger
+from harness.removing import remove_tree
 from harness.users import User
-
-# Not below /tmp: that is where programs in the sandbox may get something of their own one day.
-_PARENT = Path("/var/tmp")
 
 
 @dataclass(frozen=True)
@@ -76,39 +74,10 @@ class Place:
 
 @contextlib.contextmanager
 def new_place(user: User) -> Iterator[Place]:
-    root = Path(tempfile.mkdtemp(prefix="sandlockd-test-", dir=_PARENT)).resolve()
-    place = Place(root, user)
-    try:
+    with ledger.directory() as root:
+        place = Place(root, user)
         place.make_directories()
         yield place
-    finally:
-        remove_tree(root)
-
-
-def remove_tree(path: Path) -> None:
-    """All of it, however deep and whatever modes a test left behind (we own it, or are root).
-
-    Directories are moved to the top before they are emptied: no path grows longer than two names below it.
-    """
-    if not os.path.lexists(path):
-        return
-    path.chmod(0o700)
-    waiting, moved = [str(path)], 0
-    while waiting:
-        directory = waiting.pop()
-        with os.scandir(directory) as entries:
-            for entry in list(entries):
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                    continue
-                os.chmod(entry.path, 0o700)
-                moved += 1
-                target = path / f".removing-{moved}"
-                os.rename(entry.path, target)
-                waiting.append(str(target))
-        if directory != str(path):
-            os.rmdir(directory)
-    path.rmdir()
 
 
 # What tells two trees apart: by path, the type and mode, and the content, target or nothing.

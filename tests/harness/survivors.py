@@ -25,8 +25,12 @@ class Survivor:
 
 
 def marked(value: str) -> list[Survivor]:
-    """Processes, the caller apart, that were started with MARKER=value or descend from one that was."""
+    """Processes, the caller apart, that were started with MARKER=value or descend from one that was.
+
+    value: that of one Runner, or the name of a session, with which those of its Runners begin.
+    """
     text = f"{MARKER}={value}".encode()
+    beginning = text + b"-"
     parents: dict[int, int] = {}
     found: set[int] = set()
     details: dict[int, Survivor] = {}
@@ -48,7 +52,7 @@ def marked(value: str) -> list[Survivor]:
             parents[pid] = int(fields[1])
             command = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode("utf-8", "replace")
             details[pid] = Survivor(pid, fields[0].decode(), command)
-        if text in environment:
+        if any(word == text or word.startswith(beginning) for word in environment):
             found.add(pid)
     for pid in details:
         above = pid

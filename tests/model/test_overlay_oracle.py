@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 
+from harness import ledger
 from harness.file_operations import Operation, aimed, on_plain, on_real, operations, picks
 from harness.memory_layers import Node, described, groups
 from harness.plain_files import ROOT, Left, PlainFiles
@@ -50,7 +50,7 @@ def test_the_oracle_does_what_a_real_directory_does(
     files = PlainFiles(Node(Kind.DIRECTORY, 0o755))
     before = os.getcwd()
     mask = os.umask(0)
-    with tempfile.TemporaryDirectory() as above:
+    with ledger.directory("oracle") as above:
         root = os.fsencode(above) + ROOT
         os.mkdir(root)
         os.chdir(root)

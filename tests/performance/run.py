@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 from suite import copying, facts, idle, operations, startup, work
 from suite.material import Amount, make_material
-from suite.place import Place, new_place
+from suite.place import Place, clean_machine, new_place
 from suite.processes import Failure
 from suite.report import Report
 from suite.rows import Group, Row, wanted
@@ -29,13 +30,21 @@ _IMPORTS = "imports"
 
 def main() -> int:
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sandlockd = _find_sandlockd(options.sandlockd)
-        with new_place(options.dir, options.lang) as place:
-            report = _Suite(options, place, sandlockd).run()
+        with clean_machine():
+            return _measure(options)
+    except KeyboardInterrupt:
+        return 130
     except Failure as failure:
         print(f"run.py: {failure}", file=sys.stderr)
         return 2
+
+
+def _measure(options: argparse.Namespace) -> int:
+    sandlockd = _find_sandlockd(options.sandlockd)
+    with new_place(options.dir, options.lang) as place:
+        report = _Suite(options, place, sandlockd).run()
     print(report.text())
     if options.json:
         options.json.write_text(report.json() + "\n")

@@ -18,7 +18,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from harness import ledger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -446,7 +446,7 @@ def test_without_a_supervisor_trapped_calls_fail_closed() -> None:
 
 
 def test_a_datagram_pair_cannot_reach_a_socket_outside() -> None:
-    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
+    with ledger.directory("filter") as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
         os.chmod(directory, 0o711)
         path = f"{directory}/host"
         host.bind(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness.own_tmp import in_real_tmp
-from harness.places import remove_tree
+from harness.removing import remove_tree
 from harness.running import Ended, Runner, system_python
 from security import broken
 from security.canaries import SECRET, changed, outside, snapshot

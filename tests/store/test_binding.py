@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
+from harness import ledger
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ def test_a_text_leads_to_its_last_directory_and_nowhere_above(parts: list[str], 
     layout = lay_out(os.fsencode(text))
     if layout is None:
         return
-    with tempfile.TemporaryDirectory() as made:
+    with ledger.directory("binding") as made:
         base = Path(made, "base")
         base.mkdir()
         for directory in layout.directories:

@@ -15,7 +15,8 @@ from harness import committing, killing
 from harness.disk_pair import Described, real, times, walk
 from harness.forked import in_child
 from harness.kept_runs import KeptRun, call, new_file
-from harness.places import Place, remove_tree
+from harness.places import Place
+from harness.removing import remove_tree
 
 from sandlockd.kernel import beneath
 from sandlockd.kernel.paths import openat2

@@ -8,16 +8,16 @@ import functools
 import os
 import random
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import committing, killing
+from harness import committing, killing, ledger
 from harness.disk_pair import Described, Disk, real, walk
 from harness.file_operations import Operation
 from harness.forked import in_child
-from harness.places import Place, remove_tree
+from harness.places import Place
+from harness.removing import remove_tree
 
 _LONG_AGO_NS = 1_000_000_000_000_000_001
 
@@ -139,13 +139,13 @@ def _numbers(place: Place, crash: _Crash) -> range:
 @contextlib.contextmanager
 def _in_memory(place: Place) -> Iterator[Path]:
     """A place on a file system without a disk, which is faster; before Linux 6.6 it has no user attributes."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+    with ledger.directory("commit", Path("/dev/shm")) as directory:
         try:
             os.setxattr(directory, "user.color", b"red")
         except OSError:
             yield place.root / "work"
         else:
-            yield Path(directory)
+            yield directory
 
 
 def _killed(act: Callable[[], object], number: int) -> int:

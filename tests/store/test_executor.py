@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
+from harness import ledger
 from harness.disk_pair import Disk, both, built, real, walk
 from harness.file_operations import Operation, aimed, operations, picks
 from harness.forked import in_child
@@ -37,8 +37,9 @@ class OnDisk(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 1000))
     def lower_tree(self, seed: int) -> None:
         self.mask = os.umask(0)
-        self.directory = tempfile.TemporaryDirectory(dir="/var/tmp")
-        self.places = built(Path(self.directory.name), random.Random(seed), 25)
+        self.stack = contextlib.ExitStack()
+        directory = self.stack.enter_context(ledger.directory("executor"))
+        self.places = built(directory, random.Random(seed), 25)
         self.disk = Disk(self.places.work, self.places.store, create=True)
 
     @rule(operation=operations, at=picks)
@@ -48,7 +49,7 @@ class OnDisk(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "disk"):
             self.disk.close()
-            self.directory.cleanup()
+            self.stack.close()
             os.umask(self.mask)
 
 
@@ -66,19 +67,19 @@ TestOnDisk.settings = settings(
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 @pytest.mark.parametrize("seed", _SEEDS)
 def test_overlayfs_mounts_the_upper_and_shows_the_same(seed: int) -> None:
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        places, merged = None, Path(directory) / "merged"
+    with ledger.directory("executor") as directory:
+        places, merged = None, directory / "merged"
         merged.mkdir()
 
         def compare() -> None:
             nonlocal places
-            places, disk = walk(Path(directory), random.Random(seed))
+            places, disk = walk(directory, random.Random(seed))
             disk.close()
             if ctypes.CDLL(None).unshare(_CLONE_NEWNS):
                 os._exit(77)
             subprocess.run(["mount", "--make-rprivate", "/"], check=True)
             # A work directory of its own: the kernel's overlayfs wants to make names in it.
-            (Path(directory) / "kernel-work").mkdir()
+            (directory / "kernel-work").mkdir()
             layers = f"lowerdir={directory}/lower/t,upperdir={directory}/store/upper"
             options = f"userxattr,{layers},workdir={directory}/kernel-work"
             mount = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.own_tmp import OwnTmp, in_real_tmp
-from harness.places import remove_tree
+from harness.removing import remove_tree
 from harness.running import Argument, Runner, require, system_python
 from harness.waiting import line_of, until
 

@@ -8,10 +8,13 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from harness import ledger
+from harness.removing import remove_tree
+from harness.session_end import end_session, sweep
 
 from suite.processes import Failure
 
@@ -112,9 +115,25 @@ def _description(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def clean_machine() -> Iterator[None]:
+    """What killed runs have left goes first; what this one leaves goes at the end, and is told.
+
+    Raises: Failure: something was left.
+    """
+    sweep()
+    own = ledger.own()
+    try:
+        yield
+    finally:
+        left = end_session(own.session) if own.is_first else []
+    if left:
+        raise Failure(f"left behind, and removed: {', '.join(left)}")
+
+
+@contextlib.contextmanager
 def new_place(parent: Path, lang: str) -> Iterator[Place]:
     """Raises: Failure: a program could not be compiled."""
-    root = Path(tempfile.mkdtemp(prefix="sandlockd-benchmark-", dir=parent)).resolve()
+    root = ledger.make_directory("sandlockd-benchmark", parent)
     place = Place(root, lang)
     try:
         for directory in (place.work, place.granted / "home", place.granted / "tmp", place.material):
@@ -126,7 +145,7 @@ def new_place(parent: Path, lang: str) -> Iterator[Place]:
         _make_programs(place)
         yield place
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        remove_tree(root)
 
 
 def _make_programs(place: Place) -> None:
