@@ -49,6 +49,18 @@ def empty(version):
 wall._empty_ruleset = empty
 """
 
+# Neither the program nor init has a Landlock domain with a scope.
+NO_SIGNAL_SCOPE = """
+from sandlockd.launch import wall
+from sandlockd.kernel import landlock, launching
+wall._empty_ruleset = lambda version: landlock.Ruleset(handled_fs=landlock.supported_fs(version))
+plan = launching.Plan.__init__
+def init(self, **k):
+    k['scope_signals'] = False
+    plan(self, **k)
+launching.Plan.__init__ = init
+"""
+
 # The wall around what `deny` names has no hole.
 NO_HOLES = """
 from sandlockd.launch import wall

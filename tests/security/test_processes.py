@@ -264,15 +264,8 @@ def test_the_attack_succeeds_when_the_filter_gives_the_call_back(
 
 
 def test_signals_reach_outside_without_the_scope(runner: Runner) -> None:
-    patch = (
-        "from sandlockd.launch import wall\nfrom sandlockd.kernel import landlock, launching\n"
-        "wall._empty_ruleset = lambda version: landlock.Ruleset(handled_fs=landlock.supported_fs(version))\n"
-        "plan = launching.Plan.__init__\n"
-        "def init(self, **k):\n    k['scope_signals'] = False\n    plan(self, **k)\n"
-        "launching.Plan.__init__ = init\n"
-    )
     with victim(runner) as (process, _):
         script = Script()
         _signals(script, process.pid, signal.SIGKILL)
-        broken.results(runner, patch, script)
+        broken.results(runner, broken.NO_SIGNAL_SCOPE, script)
         process.process.wait(30)
