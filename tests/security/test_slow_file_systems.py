@@ -36,6 +36,12 @@ def _can_mount() -> None:
         pytest.skip("there is no /dev/fuse")
 
 
+@pytest.fixture(params=[False, True], ids=["without-tree", "with-tree"])
+def tree(request: pytest.FixtureRequest, runner: Runner) -> list[Any]:
+    """Options of a run with or without a copy-on-write tree, outside of which the slow file system is."""
+    return ["--workdir", runner.work, "--on-exit", "discard"] if request.param else []
+
+
 @pytest.fixture
 def slow(runner: Runner, as_user: User) -> Iterator[FileSystem]:
     with new_file_system(runner, as_user) as made:
@@ -74,7 +80,7 @@ cut -d' ' -f2 stat; cat stdin; ./program; echo $?; {point}/program; echo $?; : <
 """
 
 
-def test_answers_are_those_of_bare(runner: Runner, as_user: User) -> None:
+def test_answers_are_those_of_bare(runner: Runner, as_user: User, tree: list[Any]) -> None:
     point = runner.place.root / "slow"
     ends = []
     for sandboxed in (False, True):
@@ -83,7 +89,7 @@ def test_answers_are_those_of_bare(runner: Runner, as_user: User) -> None:
             with open("/etc/hostname", "rb") as stdin:
                 run: dict[str, Any] = {**slow.popen(), "stdin": stdin}
                 if sandboxed:
-                    grants = ["--write", point, "--quiet"]
+                    grants = ["--write", point, "--quiet", *tree]
                     ends.append(runner.sandboxed(command, options=grants, wrap=slow.wrap(), **run))
                 else:
                     ends.append(runner.bare([*slow.wrap(), *command], **run))
@@ -102,6 +108,74 @@ def test_where_a_slow_link_leads_is_judged_and_recorded(runner: Runner, slow: Fi
         ("/etc/shadow", "opena"),
         ("/etc/shadow", "fchmo"),
     }
+
+
+_BY_LINKS = """
+cd {work}
+ln -s {point}/file link; ln -s {point} way; ln -s {point}/nowhere dangling; ln -s {point}/link twice
+ln -s {point}/program runs; ln -s ../{name}/../{name}/file dotted; ln -s way/link chain
+for name in link way way/file way/link way/none twice dangling dangling/x dotted chain; do
+    echo == $name; cat $name; readlink $name; readlink -f $name; stat -c '%F %s %a' $name
+    stat -L -c '%F %s %a' $name; test -w $name; echo $?; ls -d $name; ls -l $name | wc -l
+done
+./runs; echo $?; way/program; echo $?; sh -c 'cd way && pwd -P && cat file && cd ../{base} && cat own'
+cd way/../{base} && cat own
+echo made > way/made; cat way/made; echo more >> dangling; cat dangling {point}/nowhere
+chmod 600 way/made; stat -c %a way/made
+mkdir way/made; mkdir way/dir; rm way/made; rm way/made; : > link; cat link
+ln own way/own; ln way/file linked; ln {point}/file {point}/other; mv own {point}/none/own; rmdir way/file way/none
+stat -f -c %t way; stat -f -c %t link
+"""
+
+
+def test_links_of_a_tree_that_lead_there(runner: Runner, as_user: User) -> None:
+    """The kernel does not know them: all that is told and done there is ours to tell and do."""
+    point = runner.place.root / "slow"
+    script = _BY_LINKS.format(work=runner.work, base=runner.work.name, point=point, name=point.name)
+    ends = []
+    for sandboxed in (False, True):
+        runner.place.empty_work()
+        runner.place.file("work/own", "own\n")
+        with new_file_system(runner, as_user) as slow:
+            command: list[Any] = ["sh", "-c", script]
+            if sandboxed:
+                options = ["--workdir", runner.work, "--on-exit", "discard", "--write", point, "--quiet"]
+                ends.append(
+                    runner.sandboxed(command, options=options, wrap=slow.wrap(), cwd="/", **slow.popen())
+                )
+            else:
+                ends.append(runner.bare([*slow.wrap(), *command], cwd="/", **slow.popen()))
+    bare, ours = ends
+    assert ours.stdout.decode().splitlines() == bare.stdout.decode().splitlines()
+    assert ours.stderr.decode().splitlines() == bare.stderr.decode().splitlines()
+    assert ours.returncode == bare.returncode
+
+
+@pytest.mark.parametrize("hangs_in", [Call.LOOKUP, Call.GETATTR, Call.OPEN])
+def test_a_link_of_a_tree_that_leads_to_what_hangs(runner: Runner, slow: FileSystem, hangs_in: Call) -> None:
+    """Who goes by it waits; others look, write and make links in the tree meanwhile."""
+    script = (
+        f"ln -s {slow.point}/late link; cat link & cat - > made; mkdir x; cd x; ln -s ../made y; cat y; ls ..;"
+        " rm y; cd ..; rmdir x; echo went on; wait"
+    )
+    line = runner.command_line(
+        ["sh", "-c", script],
+        options=["--workdir", runner.work, "--on-exit", "discard", "--write", slow.point],
+        wrap=slow.wrap(),
+    )
+    hung = slow.hang(hangs_in, "late")
+    with runner.started(line, **slow.popen()) as process, hung:
+        hung.wait()
+        assert process.pid not in hung.pids, "the supervisor itself waits"
+        assert process.stdin is not None
+        process.stdin.write(b"text\n")
+        process.stdin.close()
+        told = [next_line(process) for _ in range(5)]
+        assert told == ["text", "link", "made", "x", "went on"]
+        hung.answer()
+        assert process.stdout is not None
+        assert process.stdout.read() == b"late content"
+        assert process.wait(10) == 0
 
 
 # What hangs, in which call of the program, and what it is told in the end: as bare.
@@ -135,14 +209,19 @@ def _with_input(slow: FileSystem) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("call", "name", "hangs_in", "hung_name"), _HANGING)
 def test_a_call_that_hangs_keeps_no_other_waiting(
-    runner: Runner, as_user: User, call: str, name: str, hangs_in: Call, hung_name: str
+    runner: Runner, as_user: User, tree: list[Any], call: str, name: str, hangs_in: Call, hung_name: str
 ) -> None:
     """Opens that the supervisor serves and opens that the kernel makes go on; the one that hung ends as bare."""
     expected = "back -1 EACCES" if name == "shadow" else _outcome_bare(runner, as_user, call, name).strip()
     program = runner.compiler.compile((ATTACKS / "hanging.c").read_text())
     with new_file_system(runner, as_user) as slow:
-        options = ["--write", slow.point]
-        line = runner.command_line([program, call, slow.point / name], options=options, wrap=slow.wrap())
+        options = ["--write", slow.point, *tree]
+        command: list[Any] = [program, call, slow.point / name]
+        if tree:
+            runner.place.file("work/directory/file", "text")
+            # Not known by its letters, so that it is looked up under the lock of the trees.
+            command.append(runner.work / "directory" / ".." / "directory" / "file")
+        line = runner.command_line(command, options=options, wrap=slow.wrap())
         hung = slow.hang(hangs_in, hung_name)
         with runner.started(line, **slow.popen()) as process, hung:
             assert next_line(process) == "asking"

@@ -7,6 +7,7 @@ import contextlib
 import os
 
 from sandlockd.audit.state import StateError
+from sandlockd.kernel.mounts import Mounts
 from sandlockd.launch.prepare import CannotStart
 from sandlockd.launch.temporary import furnish, is_own, links_of
 from sandlockd.review.disposing import Disposer, Request
@@ -45,6 +46,7 @@ class RunTree:
             raise
 
     def _make(self, root: bytes) -> Tree:
+        _require_local(root)
         try:
             made = self._make_storage(root)
         except (storage.StorageError, StateError) as error:
@@ -84,6 +86,23 @@ class RunTree:
             NoChanges, StateError, OSError
         ):  # what stays behind is told of by sandlockctl ps
             forget_unused(self._state_dir, self._run_id)
+
+
+def _require_local(root: bytes) -> None:
+    """The trees are looked at where nothing may wait. Raises CannotStart."""
+    mounts = Mounts()
+    try:
+        slow = next(iter(mounts.slow_in(root)), None)
+    finally:
+        mounts.close()
+    if slow is None:
+        return
+    inside = slow.point.startswith(root.rstrip(b"/") + b"/")
+    where = f"there is one mounted in it: {os.fsdecode(slow.point)}" if inside else "it is on one"
+    raise CannotStart(
+        f"{os.fsdecode(root)}: a workdir may not wait for the server of a file system ({os.fsdecode(slow.kind)}), and"
+        f" {where}; take a directory on a local disk"
+    )
 
 
 def make_temporary(prepared: Prepared, path: bytes, written: Iterable[bytes], beside: Tree) -> Tree:

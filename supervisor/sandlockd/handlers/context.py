@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.engine import Engine, Request, Zone
     from sandlockd.kernel.fds import OwnedFd
-    from sandlockd.kernel.files import Files
+    from sandlockd.kernel.files import Files, Patient, Prompt
     from sandlockd.kernel.paths import Object
+    from sandlockd.kernel.questions import Questions
     from sandlockd.kernel.syscalls import Syscall
     from sandlockd.policy.files import FileRules
     from sandlockd.process.index import ProcessIndex
@@ -49,7 +50,8 @@ class Context:
         self,
         *,
         engine: Engine,
-        files: Files,
+        files: Prompt,
+        patient: Patient,
         zones: Mapping[bytes, Zone],
         index: ProcessIndex,
         rules: FileRules,
@@ -65,8 +67,9 @@ class Context:
         trees_lock: _thread.LockType | None = None,
         acquaintance: Acquaintance | None = None,
     ) -> None:
-        """zones: what the kernel grants, by path. rule_for: the name of the rule that traps or refuses a call with
-        these arguments. errno_for: what a refusal of a call with these arguments gives the program.
+        """files, patient: for the loop, and for a worker. zones: what the kernel grants, by path. rule_for: the name of
+        the rule that traps or refuses a call with these arguments. errno_for: what a refusal of a call with these
+        arguments gives the program.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
@@ -74,7 +77,8 @@ class Context:
         acquaintance: where there are trees, of the sockets in them.
         """
         self.engine = engine
-        self.files = files
+        self.files: Files = files
+        self._prompt, self._patient = files, patient
         self.zones = zones
         self.index: ProcessIndex | None = index
         self.rules = rules
@@ -103,12 +107,25 @@ class Context:
         self._began_ns = time.time_ns()  # all that is denied by its number was there
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
 
-    def in_a_worker(self, files: Files) -> Context:
+    def in_a_worker(self) -> Context:
         """The same for a worker thread."""
         other = copy.copy(self)
-        other.files = files
+        other.files = self._patient
         other.index = None
         return other
+
+    def avoid_slow_mounts(self) -> None:
+        """What was mounted in a tree is no part of it where its server may never answer. Under their lock."""
+        for tree in self.trees:
+            tree.avoid(self._prompt.slow_in(tree.root))
+
+    def with_questions(self) -> tuple[Context, Questions]:
+        """The same for one call, on the loop, whose file calls that may wait a worker makes one by one."""
+        from sandlockd.kernel.questions import Questions  # late: hardly any run needs it
+
+        other = copy.copy(self)
+        other.files = questions = Questions(self._prompt, self._patient)
+        return other, questions
 
     def identity_of(self, opened: OwnedFd, found: Object) -> FileIdentity | None:
         """What the rules may know it by. None: it has the number of something denied that is gone, and was made since.

@@ -90,7 +90,7 @@ def _shared(name: bytes) -> bool:
 
 def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer | Later:
     context = caller.context
-    if pid == context.files.pid:
+    if pid in context.files.pids:
         # A link led to `self`, which was us: the caller means itself.
         pid = caller.tgid
         if rest.startswith(b"task/"):  # and to `thread-self`

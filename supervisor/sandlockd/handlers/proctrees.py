@@ -186,12 +186,15 @@ def _is_there(caller: Caller, tree: Tree, name: bytes, inode: int) -> bool:
 def _descriptor(caller: Caller, text: bytes, *, link: bytes) -> bytes:
     text = _WATCH.sub(partial(_watch, caller), _locks(caller, text))
     try:
-        target, status = os.readlink(link), os.stat(link)
+        target = os.readlink(link)
+        trees = [tree for tree in caller.context.trees if target.startswith(tree.upper_path + b"/")]
+        if not trees:
+            return text
+        status = os.stat(link)
     except OSError:
         return text
-    for tree in caller.context.trees:
-        is_upper = target.startswith(tree.upper_path + b"/")
-        if is_upper and status.st_dev == os.fstat(tree.storage.upper.fd).st_dev:
+    for tree in trees:
+        if status.st_dev == os.fstat(tree.storage.upper.fd).st_dev:
             return _INODE.sub(b"ino:\t%d" % _told_number(tree, status.st_ino)[1], text)
     return text
 

@@ -15,7 +15,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
 from sandlockd.kernel.paths import AT_FDCWD, Object, openat2, self_link
 from sandlockd.kernel.paths import describe as describe_fd
-from sandlockd.kernel.status import STATX_BORN, Status
+from sandlockd.kernel.status import STATX_BASIC, STATX_BORN, Status
 
 
 def open_at(base: OwnedFd | None, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> OwnedFd:
@@ -43,6 +43,20 @@ def let_block(file: OwnedFd, flags: int) -> None:
 
 def describe(opened: OwnedFd) -> Object:
     return describe_fd(opened.fd)
+
+
+def number_of(opened: OwnedFd) -> tuple[int, int]:
+    """(device, inode)."""
+    status = os.fstat(opened.fd)
+    return status.st_dev, status.st_ino
+
+
+def status_of(opened: OwnedFd, mask: int = STATX_BASIC) -> Status:
+    return Status(opened, mask)
+
+
+def first_bytes(opened: OwnedFd, count: int) -> bytes:
+    return os.pread(opened.fd, count, 0)
 
 
 def is_procfs(opened: OwnedFd) -> bool:

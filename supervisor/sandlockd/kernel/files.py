@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         """Who makes the file calls of a handler. All raise OSError."""
 
         @property
-        def pid(self) -> int:
-            """Whose `/proc/self` it is."""
+        def pids(self) -> tuple[int, ...]:
+            """Whose `/proc/self` it may be."""
 
         def open(
             self,
@@ -78,7 +78,7 @@ class Prompt:
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
-        self.pid = os.getpid()
+        self.pids = (os.getpid(),)
 
     def open(
         self,
@@ -103,6 +103,11 @@ class Prompt:
             if error.errno == errno.EXDEV:
                 raise MayWait from None
             raise
+
+    def slow_in(self, directory: bytes) -> frozenset[bytes]:
+        """Where in a directory, relative to it, something is mounted that may keep a lookup waiting. b"": all of it."""
+        points = (mount.point for mount in self._mounts.slow_in(directory))
+        return frozenset(point[len(directory) + 1 :] for point in points)
 
     def _root_for(self, base: OwnedFd | None, path: bytes) -> _Root:
         """A directory of a local mount, and the path from there. Raises MayWait."""
@@ -178,6 +183,10 @@ class Patient:
     @property
     def pid(self) -> int:
         return self._waiter.pid if self._waiter is not None else 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return (self.pid,) if self.pid else ()
 
     def open(
         self,

@@ -82,10 +82,27 @@ class Mounts:
 
     def local_above(self, path: bytes) -> Mount | None:
         """The mount that an absolute path without `.` and `..` leads into, by its letters; None: a slow one."""
+        mount = self._above(path)
+        return mount if mount is not None and _kind(mount) in _LOCAL else None
+
+    def _above(self, path: bytes) -> Mount | None:
         at = path.rstrip(b"/")
         while (mount := self._at.get(at)) is None and at:
             at = at[: at.rindex(b"/")]
-        return mount if mount is not None and _kind(mount) in _LOCAL else None
+        return mount
+
+    def slow_in(self, directory: bytes) -> list[Mount]:
+        """Those in a directory (canonical), and the one that it lies on itself."""
+        self.refresh()
+        if not self.any_slow_known:
+            return []
+        below = [
+            mount
+            for point, mount in self._at.items()
+            if point.startswith(directory.rstrip(b"/") + b"/") and _kind(mount) not in _LOCAL
+        ]
+        around = self._above(directory)
+        return below if around is None or _kind(around) in _LOCAL else [around, *below]
 
     def is_local(self, opened: OwnedFd) -> bool:
         """Can the kernel tell about this object without asking a server? False also where that is not known."""

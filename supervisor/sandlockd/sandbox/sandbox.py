@@ -179,6 +179,7 @@ class Sandbox:
         context = Context(
             engine=self._engine,
             files=Prompt(self._mounts),
+            patient=self._patient,
             zones=prepared.wall.zones,
             index=self._index,
             rules=prepared.rules,
@@ -197,7 +198,7 @@ class Sandbox:
         self._dispatcher = Dispatcher(
             self._engine,
             table.build(context),
-            in_a_worker=table.build(context.in_a_worker(self._patient)),
+            in_a_worker=table.build(context.in_a_worker()),
             mounts_changed=self._mounts_changed,
             put_on_record=partial(record.refused, context),
             refused=partial(table.refused_by_table, context),

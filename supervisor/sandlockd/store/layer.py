@@ -52,15 +52,24 @@ class DirectoryLayer:
         `DiskAccess.search` asks for the caller's, since a copied-up directory may have another mode by now.
     """
 
-    __slots__ = ("_identity", "_with_opaque", "root")
+    __slots__ = ("_identity", "_with_opaque", "root", "slow")
 
     def __init__(self, root: OwnedFd, *, with_opaque: bool = False, identity: Identity | None = None) -> None:
         self.root = root
         self._with_opaque = with_opaque
         self._identity = identity
+        # Where a file system is mounted whose server may never answer: nothing there is looked at.
+        self.slow: frozenset[bytes] = frozenset()
+
+    def _require_prompt(self, path: bytes) -> None:
+        for point in self.slow:
+            if not point or path == point or path.startswith(point + b"/"):
+                raise FsError(errno.EIO)
 
     def seen(self, path: bytes) -> Seen | None:
         """As `entry`, with owner and mode."""
+        if self.slow:
+            self._require_prompt(path)
         try:
             return beneath.look(
                 self.root.fd, path, with_opaque=self._with_opaque, identity=self._identity if path else None
@@ -77,6 +86,8 @@ class DirectoryLayer:
         return Entry(kind_of(seen), seen.device, seen.inode, seen.links, seen.is_opaque)
 
     def names(self, path: bytes) -> Iterable[Name]:
+        if self.slow:
+            self._require_prompt(path)
         try:
             with beneath.open_below(
                 self.root.fd, path, os.O_RDONLY | os.O_DIRECTORY, self._identity
@@ -86,6 +97,8 @@ class DirectoryLayer:
             raise fs_error(error, path) from None
 
     def target(self, path: bytes) -> bytes:
+        if self.slow:
+            self._require_prompt(path)
         try:
             with beneath.open_below(self.root.fd, path, os.O_PATH, self._identity) as opened:
                 return os.readlink(b"", dir_fd=opened.fd)

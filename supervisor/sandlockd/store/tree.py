@@ -94,6 +94,11 @@ class Tree:
         self.on_moved: Callable[[], None] | None = None
         self.lost = 0
 
+    def avoid(self, slow: frozenset[bytes]) -> None:
+        """Where in the real tree nothing is to be looked at: a file system was mounted there since the start."""
+        if self._lower is not None:
+            self._lower.slow = slow
+
     def side(self, identity: Identity | None) -> Side:
         """The layers as this identity may look them up."""
         side = self._sides.get(identity)
@@ -161,11 +166,14 @@ class Tree:
             self.on_moved()
         self._moved[key] = beneath.open_below(self.storage.upper.fd, new, os.O_PATH | os.O_DIRECTORY)
 
-    def is_copied(self, found: Found, status: os.stat_result) -> bool:
-        """Was this lower object copied to what the upper has under this name? Who opened it before, holds it still."""
+    def is_copied(self, found: Found, number: tuple[int, int]) -> bool:
+        """Was the lower object with this number copied to what the upper has under this name?
+
+        Who opened it before, holds it still.
+        """
         if found.upper is None or found.upper.kind is Kind.WHITEOUT:
             return False
-        return self.origins.told(found.upper.inode) == (status.st_dev, status.st_ino)
+        return self.origins.told(found.upper.inode) == number
 
     # ---- objects
 
@@ -301,9 +309,9 @@ def kernel_error(error: FsError) -> OSError:
     return OSError(error.errno, os.strerror(error.errno))
 
 
-def is_object(entry: Entry | None, status: os.stat_result) -> bool:
-    """Is this the object that a layer tells of?"""
-    return entry is not None and (entry.device, entry.inode) == (status.st_dev, status.st_ino)
+def is_object(entry: Entry | None, number: tuple[int, int]) -> bool:
+    """Has the object that a layer tells of this device and inode number?"""
+    return entry is not None and (entry.device, entry.inode) == number
 
 
 def no_such_name() -> OSError:

@@ -2,10 +2,10 @@
 /*
  * One thread makes a call that hangs; the others go on.
  *
- *     hanging CALL PATH
+ *     hanging CALL PATH [OTHER]
  *
  * Says "asking", makes the call in a thread, reads a line, opens OPENS times what the supervisor serves and what the
- * kernel opens, says "went on MICROSECONDS" (the slowest of them), and when the thread is back "back RESULT ERRNO TEXT".
+ * kernel opens (and OTHER), says "went on MICROSECONDS" (the slowest of them), and when the thread is back "back RESULT ERRNO TEXT".
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -76,11 +76,11 @@ static void *hang(void *unused)
 
 int main(int argc, char **argv)
 {
-	const char *others[] = {"/proc/self/stat", "/etc/hostname", "/proc/self/status", "/dev/null"};
+	const char *others[] = {"/proc/self/stat", "/etc/hostname", "/proc/self/status", "/dev/null", argv[3]};
 	pthread_t thread;
 	long slowest = 0;
 
-	if (argc != 3)
+	if (argc != 3 && argc != 4)
 		return 2;
 	call = argv[1];
 	path = argv[2];
@@ -92,7 +92,7 @@ int main(int argc, char **argv)
 		return 4;
 	for (int i = 0; i < OPENS; i++) {
 		long start = now_us();
-		int fd = open(others[i % 4], O_RDONLY);
+		int fd = open(others[i % (argc == 4 ? 5 : 4)], O_RDONLY);
 
 		if (fd < 0)
 			return 5;

@@ -10,7 +10,7 @@ from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Later
 from sandlockd.handlers.merged.places import Place
 from sandlockd.handlers.merged.places import resolve as find
-from sandlockd.kernel import memory
+from sandlockd.kernel import acts, memory
 from sandlockd.kernel.copying import Stopped
 from sandlockd.overlay.entries import FsError
 from sandlockd.policy.verdict import FileIdentity, Want
@@ -127,6 +127,6 @@ def kernel_finds(call: Call, place: Place, *, follow: bool, in_upper: bool = Fal
     try:
         written = lookup.place_of(caller, call.text(), lookup.dirfd_of(caller))
         with lookup.open_object(caller, written, follow=follow) as opened:
-            return is_object(shown, os.fstat(opened.fd))
+            return is_object(shown, caller.context.files.run(acts.number_of, opened))
     except OSError:
         return False

@@ -80,7 +80,7 @@ def told(call: Call, opened: OwnedFd) -> Answer:
     caller.require_alive()
     if capacity > handles.BYTES_MAX:
         return Errno(errno.EINVAL)
-    handle, mount_id = handles.handle_of(opened, flags)
+    handle, mount_id = caller.context.files.run(handles.handle_of, opened, flags)
     is_too_long = len(handle) - handles.HEAD_BYTES > capacity
     caller.require_alive()
     memory.write_memory(caller.tid, call.arg(3), mount_id)

@@ -65,7 +65,7 @@ def _list(call: Call, opened: OwnedFd, place: Place) -> Answer:
 
 def _former(directory: OwnedFd, place: Place) -> list[Name]:
     """Of a lower directory that has been renamed: its names there, in the order in which they were listed."""
-    if place.found.lower is not None or is_object(place.found.upper, os.fstat(directory.fd)):
+    if place.found.lower is not None or is_object(place.found.upper, acts.number_of(directory)):
         return []
     with acts.reopen(directory, os.O_RDONLY | os.O_DIRECTORY) as opened:
         return [Name(name, Kind.FILE, inode) for name, _, inode in beneath.rows(opened)]

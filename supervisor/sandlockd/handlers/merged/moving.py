@@ -19,7 +19,7 @@ from sandlockd.handlers.merged.doing import Call, denied, kernel_finds
 from sandlockd.handlers.merged.places import Elsewhere, Place, resolve
 from sandlockd.kernel import acts, beneath, memory
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.paths import AT_FDCWD, describe
+from sandlockd.kernel.paths import AT_FDCWD
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
@@ -113,7 +113,7 @@ class _Execution:
             if not isinstance(opened, OwnedFd):
                 return opened
             with opened:
-                line = _first_line(opened)
+                line = self._first_line(opened)
                 is_known = (
                     not words and isinstance(target, Place) and kernel_finds(self.call, target, follow=True)
                 )
@@ -132,6 +132,9 @@ class _Execution:
             if isinstance(target, Elsewhere) and target.text is None:
                 target = Elsewhere(interpreter)
         return Errno(errno.ELOOP)
+
+    def _first_line(self, opened: OwnedFd) -> tuple[bytes, bytes] | None:
+        return _shebang(self.call.caller.context.files.run(acts.first_bytes, opened, _FIRST_LINE))
 
     def _written_name(self) -> bytes:
         """What a script is called: the path as it was written, from a descriptor through /dev/fd (execveat(2))."""
@@ -153,7 +156,7 @@ class _Execution:
             assert target.text is not None
             seen = lookup.open_object(caller, lookup.place_of(caller, target.text, AT_FDCWD), follow=True)
         with seen:
-            found = describe(seen.fd)
+            found = caller.describe(seen)
             if not stat.S_ISREG(found.mode) or found.proc:
                 return Errno(errno.EACCES)
             if isinstance(target, Elsewhere):
@@ -218,9 +221,8 @@ class _Execution:
         return []
 
 
-def _first_line(opened: OwnedFd) -> tuple[bytes, bytes] | None:
+def _shebang(head: bytes) -> tuple[bytes, bytes] | None:
     """The interpreter of a script and its argument; None: it is none. An interpreter b"" is ENOEXEC."""
-    head = os.pread(opened.fd, _FIRST_LINE, 0)
     if not head.startswith(b"#!"):
         return None
     line, newline, _ = head[2:].partition(b"\n")

@@ -217,9 +217,9 @@ def _link_across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere, *, 
             return Errno(errno.ENOENT)
     else:
         with lookup.open_object(caller, _outside(call, old), follow=follow) as opened:
-            status = os.fstat(opened.fd)
+            status = caller.describe(opened)
         lower = new.tree.lower_directory if isinstance(new, Place) else None
-        if lower is not None and stat.S_ISDIR(status.st_mode) and status.st_dev == os.fstat(lower.fd).st_dev:
+        if lower is not None and stat.S_ISDIR(status.mode) and status.device == os.fstat(lower.fd).st_dev:
             answer = Errno(errno.EPERM)
     if isinstance(new, Place):
         return Errno(errno.EEXIST) if new.found.kind is not None else answer

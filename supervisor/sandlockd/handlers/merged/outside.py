@@ -16,8 +16,7 @@ from sandlockd.handlers.context import Caller
 from sandlockd.handlers.merged import handles, moving, seeing
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.kernel import acts, beneath
-from sandlockd.kernel.paths import acting_as
-from sandlockd.kernel.status import Status, statfs
+from sandlockd.kernel.status import statfs
 from sandlockd.policy.verdict import FileIdentity, Want
 
 TYPE_CHECKING = False
@@ -42,26 +41,28 @@ def tell(name: str, context: Context, request: Request) -> Answer:
 
 
 def _of(call: Call, opened: OwnedFd) -> Answer:
-    name = call.name
+    name, files = call.name, call.caller.context.files
     if name in seeing.STATS:
-        return Write(call.arg(seeing.STATS[name][0]), Status(opened).stat(), 0)
+        return Write(call.arg(seeing.STATS[name][0]), files.run(acts.status_of, opened).stat(), 0)
     if name == "statx":
-        return Write(call.arg(4), Status(opened, call.arg(3) & 0xFFFFFFFF).statx(), 0)
+        status = files.run(acts.status_of, opened, call.arg(3) & 0xFFFFFFFF)
+        return Write(call.arg(4), status.statx(), 0)
     if name in ("access", "faccessat", "faccessat2"):
         mode = call.arg(1 if name == "access" else 2) & 0xFFFFFFFF
-        with acting_as(seeing.identity_for_access(call)):
-            allowed = not mode or beneath.may_access(opened, mode)
+        identity = seeing.identity_for_access(call)
+        allowed = not mode or files.run(beneath.may_access, opened, mode, identity=identity)
         return Value(0) if allowed else Errno(errno.EACCES)
     if name in ("readlink", "readlinkat"):
-        if call.caller.describe(opened).proc:
+        found = call.caller.describe(opened)
+        if found.proc:
             return Errno(errno.EACCES)  # whoever asks is meant there, and that would be us
-        if not stat.S_ISLNK(os.fstat(opened.fd).st_mode):
+        if not stat.S_ISLNK(found.mode):
             return Errno(errno.EINVAL)
         position = lookup.operand(call.caller).position
-        target = os.readlink(b"", dir_fd=opened.fd)[: call.int_arg(position + 2)]
+        target = files.run(acts.read_link, opened, b"")[: call.int_arg(position + 2)]
         return Write(call.arg(position + 1), target, len(target))
     if name == "statfs":
-        return Write(call.arg(1), statfs(opened), 0)
+        return Write(call.arg(1), files.run(statfs, opened), 0)
     if name == "chdir":
         return _enter(call, opened)
     if name == "name_to_handle_at":

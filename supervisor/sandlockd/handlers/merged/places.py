@@ -93,11 +93,11 @@ def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal, *, resolve: int
 
 def of_descriptor(caller: Caller, opened: OwnedFd) -> Place | Elsewhere | None:
     """The name of an object that the caller holds; None: of the tree, and without a name in it now."""
-    found = caller.describe(opened)
-    return _named(caller, found, os.fstat(opened.fd))
+    return _named(caller, caller.describe(opened))
 
 
-def _named(caller: Caller, found: Object, status: os.stat_result) -> Place | Elsewhere | None:
+def _named(caller: Caller, found: Object) -> Place | Elsewhere | None:
+    number = found.device, found.inode
     for tree in caller.context.trees:
         virtual = tree.virtual_path(found.path)
         if virtual is None:
@@ -109,7 +109,7 @@ def _named(caller: Caller, found: Object, status: os.stat_result) -> Place | Els
         side = tree.side(caller.identity)
         at = side.view.at(tree.inside(virtual))
         if at is None or not (
-            is_object(at.lower, status) or is_object(at.upper, status) or tree.is_copied(at, status)
+            is_object(at.lower, number) or is_object(at.upper, number) or tree.is_copied(at, number)
         ):
             return None
         return Place(tree, side, at)
@@ -148,20 +148,19 @@ class _Resolving:
             with self.caller.context.files.jump(link) as base:
                 self.caller.require_alive()
                 found = self.caller.describe(base)
-                status = os.fstat(base.fd)
         except FileNotFoundError:
             self.caller.require_alive()
             raise OSError(missing, os.strerror(missing)) from None
         if not found.path.startswith(b"/") or found.proc:
             return _AS_WRITTEN
-        place = _named(self.caller, found, status)
+        place = _named(self.caller, found)
         if isinstance(place, Elsewhere):
             if not text or self.scope is not Scope.ANYWHERE:
                 return _AS_WRITTEN
             return self._absolute(found.path.rstrip(b"/") + b"/" + text, is_base=True)
         if not text:
             return _AS_WRITTEN if place is None else place
-        if not stat.S_ISDIR(status.st_mode):
+        if not stat.S_ISDIR(found.mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if place is None:
             return self._from_removed(found, text)
@@ -310,7 +309,7 @@ class _Resolving:
                 found = files.run(acts.describe, opened)
                 if not stat.S_ISLNK(found.mode) or found.proc:
                     return None  # the links of /proc are not what they say
-                return os.readlink(b"", dir_fd=opened.fd)
+                return files.run(acts.read_link, opened, b"")
         except OSError:
             return None
 

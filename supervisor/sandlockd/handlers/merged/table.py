@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import os
 from functools import partial
 
 from sandlockd.handlers import lookup
@@ -23,6 +22,8 @@ from sandlockd.handlers.merged import (
 )
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
+from sandlockd.kernel import acts
+from sandlockd.kernel.files import MayWait
 from sandlockd.overlay.entries import FsError
 
 TYPE_CHECKING = False
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
+    from sandlockd.kernel.questions import Questions
 
     Handler = Callable[[Context, Request], Answer | Later]
     Merged = Callable[[Call], Answer | Later | Elsewhere]
@@ -77,12 +79,35 @@ def around(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
 def _handle(
     name: str, bare: Handler | None, context: Context, request: Request, *, is_lifted: bool = False
 ) -> Answer | Later:
+    """On the loop, under the lock of the trees: nothing of it is left to a worker but the questions that may wait."""
+    assert context.index is not None
+    try:
+        return _answer(name, bare, context, request, is_lifted=is_lifted)
+    except MayWait:
+        other, questions = context.with_questions()
+        return _answer_with(questions, partial(_answer, name, bare, other, request, is_lifted=is_lifted))
+
+
+def _answer_with(questions: Questions, answer: Callable[[], Answer | Later]) -> Answer | Later:
+    """As far as the answers go. With the next one it begins anew, from the start."""
+    try:
+        found = answer()
+    except MayWait:
+        return Later(questions.ask, lambda _: _answer_with(questions, answer), questions.close)
+    except BaseException:
+        questions.close()
+        raise
+    questions.close()
+    return found
+
+
+def _answer(
+    name: str, bare: Handler | None, context: Context, request: Request, *, is_lifted: bool
+) -> Answer | Later:
     again = partial(_handle, name, bare, context, request, is_lifted=True)
-    if context.index is None:
-        # In a worker nothing of a tree is touched. What a slow server had to be asked is in the caches now.
-        return Later(_nothing, lambda _: again(), _nothing)
     caller = Caller(context, request)
     with context.trees_lock:
+        context.avoid_slow_mounts()
         try:
             answer = _MERGED[name](Call(caller, name, again, is_lifted=is_lifted))
         except FsError as error:
@@ -127,14 +152,11 @@ def _kernel_agrees(call: Call, text: bytes) -> bool:
             lookup.open_object(caller, written, follow=follow) as one,
             lookup.open_object(caller, lookup.place_of(caller, text, -100), follow=follow) as other,
         ):
-            return os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
+            files = caller.context.files
+            return files.run(acts.number_of, one) == files.run(acts.number_of, other)
     except OSError:
         return False
 
 
 def _again() -> Answer:
     raise AssertionError("nothing outside of a tree is copied")
-
-
-def _nothing() -> None:
-    """There is nothing to wait for any more."""
