@@ -348,7 +348,9 @@ static int walk_of(struct slk_engine *engine, struct slk_request *request, int d
 			return SLK_REASON_ZONE + 1;
 		if (engine->tree_count)
 			*ret_from_upper = slk_tree_rename_base(engine, base, &base_length);
-		if (*ret_from_upper < 0 || (!*ret_from_upper && slk_tree_has_anew(engine, base, base_length)))
+		if (*ret_from_upper < 0 ||
+		    (!*ret_from_upper && (slk_tree_may_have_moved(engine, base, base_length) ||
+					  slk_tree_has_anew(engine, base, base_length))))
 			return SLK_REASON_ZONE + 1;
 	}
 	return slk_walk_set(ret_walk, base, base_length, path, length) < 0 ? SLK_REASON_ZONE + 1 : 0;

@@ -110,6 +110,18 @@ int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *
 	return 0;
 }
 
+/* May this lower directory be another one to the program than its letters say? Where `..` leads from it is Python's. */
+int slk_tree_may_have_moved(const struct slk_engine *engine, const char *base, uint32_t length)
+{
+	for (uint32_t i = 0; i < engine->tree_count; i++) {
+		const struct slk_tree *tree = &engine->trees[i];
+
+		if (tree->has_moved && is_below(base, length, tree->root, tree->root_length))
+			return 1;
+	}
+	return 0;
+}
+
 /* Is a directory made anew where the kernel has this lower one, which was removed then? Who is in it is in neither. */
 int slk_tree_has_anew(const struct slk_engine *engine, const char *base, uint32_t length)
 {
@@ -382,7 +394,7 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	struct slk_layered found;
 	int result;
 
-	if (engine->ids_changed || engine->tell_granted || (tree->has_moved && !from_upper && request->path[0] != '/'))
+	if (engine->ids_changed || engine->tell_granted)
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	/* Where it is: which may have been removed, and still is there; or be closed to it, which the path does not show. */

@@ -64,6 +64,33 @@ def chdir_into_new_and_changed_directories(s: Calls) -> None:
 
 
 @program
+def dots_that_lead_out_of_where_a_moved_directory_was(s: Calls) -> None:
+    """As many of them lead elsewhere from where it is now: out of the tree, by where it was, or not."""
+    s.chdir("dir/sub")
+    directory = s.open(".", os.O_RDONLY, 0)
+    for path in (b"/new", b"/new/one", b"/new/outside", b"/outside", b"/new/one/outside"):
+        s.mkdir(s.root + path, 0o755)
+        s.put(s.root + path + b"/file", b"in " + path + b"\n")
+    s.rename(s.root + b"/dir", s.root + b"/new/one/dir")
+    for ups in range(2, 7):
+        path = "../" * ups + "outside"
+        s.cat(path + "/file")
+        s.stat(path + "/file")
+        s.access(path, os.R_OK)
+        s.tried(["openat", directory, path + "/file", os.O_RDONLY, 0])
+        s.newfstatat(directory, path)
+        s.child(lambda path=path: (s.chdir(path), s.getcwd(), s.ls("."), os._exit(0)))  # type: ignore[misc]
+        if ups < 5:
+            s.tried(["mkdir", path + "/made", 0o755])
+            s.put(path + "/file", b"written\n")
+    s.chdir(s.root)
+    s.rename("new/one/dir", "top")
+    s.fchdir(directory)
+    s.cat("../../outside/file")
+    s.cat("../../../outside/file")
+
+
+@program
 def fchdir(s: Calls) -> None:
     s.mkdir("new", 0o755)
     for path, flags in (("dir", os.O_RDONLY), ("new", O_PATH), ("file", os.O_RDONLY), ("closed", O_PATH)):
