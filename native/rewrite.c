@@ -52,7 +52,7 @@
 #define LOOK_EVERY_NS 1000000
 /* PTRACE_SEIZE is given up after so many looks: a thread in execve holds it up until we are told of the end of its siblings.
  * Looks, not time: where we had to wait for our CPU, the first one may come before we asked. */
-#define SEIZE_LOOKS_MAX 5
+#define SEIZE_LOOKS_MAX 2
 #define END_TRIES_MAX 100
 #define FOLLOW_PATIENCE_MS 5
 /* init waits for nobody for long; it may have to wait for a CPU, and a call that it does not restart fails. */

@@ -7,10 +7,11 @@ be had), the audit log gets the cause.
 from __future__ import annotations
 
 import errno
+import time
 from functools import partial
 from typing import Any
 
-from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later, Refused, Settled
+from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later, Refused, Restart, Settled
 from sandlockd.kernel.engine import (
     REASON_FAILED,
     REASON_GRANTED,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     StartTask = Callable[[Callable[[], Any]], None]
 
 _WORKERS_MAX = 256
+_TRY_AGAIN_AFTER_S = 0.01
+_TRY_AGAIN_AFTER_S_PER_CALL = 0.02  # a try takes 2 ms of the loop: it is for others, however many wait
 # Reading the program's memory failed: what the call itself would have returned.
 _MEMORY_ERRORS = frozenset((errno.EFAULT, errno.ENAMETOOLONG))
 
@@ -80,6 +83,7 @@ class Dispatcher:
         self._interrupt = interrupt
         self._poke = poke
         self._kill = kill
+        self._tried_again = 0  # calls that wait for their turn in _try_again
         self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
         self._waiting: list[Callable[[], Any]] = []
@@ -236,15 +240,32 @@ class Dispatcher:
         """Never raises: what was received together with this request has its turn, too."""
         try:
             settled: Settled = self._recorded(request, answer) if isinstance(answer, Refused) else answer
-            if self._allowed is not None:
+            is_new = not isinstance(settled, Restart) or settled.given < 0
+            if self._allowed is not None and is_new:
                 self._tell_allowed(self._allowed, request, settled)
             error = reply(self._engine, request, settled, self._kill)
         except Exception as raised:
             self._failed(request, raised, EIO)
             self._engine.answer_errno(request.slot, errno.EIO)  # does nothing where it was answered before
             return
-        if error:
+        if isinstance(error, Restart):
+            self._try_again(request, error)
+        elif error:
             self._tell(request, partial(self._unsent, request, settled, error))
+
+    def _try_again(self, request: Request, restart: Restart) -> None:
+        """A thread of its process is in execve, which may take as long as a file system takes to answer."""
+        self._tried_again += 1
+        interval_s = max(_TRY_AGAIN_AFTER_S, _TRY_AGAIN_AFTER_S_PER_CALL * self._tried_again)
+
+        def then(_: object) -> Answer:
+            self._tried_again -= 1
+            return restart
+
+        self._start(request, Later(partial(time.sleep, interval_s), then, self._gave_up))
+
+    def _gave_up(self) -> None:
+        self._tried_again -= 1
 
     def _recorded(self, request: Request, refused: Refused) -> Errno:
         try:

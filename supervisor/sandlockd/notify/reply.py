@@ -20,17 +20,29 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Engine, Request
 
 
-def reply(engine: Engine, request: Request, answer: Settled, kill: Callable[[str], None]) -> int:
+def reply(engine: Engine, request: Request, answer: Settled, kill: Callable[[str], None]) -> int | Restart:
     """Send an answer.
 
-    Returns: an errno where it could not be sent as it is and the program got another error instead, which somebody
-        has to tell; else 0. A caller that is gone is nobody to answer: the engine counts it.
+    Returns: what is to be tried again in a moment, where a Restart is not to be had now; an errno where it could not
+        be sent as it is and the program got another error instead, which somebody has to tell; else 0. A caller that
+        is gone is nobody to answer: the engine counts it.
     """
-    result = _send(engine, request, answer, kill)
+    if isinstance(answer, Restart):
+        tried = _restart(engine, request, answer)
+        if isinstance(tried, Restart):
+            return tried
+        result = tried
+    else:
+        result = _send(engine, request, answer, kill)
     return 0 if result >= 0 or result == -errno.ENOENT else -result
 
 
-def _send(engine: Engine, request: Request, answer: Settled, kill: Callable[[str], None]) -> int:
+def _send(
+    engine: Engine,
+    request: Request,
+    answer: Continue | Errno | Value | Fd | Write | Kill,
+    kill: Callable[[str], None],
+) -> int:
     match answer:
         case Continue():
             return engine.answer_continue(request.slot)
@@ -47,12 +59,6 @@ def _send(engine: Engine, request: Request, answer: Settled, kill: Callable[[str
             return engine.answer_given(request.slot, number)
         case Write():
             return _write(engine, request, answer)
-        case Restart():
-            try:
-                return _restart(engine, request, answer)
-            finally:
-                if answer.fd >= 0:
-                    os.close(answer.fd)
         case Kill(rule):
             result = engine.answer_errno(request.slot, errno.EACCES)
             kill(rule)
@@ -72,15 +78,19 @@ def _write(engine: Engine, request: Request, answer: Write) -> int:
     return engine.answer_value(request.slot, answer.value)
 
 
-def _restart(engine: Engine, request: Request, answer: Restart) -> int:
-    args, number = answer.args, -1
+def _restart(engine: Engine, request: Request, answer: Restart) -> int | Restart:
+    args, number = answer.args, answer.given
     if answer.fd >= 0:
-        number = engine.inject_fd(request.slot, answer.fd)
+        try:
+            number = engine.inject_fd(request.slot, answer.fd)
+        finally:
+            os.close(answer.fd)
         if number < 0:
             # EMFILE is the program's own limit and its to see. One that is gone is found to be so.
             error = errno.EMFILE if number == -errno.EMFILE else errno.EIO
             result = engine.answer_errno(request.slot, error)
             return number if result >= 0 else result
+    if number >= 0:
         args = (number, *args[1:])
     end, close_fd = (RETURN, number) if answer.returns else (LEAVE, -1)
     if answer.again:
@@ -88,6 +98,8 @@ def _restart(engine: Engine, request: Request, answer: Restart) -> int:
     if answer.opens:
         end = OPEN
     result = engine.answer_restart(request.slot, answer.nr, args, end=end, close_fd=close_fd)
+    if result == -errno.EAGAIN:
+        return answer._replace(fd=-1, given=number)
     if result < 0 and result != -errno.ENOENT:
         engine.answer_errno(request.slot, errno.EIO)
     return result
