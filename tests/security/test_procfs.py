@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.running import Runner
+from harness.running import Runner, system_python
 from harness.waiting import line_of
 from security import broken
 from security.canaries import SECRET, outside, victim
@@ -288,7 +288,7 @@ def test_the_environment_of_the_supervisor_is_read_when_self_is_not_rewritten(ru
     patch = (
         "from sandlockd.handlers import lookup, procfiles\n"
         "lookup.as_asked_by = lambda caller, shown: None\n"
-        "procfiles._of_process = lambda caller, how, pid, rest: "
+        "procfiles._of_process = lambda caller, how, pid, rest, is_named: "
         "procfiles._serve(caller, b'/proc/%d/' % pid + rest, how)\n"
     )
     outside(runner)
@@ -299,3 +299,23 @@ def test_the_environment_of_the_supervisor_is_read_when_self_is_not_rewritten(ru
         runner, patch, script.command(runner), options=options, env={"CANARY": SECRET.decode()}
     )
     assert SECRET in script.results(ended.stdout)[1].data
+
+
+_NUMBERS = r"""
+import os
+for name in os.listdir("/proc"):
+    if name.isdigit():
+        for path in (f"/proc/{name}/status", f"/proc/self/../{name}/status", f"/proc/{name}/task/{name}/status"):
+            try:
+                told = dict(line.split(":", 1) for line in open(path) if ":" in line)["Pid"].strip()
+            except OSError:
+                continue
+            if told != name:
+                print(path, "is", told)
+print("seen")
+"""
+
+
+def test_each_number_is_nobody_elses(runner: Runner) -> None:
+    """What opens for the program is no other process than the one named: not itself for its supervisor."""
+    assert runner.both([system_python(), "-c", _NUMBERS]).stdout == b"seen\n"

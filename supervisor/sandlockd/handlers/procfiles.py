@@ -67,7 +67,7 @@ def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer |
         return _refuse(found.path, how)
     first, _, rest = name.partition(b"/")
     if first.isdigit():
-        return _of_process(caller, how, int(first), rest)
+        return _of_process(caller, how, int(first), rest, is_named=_first_of(place.shown) == first)
     if not _shared(name) or how.want & Want.WRITE:
         return _refuse(found.path, how)
     return _serve(caller, b"/proc/" + name, how)
@@ -88,9 +88,14 @@ def _shared(name: bytes) -> bool:
     return name.startswith(_SHARED_BELOW)
 
 
-def _of_process(caller: Caller, how: How, pid: int, rest: bytes) -> Answer | Later:
+def _first_of(shown: bytes) -> bytes:
+    return shown.removeprefix(b"/proc/").partition(b"/")[0]
+
+
+def _of_process(caller: Caller, how: How, pid: int, rest: bytes, *, is_named: bool) -> Answer | Later:
+    """is_named: by its number, in the path itself."""
     context = caller.context
-    if pid in context.files.pids:
+    if pid in context.files.pids and not is_named:
         # A link led to `self`, which was us: the caller means itself.
         pid = caller.tgid
         if rest.startswith(b"task/"):  # and to `thread-self`
