@@ -373,3 +373,23 @@ def test_what_a_start_left_that_failed_is_damaged_and_can_be_discarded(place: Pl
 
 def test_shown_paths_are_one_line() -> None:
     assert shown(b"a\nb\x00") == "a\\nb\\x00"
+
+
+def test_directories_deeper_than_python_recurses_are_listed_and_discarded(place: Place) -> None:
+    def check() -> None:
+        run = KeptRun(place)
+        here = os.open(run.upper, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(here)
+        run.ended()
+        listed = _control(place, "diff", run.run_id, "--list")
+        assert (listed.returncode, listed.stderr) == (0, "") and "1500 added" in listed.stdout
+        discarded = _control(place, "discard", run.run_id)
+        assert (discarded.returncode, discarded.stderr) == (0, ""), discarded
+        assert _control(place, "ps").stdout == ""
+
+    assert in_child(check, place.user) == 0

@@ -21,8 +21,8 @@ from sandlockd.kernel.paths import AT_FDCWD, openat2
 from sandlockd.overlay.journal import BadJournal, Journal
 from sandlockd.review import places
 from sandlockd.store import journal_file, storage
-from sandlockd.store.executor import remove
 from sandlockd.store.journal_file import COMMITTED_PREFIX
+from sandlockd.store.removal import remove
 from sandlockd.store.storage import StorageError
 
 TYPE_CHECKING = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import NamedTuple
 
 from sandlockd.audit.state import StateError
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # How the whole tree is named.
 _ALL = (b"", b".")
+# Some calls per directory: the list of changes goes as deep as the program went.
+_RECURSION_MAX = 100_000
 
 
 class CannotReview(Exception):
@@ -331,6 +334,7 @@ def open_review(state_dir: bytes, run_id: str) -> Iterator[Review]:
     NoChanges, CannotReview.
     FileNotFoundError: there is no such run.
     """
+    sys.setrecursionlimit(_RECURSION_MAX)
     try:
         path = kept.storage_of(state_dir, run_id)
         with storage.open_existing(path) as opened, Unlocked(opened) as unlocked:

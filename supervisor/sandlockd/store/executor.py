@@ -45,6 +45,7 @@ from sandlockd.overlay.steps import (
 from sandlockd.overlay.view import View
 from sandlockd.store.binding import Binding, bind_below
 from sandlockd.store.layer import DirectoryLayer
+from sandlockd.store.removal import remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -535,24 +536,3 @@ def give_back(upper: OwnedFd, record: bytes) -> None:
                 beneath.set_owner_and_mode(opened, _SAME, _SAME, int(mode, 8))
     except FileNotFoundError:
         return  # it was not in its place yet
-
-
-def remove(parent: OwnedFd, name: bytes) -> None:
-    """What has a name in work, if anything: a file, or a directory with all that is in it."""
-    try:
-        beneath.unlink(parent, name)
-        return
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EPERM):
-            raise
-    with contextlib.suppress(OSError):
-        beneath.remove_directory(parent, name)
-        return
-    with beneath.open_directory(parent.fd, name) as directory:
-        beneath.set_owner_and_mode(directory, _SAME, _SAME, 0o700)
-    with beneath.open_below(parent.fd, name, os.O_RDONLY | os.O_DIRECTORY) as directory:
-        for below, _, _ in list(beneath.rows(directory)):
-            remove(directory, below)
-    beneath.remove_directory(parent, name)

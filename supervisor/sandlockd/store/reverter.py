@@ -10,9 +10,9 @@ from sandlockd.overlay.changes import Change, What
 from sandlockd.overlay.commit import Refused, choose
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.view import View
-from sandlockd.store.executor import remove
 from sandlockd.store.inspector import facts_of
 from sandlockd.store.real_tree import above, last, make_like
+from sandlockd.store.removal import remove
 from sandlockd.store.storage import Storage
 
 TYPE_CHECKING = False

@@ -31,8 +31,8 @@ from sandlockd.store.executor import (
     STAGE_NAME,
     WHITEOUT_NAME,
     give_back,
-    remove,
 )
+from sandlockd.store.removal import remove
 
 META_NAME = b"meta"
 _UPPER_NAME = b"upper"
