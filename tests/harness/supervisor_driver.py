@@ -21,7 +21,7 @@ import trio
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.state import state_directory
 from sandlockd.cli.policy_files import compile_file_rules, load_policy
-from sandlockd.kernel.orphans import become_subreaper
+from sandlockd.kernel.orphans import become_subreaper, remember_children
 from sandlockd.launch.prepare import prepare, raise_own_descriptor_limit
 from sandlockd.sandbox.sandbox import Sandbox
 
@@ -95,6 +95,7 @@ def main() -> None:
     program_in, to_program = os.pipe2(os.O_CLOEXEC)
     from_program, program_out = os.pipe2(os.O_CLOEXEC)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    remember_children()
     become_subreaper()
     sandbox.start(stdio=(program_in, program_out, -1), descriptor_limit=raise_own_descriptor_limit())
     os.close(program_in)

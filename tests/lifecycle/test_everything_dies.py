@@ -303,6 +303,26 @@ def test_killing_init_from_outside_ends_everything_and_is_an_error_of_the_sandbo
     assert took_s < 1
 
 
+def test_children_that_sandlockd_had_before_outlive_its_init(runner: Runner) -> None:
+    """A shell that executes sandlockd leaves it some. With a tree there is one of our own, which ends by itself."""
+    with_child = ["sh", "-c", 'sleep 60 >/dev/null 2>&1 & exec "$@"', "sh"]
+    program = ["sh", "-c", "echo ready; sleep 60"]
+    line = runner.command_line(program, options=["--workdir", runner.work], wrap=with_child)
+    with runner.started(line) as process:
+        assert process.stdout is not None
+        line_of(process.stdout.fileno())
+        children = [pid for pid in _children(process.pid) if _name_of(pid) == "sleep"]
+        assert len(children) == 1
+        os.kill(_init_of(process.pid), signal.SIGKILL)
+        assert process.wait(10) == 125
+        assert _name_of(children[0]) == "sleep"
+        os.kill(children[0], signal.SIGKILL)
+
+
+def _name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().rstrip()
+
+
 def test_the_program_cannot_kill_init_or_sandlockd(runner: Runner) -> None:
     script = "kill -9 $PPID; kill -9 -1; kill -9 $(ps -o ppid= -p $PPID); echo still here"
     ended = runner.sandboxed(["bash", "-c", script])

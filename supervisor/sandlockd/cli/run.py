@@ -5,6 +5,7 @@ Order counts here: the program is started before anything is imported that only 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -20,7 +21,7 @@ from sandlockd.cli.policy_files import (
     written_paths,
 )
 from sandlockd.kernel import launching
-from sandlockd.kernel.orphans import become_subreaper
+from sandlockd.kernel.orphans import become_subreaper, remember_children
 from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
 from sandlockd.launch.private_directory import PrivateDirectory, sweep
 from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
@@ -32,7 +33,8 @@ from sandlockd.sandbox.sandbox import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from hashlib import _Hash
 
     from sandlockd.cli.trees import RunTree
     from sandlockd.cli.verbose import Verbose
@@ -138,6 +140,7 @@ class _Foreground:
         """Raises CannotStart, PolicyErrors, StateError."""
         # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
         self._umask = os.umask(0)
+        remember_children()
         sweep()
         private = PrivateDirectory()
         try:
@@ -152,9 +155,10 @@ class _Foreground:
                 prepared.close()
                 raise
             sandbox = Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
-            result = self._run_prepared(sandbox, audit)
+            result = self._run_prepared(sandbox, audit, () if run_tree is None else (run_tree.disposer_pid,))
             if run_tree is not None:
-                run_tree.dispose(result, say, quiet=self._options.quiet)
+                counted = self._options.status_file is not None
+                run_tree.dispose(result, say, quiet=self._options.quiet, counted=counted)
             if result.error is not None:
                 say(result.error)
             return result
@@ -253,9 +257,10 @@ class _Foreground:
                 say(f"running without {feature}, as [degrade] allows")
         return audit
 
-    def _run_prepared(self, sandbox: Sandbox, audit: AuditLog) -> Result:
+    def _run_prepared(self, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> Result:
+        """spared: children of ours that are no processes of the sandbox."""
         self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
-        become_subreaper()
+        become_subreaper(spared)
         failed = True
         try:
             with launching.signal_fd(_PASSED_ON) as signals:
@@ -266,6 +271,8 @@ class _Foreground:
                     descriptor_limit=raise_own_descriptor_limit(),
                     umask=self._umask,
                 )
+                gc.freeze()  # what a start made stays: the collector need not look at it again
+                gc.enable()
                 _let_go_of_stdio()
                 self._serve(sandbox, signals.fd)
             failed = False
@@ -445,9 +452,19 @@ def _let_go_of_stdio() -> None:
 
 def _digest(policy: Policy) -> str:
     """Of the effective policy; sources of its lines do not count."""
-    import hashlib
+    return _sha256()(repr(policy).encode("utf-8", "surrogateescape")).hexdigest()
 
-    return hashlib.sha256(repr(policy).encode("utf-8", "surrogateescape")).hexdigest()
+
+def _sha256() -> Callable[[bytes], _Hash]:
+    """As `random` does it: hashlib loads OpenSSL, 2 ms."""
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found]
+        except ImportError:
+            from hashlib import sha256
+    return sha256  # type: ignore[no-any-return]
 
 
 def _version() -> str:

@@ -11,6 +11,7 @@ from sandlockd.kernel.mounts import Mounts
 from sandlockd.launch.prepare import CannotStart
 from sandlockd.launch.temporary import furnish, is_own, links_of
 from sandlockd.review.disposing import Disposer, Request
+from sandlockd.review.dropping import drop
 from sandlockd.review.kept import NoChanges, forget_unused, kept_lines, make_storage_directory
 from sandlockd.review.places import place_for
 from sandlockd.store import storage
@@ -68,9 +69,19 @@ class RunTree:
         path = make_storage_directory(self._state_dir, self._run_id, self._files.storage)
         return storage.create(path, root)
 
-    def dispose(self, result: Result, say: Callable[[str], None], *, quiet: bool) -> None:
-        """When the program is dead and the tree closed. What it comes to is put into the result."""
+    def dispose(self, result: Result, say: Callable[[str], None], *, quiet: bool, counted: bool) -> None:
+        """When the program is dead and the tree closed. What it comes to is put into the result.
+
+        counted: the result is to tell how many changes there were.
+        """
         how = self._files.on_exit if result.succeeded else self._files.on_error
+        unseen = how == "discard" and not self._is_dry_run and not counted
+        dropped = drop(self._state_dir, self._run_id, unseen=unseen, meta=self.tree.storage.meta)
+        if dropped is not None:
+            self._disposer.close()
+            if counted:
+                result.changes = _no_changes(dropped)
+            return
         disposed = self._disposer.dispose(Request(self._state_dir, self._run_id, how, self._is_dry_run))
         result.changes = disposed.changes
         for line in disposed.lines:
@@ -78,6 +89,10 @@ class RunTree:
                 say(line)
         if disposed.problem is not None:
             result.not_disposed(disposed.problem)
+
+    @property
+    def disposer_pid(self) -> int:
+        return self._disposer.pid
 
     def close(self) -> None:
         """Nothing was run."""
@@ -103,6 +118,13 @@ def _require_local(root: bytes) -> None:
         f"{os.fsdecode(root)}: a workdir may not wait for the server of a file system ({os.fsdecode(slow.kind)}), and"
         f" {where}; take a directory on a local disk"
     )
+
+
+def _no_changes(state: str) -> dict[str, object]:
+    from sandlockd.overlay.changes import digest
+    from sandlockd.review.changelist import counts
+
+    return {"state": state, "digest": digest(()), "counts": counts(())}
 
 
 def make_temporary(prepared: Prepared, path: bytes, written: Iterable[bytes], beside: Tree) -> Tree:

@@ -5,8 +5,10 @@ Never on the event loop: a slice is up to some tens of milliseconds on a slow di
 
 from __future__ import annotations
 
+import errno
 import os
 
+from sandlockd.kernel import beneath
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
 from sandlockd.kernel.paths import openat2, self_link
@@ -58,3 +60,24 @@ def copy_metadata(source: OwnedFd, target: OwnedFd) -> int:
 def wants_attribute(name: bytes) -> bool:
     """Whether an attribute goes with a copy: those that a program sees, not the layers' own marks."""
     return bool(lib.slk_copy_wants_attribute(name))
+
+
+def attributes_of(opened: OwnedFd) -> dict[bytes, bytes]:
+    """The extended attributes that go with a copy.
+
+    Raises: PermissionError: there are some, and we may not read them.
+    """
+    link = self_link(opened.fd)
+    found = {}
+    try:
+        names = os.listxattr(link)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return {}
+        raise
+    for name in map(os.fsencode, names):
+        if wants_attribute(name):
+            value = beneath.attribute(opened, name)
+            if value is not None:  # else it is gone again
+                found[name] = value
+    return found

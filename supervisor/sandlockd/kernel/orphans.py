@@ -12,16 +12,27 @@ from sandlockd.kernel import procfs
 from sandlockd.kernel.native import check, lib
 from sandlockd.kernel.pidfd import start_time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_WALL = 0x40000000  # __WALL (linux/wait.h): children that end with another signal, too
 _inherited: frozenset[tuple[int, int]] = frozenset()  # (pid, start time) of children that we had before
 
 
-def become_subreaper() -> None:
+def remember_children() -> None:
+    """Those that we have before we start any (a shell that executes us may leave us some) are not ours to end."""
+    global _inherited
+    _inherited = frozenset(_children()) if _has_children() else frozenset()
+
+
+def become_subreaper(spared: Iterable[int] = ()) -> None:
     """Orphans of our descendants become our children (PR_SET_CHILD_SUBREAPER, prctl(2)).
 
-    Children that we have already (a shell that executes us may leave us some) are remembered, and are not ours to end.
+    spared: children that we started ourselves, which are not to be ended either.
     """
     global _inherited
-    _inherited = frozenset(_children())
+    _inherited |= {(pid, start_time(pid)) for pid in spared}
     check(lib.slk_become_subreaper())
 
 
@@ -38,6 +49,14 @@ def kill_orphans(spared: int = 0) -> int:
             os.waitpid(pid, 0)
             reaped += 1
     return reaped
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT | _WALL)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> list[tuple[int, int]]:

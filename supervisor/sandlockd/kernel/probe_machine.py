@@ -71,6 +71,7 @@ def pidfd_identity() -> str:
 
 def subreaper() -> str:
     """An orphan of our descendants becomes our child."""
+    orphans.remember_children()
     orphans.become_subreaper()
     reading, writing = os.pipe()
     child = os.fork()

@@ -20,10 +20,14 @@ somewhere in the middle: a stream that is taken over owes those that did not com
 from __future__ import annotations
 
 import errno
-import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+try:
+    from _blake2 import blake2b  # where hashlib has it from; that loads OpenSSL as well, 2 ms of a start
+except ImportError:
+    from hashlib import blake2b
 
 from sandlockd.overlay.entries import FsError, Kind, Name
 from sandlockd.overlay.view import Found, View
@@ -122,7 +126,7 @@ def _fresh(upper: dict[bytes, Name]) -> list[Row]:
 
 
 def _place(name: bytes) -> int:
-    digest = hashlib.blake2b(name, digest_size=8).digest()
+    digest = blake2b(name, digest_size=8).digest()
     return _UPPER | (int.from_bytes(digest, "little") >> 3)
 
 

@@ -18,16 +18,16 @@ from sandlockd.audit import state
 from sandlockd.kernel import beneath, flushing
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import AT_FDCWD, openat2
-from sandlockd.overlay.journal import BadJournal, Journal
 from sandlockd.review import places
-from sandlockd.store import journal_file, storage
-from sandlockd.store.journal_file import COMMITTED_PREFIX
+from sandlockd.store import storage
 from sandlockd.store.removal import remove
-from sandlockd.store.storage import StorageError
+from sandlockd.store.storage import COMMITTED_PREFIX, JOURNAL_NAME, StorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sandlockd.overlay.journal import Journal
 
 _TREE_NAME = b"tree"
 _POINTER_NAME = b"storage"
@@ -151,8 +151,20 @@ def _looked_at(run_id: str, path: bytes) -> KeptRun:
     try:
         in_use = storage.is_in_use(path)
         workdir = storage.read_meta(path).workdir
+    except StorageError as error:
+        return KeptRun(run_id, State.DAMAGED, b"", path, str(error))
+    if not os.path.lexists(path + b"/" + JOURNAL_NAME):
+        return KeptRun(run_id, State.RUNNING if in_use else State.KEPT, workdir, path)
+    return _with_journal(run_id, path, workdir, in_use=in_use)
+
+
+def _with_journal(run_id: str, path: bytes, workdir: bytes, *, in_use: bool) -> KeptRun:
+    from sandlockd.overlay.journal import BadJournal  # 6 ms, and each start looks at what is kept
+    from sandlockd.store import journal_file
+
+    try:
         under_way = journal_file.peek(path)
-    except (StorageError, BadJournal) as error:
+    except BadJournal as error:
         return KeptRun(run_id, State.DAMAGED, b"", path, str(error))
     found = State.KEPT
     if in_use:
@@ -210,17 +222,22 @@ def lock_workdir(state_dir: bytes, meta: storage.Meta) -> OwnedFd:
     return lock
 
 
-def remove_storage(state_dir: bytes, run_id: str, path: bytes) -> None:
-    """All of it, but for the journals of what was committed: they stay with the run."""
+def remove_storage(state_dir: bytes, run_id: str, path: bytes, *, flush: bool = True) -> None:
+    """All of it, but for the journals of what was committed: they stay with the run.
+
+    flush: not if there is nothing in it that half a removal could take for a change.
+    """
     run = state.run_path(state_dir, run_id)
     with _opened(path) as old, _opened(run) as directory:
-        for name, _, _ in list(beneath.rows(old)):
-            if name.startswith(COMMITTED_PREFIX):
-                _keep_journal(old, directory, name)
-        flushing.flush_directory(directory)
+        journals = [name for name, _, _ in beneath.rows(old) if name.startswith(COMMITTED_PREFIX)]
+        for name in journals:
+            _keep_journal(old, directory, name)
+        if journals:
+            flushing.flush_directory(directory)
     os.rename(path, path + _GONE)
-    with _opened(os.path.dirname(path)) as above:
-        flushing.flush_directory(above)
+    if flush or journals:
+        with _opened(os.path.dirname(path)) as above:
+            flushing.flush_directory(above)
     sweep(run)
 
 
@@ -260,6 +277,8 @@ def sweep(run: bytes) -> None:
 
 def committed_journals(state_dir: bytes) -> Iterator[tuple[str, Journal, int]]:
     """(run id, what it says, when it ended in ns) of all that was committed, as far as it is still known."""
+    from sandlockd.store import journal_file
+
     for run_id in state.run_ids(state_dir):
         run = state.run_path(state_dir, run_id)
         kept = _storage_below(run)

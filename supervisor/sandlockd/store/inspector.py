@@ -8,7 +8,6 @@ each had, and are shown with that mode.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import stat
@@ -16,7 +15,6 @@ from typing import NamedTuple
 
 from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.paths import self_link
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Facts, Origin, decode_origin
 from sandlockd.overlay.view import View
@@ -33,27 +31,6 @@ _BLOCK_BYTES = 1 << 20
 _SAME = 0xFFFFFFFF
 # What the attributes of something come to that we may not read: it differs from whatever can be read.
 _UNREADABLE = "?"
-
-
-def attributes_of(opened: OwnedFd) -> dict[bytes, bytes]:
-    """The extended attributes that go with a copy.
-
-    Raises: PermissionError: there are some, and we may not read them.
-    """
-    link = self_link(opened.fd)
-    found = {}
-    try:
-        names = os.listxattr(link)
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return {}
-        raise
-    for name in map(os.fsencode, names):
-        if copying.wants_attribute(name):
-            value = beneath.attribute(opened, name)
-            if value is not None:  # else it is gone again
-                found[name] = value
-    return found
 
 
 def facts_of(opened: OwnedFd) -> Facts:
@@ -78,7 +55,7 @@ def facts_of(opened: OwnedFd) -> Facts:
 
 def _attributes_digest(opened: OwnedFd) -> str:
     try:
-        found = attributes_of(opened)
+        found = copying.attributes_of(opened)
     except PermissionError:
         return _UNREADABLE
     if not found:

@@ -16,13 +16,12 @@ from sandlockd.kernel.paths import AT_FDCWD, openat2
 from sandlockd.overlay import journal
 from sandlockd.overlay.commit import Action, CommitPlan
 from sandlockd.overlay.journal import Former, Journal
+from sandlockd.store.storage import COMMITTED_PREFIX, JOURNAL_NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-JOURNAL_NAME = b"journal"
-COMMITTED_PREFIX = b"committed-"
 _READ_BYTES = 1 << 20
 _MANY = 100_000
 

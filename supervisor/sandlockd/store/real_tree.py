@@ -16,7 +16,7 @@ from sandlockd.kernel.paths import self_link
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import Facts
 from sandlockd.overlay.journal import Former
-from sandlockd.store.inspector import attributes_of, facts_of
+from sandlockd.store.inspector import facts_of
 from sandlockd.store.restored import Restored
 
 TYPE_CHECKING = False
@@ -107,7 +107,7 @@ def last(path: bytes) -> bytes:
 def _attributes(opened: OwnedFd) -> dict[bytes, bytes]:
     if stat.S_ISLNK(os.fstat(opened.fd).st_mode):
         return {}
-    return attributes_of(opened)
+    return copying.attributes_of(opened)
 
 
 def make_like(source: OwnedFd, target: OwnedFd, facts: Facts) -> int:

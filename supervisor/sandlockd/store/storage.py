@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import stat
 from typing import NamedTuple
@@ -35,6 +34,8 @@ from sandlockd.store.executor import (
 from sandlockd.store.removal import remove
 
 META_NAME = b"meta"
+JOURNAL_NAME = b"journal"
+COMMITTED_PREFIX = b"committed-"
 _UPPER_NAME = b"upper"
 _WORK_NAME = b"work"
 _FORMAT = 1
@@ -64,7 +65,7 @@ class Storage:
     lost: what a storage here cannot do, one line each.
     """
 
-    __slots__ = ("began_ns", "directory", "lost", "upper", "work", "workdir", "workdir_path")
+    __slots__ = ("began_ns", "directory", "lost", "meta", "upper", "work", "workdir", "workdir_path")
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Storage:
         self.workdir = workdir
         self.upper = upper
         self.work = work
+        self.meta = meta
         self.workdir_path = meta.workdir
         self.began_ns = meta.began_ns
         self.lost = lost
@@ -111,21 +113,23 @@ def create(path: bytes, workdir_path: bytes) -> Storage:
             empty, or its file system cannot hold an upper.
         OSError: ENOSPC ...
     """
-    with _open_workdir(workdir_path) as workdir, _open_trusted(path) as directory:
+    with contextlib.ExitStack() as opened:
+        workdir = opened.enter_context(_open_workdir(workdir_path))
+        directory = opened.enter_context(_open_trusted(path))
         _refuse_nesting(workdir, directory)
         if any(True for _ in beneath.rows(directory)):
             raise StorageError(path, "is not empty", "choose a new directory")
+        _lock(directory, path)
         beneath.make_directory(directory, _WORK_NAME, 0o700)
         beneath.make_directory(directory, _UPPER_NAME, 0o700)
-        with (
-            _part(directory, path, _WORK_NAME) as work,
-            beneath.open_directory(directory.fd, _UPPER_NAME) as upper,
-        ):
-            _require_features(path, work)
-            _furnish(work)
-            copying.copy_metadata(workdir, upper)
-        _write_meta(directory, workdir)
-    return open_existing(path, workdir_path)
+        work = opened.enter_context(_part(directory, path, _WORK_NAME))
+        upper = opened.enter_context(_open_upper(directory, path))
+        _require_features(path, work)
+        _furnish(work)
+        copying.copy_metadata(workdir, upper)
+        meta = _write_meta(directory, workdir)
+        opened.pop_all()
+        return Storage(directory, workdir, upper, work, meta, _lost(workdir, upper))
 
 
 def create_temporary(path: bytes, root: bytes) -> Storage:
@@ -146,10 +150,10 @@ def create_temporary(path: bytes, root: bytes) -> Storage:
         return Storage(directory, workdir, upper, work, Meta(root, 0, 0, 0), ())
 
 
-def open_existing(path: bytes, workdir_path: bytes | None = None) -> Storage:
+def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta | None = None) -> Storage:
     """A storage that a run left, or that a supervisor before us used. Sweeps what was being made.
 
-    workdir_path: None is the one that the storage says it is of.
+    workdir_path: None is the one that the storage says it is of. known: what it says, by whoever made it.
     Raises:
         StorageError: as `create`; it is incomplete, was changed by somebody else, belongs to another workdir (or
             that was replaced), or is in use.
@@ -157,7 +161,7 @@ def open_existing(path: bytes, workdir_path: bytes | None = None) -> Storage:
     with contextlib.ExitStack() as opened:
         directory = opened.enter_context(_open_trusted(path))
         _lock(directory, path)
-        meta = _read_meta(directory, path)
+        meta = known or _read_meta(directory, path)
         workdir = opened.enter_context(_open_workdir(workdir_path or meta.workdir))
         _refuse_nesting(workdir, directory)
         _require_workdir(meta, path, workdir)
@@ -295,23 +299,32 @@ def _is_above(upper: OwnedFd, lower: OwnedFd) -> bool:
 # ---- what it is of
 
 
-def _write_meta(directory: OwnedFd, workdir: OwnedFd) -> None:
+def _write_meta(directory: OwnedFd, workdir: OwnedFd) -> Meta:
     status = os.fstat(workdir.fd)
-    told = {
-        "format": _FORMAT,
-        "workdir": os.fsdecode(describe(workdir.fd).path),
-        "device": status.st_dev,
-        "inode": status.st_ino,
-    }
+    path = os.fsencode(describe(workdir.fd).path)
+    shown = _json_string(os.fsdecode(path))
+    told = f'"format": {_FORMAT}, "workdir": {shown}, "device": {status.st_dev}, "inode": {status.st_ino}'
     temporary = META_NAME + b".new"
     with beneath.create_file(directory, temporary, os.O_WRONLY, 0o600) as file:
-        os.write(file.fd, json.dumps(told).encode() + b"\n")
+        os.write(file.fd, b"{%b}\n" % told.encode())
         os.fsync(file.fd)
+        began_ns = os.fstat(file.fd).st_mtime_ns
     beneath.rename(directory, temporary, directory, META_NAME)
     os.fsync(directory.fd)
+    return Meta(path, status.st_dev, status.st_ino, began_ns)
+
+
+def _json_string(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    import json  # 1 ms of a start
+
+    return json.dumps(text)
 
 
 def _read_meta(directory: OwnedFd, path: bytes) -> Meta:
+    import json  # not at the start of a run: 1 ms
+
     shown = path + b"/" + META_NAME
     try:
         with openat2(

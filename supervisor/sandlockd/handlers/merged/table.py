@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 from functools import partial
 
@@ -124,7 +123,7 @@ def _elsewhere(
 ) -> Answer | Later:
     call = Call(Caller(context, request), name, _again, is_lifted=True)
     as_written = place.text is None or _kernel_agrees(call, place.text)
-    other = copy.copy(context)
+    other = context.copied()
     other.rules = context.rules_outside
     if as_written and name != "openat2":
         return _SEEN if bare is None else bare(other, request)

@@ -1,0 +1,87 @@
+"""The options of `sandlockd run`: one table, read by a few lines where the command line is plain, else by argparse.
+
+argparse, with what it imports, is an eighth of a start. So plain words are read without it: long options that exist,
+each with its value. Help, errors and whatever else there is are argparse's, which is made from the same table.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+FLAG, ONE, MANY = "flag", "one", "many"
+# Flags, how many values, what a value is called in the help, and the help.
+OPTIONS = (
+    (("--policy",), MANY, "FILE|NAME", "several add up"),
+    (("--read",), MANY, "PATH", "a file or directory that may be read and executed"),
+    (("--write",), MANY, "PATH", "one that may be changed, too"),
+    (("--deny",), MANY, "PATH", "one that no grant reaches"),
+    (("--workdir",), ONE, "DIR", "copy-on-write tree: changed freely, the real one stays"),
+    (("--on-exit",), ONE, "HOW", "what becomes of its changes: commit|discard|keep|ask"),
+    (("--allow-net",), MANY, "SPEC", "(not supported yet)"),
+    (("--memory",), ONE, "SIZE", "(not supported yet)"),
+    (("--processes",), ONE, "N", "(not supported yet)"),
+    (("--timeout",), ONE, "TIME", "(not supported yet)"),
+    (("--env",), MANY, "K=V", "add to the environment"),
+    (("--clean-env",), FLAG, None, "start from an empty environment"),
+    (("--cwd",), ONE, "DIR", "where the command starts"),
+    (("--name",), ONE, "NAME", "what this run is called in its audit log"),
+    (("--dry-run",), FLAG, None, "keep nothing, and list the changes"),
+    (("--status-file",), ONE, "FILE", "write how it ended there, as JSON"),
+    (("--quiet",), FLAG, None, "no closing line about refusals"),
+    (("-v", "--verbose"), FLAG, None, "say what is granted, each refusal as it happens, and what was used"),
+)
+_EXCLUSIVE = ("quiet", "verbose")
+_BY_FLAG = {flag: (flags[-1], values) for flags, values, _, _ in OPTIONS for flag in flags}
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    volume = parser.add_mutually_exclusive_group()
+    for flags, values, metavar, text in OPTIONS:
+        target = volume if destination(flags[-1]) in _EXCLUSIVE else parser
+        if values == FLAG:
+            target.add_argument(*flags, action="store_true", help=text)
+        elif values == ONE:
+            target.add_argument(*flags, metavar=metavar, help=text)
+        else:
+            target.add_argument(*flags, action="append", default=[], metavar=metavar, help=text)
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
+
+
+def destination(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def read_plain(words: Sequence[str]) -> dict[str, object] | None:
+    """What argparse would find, by destination; None: it is to be asked."""
+    found: dict[str, object] = {"command": []}
+    for flags, values, _, _ in OPTIONS:
+        found[destination(flags[-1])] = {FLAG: False, ONE: None, MANY: []}[values]
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in _BY_FLAG:
+            return None
+        flag, values = _BY_FLAG[name]
+        if values == FLAG and equals:
+            return None
+        if values == FLAG:
+            found[destination(flag)] = True
+            continue
+        given = value if equals else _value(rest)
+        if given is None:
+            return None
+        _put(found, destination(flag), given, many=values == MANY)
+    return None if all(found[name] for name in _EXCLUSIVE) else found
+
+
+def _value(rest: Iterator[str]) -> str | None:
+    word = next(rest, None)
+    return None if word is None or word.startswith("-") else word
+
+
+def _put(found: dict[str, object], name: str, given: str, *, many: bool) -> None:
+    before = found[name]
+    found[name] = [*before, given] if many and isinstance(before, list) else given
