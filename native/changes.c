@@ -421,6 +421,8 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 	struct stat one, other;
 	enum beneath lower;
 
+	if (from->length - tree->root_length > SLK_PATH_MAX || to->length - tree->root_length > SLK_PATH_MAX)
+		return PYTHON;
 	if (engine->ids_changed || engine->tell_granted || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
 		return PYTHON;
 	slk_layers_walk(tree->layers, from->text, from->ends, tree->root_components, from->count, &source);

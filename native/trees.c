@@ -394,7 +394,8 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	struct slk_layered found;
 	int result;
 
-	if (engine->ids_changed || engine->tell_granted)
+	/* From a working directory that is nearly as deep as a path can tell, more than one path can tell. */
+	if (engine->ids_changed || engine->tell_granted || walk->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	/* Where it is: which may have been removed, and still is there; or be closed to it, which the path does not show. */
@@ -507,6 +508,8 @@ int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request)
 	slk_descriptor_link(request, act == SLK_ACT_GETCWD ? AT_FDCWD : (int)(int32_t)request->args[0], link,
 			    sizeof(link));
 	length = readlink(link, text, sizeof(text) - 1);
+	if (length < 0 && errno == ENAMETOOLONG)
+		return PYTHON;
 	if (length > 0)
 		text[length] = '\0';
 	if (length <= 0 || length == (ssize_t)sizeof(text) - 1)

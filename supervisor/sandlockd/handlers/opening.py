@@ -181,13 +181,13 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
     if not verdict.allowed:
         if procfiles.own_terminal(context, found):
-            return reopen(caller, opened, how, found)
+            return reopen(caller, opened, how, found.mode)
         return record.refuse(verdict, path=found.path, wanted=how.want)
     granted = context.kernel_grants(found.path, how.need(directory=directory))
     if granted and not how.asks_for_no_access and context.instead is None:
         return LANDLOCK_FILES
     error = _unfit(how, found, slash=_ends_with_slash(caller.request.path))
-    return Errno(error) if error else reopen(caller, opened, how, found)
+    return Errno(error) if error else reopen(caller, opened, how, found.mode)
 
 
 def _may_wait(how: How, found: Object) -> bool:
@@ -218,12 +218,12 @@ def _unfit(how: How, found: Object, *, slash: bool) -> int:
     return 0
 
 
-def reopen(caller: Caller, opened: OwnedFd, how: How, found: Object) -> Answer | Later:
-    """Open that very object the way the caller asked, without ever waiting on the loop."""
+def reopen(caller: Caller, opened: OwnedFd, how: How, mode: int) -> Answer | Later:
+    """Open that very object, of this mode, the way the caller asked, without ever waiting on the loop."""
     flags = (how.flags & ~_FINDING) | os.O_CLOEXEC
     close_on_exec = bool(how.flags & os.O_CLOEXEC)
-    at_once = stat.S_ISFIFO(found.mode) and how.flags & os.O_NONBLOCK
-    if at_once or stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode):
+    at_once = stat.S_ISFIFO(mode) and how.flags & os.O_NONBLOCK
+    if at_once or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         try:
             # A lease on a regular file would make us wait for its holder.
             return Fd(caller.act(acts.reopen_at_once, opened, flags).take(), close_on_exec)

@@ -15,6 +15,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
 from sandlockd.kernel.paths import AT_FDCWD, Object, openat2, self_link
 from sandlockd.kernel.paths import describe as describe_fd
+from sandlockd.kernel.paths import describe_at_length as describe_at_length_fd
 from sandlockd.kernel.status import STATX_BASIC, STATX_BORN, Status
 
 
@@ -43,6 +44,10 @@ def let_block(file: OwnedFd, flags: int) -> None:
 
 def describe(opened: OwnedFd) -> Object:
     return describe_fd(opened.fd)
+
+
+def describe_at_length(opened: OwnedFd) -> Object:
+    return describe_at_length_fd(opened.fd)
 
 
 def number_of(opened: OwnedFd) -> tuple[int, int]:

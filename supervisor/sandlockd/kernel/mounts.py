@@ -106,7 +106,10 @@ class Mounts:
 
     def is_local(self, opened: OwnedFd) -> bool:
         """Can the kernel tell about this object without asking a server? False also where that is not known."""
-        shown = os.readlink(paths.self_link(opened.fd))
+        try:
+            shown = os.readlink(paths.self_link(opened.fd))
+        except OSError:
+            return False  # longer than the kernel can tell
         if not shown.startswith(b"/"):
             return True  # pipe:[7], anon_inode:inotify
         mount = self.local_above(shown)

@@ -7,6 +7,7 @@ through `/proc/self/fd/N`, never through the name again.
 from __future__ import annotations
 
 import collections
+import errno
 import os
 import stat
 
@@ -118,6 +119,58 @@ def describe(fd: int) -> Object:
         path = path.removesuffix(DELETED)
     proc = bool(check(lib.slk_is_procfs(fd)))
     return Object(path, status.st_dev, status.st_ino, status.st_mode, deleted, status.st_rdev, proc)
+
+
+_LEVELS_MAX = 1024  # that a path may be deeper than the kernel can tell
+
+
+def describe_at_length(fd: int) -> Object:
+    """As describe, also of a directory whose path is longer than the kernel can tell.
+
+    Names are then looked for upwards, one directory after the other.
+    Raises OSError: ENAMETOOLONG where that fails, too.
+    """
+    try:
+        return describe(fd)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    status = os.fstat(fd)
+    if not stat.S_ISDIR(status.st_mode):
+        raise too_long()
+    path = b"" if status.st_nlink == 0 else _path_upwards(fd)
+    return Object(path, status.st_dev, status.st_ino, status.st_mode, not path, 0, False)
+
+
+def too_long() -> OSError:
+    return OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _path_upwards(fd: int) -> bytes:
+    rest = b""
+    at = OwnedFd(os.dup(fd))
+    try:
+        for _ in range(_LEVELS_MAX):
+            above = openat2(at.fd, b"..", os.O_RDONLY | os.O_DIRECTORY)
+            below, at = at, above
+            with below:
+                rest = b"/" + _name_in(above, os.fstat(below.fd)) + rest
+            try:
+                return os.readlink(self_link(above.fd)) + rest
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+    finally:
+        at.close()
+    raise too_long()
+
+
+def _name_in(directory: OwnedFd, status: os.stat_result) -> bytes:
+    with os.scandir(directory.fd) as entries:
+        for entry in entries:
+            if entry.inode() == status.st_ino and entry.is_dir(follow_symlinks=False):
+                return os.fsencode(entry.name)
+    raise too_long()
 
 
 def _leads_to(path: bytes, status: os.stat_result) -> bool:

@@ -153,4 +153,8 @@ def _key(arg: Any) -> object:
     if not isinstance(arg, OwnedFd):
         return arg
     status = Status(arg, flags=_DONT_SYNC)
-    return mount_id(arg), status.inode, os.readlink(self_link(arg.fd))
+    try:
+        shown = os.readlink(self_link(arg.fd))
+    except OSError:
+        shown = b""  # longer than the kernel can tell
+    return mount_id(arg), status.inode, shown

@@ -84,9 +84,6 @@ SANDLOCKD_DIFFERS: Differences = {
     "a program that is executed through a link in the upper is called what the link leads to": (
         "executing-through_links",
     ),
-    "a directory whose path is longer than PATH_MAX is not worked in": (
-        "names-deeper_than_a_path_can_be_long",
-    ),
     "committed name by name, others of the group being impossible: times of directories alone are no change": (
         "ordinary renaming-file_over_everything_without_replacing",
         "ordinary renaming-file_over_everything_exchanged",
@@ -276,12 +273,6 @@ IN_TMP_DIFFERS: Differences = {
     "flags of inodes are not set": (
         "attributes-flags_of_inodes_by_a_read_only_descriptor",
         "attributes-project_and_flags_by_a_read_only_descriptor",
-    ),
-    "the upper's path is longer than that of /tmp: names that are nearly as long as a path can be are refused": (
-        "names-the_longest_names_there_are",
-    ),
-    "a directory whose path is longer than PATH_MAX is not worked in": (
-        "names-deeper_than_a_path_can_be_long",
     ),
     "a program that is executed through a link in the upper is called what the link leads to": (
         "executing-through_links",

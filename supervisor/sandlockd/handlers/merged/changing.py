@@ -15,7 +15,7 @@ from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
 from sandlockd.kernel import acts, beneath, memory
-from sandlockd.kernel.paths import AT_FDCWD, describe
+from sandlockd.kernel.paths import AT_FDCWD, Object, describe
 from sandlockd.kernel.syscalls import Follow
 from sandlockd.overlay import plans
 from sandlockd.overlay.lookup import Goal
@@ -104,7 +104,10 @@ def handle(call: Call) -> Handled:
 
     def finish(_: OwnedFd | None) -> Answer:
         with place.tree.open_copy(place.found.path) as opened:
-            found = describe(opened.fd)._replace(path=place.path)
+            status = os.fstat(opened.fd)
+            found = Object(
+                place.path, status.st_dev, status.st_ino, status.st_mode, False, status.st_rdev, False
+            )
             answer = act(call.caller, opened, found)
         if "xattr" in call.name:
             place.tree.index.refresh(

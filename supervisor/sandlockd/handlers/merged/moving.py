@@ -156,10 +156,10 @@ class _Execution:
             assert target.text is not None
             seen = lookup.open_object(caller, lookup.place_of(caller, target.text, AT_FDCWD), follow=True)
         with seen:
-            found = caller.describe(seen)
-            if not stat.S_ISREG(found.mode) or found.proc:
-                return Errno(errno.EACCES)
             if isinstance(target, Elsewhere):
+                found = caller.describe(seen)
+                if not stat.S_ISREG(found.mode) or found.proc:
+                    return Errno(errno.EACCES)
                 identity = FileIdentity(found.device, found.inode)
                 verdict = caller.context.rules.judge(found.path, Want.EXECUTE, identity)
                 if not verdict.allowed:

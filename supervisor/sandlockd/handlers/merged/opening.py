@@ -16,7 +16,7 @@ from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd, Restart
 from sandlockd.handlers.merged.doing import Call, change, denied, kernel_finds
 from sandlockd.handlers.merged.places import Place
 from sandlockd.kernel import acts, beneath
-from sandlockd.kernel.paths import acting_as, describe
+from sandlockd.kernel.paths import acting_as
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind
@@ -89,7 +89,7 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
         in_upper = opening.in_upper or bool(opening.steps)
         layer = place.tree.storage.upper if in_upper else place.tree.storage.workdir
         with beneath.open_below(layer.fd, place.found.path, os.O_PATH) as opened:
-            return openings.reopen(call.caller, opened, how, describe(opened.fd))
+            return openings.reopen(call.caller, opened, how, os.fstat(opened.fd).st_mode)
 
     making = None
     if opening.steps and not opening.created and not _may_open(call, place, how):
@@ -134,7 +134,7 @@ def _open_path(call: Call, place: Place, how: How) -> Answer:
         return Errno(errno.ELOOP if found.kind is Kind.SYMLINK else errno.EACCES)
     with place.tree.open_shown(found) as opened:
         only_look = openings.How((how.flags & os.O_CLOEXEC) | os.O_RDONLY, 0)
-        answer = openings.reopen(call.caller, opened, only_look, describe(opened.fd))
+        answer = openings.reopen(call.caller, opened, only_look, os.fstat(opened.fd).st_mode)
     assert not hasattr(answer, "work")
     return answer
 

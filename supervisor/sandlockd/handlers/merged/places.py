@@ -93,7 +93,18 @@ def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal, *, resolve: int
 
 def of_descriptor(caller: Caller, opened: OwnedFd) -> Place | Elsewhere | None:
     """The name of an object that the caller holds; None: of the tree, and without a name in it now."""
-    return _named(caller, caller.describe(opened))
+    found = described(caller, opened)
+    return _AS_WRITTEN if found is None else _named(caller, found)
+
+
+def described(caller: Caller, opened: OwnedFd) -> Object | None:
+    """None: a file in a directory that is deeper than any path is long. Nobody can tell where it is."""
+    try:
+        return caller.context.files.run(acts.describe_at_length, opened)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return None
 
 
 def _named(caller: Caller, found: Object) -> Place | Elsewhere | None:
@@ -147,10 +158,12 @@ class _Resolving:
         try:
             with self.caller.context.files.jump(link) as base:
                 self.caller.require_alive()
-                found = self.caller.describe(base)
+                found = described(self.caller, base)
         except FileNotFoundError:
             self.caller.require_alive()
             raise OSError(missing, os.strerror(missing)) from None
+        if found is None:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if not found.path.startswith(b"/") or found.proc:
             return _AS_WRITTEN
         place = _named(self.caller, found)

@@ -35,6 +35,7 @@ _AT_NO_AUTOMOUNT, _AT_STATX_SYNC_TYPE = 0x800, 0x6000
 _STATX_RESERVED = 1 << 31
 SEEN = Continue(Backstop.ONLY_TELLS)
 _BARE = Elsewhere(None)
+_PATH_MAX = 4096
 # (position of the buffer, of the flags; -1: none)
 STATS = {"stat": (1, -1), "lstat": (1, -1), "newfstatat": (2, 3)}
 
@@ -207,13 +208,27 @@ def _read_magic_link(call: Call, position: int, size: int, place: Elsewhere) -> 
         return place
     try:
         target = os.readlink(written.shown)
-    except OSError:
-        return place
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return place
+        return _read_long_link(call, position, size, written.shown) or place
     caller.require_alive()
     told = _virtual_target(call, written.shown, target)
     if told == target:
         return place
     return Write(call.arg(position + 1), told[:size], min(len(told), size))
+
+
+def _read_long_link(call: Call, position: int, size: int, link: bytes) -> Write | None:
+    """To what lies deeper than the kernel can tell; None: for the program as well."""
+    caller = call.caller
+    with caller.context.files.jump(link) as opened:
+        caller.require_alive()
+        found = of_descriptor(caller, opened)
+    if not isinstance(found, Place) or len(found.path) >= _PATH_MAX:
+        return None
+    told = found.path[:size]
+    return Write(call.arg(position + 1), told, len(told))
 
 
 def _virtual_target(call: Call, link: bytes, target: bytes) -> bytes:
@@ -246,9 +261,14 @@ def get_directory(call: Call) -> Handled:
         return Errno(errno.ENOENT)  # it was removed
     if isinstance(place, Elsewhere):
         return _BARE
-    if os.readlink(link) == place.path:
-        return _BARE
+    try:
+        if os.readlink(link) == place.path:
+            return _BARE
+    except OSError:
+        pass  # where it lies, it is longer than the kernel can tell
     told = place.path + b"\0"
+    if len(told) > _PATH_MAX:
+        return Errno(errno.ENAMETOOLONG)
     if len(told) > call.arg(1):
         return Errno(errno.ERANGE)
     return Write(call.arg(0), told, len(told))

@@ -193,6 +193,41 @@ def deeper_than_a_path_can_be_long(s: Calls) -> None:
 
 
 @program
+def everything_deeper_than_a_path_can_be_long(s: Calls) -> None:
+    name = "e" * 240
+    for _ in range(18):
+        s.silently("mkdir", name, 0o755)
+        s.silently("chdir", name)
+    for path in ("missing", "made", "made/x", "."):
+        _every_call(s, path)
+    s.mkdir("dir", 0o750)
+    s.put("dir/x", b"#!/bin/cat\nrun in a depth\n", mode=0o755)
+    s.symlink("dir/x", "link")
+    s.chmod("dir/x", 0o755)
+    s.run("dir/x", "word")
+    s.run("./link")
+    s.cat("link")
+    s.rename("dir", "moved")
+    s.rename("moved/x", s.root + b"/up")
+    s.run(s.root + b"/up")
+    s.rename(s.root + b"/dir", "from-above")
+    s.ls("from-above")
+    s.cat("from-above/sub/b")
+    s.put("from-above/a", b"written\n")
+    s.child(lambda: (s.chdir("from-above/sub"), s.getcwd(), s.ls("."), s.cat("../a"), os._exit(0)))
+    fd = s.open("from-above/sub", os.O_RDONLY, 0)
+    s.tried(["openat", fd, "../../link", os.O_RDONLY, 0])
+    s.newfstatat(fd, "../../from-above/a")
+    s.list_fd(fd)
+    s.fstat(fd)
+    s.rename("from-above", s.root + b"/dir")
+    s.newfstatat(fd, "../a")
+    s.fchdir(fd)
+    s.getcwd()
+    s.ls("..")
+
+
+@program
 def names_that_differ_by_case_or_form(s: Calls) -> None:
     for name in ("File", "FILE", "é".encode(), "e\u0301".encode(), "ß".encode()):
         s.stat(name)
