@@ -147,6 +147,8 @@ def handle(context: Context, request: Request) -> Answer | Later:
         place = lookup.place_of(caller, request.path, lookup.dirfd_of(caller))
     except OSError as error:
         return Errno(error.errno or errno.EIO)
+    if how.resolve & RESOLVE_NO_SYMLINKS and place.walk != place.text:
+        return Errno(errno.ELOOP)  # /proc/self is one
     try:
         opened = lookup.open_object(caller, place, follow=how.follow, resolve=how.resolve)
     except OSError as error:

@@ -95,31 +95,44 @@ def walk(
     enter: Enter,
     scope: Scope = Scope.ANYWHERE,
     symlinks: bool = True,
+    jumps: bool = True,
     links: int = 0,
 ) -> Found | Outside:
     """Walk along a path.
 
     start: a directory of a view; for an absolute path, any.
-    symlinks: False is RESOLVE_NO_SYMLINKS.
+    symlinks: False is RESOLVE_NO_SYMLINKS. jumps: False is RESOLVE_NO_XDEV where `/` is another mount.
     links: how many symbolic links an earlier part of this walk followed.
     Raises:
         FsError: ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EISDIR (O_CREAT with a trailing slash), EXDEV
-            (`Scope.BENEATH`), or what a layer or `Access` raised.
+            (`Scope.BENEATH`, `jumps`), or what a layer or `Access` raised.
     """
     if not path:
         raise FsError(errno.ENOENT)
     if len(path) >= PATH_MAX:
         raise FsError(errno.ENAMETOOLONG)
-    return _Walk(start, goal, enter, scope, symlinks, links).along(path)
+    return _Walk(start, goal, enter, scope, symlinks, jumps, links).along(path)
 
 
 class _Walk:
     """One walk under way: `here`, and the components still to go, the next one last."""
 
-    __slots__ = ("enter", "goal", "here", "last", "links", "scope", "slash", "start", "symlinks", "todo")
+    __slots__ = (
+        "enter",
+        "goal",
+        "here",
+        "jumps",
+        "last",
+        "links",
+        "scope",
+        "slash",
+        "start",
+        "symlinks",
+        "todo",
+    )
 
     def __init__(
-        self, start: Found, goal: Goal, enter: Enter, scope: Scope, symlinks: bool, links: int
+        self, start: Found, goal: Goal, enter: Enter, scope: Scope, symlinks: bool, jumps: bool, links: int
     ) -> None:
         self.start = start
         self.here = start
@@ -127,6 +140,7 @@ class _Walk:
         self.enter = enter
         self.scope = scope
         self.symlinks = symlinks
+        self.jumps = jumps
         self.links = links
         self.todo: list[bytes] = []
         self.slash = False
@@ -174,7 +188,7 @@ class _Walk:
         self.todo += parts[::-1]
         if not absolute:
             return None
-        if self.scope is Scope.BENEATH:
+        if self.scope is Scope.BENEATH or not self.jumps:
             raise FsError(errno.EXDEV)
         self.last = Last.ROOT
         if self.scope is Scope.IN_ROOT:

@@ -16,7 +16,8 @@ import stat
 
 from sandlockd.handlers import lookup
 from sandlockd.kernel import acts, procfs
-from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
+from sandlockd.kernel.mounts import mount_id
+from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, Scope, entrance, walk
 from sandlockd.overlay.view import Found, Last
@@ -136,6 +137,8 @@ class _Resolving:
             self.scope = Scope.IN_ROOT
         self.symlinks = not resolve & RESOLVE_NO_SYMLINKS
         self.magic_links = self.symlinks and not resolve & RESOLVE_NO_MAGICLINKS
+        self.one_mount = bool(resolve & RESOLVE_NO_XDEV)
+        self.mount = 0  # where the walk began, if it may not leave that
         self.caller = caller
         self.goal = goal
         self.trees: Sequence[Tree] = caller.context.trees
@@ -147,6 +150,7 @@ class _Resolving:
             raise FsError(errno.EXDEV)
         if text.startswith(b"/") and self.scope is Scope.ANYWHERE:
             asked = lookup.as_asked_by(self.caller, text)
+            self._begins_at(None)
             return self._absolute(text if asked is None else asked)
         return self._from(procfs.directory_of(self.caller.tid, dirfd), text)
 
@@ -159,6 +163,7 @@ class _Resolving:
             with self.caller.context.files.jump(link) as base:
                 self.caller.require_alive()
                 found = described(self.caller, base)
+                base_mount = mount_id(base) if self.one_mount else 0
         except FileNotFoundError:
             self.caller.require_alive()
             raise OSError(missing, os.strerror(missing)) from None
@@ -168,13 +173,19 @@ class _Resolving:
             return _AS_WRITTEN
         place = _named(self.caller, found)
         if isinstance(place, Elsewhere):
-            if not text or self.scope is not Scope.ANYWHERE:
+            floor = found.path.rstrip(b"/")
+            is_around = any(tree.root.startswith(floor + b"/") for tree in self.trees)
+            if not text or (self.scope is not Scope.ANYWHERE and not is_around):
                 return _AS_WRITTEN
+            self._begins_at(base_mount)
+            if self.scope is not Scope.ANYWHERE:
+                return self._outside(text, floor)
             return self._absolute(found.path.rstrip(b"/") + b"/" + text, is_base=True)
         if not text:
             return _AS_WRITTEN if place is None else place
         if not stat.S_ISDIR(found.mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self._begins_at(base_mount if place is None else mount_id(place.tree.storage.workdir))
         if place is None:
             return self._from_removed(found, text)
         return self._walk(place.side.view, place.found, text)
@@ -201,6 +212,8 @@ class _Resolving:
             return _AS_WRITTEN  # the link itself
         if magic is not None and not self.magic_links:
             raise FsError(errno.ELOOP)
+        if magic is not None and self.one_mount:
+            raise FsError(errno.EXDEV)
         if magic is not None:
             link, rest = magic[1], magic[2] or b""
             if link.endswith(b"/root"):
@@ -220,24 +233,41 @@ class _Resolving:
     def _entrance(self) -> Enter:
         return entrance([tree.side(self.caller.identity).view for tree in self.trees])
 
-    def _walk(self, view: View, start: Found, text: bytes) -> Place | Elsewhere:
+    def _begins_at(self, mount: int | None) -> None:
+        """mount: None is that of `/`."""
+        if self.one_mount and not self.mount:
+            self.mount = self._root_mount() if mount is None else mount
+
+    def _root_mount(self) -> int:
+        with self.caller.context.files.open(None, b"/", os.O_PATH) as opened:
+            return mount_id(opened)
+
+    def _in(self, tree: Tree, found: Found) -> Place:
+        if self.one_mount and mount_id(tree.storage.workdir) != self.mount:
+            raise FsError(errno.EXDEV)
+        return Place(tree, tree.side(self.caller.identity), found)
+
+    def _walk(
+        self, view: View, start: Found, text: bytes, *, scope: Scope | None = None
+    ) -> Place | Elsewhere:
         """text: b"" is where it starts: the root of a tree, by its name."""
         tree = next(tree for tree in self.trees if tree.root == view.root)
         if not text.strip(b"/"):
-            return Place(tree, tree.side(self.caller.identity), start)
+            return self._in(tree, start)
         reached = walk(
             start,
             text,
             self.goal,
             enter=self._entrance(),
-            scope=self.scope,
+            scope=self.scope if scope is None else scope,
             symlinks=self.symlinks,
+            jumps=not self.one_mount or self._root_mount() == self.mount,
             links=self.links,
         )
         if isinstance(reached, Outside):
             return self._leave(reached)
         tree = next(tree for tree in self.trees if tree.root == reached.view.root)
-        return Place(tree, tree.side(self.caller.identity), reached)
+        return self._in(tree, reached)
 
     def _leave(self, reached: Outside) -> Place | Elsewhere:
         rest = b"/" + reached.rest if reached.rest else b""
@@ -267,16 +297,24 @@ class _Resolving:
             return error.errno != errno.ELOOP
         return True
 
-    def _outside(self, path: bytes) -> Place | Elsewhere:
-        """Walk where the kernel knows better, but for where it leads into a tree."""
+    def _outside(self, path: bytes, floor: bytes | None = None) -> Place | Elsewhere:
+        """Walk where the kernel knows better, but for where it leads into a tree.
+
+        floor: what a walk that is confined (self.scope) may not leave; path is from there. In a tree it is confined to
+        that, which is stricter than it ought to be: EXDEV for what leads out of the tree and stays above the floor.
+        """
         slash = path.endswith((b"/", b"/."))
         todo = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
-        at = self._passage(todo)
+        at = self._passage(todo) if floor is None else floor
+        scope = None if floor is None else Scope.BENEATH
         while todo:
             name = todo.pop()
             if name == b".":
                 continue
-            if name == b"..":
+            if name == b".." and at == floor:
+                if self.scope is Scope.BENEATH:
+                    raise FsError(errno.EXDEV)
+            elif name == b"..":
                 at = at[: at.rindex(b"/")] if at else at
             else:
                 child = at + b"/" + name
@@ -288,17 +326,22 @@ class _Resolving:
                     if not todo:
                         slash = slash or target.endswith(b"/")
                     todo += [part for part in target.split(b"/") if part][::-1]
-                    at = b"" if target.startswith(b"/") else at
+                    if target.startswith(b"/"):
+                        if self.scope is Scope.BENEATH:
+                            raise FsError(errno.EXDEV)
+                        at = floor or b""
                     continue
                 at = child
-            if _MAGIC.fullmatch(at):  # by way of `..`
+            if floor is None and _MAGIC.fullmatch(at):  # by way of `..`
                 return self._absolute(at + b"/" + b"/".join(todo[::-1]) if todo or slash else at)
             tree = next((tree for tree in self.trees if _is_entered(tree, at)), None)
             if tree is not None:
                 inside = tree.inside(at)
                 rest = b"/".join([*([inside] if inside else []), *todo[::-1]])
                 view = tree.side(self.caller.identity).view
-                return self._walk(view, view.top(), rest + b"/" if slash and todo else rest)
+                return self._walk(view, view.top(), rest + b"/" if slash and todo else rest, scope=scope)
+        if floor is not None:
+            return _AS_WRITTEN
         return self._elsewhere(at + b"/" if slash or not at else at)
 
     def _passage(self, todo: list[bytes]) -> bytes:

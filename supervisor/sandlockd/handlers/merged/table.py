@@ -128,7 +128,7 @@ def _elsewhere(
     if as_written and name != "openat2":
         return _SEEN if bare is None else bare(other, request)
     # A link of the tree, which the kernel does not know, leads there: only we can follow it.
-    text = call.text() if place.text is None else place.text
+    text = call.text() if as_written or place.text is None else place.text
     other.instead = text
     request = request._replace(path=text)
     if name in ("execve", "execveat"):

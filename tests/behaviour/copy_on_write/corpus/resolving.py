@@ -43,7 +43,6 @@ _PATHS = (
         "..",
         "../missing",
         ".",
-        "/",
         "missing",
         "to-slash",
     ),
@@ -62,7 +61,8 @@ _RESOLVES = {
 
 def _reading(s: Calls, resolve: int) -> None:
     directory = s.open("dir", os.O_RDONLY, 0)
-    for path in _PATHS:
+    confined = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)
+    for path in (*_PATHS, "/" if confined else "/usr"):
         for dirfd in (AT_FDCWD, directory):
             fd = s.openat2(dirfd, path, os.O_RDONLY, 0, resolve)
             if fd >= 0:
@@ -176,6 +176,42 @@ def temporary_files(s: Calls) -> None:
             if fd >= 0:
                 s.write(fd, b"x")
                 s.close(fd)
+
+
+@program
+def from_above_the_tree(s: Calls) -> None:
+    """The directory that the walk may not leave is around the tree, or beside it."""
+    s.put("file", b"changed\n")
+    s.unlink("dir/a")
+    s.put("dir/new")
+    s.symlink("dir/new", "to-new")
+    s.symlink("../file", "dir/to-file")
+    inside = s.root.rpartition(b"/")[2]
+    name = s.root.split(b"/")[-2] + b"/" + inside
+    for around in (s.root + b"/..", s.root + b"/../.."):
+        top = s.open(around, O_PATH, 0)
+        for path in (
+            b"file",
+            b"dir/a",
+            b"dir/new",
+            b"dir/sub/../new",
+            b"to-new",
+            b"to-dir/new",
+            b"dir/to-file",
+            b"missing",
+        ):
+            below = (inside if around.count(b"/..") == 1 else name) + b"/" + path
+            for resolve in (0, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV):
+                fd = s.openat2(top, below, os.O_RDONLY, 0, resolve)
+                if fd >= 0:
+                    s.read(fd)
+                    s.close(fd)
+            fd = s.openat2(top, below, os.O_WRONLY | os.O_CREAT, 0o640, RESOLVE_BENEATH)
+            if fd >= 0:
+                s.write(fd, b"w")
+                s.close(fd)
+        s.openat2(top, b"/" + inside + b"/file", os.O_RDONLY, 0, RESOLVE_BENEATH)
+        s.openat2(top, b"../x", os.O_RDONLY, 0, RESOLVE_BENEATH)
 
 
 @program
