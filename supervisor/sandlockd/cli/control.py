@@ -10,10 +10,12 @@ import os
 import sys
 
 from sandlockd import __version__
+from sandlockd.cli.ending import end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
     from sandlockd.review.reviewing import Done, Review
 
@@ -127,6 +129,10 @@ def main_parser() -> _Parser:
     return parser
 
 
+def command() -> NoReturn:
+    end("sandlockctl", main)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in _PARSERS:
@@ -136,12 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb, rest = found.verb, found.rest
     options = _PARSERS[verb]().parse_intermixed_args(rest)
     os.umask(0)  # modes are given in full
-    try:
-        return _VERBS[verb](options)
-    except BrokenPipeError:
-        # Whoever read has seen enough; and nothing is written again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return DONE
+    return _VERBS[verb](options)
 
 
 def _say(text: str) -> None:
@@ -305,4 +306,4 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command()

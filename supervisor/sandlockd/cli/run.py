@@ -13,6 +13,8 @@ import time
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
 from sandlockd.audit.state import StateError, state_directory
+from sandlockd.cli.ending import say as write_line
+from sandlockd.cli.ending import unforeseen
 from sandlockd.cli.policy_files import (
     compile_file_rules,
     load_policy,
@@ -90,10 +92,7 @@ class Options:
 
 def say(text: str) -> None:
     """One line to stderr; a closed one is no reason to fail."""
-    try:
-        os.write(2, f"sandlockd: {text}\n".encode("utf-8", "backslashreplace"))
-    except OSError:
-        pass
+    write_line("sandlockd", text)
 
 
 def run(options: Options) -> int:
@@ -112,6 +111,9 @@ def run(options: Options) -> int:
     except StateError as error:
         say(str(error))
         result.failed(str(error))
+    except Exception as error:  # the program, if there was one, has been ended
+        say(unforeseen(error))
+        result.failed(unforeseen(error))
     return _write_status(options, result)
 
 
@@ -135,6 +137,7 @@ class _Foreground:
         self._stdio = _occupy_stdio()
         self._terminate_by: float | None = None
         self._verbose: Verbose | None = None
+        self._has_started = False
 
     def run(self) -> Result:
         """Raises CannotStart, PolicyErrors, StateError."""
@@ -154,8 +157,14 @@ class _Foreground:
             except BaseException:
                 prepared.close()
                 raise
-            sandbox = Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
-            result = self._run_prepared(sandbox, audit, () if run_tree is None else (run_tree.disposer_pid,))
+            try:
+                result = self._run_in(
+                    trees, prepared, audit, () if run_tree is None else (run_tree.disposer_pid,)
+                )
+            except BaseException:
+                if run_tree is not None:
+                    run_tree.abandon(say, has_run=self._has_started)
+                raise
             if run_tree is not None:
                 counted = self._options.status_file is not None
                 run_tree.dispose(result, say, quiet=self._options.quiet, counted=counted)
@@ -167,6 +176,18 @@ class _Foreground:
             if problem is not None:
                 say(problem)
             os.umask(self._umask)
+
+    def _run_in(
+        self, trees: tuple[Tree, ...], prepared: Prepared, audit: AuditLog, spared: Sequence[int]
+    ) -> Result:
+        try:
+            sandbox = Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
+        except BaseException:
+            for tree in trees:
+                tree.close()
+            prepared.close()
+            raise
+        return self._run_prepared(sandbox, audit, spared)
 
     def _prepare(self, private: PrivateDirectory) -> Prepared:
         """Raises CannotStart, PolicyErrors."""
@@ -271,6 +292,7 @@ class _Foreground:
                     descriptor_limit=raise_own_descriptor_limit(),
                     umask=self._umask,
                 )
+                self._has_started = True
                 gc.freeze()  # what a start made stays: the collector need not look at it again
                 gc.enable()
                 _let_go_of_stdio()

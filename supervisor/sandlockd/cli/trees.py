@@ -54,7 +54,11 @@ class RunTree:
             raise CannotStart(str(error)) from None
         except OSError as error:
             raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
-        return Tree(root, made, _thread.allocate_lock())
+        try:
+            return Tree(root, made, _thread.allocate_lock())
+        except BaseException:
+            made.close()
+            raise
 
     def _make_storage(self, root: bytes) -> storage.Storage:
         """On the workdir's file system, if there is a place for it that can hold an upper. Raises as storage.create."""
@@ -90,6 +94,13 @@ class RunTree:
         if disposed.problem is not None:
             result.not_disposed(disposed.problem)
 
+    def abandon(self, say: Callable[[str], None], *, has_run: bool) -> None:
+        """The sandbox failed: what the program changed until then is kept, whatever the policy says."""
+        self._disposer.close()
+        meta = self.tree.storage.meta
+        if drop(self._state_dir, self._run_id, unseen=not has_run, meta=meta) is None and has_run:
+            say(f"what the program has changed until then is kept: sandlockctl diff {self._run_id}")
+
     @property
     def disposer_pid(self) -> int:
         return self._disposer.pid
@@ -100,7 +111,8 @@ class RunTree:
         with contextlib.suppress(
             NoChanges, StateError, OSError
         ):  # what stays behind is told of by sandlockctl ps
-            forget_unused(self._state_dir, self._run_id)
+            if not forget_unused(self._state_dir, self._run_id):
+                drop(self._state_dir, self._run_id, unseen=True)
 
 
 def _require_local(root: bytes) -> None:

@@ -254,7 +254,12 @@ def _main(asked_fd: int, answering_fd: int) -> None:
     with open(asked_fd, "rb") as asked:
         told = json.loads(asked.readline())
     request = Request(os.fsencode(told["state_dir"]), told["run_id"], told["how"], told["is_dry_run"])
-    _write(answering_fd, json.dumps(dispose(request)._asdict()).encode())
+    try:
+        done = dispose(request)
+    except Exception as error:  # a module that cannot be imported, no memory
+        told_error = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        done = Disposed("unknown", None, problem=f"the changes are kept as they are: {told_error}")
+    _write(answering_fd, json.dumps(done._asdict()).encode())
 
 
 if __name__ == "__main__":

@@ -241,6 +241,8 @@ def _open_part(directory: OwnedFd, path: bytes, name: bytes) -> OwnedFd:
     try:
         return openat2(directory.fd, name, os.O_PATH | os.O_DIRECTORY, resolve=CONFINED | _NO_XDEV)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # it says nothing about the storage
         problem = {
             errno.EXDEV: "is another file system",
             errno.ELOOP: "is a link",
