@@ -26,6 +26,8 @@ struct slk_notif_sizes {
 };
 
 int slk_notif_sizes(struct slk_notif_sizes *ret_sizes);
+/* Would a filter be taken with these SECCOMP_FILTER_FLAG_*? 0, or -errno (-EINVAL: a flag is unknown). Installs none. */
+int slk_seccomp_flags(unsigned int flags);
 
 /* The Landlock ABI version (landlock(7)), or -errno: -ENOSYS without Landlock, -EOPNOTSUPP when it is off. */
 int slk_landlock_abi(void);

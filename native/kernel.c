@@ -33,6 +33,14 @@ int slk_notif_sizes(struct slk_notif_sizes *ret_sizes)
 	return 0;
 }
 
+int slk_seccomp_flags(unsigned int flags)
+{
+	/* The flags are looked at before the program (seccomp_set_mode_filter(), kernel/seccomp.c). */
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, NULL) == 0)
+		return 0;
+	return errno == EFAULT ? 0 : -errno;
+}
+
 int slk_landlock_abi(void)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);

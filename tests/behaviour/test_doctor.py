@@ -12,6 +12,7 @@ import pytest
 from harness.interpreter import SANDLOCKD
 from harness.running import Runner, require
 
+from sandlockd.cli.doctor import CHECKS, Check
 from sandlockd.kernel.probe import Broken, Finding, Missing, State, in_child
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of
 
@@ -53,6 +54,10 @@ def _checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]
     found = json.loads(done.stdout)
     assert found["ok"] == (done.returncode == 0)
     return {check["name"]: check for check in found["checks"]}
+
+
+def _row(check: Check) -> dict[str, str]:
+    return {"name": check.name, "means": check.means, "fix": check.fix}
 
 
 def test_here_everything_that_a_run_needs_is_found(runner: Runner) -> None:
@@ -117,6 +122,16 @@ def test_without_landlock_a_run_is_refused_and_names_the_doctor(runner: Runner) 
     assert "sandlockd doctor" in line
 
 
+def test_a_run_on_a_kernel_without_both_names_both(runner: Runner) -> None:
+    wrap = [*_without("landlock_create_ruleset", 38), *_without("seccomp", 22)]
+    done = _run(runner, "--status-file", runner.status_path, "--", "true", wrap=wrap)
+    assert (done.returncode, done.stdout) == (125, "")
+    first, second = done.stderr.splitlines()
+    assert "lacks Landlock" in first and "lacks seccomp.user_notification" in second
+    status = json.loads(runner.status_path.read_text())
+    assert status["reason"] == "sandbox_error" and "seccomp.user_notification" in status["error"]
+
+
 # What each ABI version lacks, in the order in which a run misses it.
 _MISSING = {
     5: ("landlock.scope_signal", "landlock.scope_abstract_unix"),
@@ -141,6 +156,19 @@ def test_on_an_older_kernel_a_run_names_what_is_missing_and_does_without_it_if_i
         done = _run(runner, "--policy", policy, "--", "echo", "started", wrap=wrap)
         assert (done.returncode, done.stdout) == (125, "")
         assert f'[degrade] allow = ["{kept}"]' in done.stderr
+    done = _run(runner, "--", "echo", "started", wrap=wrap)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (125, "")
+    order = [name for row in reversed(_MISSING.values()) for name in row if name in missing]
+    assert [line.split()[4] for line in lines[: len(missing)]] == order
+    fixes = {check["name"]: check for check in map(_row, CHECKS)}
+    for name, line in zip(order, lines, strict=False):
+        assert fixes[name]["means"] in line and fixes[name]["fix"] in line
+    assert lines[len(missing) :] == (
+        [f"sandlockd: to run without all of them: [degrade] allow = {json.dumps(order)}"]
+        if len(order) > 1
+        else []
+    )
     policy.write_text(f"[degrade]\nallow = {json.dumps(missing)}\n")
     # The sleeper holds the pipe that is read to its end: nothing outlives the sandbox without the scope, either.
     script = "(setsid sleep 300 &); cat degraded.toml 2>/dev/null || echo refused"

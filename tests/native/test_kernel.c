@@ -12,6 +12,8 @@ static void test_the_kernels_notification_is_at_least_ours(void)
 	struct slk_notif_sizes sizes;
 
 	CHECK_EQUAL(0, slk_notif_sizes(&sizes));
+	CHECK_EQUAL(0, slk_seccomp_flags(0));
+	CHECK_EQUAL(-EINVAL, slk_seccomp_flags(1u << 31));
 	CHECK(sizes.request >= sizeof(struct seccomp_notif));
 	CHECK(sizes.response >= sizeof(struct seccomp_notif_resp));
 	CHECK(sizes.data >= sizeof(struct seccomp_data));

@@ -21,6 +21,15 @@ from sandlockd.kernel.probe import (
     in_child,
     scratch_directory,
 )
+from sandlockd.launch.features import (
+    LANDLOCK_FEATURES,
+    LANDLOCK_FIX,
+    NO_FILES,
+    NO_SUPERVISION,
+    REPEATED,
+    SECCOMP_FIX,
+    landlock_fix,
+)
 from sandlockd.policy.spelling import printable
 
 _RUN_TIMEOUT_S = 60
@@ -30,9 +39,6 @@ NEEDED = "needed"  # no run without it
 PROMISED = "promised"  # no run without it, unless the policy accepts that by name ([degrade] allow)
 USEFUL = "useful"  # runs do without it, slower or with less to tell
 LATER = "later"  # for what sandlockd will do; nothing uses it yet
-
-_LANDLOCK = "build the kernel with CONFIG_SECURITY_LANDLOCK=y and boot with lsm=landlock,... (5.13 or newer)"
-_SECCOMP = "Linux 5.14 or newer with CONFIG_SECCOMP_FILTER=y; in a container, allow seccomp(2) in its profile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +165,10 @@ def _end_to_end() -> str:
 # ---- the checks
 
 
-def _landlock(feature: str, abi: int, linux: str, probe: Callable[..., str], means: str) -> Check:
-    return Check(
-        f"landlock.{feature}",
-        PROMISED,
-        probe,
-        means,
-        f'Linux {linux} or newer (Landlock ABI {abi}), or [degrade] allow = ["landlock.{feature}"] in the policy',
-        scratch=probe.__code__.co_argcount > 0,
-    )
+def _landlock(feature: str, probe: Callable[..., str]) -> Check:
+    name, abi, linux, means = next(row for row in LANDLOCK_FEATURES if row[0] == f"landlock.{feature}")
+    fix = landlock_fix(name, abi, linux)
+    return Check(name, PROMISED, probe, means, fix, scratch=probe.__code__.co_argcount > 0)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -182,35 +183,35 @@ CHECKS: tuple[Check, ...] = (
         "seccomp.user_notification",
         NEEDED,
         probe_seccomp.user_notification,
-        "no program can be supervised",
-        _SECCOMP,
+        NO_SUPERVISION,
+        SECCOMP_FIX,
     ),
     Check(
         "seccomp.refusal",
         NEEDED,
         probe_seccomp.errno_answer,
         "what is refused would not be",
-        _SECCOMP,
+        SECCOMP_FIX,
     ),
     Check(
         "seccomp.addfd_send",
         NEEDED,
         probe_seccomp.addfd_send,
         "files that sandlockd opens for a program cannot be given to it",
-        _SECCOMP,
+        SECCOMP_FIX,
     ),
     Check(
         "seccomp.id_valid",
         NEEDED,
         probe_seccomp.id_valid,
         "a dead caller could be taken for another process",
-        _SECCOMP,
+        SECCOMP_FIX,
     ),
     Check(
         "seccomp.wait_killable_recv",
         NEEDED,
         probe_seccomp.wait_killable,
-        "a signal could make the program repeat a call that was done already",
+        REPEATED,
         "Linux 5.19 or newer",
     ),
     Check(
@@ -234,29 +235,21 @@ CHECKS: tuple[Check, ...] = (
         "a set-user-ID program could leave the sandbox with more rights",
         "Linux 3.5 or newer",
     ),
-    Check("landlock", NEEDED, probe_landlock.abi, "no file can be protected: no run is possible", _LANDLOCK),
+    Check("landlock", NEEDED, probe_landlock.abi, NO_FILES, LANDLOCK_FIX),
     Check(
         "landlock.files",
         NEEDED,
         probe_landlock.files,
-        "no file can be protected: no run is possible",
-        _LANDLOCK,
+        NO_FILES,
+        LANDLOCK_FIX,
         scratch=True,
     ),
-    _landlock("refer", 2, "5.19", probe_landlock.refer, "files cannot be moved between directories"),
-    _landlock("truncate", 3, "6.2", probe_landlock.truncate, "files that may not be written can be emptied"),
-    _landlock("tcp", 4, "6.7", probe_landlock.tcp, "TCP is closed by the supervisor's filter alone"),
-    _landlock("ioctl_dev", 5, "6.10", probe_landlock.ioctl_dev, "a granted device takes every command"),
-    _landlock(
-        "scope_signal", 6, "6.12", probe_landlock.scope_signal, "a program can signal your other processes"
-    ),
-    _landlock(
-        "scope_abstract_unix",
-        6,
-        "6.12",
-        probe_landlock.scope_abstract_unix,
-        "a program can reach abstract sockets (X11, D-Bus) of yours",
-    ),
+    _landlock("refer", probe_landlock.refer),
+    _landlock("truncate", probe_landlock.truncate),
+    _landlock("tcp", probe_landlock.tcp),
+    _landlock("ioctl_dev", probe_landlock.ioctl_dev),
+    _landlock("scope_signal", probe_landlock.scope_signal),
+    _landlock("scope_abstract_unix", probe_landlock.scope_abstract_unix),
     Check(
         "process.memory",
         NEEDED,

@@ -106,8 +106,10 @@ def run(options: Options) -> int:
             say(str(error))
         result.failed(str(errors.errors[0]))
     except CannotStart as error:
-        say(str(error))
-        result.failed(str(error), error.exit_status)
+        lines = (str(error), *error.further)
+        for line in lines:
+            say(line)
+        result.failed("; ".join(lines), error.exit_status)
     except StateError as error:
         say(str(error))
         result.failed(str(error))

@@ -54,6 +54,11 @@ def supported_fs(version: int) -> int:
     return rights if version >= 1 else 0
 
 
+def seccomp_flags_error(flags: int) -> int:
+    """The errno with which seccomp(2) refuses a filter with these SECCOMP_FILTER_FLAG_*; 0: it takes them."""
+    return -int(lib.slk_seccomp_flags(flags))
+
+
 class Ruleset:
     """A ruleset under construction, and the descriptor that a child enters."""
 

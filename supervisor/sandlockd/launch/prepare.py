@@ -13,6 +13,7 @@ import sys
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of, numbered
 from sandlockd.launch import wall as walls
 from sandlockd.launch.command import CommandError, find_command, located
+from sandlockd.launch.features import MissingFeatures
 from sandlockd.launch.filter import FilterError, build
 from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_refusals, c_rows, errno_for, rule_for
 from sandlockd.policy.files import WORKDIR_RULE
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
 
 class CannotStart(Exception):
-    """The sandbox could not be built. One line, with the step, the reason and the fix."""
+    """The sandbox could not be built. One line, with the step, the reason and the fix; further: more of them."""
 
-    def __init__(self, text: str, exit_status: int = 125) -> None:
+    def __init__(self, text: str, exit_status: int = 125, further: tuple[str, ...] = ()) -> None:
         super().__init__(text)
         self.exit_status = exit_status
+        self.further = further
 
 
 class Prepared:
@@ -108,7 +110,9 @@ def prepare(
     """
     try:
         wall = walls.build(rules, frozenset(policy.degrade.allow), temporary)
-    except (walls.MissingFeature, walls.WallError) as error:
+    except MissingFeatures as error:
+        raise CannotStart(error.lines[0], further=error.lines[1:]) from None
+    except walls.WallError as error:
         raise CannotStart(str(error)) from None
     prepared = Prepared(policy, wall.rules, wall)
     prepared.temporary = temporary

@@ -15,6 +15,7 @@ from sandlockd.kernel import landlock
 from sandlockd.kernel.engine import ZONE_ASKER, ZONE_IDENTITY, ZONE_SLOW, ZONE_TREE, ZONE_WHOLE, Zone
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch import hardlinks
+from sandlockd.launch.features import check_features
 from sandlockd.launch.temporary import is_own
 from sandlockd.policy.files import LAW_PROC, LAW_STATE, WORKDIR_RULE
 from sandlockd.policy.spelling import is_within
@@ -51,33 +52,6 @@ _RIGHTS: tuple[tuple[Want, int], ...] = (
 # Of a copy-on-write tree the kernel gives this only, whatever the rules say: everything else is the supervisor's.
 _TREE = Want.READ | Want.EXECUTE
 
-# The name under which a policy may do without it ([degrade] allow), and the Landlock ABI that brought it.
-_FEATURES: tuple[tuple[str, int], ...] = (
-    ("landlock.refer", 2),
-    ("landlock.truncate", 3),
-    ("landlock.tcp", 4),
-    ("landlock.ioctl_dev", 5),
-    ("landlock.scope_signal", 6),
-    ("landlock.scope_abstract_unix", 6),
-)
-
-
-class MissingFeature(Exception):
-    """The kernel lacks what the wall needs and the policy does not allow to do without it."""
-
-    def __init__(self, feature: str, found: str) -> None:
-        super().__init__(feature, found)
-        self.feature = feature
-        self.found = found
-
-    def __str__(self) -> str:
-        if self.feature == "landlock":
-            return f"this kernel has no Landlock ({self.found}); `sandlockd doctor` says what to do"
-        return (
-            f"this kernel lacks {self.feature} ({self.found}); `sandlockd doctor` says what that means, and"
-            f' [degrade] allow = ["{self.feature}"] runs without it'
-        )
-
 
 class WallError(Exception):
     """The ruleset could not be built. The text says why and what to do."""
@@ -90,18 +64,6 @@ def rights_of(want: Want) -> int:
         if one in want:
             rights |= bits
     return rights
-
-
-def check_features(degrade: frozenset[str]) -> tuple[int, list[str]]:
-    """(the ABI, the features that the run does without). Raises MissingFeature."""
-    version = landlock.abi()
-    if version < 1:
-        raise MissingFeature("landlock", "switched off or not built in")
-    missing = [name for name, since in _FEATURES if version < since]
-    for name in missing:
-        if name not in degrade:
-            raise MissingFeature(name, f"Landlock ABI {version}")
-    return version, missing
 
 
 class Wall:
@@ -144,7 +106,7 @@ def build(rules: FileRules, degrade: frozenset[str], temporary: Temporary | None
 
     temporary: a tree of which the kernel grants nothing, whatever its passages are granted.
     Raises:
-        MissingFeature: the kernel cannot, and the policy does not degrade it.
+        MissingFeatures: the kernel cannot, and the policy does not degrade it.
         WallError: a grant could not be opened, or a directory around a hole is too large to grant around.
     """
     version, missing = check_features(degrade)
