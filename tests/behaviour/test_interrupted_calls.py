@@ -8,6 +8,7 @@ such a process are compared with bare here too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from harness.running import Runner
+from harness.survivors import marked
 from harness.waiting import until
 from harness.whole_supervisor import wait_for_whole_supervisor
 
@@ -686,6 +688,15 @@ int main(void)
 """
 
 
+def _traced(runner: Runner) -> int:
+    """How many processes are under a tracer."""
+    count = 0
+    for survivor in marked(runner.marker):
+        with contextlib.suppress(OSError):
+            count += "TracerPid:\t0\n" not in Path(f"/proc/{survivor.pid}/status").read_text()
+    return count
+
+
 def test_processes_with_timers_die_with_sandlockd(runner: Runner) -> None:
     program = runner.compiler.compile(_UNDER_A_TIMER, "-pthread")
     script = 'for i in 1 2 3 4 5 6 7 8; do "$0" 100 0 threads_after & done; "$0" 100 0 setitimer & echo ready; wait'
@@ -693,7 +704,7 @@ def test_processes_with_timers_die_with_sandlockd(runner: Runner) -> None:
     with runner.started(runner.command_line(["sh", "-c", script, program])) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        time.sleep(0.3)
+        until(lambda: _traced(runner) >= 9, "timers in all of them")
         process.kill()
         process.wait()
         # Each of them holds the other end.
