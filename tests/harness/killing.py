@@ -24,6 +24,8 @@ CALLS: list[tuple[object, str]] = [
     (flushing, "flush"),
     (flushing, "flush_directory"),
     (JournalFile, "_append"),
+    # The journal, and what is remembered of what was taken back.
+    *((os, name) for name in ("write", "ftruncate", "posix_fallocate")),
 ]
 
 

@@ -65,7 +65,7 @@ _CHANGES = [
 ]
 
 
-def _fresh(root: Path) -> tuple[bytes, bytes]:
+def fresh(root: Path) -> tuple[bytes, bytes]:
     """A workdir and a storage with all kinds of changes; their paths."""
     work, store = root / "tree", root / "store"
     for directory in ("", "dir", "tree/a", "old", "dir-to-file", "closed"):
@@ -92,7 +92,7 @@ def _content(tree: Tree) -> Tree:
     return {path: (told[0], told[4]) for path, told in tree.items()}
 
 
-class _Crash:
+class Crash:
     """What one tree is before and after, and how many calls a commit is."""
 
     def __init__(self, place: Place, root: Path | None = None) -> None:
@@ -114,7 +114,7 @@ class _Crash:
     def anew(self) -> tuple[bytes, bytes]:
         for name in ("tree", "store"):
             remove_tree(self.root / name)
-        return _fresh(self.root)
+        return fresh(self.root)
 
     def require_whole(self, work: bytes) -> None:
         """Every file is old or new."""
@@ -126,12 +126,12 @@ class _Crash:
             assert path in now or old[path][0] != new[path][0], f"{path!r} is gone"
 
 
-def _without_waiting_for_the_disk() -> None:
+def without_waiting_for_the_disk() -> None:
     """Whoever is killed with kill -9 leaves in the kernel what it wrote. The calls are counted all the same."""
     os.fsync = lambda fd: None
 
 
-def _numbers(place: Place, crash: _Crash) -> range:
+def _numbers(place: Place, crash: Crash) -> range:
     """Every call; for an ordinary user, who ends a commit at every call above, some of them."""
     return range(crash.calls) if place.user.is_root else range(1, crash.calls, 5)
 
@@ -161,13 +161,13 @@ def test_a_commit_killed_before_any_call_is_ended_by_a_rerun_however_often_that_
 ) -> None:
     def all_attempts() -> None:
         if place.user.is_root:
-            _without_waiting_for_the_disk()
-            attempts(_Crash(place))
+            without_waiting_for_the_disk()
+            attempts(Crash(place))
         else:
             with _in_memory(place) as root:
-                attempts(_Crash(place, root))
+                attempts(Crash(place, root))
 
-    def attempts(crash: _Crash) -> None:
+    def attempts(crash: Crash) -> None:
         for number in range(crash.calls):
             work, store = crash.anew()
             assert _killed(functools.partial(committing.commit, store), number) == -signal.SIGKILL
@@ -175,7 +175,7 @@ def test_a_commit_killed_before_any_call_is_ended_by_a_rerun_however_often_that_
             _end(crash, work, store, number)
         assert crash.calls > 150
 
-    def _end(crash: _Crash, work: bytes, store: bytes, number: int) -> None:
+    def _end(crash: Crash, work: bytes, store: bytes, number: int) -> None:
         again = 0
         while committing.is_pending(store):
             assert again < 1000
@@ -194,9 +194,9 @@ def test_a_commit_killed_before_any_call_is_ended_by_a_rerun_however_often_that_
 def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None:
     def all_attempts() -> None:
         with _in_memory(place) as root:
-            attempts(_Crash(place, root))
+            attempts(Crash(place, root))
 
-    def attempts(crash: _Crash) -> None:
+    def attempts(crash: Crash) -> None:
         landed = 0
         for number in _numbers(place, crash):
             work, store = crash.anew()
@@ -220,18 +220,21 @@ def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None
     assert in_child(all_attempts, place.user) == 0
 
 
-def test_a_call_that_fails_leaves_the_tree_as_it_was_and_the_next_try_succeeds(place: Place) -> None:
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_call_that_fails_leaves_the_tree_as_it_was_and_the_next_try_succeeds(
+    place: Place, error: int
+) -> None:
     def all_attempts() -> None:
         with _in_memory(place) as root:
-            attempts(_Crash(place, root))
+            attempts(Crash(place, root))
 
-    def attempts(crash: _Crash) -> None:
+    def attempts(crash: Crash) -> None:
         def attempt(store: bytes, number: int) -> None:
-            killing.failing_at(number, errno.ENOSPC)
+            killing.failing_at(number, error)
             try:
                 committing.commit(store)
             except OSError as raised:
-                assert raised.errno == errno.ENOSPC
+                assert raised.errno == error
                 os._exit(3)
 
         for number in _numbers(place, crash):
@@ -262,7 +265,7 @@ def test_random_changes_killed_at_random_are_ended_or_taken_back(place: Place, s
             act(store)
 
     def check() -> None:
-        _without_waiting_for_the_disk()
+        without_waiting_for_the_disk()
         places, disk = walk(place.root / "work", chance, 60)
         disk.close()
         old, new = real(places.work), real(places.plain)
