@@ -375,6 +375,13 @@ static int may_start_at_file(const struct slk_request *request, int dirfd_argume
 	       (path[1] == '\0' || path[1] == '/' || path[1] == '.');
 }
 
+static int removes(const struct slk_engine *engine, const struct slk_request *request)
+{
+	int act = engine->calls[request->nr].act;
+
+	return act == SLK_ACT_UNLINK || act == SLK_ACT_RMDIR;
+}
+
 static int judge_path(struct slk_engine *engine, struct slk_request *request, int dirfd_argument,
 		      const char *path, uint32_t length, uint32_t need, int follow)
 {
@@ -390,6 +397,8 @@ static int judge_path(struct slk_engine *engine, struct slk_request *request, in
 				slk_tree_call(engine, request, tree, &walk, from_upper);
 	if (from_upper)
 		return SLK_REASON_ZONE + 1; /* the kernel would start elsewhere */
+	if (engine->tree_count && removes(engine, request) && slk_tree_is_passage(engine, &walk))
+		return SLK_REASON_ZONE + 1; /* the kernel would see no mount point */
 	return slk_fast_judge(engine, &walk, need, follow, &request->may_wait);
 }
 

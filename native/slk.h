@@ -164,6 +164,7 @@ void slk_layers_walk(struct slk_layers *layers, const char *text, const uint32_t
 		     struct slk_layered *ret_found);
 struct slk_tree *slk_tree_of(struct slk_engine *engine, const struct slk_walk *walk);
 int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *length);
+int slk_tree_is_passage(struct slk_engine *engine, const struct slk_walk *walk);
 int slk_tree_may_have_moved(const struct slk_engine *engine, const char *base, uint32_t length);
 int slk_tree_has_anew(const struct slk_engine *engine, const char *base, uint32_t length);
 int slk_is_plain(const char *path, uint32_t length);

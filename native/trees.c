@@ -89,6 +89,14 @@ struct slk_tree *slk_tree_of(struct slk_engine *engine, const struct slk_walk *w
 	return zone && zone->flags & SLK_ZONE_WHOLE && zone->length == tree->root_length ? tree : NULL;
 }
 
+/* By its letters, the name at which something that is granted is to be seen in a tree: a mount point to the program. */
+int slk_tree_is_passage(struct slk_engine *engine, const struct slk_walk *walk)
+{
+	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
+
+	return zone && zone->length == walk->length && tree_at(engine, walk->text, walk->length);
+}
+
 /* From where the kernel has an object to what the program calls it. 1: it is in an upper directory. */
 int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *length)
 {

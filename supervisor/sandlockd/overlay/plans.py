@@ -167,6 +167,8 @@ def rmdir(found: Found) -> Steps:
     Raises:
         FsError: EINVAL (`.`), ENOTEMPTY (`..` too), EBUSY (the root of a tree), ENOENT, EACCES, EPERM, ENOTDIR.
     """
+    if found.last is Last.ROOT and found.kind is not Kind.DIRECTORY:
+        raise FsError(errno.ENOTDIR)  # a passage to a file
     if found.last is not Last.NORM:
         raise FsError(_RMDIR_LAST[found.last])
     kind = _present(found).kind

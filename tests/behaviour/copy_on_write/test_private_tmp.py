@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.own_tmp import OwnTmp, in_real_tmp
@@ -211,6 +212,39 @@ def test_a_passage_stays_in_its_place(runner: Runner, below: Path) -> None:
     busy = ["EBUSY", "EBUSY", "EBUSY", "EBUSY", "EBUSY", "ENOTEMPTY", "EEXIST", "EXDEV", "ENOENT"]
     assert ended.stdout.decode().split() == [*busy, "EXDEV", "EBUSY", "EXDEV", "EXDEV", "done"], ended
     assert sorted(os.listdir(below)) == ["canary", "file", "link", "out", "read", "work"]
+
+
+_BUSY_ALL = """
+import ctypes, errno, os, sys
+below = sys.argv[1]
+open(below + "/own", "w").close(); os.mkdir(below + "/own-dir")
+def tried(act, *names):
+    try: act(*names); return "done"
+    except OSError as error: return errno.errorcode[error.errno]
+def exchange(one, other):
+    if ctypes.CDLL(None, use_errno=True).renameat2(-100, one.encode(), -100, other.encode(), 2):
+        raise OSError(ctypes.get_errno(), "")
+for name in ("read", "out", "work", "file", "read/", "out/.", "read/../out"):
+    path = below + "/" + name
+    kind = "own-dir" if os.path.isdir(path) else "own"
+    print(name, tried(os.rmdir, path), tried(os.unlink, path), tried(os.rename, path, below + "/moved"),
+          tried(os.rename, below + "/" + kind, path), tried(exchange, path, below + "/" + kind),
+          tried(os.mkdir, path), tried(os.symlink, "x", path))
+"""
+_MOUNT = 'for n in read out work file; do mount --bind "$1/$n" "$1/$n"; done; shift; exec "$@"'
+
+
+def test_what_is_at_its_place_in_tmp_is_busy_as_a_mount_point_is(runner: Runner, below: Path) -> None:
+    """Whether it is granted for reading or for writing: EBUSY. Bare, with mount points there."""
+    command: list[Any] = [system_python(), "-c", _BUSY_ALL, below]
+    ours = runner.sandboxed(command, options=_granted(below), cwd="/")
+    names = ("read", "out", "work", "file", "read/", "out/.", "read/../out")
+    assert [line.split()[0] for line in ours.stdout.decode().splitlines()] == list(names), ours
+    if os.geteuid() != 0:
+        pytest.skip("only root makes mount points to compare with")
+    apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh", below]
+    bare = runner.bare([*apart, *command], cwd="/", user=0, group=0)
+    assert ours.stdout.decode().splitlines() == bare.stdout.decode().splitlines()
 
 
 def test_a_working_directory_in_the_real_tmp_that_nothing_grants_is_an_empty_one(

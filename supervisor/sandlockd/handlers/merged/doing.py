@@ -71,6 +71,8 @@ def denied(
     call: Call, place: Place, want: Want, *, target: bytes | None = None, error: int = errno.EACCES
 ) -> Refused | None:
     """What a `deny` in the tree, or a grant without execution, refuses; None: the rules allow it."""
+    if place.found.path in place.found.view.passages:
+        return None  # a mount point to the program: busy, or there already, whatever the rules say
     visible = place.found.visible
     identity = None if visible is None else FileIdentity(visible.device, visible.inode)
     verdict = call.caller.context.rules_inside.judge(place.path, want, identity)
