@@ -113,6 +113,15 @@ void slk_answer_may_wait(struct slk_engine *engine, uint32_t index)
 	__atomic_store_n(&call->tid, slot->tid, __ATOMIC_RELEASE);
 }
 
+/* It asks again, so what may have waited is over. */
+void slk_waits_no_more(struct slk_engine *engine, int32_t tid)
+{
+	struct slk_waiting_call *call = &engine->shared->waiting[(uint32_t)tid % SLK_WAITING_MAX];
+
+	if (__atomic_load_n(&call->tid, __ATOMIC_ACQUIRE) == tid)
+		__atomic_store_n(&call->tid, 0, __ATOMIC_RELEASE);
+}
+
 /*
  * The caller's wait ends only by our answer (or SIGKILL), so it is made to stop on its way back, where the kernel takes
  * the pending signals in any case: ERESTARTSYS then means what it means bare. Without the stop, a signal that another
@@ -127,8 +136,10 @@ int slk_answer_interrupted(struct slk_engine *engine, uint32_t index, int contro
 		return -EBADSLT;
 	slk_answer_may_wait(engine, index); /* for init to leave it alone */
 	result = slk_order_init(engine, control_fd, SLK_ORDER_INTERRUPT, slot->tid, timeout_ms);
-	if (result <= 0)
+	if (result <= 0) {
+		slk_waits_no_more(engine, slot->tid);
 		return result;
+	}
 	slk_answer(engine, index, 0, -SLK_ERESTARTSYS, 0);
 	return 1;
 }

@@ -220,6 +220,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 		engine->counts.failed++;
 		return 1;
 	}
+	slk_waits_no_more(engine, (int32_t)notif.pid);
 	slot->notif_id = notif.id;
 	memcpy(slot->args, notif.data.args, sizeof(slot->args));
 	slot->instruction_pointer = notif.data.instruction_pointer;

@@ -364,6 +364,8 @@ struct slk_slot *slk_slot_in_use(struct slk_engine *engine, uint32_t slot);
 void slk_slot_release(struct slk_slot *slot);
 /* For a notification without a slot. */
 int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags);
+/* Forget that a call of this thread may wait in the kernel (slk_answer_may_wait). */
+void slk_waits_no_more(struct slk_engine *engine, int32_t tid);
 /* Frees the slot whatever it returns. */
 int slk_answer(struct slk_engine *engine, uint32_t slot, int64_t value, int32_t error, uint32_t flags);
 

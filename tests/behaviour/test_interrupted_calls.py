@@ -222,6 +222,51 @@ def test_an_open_that_waits_ends_with_a_signal_as_it_does_bare(
     runner.both([program, "fifo", flags], options=_spine(runner) if served else ())
 
 
+_SERVED_AT_ONCE = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+static volatile long ticks;
+static void tick(int number) { (void)number; ticks++; }
+
+/* The other end is there, so that no open of the FIFO waits. */
+int main(int argc, char **argv)
+{
+	struct sigaction action = {.sa_handler = tick};
+	struct itimerval every = {{0, 1000}, {0, 1000}};
+	int interrupted = 0, opened = 0;
+
+	(void)argc;
+	mkfifo("fifo", 0600);
+	if (open("fifo", O_RDWR) < 0)
+		return 1;
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &every, NULL);
+	while (ticks < 600) {
+		int fd = open(argv[1], O_RDONLY);
+
+		if (fd < 0)
+			interrupted += errno == EINTR;
+		else if (close(fd) == 0)
+			opened++;
+	}
+	printf("interrupted %d, opened %s\n", interrupted, opened > 100 ? "often" : "seldom");
+	return 0;
+}
+"""
+
+
+def test_an_open_that_is_served_and_need_not_wait_is_not_interrupted(runner: Runner) -> None:
+    """That the one before might have waited does not count for the next, which is told apart by nothing else."""
+    program = runner.compiler.compile(_SERVED_AT_ONCE)
+    runner.both([program, "fifo"], options=_spine(runner))
+
+
 _WITHOUT_PATHS_UNDER_A_TIMER = r"""
 #include <errno.h>
 #include <fcntl.h>

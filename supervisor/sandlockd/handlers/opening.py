@@ -173,11 +173,9 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     context = caller.context
     if how.flags & os.O_PATH and context.instead is None:
         return LANDLOCK_FILES  # asks for no right (landlock(7))
-    if _may_wait(how, found):
-        context.engine.may_wait(caller.request.slot)
     if not found.path.startswith(b"/") or found.deleted:
         # A pipe, a socket, a memfd, a deleted file: reached through a descriptor, whose process the kernel checks.
-        return EACCES if how.asks_for_no_access else LANDLOCK_FILES
+        return EACCES if how.asks_for_no_access else _left_to_the_kernel(caller, how, found)
     directory = stat.S_ISDIR(found.mode)
     identity = context.identity_of(opened, found)
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
@@ -187,9 +185,16 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
         return record.refuse(verdict, path=found.path, wanted=how.want)
     granted = context.kernel_grants(found.path, how.need(directory=directory))
     if granted and not how.asks_for_no_access and context.instead is None:
-        return LANDLOCK_FILES
+        return _left_to_the_kernel(caller, how, found)
     error = _unfit(how, found, slash=_ends_with_slash(caller.request.path))
     return Errno(error) if error else reopen(caller, opened, how, found.mode)
+
+
+def _left_to_the_kernel(caller: Caller, how: How, found: Object) -> Answer:
+    """A call that may wait there is marked. Not one that is served: the mark would outlive it (native/tracer.c)."""
+    if _may_wait(how, found):
+        caller.context.engine.may_wait(caller.request.slot)
+    return LANDLOCK_FILES
 
 
 def _may_wait(how: How, found: Object) -> bool:
