@@ -206,12 +206,16 @@ class _Foreground:
 
     def _places(self) -> list[bytes]:
         """Where changes are kept, besides the state directory."""
-        from sandlockd.review.places import known, place_for
+        from sandlockd.review.places import in_use, known, place_for
 
-        workdir = self._policy.filesystem.workdir
-        own = None if workdir is None else place_for(os.path.realpath(workdir), self._state_dir)
+        files = self._policy.filesystem
+        own = None
+        if files.storage is not None:
+            own = os.path.realpath(files.storage)
+        elif files.workdir is not None:
+            own = place_for(os.path.realpath(files.workdir), self._state_dir)
         found = known(self._state_dir)
-        return [*(path for path in found if os.path.lexists(path)), *([own] if own is not None else [])]
+        return [*(path for path in found if in_use(path)), *([own] if own is not None else [])]
 
     def _trees(
         self, prepared: Prepared, run_tree: RunTree | None, private: PrivateDirectory

@@ -78,7 +78,9 @@ def make_storage_directory(
         os.mkdir(path, 0o700)
         return path
     os.makedirs(chosen, 0o700, exist_ok=True)
-    path = os.path.realpath(chosen) + b"/sandlockd-" + os.fsencode(run_id)
+    place = os.path.realpath(chosen)
+    places.remember(place, state_dir)
+    path = place + b"/" + places.CHOSEN_PREFIX + os.fsencode(run_id)
     _point_to(run, path)
     os.mkdir(path, 0o700)
     return path

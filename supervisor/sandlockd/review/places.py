@@ -2,7 +2,8 @@
 
     <directory>/.sandlockd/<run id>     0700 both; the directory is the uppermost one above the workdir, on its file
                                         system, that is ours and that nobody else may write
-    <state>/places                      every such .sandlockd there ever was, each ended by a NUL
+    <state>/places                      every such .sandlockd there ever was, and every `filesystem.storage` that a
+                                        policy chose, each ended by a NUL
 
 There copies share blocks with the originals, a commit renames, and a full disk is full for both. Not in a directory
 that others may write, sticky or not: they could keep us from it, and what cleans /tmp does not ask. If there is none,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLACE_NAME = b".sandlockd"
+CHOSEN_PREFIX = b"sandlockd-"  # of a storage in a directory that a policy chose
 _PLACES_NAME = b"places"
 _PLACES_BYTES_MAX = 1 << 20
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -52,8 +54,7 @@ def _uppermost(workdir: bytes, state_dir: bytes) -> bytes | None:
 def make(place: bytes, state_dir: bytes) -> bool:
     """Make it, and remember it. False: it cannot be used. state_dir: exists, and was found to be ours."""
     try:
-        if place not in known(state_dir):
-            _remember(place, state_dir)
+        remember(place, state_dir)
         try:
             os.mkdir(place, 0o700)
         except FileExistsError:
@@ -77,6 +78,18 @@ def known(state_dir: bytes) -> list[bytes]:
         return [path for path in file.read(_PLACES_BYTES_MAX).split(b"\0") if path.startswith(b"/")]
 
 
+def in_use(place: bytes) -> bool:
+    """Can there be storages in it? A directory that a policy chose is the user's own again when there are none."""
+    if os.path.basename(place) == PLACE_NAME:
+        return os.path.lexists(place)
+    try:
+        return any(name.startswith(CHOSEN_PREFIX) for name in os.listdir(place))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def leave(storage: bytes) -> None:
     """When a storage has gone: its place goes with the last one."""
     place = os.path.dirname(storage)
@@ -87,7 +100,10 @@ def leave(storage: bytes) -> None:
             return  # others are there
 
 
-def _remember(place: bytes, state_dir: bytes) -> None:
+def remember(place: bytes, state_dir: bytes) -> None:
+    """From now on no run gets at it. place: canonical. Raises OSError."""
+    if place in known(state_dir):
+        return
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(state_dir + b"/" + _PLACES_NAME, flags, 0o600)
     try:

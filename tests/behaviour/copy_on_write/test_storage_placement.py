@@ -200,3 +200,52 @@ def test_a_full_disk_is_enospc_to_the_program_and_tears_nothing(runner: Runner) 
         assert (disk / "work/large").read_bytes() == b"x" * (3 << 20)
         assert sorted(os.listdir(disk / "work")) == ["file", "large"]
         assert sorted(os.listdir(disk)) == ["work"]
+
+
+# ---- where the policy chooses it
+
+
+def _chosen(runner: Runner) -> Path:
+    chosen = runner.place.root / "around" / "chosen"
+    chosen.mkdir(parents=True)
+    runner.place.give(chosen.parent)
+    return chosen
+
+
+def _policy(runner: Runner, storage: Path, more: str = "") -> str:
+    return (
+        'extends = ["base"]\n[filesystem]\n'
+        f'workdir = "{runner.work}"\nstorage = "{storage}"\non_exit = "keep"\n{more}'
+    )
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "execute"])
+@pytest.mark.parametrize("where", ["", "/in"])
+def test_a_chosen_storage_that_the_policy_grants_is_refused(runner: Runner, kind: str, where: str) -> None:
+    chosen = _chosen(runner)
+    (chosen / "in").mkdir()
+    ended = runner.sandboxed(["true"], policy=_policy(runner, chosen, f'{kind} = ["{chosen}{where}"]\n'))
+    assert ended.returncode == 125
+    (line,) = ended.stderr.decode().splitlines()
+    assert str(chosen) in line and "law.state" in line, line
+    assert os.listdir(chosen) == ["in"]
+
+
+def test_a_chosen_storage_in_what_is_granted_is_out_of_reach(runner: Runner) -> None:
+    """In that run, and in every later one."""
+    chosen = _chosen(runner)
+    script = (
+        f"echo mine > {runner.work}/made; ls {chosen}; echo x > {chosen}/x; mkdir {chosen}/y; mv {chosen} {chosen}-2;"
+        f" cat {chosen}/*/upper/made; rm -rf {chosen}; echo beside > {chosen}-not"
+    )
+    options = ["--write", chosen.parent]
+    ended = runner.sandboxed(["sh", "-c", script], policy=_policy(runner, chosen), options=options)
+    assert ended.stdout == b"", ended
+    assert Path(f"{chosen}-not").read_text() == "beside\n"
+    (kept,) = chosen.iterdir()
+    assert (kept / "upper/made").read_text() == "mine\n"
+    before = snapshot(chosen)
+    later = runner.sandboxed(["sh", "-c", script], policy='extends = ["base"]\n', options=options)
+    assert later.stdout == b""
+    assert changed(before, snapshot(chosen)) == set()
+    assert {record["rule"] for record in later.refusals if str(chosen) in record["path"]} == {"law.state"}
