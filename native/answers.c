@@ -215,6 +215,26 @@ int slk_give_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t c
 	return slot ? inject(engine, slot, fd, close_on_exec) : -EBADSLT;
 }
 
+int slk_exchange_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec, int32_t number)
+{
+	const struct slk_slot *slot = slk_slot_in_use(engine, index);
+	struct seccomp_notif_addfd injection = {
+		.srcfd = (uint32_t)fd,
+		.newfd = (uint32_t)number,
+		.flags = SECCOMP_ADDFD_FLAG_SETFD,
+		.newfd_flags = close_on_exec ? 02000000 /* O_CLOEXEC */ : 0,
+	};
+	int result;
+
+	if (!slot)
+		return -EBADSLT;
+	injection.id = slot->notif_id;
+	do
+		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+	while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : 0;
+}
+
 int slk_answer_given(struct slk_engine *engine, uint32_t index, int number)
 {
 	struct slk_slot *slot = slk_slot_in_use(engine, index);

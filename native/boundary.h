@@ -364,6 +364,9 @@ int slk_answer_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t 
 /* The same in two steps: its number there or -errno, with the call waiting on; and the answer that goes with it. */
 int slk_give_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_given(struct slk_engine *engine, uint32_t slot, int number);
+/* In the place of one that the caller has; the call waits on. For a process of one thread: another could have closed that
+ * one, and have another file under its number. */
+int slk_exchange_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec, int32_t number);
 /* Likewise, and closes fd, whatever is returned. */
 int slk_hand_over_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
@@ -408,6 +411,8 @@ int slk_layers_move(struct slk_layers *layers, const char *source, const char *t
 int slk_layers_exchange(struct slk_layers *layers, const char *first, const char *second);
 /* enum slk_layer_kind, and the flags from bit 8 on. */
 int slk_layers_find(struct slk_layers *layers, const char *path);
+/* Somebody watches this directory: what changes names in it, or below one in it, is Python's from now on. */
+void slk_layers_watch(struct slk_layers *layers, const char *path);
 
 /* ---- numbers.c: which device and inode number a program is told ----------------------------------------------- */
 
@@ -517,6 +522,7 @@ int slk_listxattr(const char *path, char *list, uint64_t size, int follow);
 int slk_removexattr(const char *path, const char *name, int follow);
 int slk_renameat2(int old_dirfd, const char *old_name, int new_dirfd, const char *new_name, uint32_t flags);
 int slk_inotify_add_watch(int fd, const char *path, uint32_t mask);
+int slk_inotify_rm_watch(int fd, int wd);
 int slk_utimensat(int dirfd, const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns,
 		  int flags);
 

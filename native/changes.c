@@ -192,7 +192,7 @@ static int create_file(struct slk_engine *engine, struct slk_request *request, c
 	uint32_t mask, mode = mode_of(engine, request);
 	int fd, number;
 
-	if (!aside && !is_free(tree, path, found))
+	if ((!aside && !is_free(tree, path, found)) || slk_layers_is_watched(tree->layers, path))
 		return PYTHON;
 	if (umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
 		return PYTHON;
@@ -217,8 +217,8 @@ int slk_tree_make_directory(struct slk_engine *engine, struct slk_request *reque
 {
 	uint32_t mask, mode = mode_of(engine, request) & 01777;
 
-	if (!is_free(tree, path, found) || umask_of(engine, request->tid, &mask) < 0 ||
-	    !slk_tree_alive(engine, request))
+	if (!is_free(tree, path, found) || slk_layers_is_watched(tree->layers, path) ||
+	    umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
 		return PYTHON;
 	if (mkdirat(tree->upper_fd, path, mode & ~mask) < 0)
 		return errno == EEXIST ? PYTHON : slk_answer_call(engine, request, 0, errno);
@@ -316,7 +316,8 @@ static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
 static int open_copy(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		     const char *path, uint32_t flags)
 {
-	if (!slk_tree_alive(engine, request) || copy_up(tree, path, (flags & O_TRUNC) != 0) != 0)
+	if (slk_layers_is_watched(tree->layers, path) || !slk_tree_alive(engine, request) ||
+	    copy_up(tree, path, (flags & O_TRUNC) != 0) != 0)
 		return PYTHON;
 	slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
 	return slk_tree_open_upper(engine, request, tree, path, flags);
@@ -350,6 +351,8 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 	struct stat status;
 	int result;
 
+	if (slk_layers_is_watched(tree->layers, path))
+		return PYTHON;
 	if (!found->is_last || (!is_upper && (found->is_whole || found->kind != SLK_LAYER_DIRECTORY)))
 		return PYTHON;
 	lower = beneath(tree, path, parent_flags(found), &status);
@@ -383,7 +386,8 @@ int slk_tree_remove_directory(struct slk_engine *engine, struct slk_request *req
 	struct stat status;
 
 	if (!found->is_whole || found->kind != SLK_LAYER_DIRECTORY || found->flags & SLK_LAYER_MERGED || !*path ||
-	    beneath(tree, path, found->parent_flags, &status) != NOTHING || !slk_tree_alive(engine, request))
+	    beneath(tree, path, found->parent_flags, &status) != NOTHING ||
+	    slk_layers_is_watched(tree->layers, path) || !slk_tree_alive(engine, request))
 		return PYTHON;
 	if (unlinkat(tree->upper_fd, path, AT_REMOVEDIR) < 0)
 		return errno == ENOTEMPTY ? PYTHON : slk_answer_call(engine, request, 0, errno);
@@ -423,7 +427,8 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 
 	if (from->length - tree->root_length > SLK_PATH_MAX || to->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
-	if (engine->ids_changed || engine->tell_granted || (row->flags >= 0 && (uint32_t)arg(request, row->flags)))
+	if (engine->ids_changed || engine->tell_granted || (row->flags >= 0 && (uint32_t)arg(request, row->flags)) ||
+	    slk_layers_is_watched(tree->layers, old) || slk_layers_is_watched(tree->layers, new))
 		return PYTHON;
 	slk_layers_walk(tree->layers, from->text, from->ends, tree->root_components, from->count, &source);
 	slk_layers_walk(tree->layers, to->text, to->ends, tree->root_components, to->count, &target);

@@ -201,6 +201,11 @@ int slk_inotify_add_watch(int fd, const char *path, uint32_t mask)
 	return checked(inotify_add_watch(fd, path, mask));
 }
 
+int slk_inotify_rm_watch(int fd, int wd)
+{
+	return checked(inotify_rm_watch(fd, wd));
+}
+
 int slk_utimensat(int dirfd, const char *path, int64_t atime_s, int64_t atime_ns, int64_t mtime_s, int64_t mtime_ns,
 		  int flags)
 {

@@ -30,11 +30,13 @@ struct slk_node {
 	uint8_t kind;
 	uint8_t flags;
 	uint8_t links_known;
+	uint8_t watched;
 	int32_t links; /* how many more subdirectories it shows than the lower directory has */
 };
 
 struct slk_layers {
 	pthread_mutex_t lock;
+	int watched;    /* any of them */
 	int links_lost; /* lower names are gone that were not all names of what they named */
 	struct slk_node root;
 	struct slk_node **buckets;
@@ -264,8 +266,10 @@ static int set(struct slk_layers *layers, const char *path, int kind, int flags)
 		layers->count++;
 		grow(layers);
 	}
-	if (kind != SLK_LAYER_DIRECTORY)
+	if (kind != SLK_LAYER_DIRECTORY) {
 		drop_children(layers, node);
+		node->watched = 0;
+	}
 	parent->links_known = 0;
 	node->kind = (uint8_t)kind;
 	node->flags = (uint8_t)flags;
@@ -430,6 +434,33 @@ void slk_layers_unmerge(struct slk_layers *layers, const char *path)
 		node = node == top ? NULL : node->next;
 	}
 	pthread_mutex_unlock(&layers->lock);
+}
+
+void slk_layers_watch(struct slk_layers *layers, const char *path)
+{
+	struct slk_node *node;
+
+	pthread_mutex_lock(&layers->lock);
+	node = node_at(layers, path);
+	if (node)
+		node->watched = 1;
+	pthread_mutex_unlock(&layers->lock);
+	__atomic_store_n(&layers->watched, 1, __ATOMIC_RELAXED);
+}
+
+int slk_layers_is_watched(struct slk_layers *layers, const char *path)
+{
+	const struct slk_node *parent;
+	const char *name;
+	int result;
+
+	if (!__atomic_load_n(&layers->watched, __ATOMIC_RELAXED))
+		return 0;
+	pthread_mutex_lock(&layers->lock);
+	parent = parent_of(layers, path, &name);
+	result = parent && (parent->watched || (parent->parent && parent->parent->watched));
+	pthread_mutex_unlock(&layers->lock);
+	return result;
 }
 
 void slk_layers_lose_links(struct slk_layers *layers)

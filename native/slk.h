@@ -174,6 +174,8 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 		    const struct slk_walk *from, const struct slk_walk *to);
 int slk_layers_links_lost(const struct slk_layers *layers);
 int slk_layers_is_empty(const struct slk_layers *layers);
+/* Is the directory that this name is in watched, or the one above? */
+int slk_layers_is_watched(struct slk_layers *layers, const char *path);
 int slk_layers_links(struct slk_layers *layers, const char *path, int lower_fd, int *ret_links);
 const char *slk_tree_relative(const struct slk_tree *tree, const struct slk_walk *walk);
 int slk_open_confined(int fd, const char *path, uint64_t flags, uint64_t mode);

@@ -24,6 +24,7 @@ from sandlockd.store import storage
 from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making
 from sandlockd.store.layer import DirectoryLayer, HardLinks
+from sandlockd.store.watches import Watches
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -99,7 +100,8 @@ class Disk(Copied):
         self.upper_layer = DirectoryLayer(self.storage.upper, with_opaque=True)
         access = DiskAccess(self.upper_layer, lower, None)
         self.view = View(ROOT, self.upper_layer, lower, access=access, siblings=HardLinks(lower))
-        self.disk = Executor(self.view, self.storage.upper, self.storage.work, lower)
+        self.known = Watches()
+        self.disk = Executor(self.view, self.storage.upper, self.storage.work, lower, known=self.known)
         self.enter = lookup.entrance([self.view])
 
     def call(self, operation: Operation) -> int:

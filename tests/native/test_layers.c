@@ -121,8 +121,29 @@ static void only_plain_paths_are_plain(void)
 		CHECK(!slk_is_plain(other[i], (uint32_t)strlen(other[i])));
 }
 
+static void what_is_watched_stays_so_until_it_is_no_directory(void)
+{
+	struct slk_layers *layers = some();
+
+	CHECK_EQUAL(0, slk_layers_is_watched(layers, "a/b/file"));
+	slk_layers_watch(layers, "a");
+	CHECK_EQUAL(0, slk_layers_is_watched(layers, "a"));
+	CHECK_EQUAL(1, slk_layers_is_watched(layers, "a/new"));
+	CHECK_EQUAL(1, slk_layers_is_watched(layers, "a/b/file"));
+	CHECK_EQUAL(0, slk_layers_set(layers, "a/b/deep", SLK_LAYER_DIRECTORY, 0));
+	CHECK_EQUAL(0, slk_layers_is_watched(layers, "a/b/deep/new"));
+	CHECK_EQUAL(0, slk_layers_move(layers, "a", "moved"));
+	CHECK_EQUAL(1, slk_layers_is_watched(layers, "moved/new"));
+	CHECK_EQUAL(0, slk_layers_is_watched(layers, "gone/new"));
+	CHECK_EQUAL(0, slk_layers_set(layers, "moved", SLK_LAYER_WHITEOUT, 0));
+	CHECK_EQUAL(0, slk_layers_set(layers, "moved", SLK_LAYER_DIRECTORY, 0));
+	CHECK_EQUAL(0, slk_layers_is_watched(layers, "moved/new"));
+	slk_layers_destroy(layers);
+}
+
 int main(void)
 {
+	RUN(what_is_watched_stays_so_until_it_is_no_directory);
 	RUN(what_is_set_is_found);
 	RUN(what_is_below_goes_along);
 	RUN(what_is_dropped_takes_all_along);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import signal
@@ -14,7 +15,10 @@ from harness.file_operations import Operation
 from harness.forked import in_child
 from harness.places import Place
 
-from sandlockd.kernel import beneath, copying
+from sandlockd.kernel import beneath, copying, inotify
+from sandlockd.kernel.native import lib
+from sandlockd.kernel.paths import self_link
+from sandlockd.store import watches
 from sandlockd.store.executor import Making
 
 _CALLS = [
@@ -34,6 +38,7 @@ _BEFORE = [
     _operation("unlink", b"gone"),
     _operation("mkdir", b"new"),
     _operation("chmod", b"dir/y")._replace(number=0o600),
+    _operation("unlink", b"emptied/f"),
 ]
 _SCENARIOS = {
     "create": _operation("open", b"dir/deep/n", b"", "create"),
@@ -53,6 +58,18 @@ _SCENARIOS = {
     "rename a directory over a whiteout": _operation("rename", b"dir", b"gone"),
     "exchange": _operation("rename", b"dir", b"new", "exchange"),
 }
+# Those that take another way where somebody watches the directory.
+_WATCHED_SCENARIOS = {
+    "create over a whiteout": _SCENARIOS["create over a whiteout"],
+    "mkdir over a whiteout": _SCENARIOS["mkdir over a whiteout"],
+    "link over a whiteout": _SCENARIOS["link over a whiteout"],
+    "write to a file": _operation("open", b"dir/x", b"", "write"),
+    "unlink a lower file": _operation("unlink", b"dir/x"),
+    "unlink a copied file": _operation("unlink", b"dir/y"),
+    "rmdir of a lower directory": _operation("rmdir", b"empty"),
+    "rmdir of a copied directory": _operation("rmdir", b"emptied"),
+    "rename over a copied directory": _operation("rename", b"new", b"emptied"),
+}
 
 
 def _lower(place: Place) -> bytes:
@@ -60,6 +77,8 @@ def _lower(place: Place) -> bytes:
     place.file("work/dir/x", "x")
     place.file("work/dir/y", "y")
     place.file("work/gone", "old")
+    place.file("work/emptied/f", "f")
+    os.mkdir(place.work / "empty")
     os.link(place.work / "dir/x", place.work / "dir/twin")
     place.file("work/closed/in/f", "f")
     place.give(place.work)
@@ -100,29 +119,52 @@ def _counted(limit: int) -> Callable[[], int]:
     return lambda: count
 
 
+def _watch(disk: Disk) -> int:
+    """All directories of the upper, by an instance of ours."""
+    instance = ctypes.CDLL(None).inotify_init1(os.O_CLOEXEC)
+    assert instance >= 0
+    for path in (b"", b"dir", b"emptied"):
+        with beneath.open_below(disk.storage.upper.fd, path, os.O_PATH) as opened:
+            mask = watches.ALL | inotify.ONLYDIR
+            wd = lib.slk_inotify_add_watch(instance, self_link(opened.fd), mask)
+            disk.known.add(os.fstat(opened.fd).st_ino, os.getpid(), instance, wd, mask)
+    return instance
+
+
 @pytest.mark.parametrize("scenario", _SCENARIOS)
 def test_a_kill_before_any_system_call_leaves_the_old_or_the_new_tree(place: Place, scenario: str) -> None:
+    _kill_everywhere(place, _SCENARIOS[scenario], watched=False)
+
+
+@pytest.mark.parametrize("scenario", _WATCHED_SCENARIOS)
+def test_a_kill_where_somebody_watches_leaves_the_old_or_the_new_tree(place: Place, scenario: str) -> None:
+    _kill_everywhere(place, _WATCHED_SCENARIOS[scenario], watched=True)
+
+
+def _kill_everywhere(place: Place, operation: Operation, *, watched: bool) -> None:
     work = _lower(place)
 
     def begun(name: str) -> Disk:
         path = os.fsencode(place.root / "state" / name)
         os.mkdir(path, 0o700)
         disk = Disk(work, path, create=True)
-        for operation in _BEFORE:
-            assert disk.call(operation) == 0
+        for before in _BEFORE:
+            assert disk.call(before) == 0
+        if watched:
+            _watch(disk)
         return disk
 
     def attempt(number: int) -> None:
         disk = begun(str(number))
         asked = _counted(number)
-        _do(disk, _SCENARIOS[scenario])
+        _do(disk, operation)
         assert asked() <= number
         os._exit(3)
 
     def all_attempts() -> None:
         disk = begun("whole")
         old = _shown(disk)
-        _do(disk, _SCENARIOS[scenario])
+        _do(disk, operation)
         new = _shown(disk)
         disk.close()
         number, seen = 0, set()

@@ -222,20 +222,27 @@ def _truncate(caller: Caller) -> Answer | Later:
         length = caller.request.args[1]
         if length >= 1 << 63:
             return Errno(errno.EINVAL)
-        return _truncate_served(caller, opened, length)
+        return truncate_served(caller, opened, length)
 
 
-def _truncate_served(caller: Caller, opened: OwnedFd, length: int) -> Answer | Later:
-    """A lease on the file would make us wait for its holder: then a worker does."""
+def truncate_served(
+    caller: Caller, opened: OwnedFd, length: int, *, is_watched: bool = False
+) -> Answer | Later:
+    """A lease on the file would make us wait for its holder: then a worker does.
+
+    is_watched: it is not to be opened, of which a watch would be told.
+    """
     try:
-        caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
-        return Value(0)
+        if not is_watched:
+            caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
+            return Value(0)
     except BlockingIOError:
-        held = OwnedFd(opened.take())
+        pass
+    held = OwnedFd(opened.take())
 
     def wait_and_truncate() -> None:
         with held.unless_interrupted():
-            caller.wait_for(acts.truncate, held, length)
+            caller.wait_for(acts.truncate_unopened, held, length)
 
     return Later(wait_and_truncate, lambda _: Value(0), held.close)
 

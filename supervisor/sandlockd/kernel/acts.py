@@ -116,10 +116,15 @@ def rename(old_parent: OwnedFd, old: bytes, new_parent: OwnedFd, new: bytes, fla
 # ---- an opened object
 
 
-def truncate(opened: OwnedFd, length: int, flags: int = 0) -> None:
-    """flags: O_NONBLOCK raises BlockingIOError instead of waiting for the holder of a lease."""
+def truncate(opened: OwnedFd, length: int, flags: int) -> None:
+    """flags: with O_NONBLOCK it raises BlockingIOError instead of waiting for the holder of a lease."""
     with reopen(opened, os.O_WRONLY | flags) as file:
         os.ftruncate(file.fd, length)
+
+
+def truncate_unopened(opened: OwnedFd, length: int) -> None:
+    """truncate(2): it may wait for the holder of a lease."""
+    os.truncate(self_link(opened.fd), length)
 
 
 def set_mode(opened: OwnedFd, mode: int) -> None:
@@ -165,4 +170,9 @@ def add_watch(instance: OwnedFd, opened: OwnedFd, mask: int) -> int:
 def duplicate_of(pid: int, fd: int) -> OwnedFd:
     """A descriptor of another process, as ours (pidfd_getfd(2)): EBADF, EPERM, ESRCH."""
     with OwnedFd(os.pidfd_open(pid)) as process:
-        return OwnedFd(check(lib.slk_pidfd_getfd(process.fd, fd)))
+        return duplicate_of_process(process, fd)
+
+
+def duplicate_of_process(process: OwnedFd, fd: int) -> OwnedFd:
+    """process: a pidfd."""
+    return OwnedFd(check(lib.slk_pidfd_getfd(process.fd, fd)))

@@ -245,6 +245,13 @@ class Engine:
         """Give the caller a duplicate, closed on exec. Its number there, or -errno. The call waits on."""
         return int(lib.slk_inject_fd(self._engine, slot, fd))
 
+    def exchange_fd(self, slot: int, fd: int, number: int, *, close_on_exec: bool) -> None:
+        """Put a duplicate in the place of a descriptor of the caller's, which has one thread. The call waits on.
+
+        Raises OSError.
+        """
+        check(lib.slk_exchange_fd(self._engine, slot, fd, close_on_exec, number))
+
     def answer_restart(
         self, slot: int, nr: int, args: Sequence[int], *, end: int = RETURN, close_fd: int = -1
     ) -> int:

@@ -49,6 +49,10 @@ class Layers:
     def unmerge(self, path: bytes) -> None:
         lib.slk_layers_unmerge(self._native, path)
 
+    def watch(self, path: bytes) -> None:
+        """C leaves names in this directory, and in those in it, alone from now on."""
+        lib.slk_layers_watch(self._native, path)
+
     def lose_links(self) -> None:
         lib.slk_layers_lose_links(self._native)
 

@@ -125,6 +125,29 @@ def descriptor_flags(tid: int, fd: int) -> int:
     return 0
 
 
+def lone_thread(tgid: int) -> bool:
+    """Whether nobody else uses the descriptors of a process while its one thread waits for us."""
+    return len(os.listdir(f"/proc/{tgid}/task")) == 1
+
+
+class Descriptor(collections.namedtuple("Descriptor", "fd flags position is_locked")):
+    """flags: as open(2) has them. is_locked: a lock or lease is held by it, or on its file by its process."""
+
+    __slots__ = ()
+
+
+def descriptors_of(tgid: int, path: bytes) -> list[Descriptor]:
+    """Those of a process that lead to what has this path. Raises OSError."""
+    found = []
+    for name in os.listdir(f"/proc/{tgid}/fd"):
+        if os.readlink(b"/proc/%d/fd/%b" % (tgid, name.encode())) != path:
+            continue
+        with open(f"/proc/{tgid}/fdinfo/{name}", "rb") as file:
+            rows = dict(line.split(b":", 1) for line in file if b":" in line)
+        found.append(Descriptor(int(name), int(rows[b"flags"], 8), int(rows[b"pos"]), b"lock" in rows))
+    return found
+
+
 def file_size_limit(tid: int) -> int:
     """RLIMIT_FSIZE of a thread, in bytes: which counts for it, and not for what is done on its behalf."""
     soft, _ = resource.prlimit(tid, resource.RLIMIT_FSIZE)

@@ -46,6 +46,8 @@ from sandlockd.overlay.view import View
 from sandlockd.store.binding import Binding, bind_below
 from sandlockd.store.layer import DirectoryLayer
 from sandlockd.store.removal import remove
+from sandlockd.store.watched_names import OPAQUE_ATTRIBUTE, WatchedNames, mark_opaque
+from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
 
     from sandlockd.store.origins import Origins
 
-OPAQUE_ATTRIBUTE = b"user.overlay.opaque"
 _DEFAULT_ACL = b"system.posix_acl_default"
 _SAME = 0xFFFFFFFF
 # In the work directory; whatever else is there is left from an end.
@@ -109,6 +110,7 @@ class Executor:
     upper, work: on one file system; borrowed, as the view's layers.
     stop: asked between the slices of a long copy.
     carried_out: told of each step that was. origins: told of each object that is made.
+    known: who watches what, who is not to notice how a tree is stored.
     staged: by device and inode of the original; taken from here where it serves.
     lost: LOST_* (kernel/copying) of what copies could not keep so far.
     """
@@ -124,6 +126,7 @@ class Executor:
         staged: dict[tuple[int, int], Staged] | None = None,
         carried_out: Callable[[Step], None] | None = None,
         origins: Origins | None = None,
+        known: Watches | None = None,
     ) -> None:
         self._carried_out = carried_out
         self._origins = origins
@@ -134,6 +137,10 @@ class Executor:
         self._lower = lower
         self._stop = stop
         self._numbers = itertools.count()
+        root = None if lower is None else lower.root
+        self._watched = WatchedNames(
+            upper, work, root, Watches() if known is None else known, self._new_whiteout
+        )
         self.lost = 0
 
     def carry_out(self, steps: Iterable[Step], making: Making) -> OwnedFd | None:
@@ -174,7 +181,11 @@ class Executor:
             case CopyTree():
                 raise ValueError("taken apart by single()")
             case MarkOpaque(path):
-                with self._opened(path) as directory, self._lent(directory, path):
+                with (
+                    self._watched.quiet(path, itself=True),
+                    self._opened(path) as directory,
+                    self._lent(directory, path),
+                ):
                     beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
             case Make(path, kind, over_whiteout, opaque):
                 return self._make(path, kind, making, over_whiteout, opaque)
@@ -199,6 +210,7 @@ class Executor:
     def _copy_up(self, path: bytes, kind: Kind, size: int | None) -> None:
         assert self._lower is not None, "there is nothing to copy"
         with (
+            self._watched.quiet(path),
             beneath.open_below(self._lower.root.fd, path, os.O_PATH) as seen,
             self._in_work() as name,
             self._copy(seen, path, kind, size, name) as copy,
@@ -238,10 +250,14 @@ class Executor:
                 # changed the original meanwhile is found out.
                 beneath.set_attribute(copy, ORIGIN_ATTRIBUTE, encode_origin(_origin(path, kind, status)))
             self.lost |= copying.copy_metadata(seen, copy)
+            if kind is not Kind.FILE:
+                return copy
+            # What was written is closed before it shows: who watches the directory would be told of that, too.
+            with copy:
+                return beneath.open_below(copy.fd, b"", os.O_PATH)
         except BaseException:
             copy.close()
             raise
-        return copy
 
     def _staged_copy(self, status: os.stat_result, size: int | None, name: bytes) -> OwnedFd | None:
         """What was copied beforehand, under its new name; None where there is none, or the original changed since."""
@@ -259,18 +275,19 @@ class Executor:
         return staged.copy
 
     def _clear(self, path: bytes) -> None:
-        with (
-            self._opened(path) as old,
-            self._in_work() as name,
-            self._parent(path) as parent,
-            _times_kept(parent),
-        ):
-            beneath.make_directory(self._work, name, 0o700)
-            with beneath.open_directory(self._work.fd, name) as fresh:
-                self._note_made(fresh)
-                beneath.set_attribute(fresh, OPAQUE_ATTRIBUTE, b"y")
-                copying.copy_metadata(old, fresh)
-            beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
+        with self._opened(path) as old, self._parent(path) as parent:
+            if self._watched.watch(old, parent):
+                with self._watched.quiet(path, itself=True):
+                    beneath.set_attribute(old, OPAQUE_ATTRIBUTE, b"y")
+                    self._watched.empty(path)
+                return
+            with self._in_work() as name, _times_kept(parent):
+                beneath.make_directory(self._work, name, 0o700)
+                with beneath.open_directory(self._work.fd, name) as fresh:
+                    self._note_made(fresh)
+                    beneath.set_attribute(fresh, OPAQUE_ATTRIBUTE, b"y")
+                    copying.copy_metadata(old, fresh)
+                beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
 
     # ---- new names
 
@@ -288,12 +305,17 @@ class Executor:
                 opened = _make_as_caller(parent, _name(path), kind, making)
                 self._note_new(parent, _name(path), opened)
                 return opened
+            if self._watched.watch(parent):
+                with self._watched.in_place_of_whiteout(parent, path, opaque=opaque):
+                    opened = _make_as_caller(parent, _name(path), kind, making)
+                self._note_new(parent, _name(path), opened)
+                return opened
             with self._stage(parent, has_acl) as stage, self._named(stage) as name:
                 opened = _make_as_caller(stage, name, kind, making)
                 try:
                     self._note_new(stage, name, opened)
                     if opaque:
-                        _mark_opaque(stage, name)
+                        mark_opaque(stage, name)
                     flags = beneath.RENAME_EXCHANGE if kind is Kind.DIRECTORY else 0
                     beneath.rename(stage, name, parent, _name(path), flags)
                 except BaseException:
@@ -339,10 +361,14 @@ class Executor:
             if is_copy_up:
                 assert source is not None
                 lent = self._lent(parent, path.rpartition(b"/")[0])
-                with self._parent(source) as above, lent, _times_kept(parent):
+                quiet = self._watched.quiet(path), self._watched.quiet(source, itself=True)
+                with quiet[0], quiet[1], self._parent(source) as above, lent, _times_kept(parent):
                     beneath.link(above, _name(source), parent, _name(path))
             elif not over_whiteout:
                 self._link_as_caller(source, parent, _name(path), making)
+            elif self._watched.watch(parent):
+                with self._watched.in_place_of_whiteout(parent, path, opaque=False):
+                    self._link_as_caller(source, parent, _name(path), making)
             else:
                 with self._stage(parent, False) as stage, self._named(stage) as name:
                     self._link_as_caller(source, stage, name, making)
@@ -361,6 +387,8 @@ class Executor:
 
     def _white_out(self, path: bytes, over: Kind | None) -> None:
         with self._parent(path) as parent:
+            if self._watched.watch(parent) and self._watched.white_out(parent, path, over):
+                return
             if over is None:
                 self._new_whiteout(parent, _name(path))
                 return
@@ -381,8 +409,11 @@ class Executor:
     def _remove(self, path: bytes, kind: Kind) -> None:
         with self._parent(path) as parent:
             if kind is Kind.WHITEOUT:
-                with self._lent(parent, path.rpartition(b"/")[0]), _times_kept(parent):
+                quiet, lent = self._watched.quiet(path), self._lent(parent, path.rpartition(b"/")[0])
+                with quiet, lent, _times_kept(parent):
                     beneath.unlink(parent, _name(path))
+            elif kind is Kind.DIRECTORY and self._watched.watch(parent):
+                self._watched.remove_directory(path)
             elif kind is Kind.DIRECTORY:
                 self._remove_directory(parent, _name(path))
             else:
@@ -499,18 +530,6 @@ def _make_alike(parent: OwnedFd, has_acl: bool, stage: OwnedFd) -> None:
     status = os.fstat(parent.fd)
     if status.st_mode & stat.S_ISGID:
         beneath.set_owner_and_mode(stage, _SAME, status.st_gid, 0o2777)
-
-
-def _mark_opaque(parent: OwnedFd, name: bytes) -> None:
-    """Of a directory that nobody sees yet."""
-    with beneath.open_directory(parent.fd, name) as directory:
-        mode = stat.S_IMODE(os.fstat(directory.fd).st_mode)
-        if mode & stat.S_IWUSR:
-            beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
-            return
-        beneath.set_owner_and_mode(directory, _SAME, _SAME, mode | stat.S_IWUSR)
-        beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
-        beneath.set_owner_and_mode(directory, _SAME, _SAME, mode)
 
 
 @contextlib.contextmanager

@@ -26,12 +26,12 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
 from sandlockd.store.executor import (
     LENT_PREFIX,
-    OPAQUE_ATTRIBUTE,
     STAGE_NAME,
     WHITEOUT_NAME,
     give_back,
 )
 from sandlockd.store.removal import remove
+from sandlockd.store.watched_names import GONE_PREFIX, MADE_PREFIX, OPAQUE_ATTRIBUTE, settle
 
 META_NAME = b"meta"
 JOURNAL_NAME = b"journal"
@@ -167,6 +167,7 @@ def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta
         _require_workdir(meta, path, workdir)
         work = opened.enter_context(_part(directory, path, _WORK_NAME))
         upper = opened.enter_context(_open_upper(directory, path))
+        _settle(work, upper)
         _give_back(work, upper)
         _sweep(work)
         _furnish(work)
@@ -369,6 +370,19 @@ def _furnish(work: OwnedFd) -> None:
         beneath.make_node(work, WHITEOUT_NAME, stat.S_IFCHR, 0)
     except FileExistsError:
         pass
+
+
+def _settle(work: OwnedFd, upper: OwnedFd) -> None:
+    with beneath.open_below(work.fd, b"", os.O_RDONLY | os.O_DIRECTORY) as opened:
+        for name in [name for name, _, _ in beneath.rows(opened)]:
+            if name.startswith((GONE_PREFIX, MADE_PREFIX)):
+                path = os.readlink(name, dir_fd=opened.fd)
+                settle(upper, work, name, path, _make_whiteout)
+                beneath.unlink(work, name)
+
+
+def _make_whiteout(parent: OwnedFd, name: bytes) -> None:
+    beneath.make_node(parent, name, stat.S_IFCHR, 0)
 
 
 def _give_back(work: OwnedFd, upper: OwnedFd) -> None:

@@ -19,16 +19,18 @@ import stat
 
 from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.layers import DIRECTORY
 from sandlockd.kernel.paths import self_link
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind, NoLayer
-from sandlockd.overlay.steps import CopyTree, CopyUp
+from sandlockd.overlay.steps import Clear, CopyTree, CopyUp, Move, Remove, Whiteout
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making, Staged
 from sandlockd.store.index import IndexedLayer, UpperIndex
 from sandlockd.store.layer import DirectoryLayer, HardLinks
 from sandlockd.store.origins import Origins
+from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.paths import Identity
     from sandlockd.overlay.entries import Entry
     from sandlockd.overlay.plans import Steps
+    from sandlockd.overlay.steps import Step
     from sandlockd.store.storage import Storage
 
     class Side(NamedTuple):
@@ -89,8 +92,10 @@ class Tree:
         self._staged: dict[tuple[int, int], Staged] = {}
         self._stages = 0
         self._stopped = False
-        # Lower directories that a rename has moved: the path that they have in the lower tree, and the copy.
-        self._moved: dict[bytes, OwnedFd] = {}
+        self.watches = Watches()
+        # Lower directories that a rename has moved: the path that they have in the lower tree, and the copy; None when
+        # that is gone: held any longer, its end would not be told to who watches it.
+        self._moved: dict[bytes, OwnedFd | None] = {}
         self.on_moved: Callable[[], None] | None = None
         self.lost = 0
 
@@ -121,8 +126,9 @@ class Tree:
                 self.storage.work,
                 self._lower,
                 staged=self._staged,
-                carried_out=self.index.carried_out,
+                carried_out=self._carried_out,
                 origins=self.origins,
+                known=self.watches,
             )
             side = self._sides[identity] = Side(view, executor)
         return side
@@ -137,8 +143,10 @@ class Tree:
             return None
         at = real
         while self._moved and at != self.root:
-            copy = self._moved.get(at)
-            if copy is not None:
+            if at in self._moved:
+                copy = self._moved[at]
+                if copy is None:
+                    return None
                 now = os.readlink(self_link(copy.fd))
                 return None if now.endswith(_DELETED) else self.virtual_path(now + real[len(at) :])
             at = at[: at.rindex(b"/")]
@@ -156,15 +164,29 @@ class Tree:
 
     def moved(self, old: bytes, new: bytes) -> None:
         """A rename has taken a lower directory elsewhere, relative to the tree: who is in it shall be found there."""
-        if len(self._moved) >= _MOVED_MAX:
-            self._moved.pop(next(iter(self._moved))).close()
         key = self.root + b"/" + old
-        before = self._moved.pop(key, None)
-        if before is not None:
-            before.close()
+        oldest = [next(iter(self._moved))] if len(self._moved) >= _MOVED_MAX else []
+        for before in [self._moved.pop(known, None) for known in (key, *oldest)]:
+            if before is not None:
+                before.close()
         if self.on_moved is not None:
             self.on_moved()
         self._moved[key] = beneath.open_below(self.storage.upper.fd, new, os.O_PATH | os.O_DIRECTORY)
+
+    def _carried_out(self, step: Step) -> None:
+        self.index.carried_out(step)
+        if not self._moved or not isinstance(step, Remove | Whiteout | Move | Clear):
+            return
+        for key, copy in self._moved.items():
+            if copy is not None and os.readlink(self_link(copy.fd)).endswith(_DELETED):
+                copy.close()
+                self._moved[key] = None
+
+    def watched(self, path: bytes, inode: int, tgid: int, fd: int, wd: int, mask: int) -> None:
+        """A process has been given a watch on what the upper has there."""
+        self.watches.add(inode, tgid, fd, wd, mask)
+        if self.index.layers.find(path)[0] == DIRECTORY:
+            self.index.layers.watch(path)
 
     def is_copied(self, found: Found, number: tuple[int, int]) -> bool:
         """Was the lower object with this number copied to what the upper has under this name?
@@ -299,7 +321,9 @@ class Tree:
         for staged in self._staged.values():
             staged.copy.close()
         for copy in self._moved.values():
-            copy.close()
+            if copy is not None:
+                copy.close()
+        self.watches.close()
         self.index.close()
         self.origins.close()
         self.storage.close()

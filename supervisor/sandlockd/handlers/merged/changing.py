@@ -13,11 +13,13 @@ from functools import partial
 from sandlockd.handlers import lookup, metadata
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call, change, denied
+from sandlockd.handlers.merged.following import follow
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
-from sandlockd.kernel import acts, beneath, memory
+from sandlockd.kernel import acts, beneath, inotify, memory
 from sandlockd.kernel.paths import AT_FDCWD, Object, describe
 from sandlockd.kernel.syscalls import Follow
 from sandlockd.overlay import plans
+from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.lookup import Goal
 from sandlockd.policy.verdict import Want
 
@@ -86,6 +88,9 @@ def handle(call: Call) -> Handled:
     if isinstance(target, Elsewhere):
         return target
     act, want, _ = metadata.CALLS[call.name]
+    watches = call.name == "inotify_add_watch"
+    if watches and call.arg(2) & inotify.ONLYDIR and not _is_directory(target):
+        return Errno(errno.ENOTDIR)
     if call.name in ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"):
         name = metadata.attribute_name(call.caller)
         if name.startswith(_OWN_ATTRIBUTES):
@@ -109,6 +114,12 @@ def handle(call: Call) -> Handled:
                 place.path, status.st_dev, status.st_ino, status.st_mode, False, status.st_rdev, False
             )
             answer = act(call.caller, opened, found)
+            if watches and isinstance(answer, Value):
+                holder = call.caller.tgid, call.int_arg(0)
+                inode = os.fstat(opened.fd).st_ino
+                if place.found.lower is not None and place.found.kind is Kind.FILE:
+                    follow(call.caller, place, opened)
+                place.tree.watched(place.found.path, inode, *holder, answer.value, call.arg(2))
         if "xattr" in call.name:
             place.tree.index.refresh(
                 place.found.path
@@ -116,6 +127,12 @@ def handle(call: Call) -> Handled:
         return answer
 
     return change(call, place, partial(plans.change_metadata, place.found), finish)
+
+
+def _is_directory(target: Place | OwnedFd) -> bool:
+    if isinstance(target, Place):
+        return target.found.kind is Kind.DIRECTORY
+    return stat.S_ISDIR(os.fstat(target.fd).st_mode)
 
 
 def _is_for_who_asks(call: Call, place: Place) -> bool:

@@ -12,7 +12,8 @@ from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value
 from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
-from sandlockd.kernel import acts, beneath, memory, procfs
+from sandlockd.handlers.naming import truncate_served
+from sandlockd.kernel import beneath, memory, procfs
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.lookup import Goal
@@ -144,10 +145,9 @@ def truncate(call: Call) -> Handled:
     if length > procfs.file_size_limit(call.caller.tid):
         return Errno(errno.EFBIG)
 
-    def finish(_: OwnedFd | None) -> Answer:
+    def finish(_: OwnedFd | None) -> Answer | Later:
         with place.tree.open_copy(place.found.path) as opened:
-            call.caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
-        return _DONE
+            return truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
 
     return change(call, place, partial(plans.truncate, place.found, length), finish)
 

@@ -18,9 +18,11 @@ IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF =
     0x400,
     0x800,
 )
+IN_MASK_CREATE, IN_EXCL_UNLINK = 0x10000000, 0x4000000
 IN_ONLYDIR, IN_DONT_FOLLOW, IN_MASK_ADD, IN_ONESHOT = 0x1000000, 0x2000000, 0x20000000, 0x80000000
 _ALL = 0xFFF
-_CHANGES = _ALL & ~(IN_ACCESS | IN_OPEN | 0x10)  # not what only reads
+IN_CLOSE_NOWRITE = 0x10
+_CHANGES = _ALL & ~(IN_ACCESS | IN_OPEN | IN_CLOSE_NOWRITE)  # not what only reads
 _NONBLOCK = 0o4000
 
 
@@ -217,4 +219,208 @@ def once(s: Calls) -> None:
 def what_another_process_does(s: Calls) -> None:
     fd = _watch(s, "dir")
     s.run("/bin/sh", "-c", "echo x > dir/new; mv dir/new dir/a; rm dir/a; touch dir/sub/b")
+    s.events(fd)
+
+
+# ---- what takes more than one step in the layers
+
+
+@program
+def making_again_what_was_removed(s: Calls) -> None:
+    fd = _watch(s, "dir", "full", mask=_CHANGES | IN_OPEN)
+    s.unlink("dir/a")
+    s.put("dir/a", b"again\n")
+    s.unlink("dir/a")
+    s.symlink("x", "dir/a")
+    s.unlink("dir/a")
+    s.link("file", "dir/a")
+    s.unlink("dir/a")
+    s.mknod("dir/a", 0o010644, 0)
+    s.unlink("full/one")
+    s.rename("full/two", "full/one")
+    s.events(fd)
+
+
+@program
+def making_a_directory_again(s: Calls) -> None:
+    fd = _watch(s, ".", "dir")
+    s.unlink("dir/a")
+    s.mkdir("dir/a", 0o755)
+    s.put("dir/a/in")
+    s.unlink("dir/a/in")
+    s.rmdir("dir/a")
+    s.rmdir("empty-dir")
+    s.mkdir("empty-dir", 0o500)
+    s.rmdir("empty-dir")
+    s.put("empty-dir")
+    s.events(fd)
+
+
+@program
+def failing_to_make_again(s: Calls) -> None:
+    s.unlink("dir/a")
+    fd = _watch(s, "dir")
+    s.link("missing", "dir/a")
+    s.link("dir/sub", "dir/a")
+    s.stat("dir/a")
+    s.events(fd)
+
+
+@program
+def removing_a_directory_of_the_lower(s: Calls) -> None:
+    fd = _watch(s, ".", "full", "empty-dir", "dir")
+    s.rmdir("full")
+    s.unlink("full/one")
+    s.put("full/two", b"changed\n")
+    s.unlink("full/two")
+    s.rmdir("full")
+    s.rmdir("empty-dir")
+    s.mkdir("full", 0o755)
+    s.put("full/one")
+    s.ls("full")
+    s.events(fd)
+
+
+@program
+def removing_a_directory_that_is_watched_from_above(s: Calls) -> None:
+    fd = _watch(s, ".")
+    s.unlink("full/one")
+    s.unlink("full/two")
+    s.rmdir("full")
+    s.rmdir("empty-dir")
+    s.unlink("hard-1")
+    s.unlink("fifo")
+    s.unlink("to-file")
+    s.events(fd)
+
+
+@program
+def copying_up_below_what_is_watched(s: Calls) -> None:
+    fd = _watch(s, ".", "dir")
+    s.put("dir/sub/deep/c", b"changed\n", 0)
+    s.put("dir/sub/deep/new", b"new\n")
+    s.chmod("dir/sub/b", 0o644)
+    s.chmod("dir/sub", 0o700)
+    s.events(fd)
+
+
+@program
+def removing_a_watched_file_that_is_open(s: Calls) -> None:
+    opened = s.open("file", os.O_RDWR, 0)
+    fd = _watch(s, "file", ".")
+    s.unlink("file")
+    s.events(fd)
+    s.write(opened, b"x")
+    s.close(opened)
+    s.events(fd)
+
+
+@program
+def other_names_of_a_watched_file(s: Calls) -> None:
+    fd = _watch(s, "hard-1", ".", "dir")
+    s.put("hard-2", b"changed\n", 0)
+    s.link("hard-1", "hard-4")
+    s.unlink("hard-2")
+    s.unlink("dir/hard-3")
+    s.events(fd)
+
+
+@program
+def replacing_in_a_directory(s: Calls) -> None:
+    fd = _watch(s, "dir", "dir/a", ".")
+    s.put("new", b"new\n")
+    s.rename("new", "dir/a")
+    s.rename("dir/sub/b", "dir/a")
+    s.rename("empty-dir", "full")
+    s.events(fd)
+
+
+@program
+def renaming_a_directory_over_another(s: Calls) -> None:
+    s.unlink("full/one")
+    s.unlink("full/two")
+    fd = _watch(s, "full", "empty-dir", ".")
+    s.rename("empty-dir", "full")
+    s.put("full/new")
+    s.events(fd)
+
+
+@program
+def two_instances_and_an_inherited_one(s: Calls) -> None:
+    one = _watch(s, "dir")
+    other = _watch(s, "dir", "full", mask=IN_DELETE | IN_CREATE)
+    s.unlink("dir/a")
+    s.put("full/one", b"x", 0)
+    s.put("dir/a")
+    s.events(one)
+    s.close(one)
+    s.unlink("dir/a")
+    s.events(other)
+
+
+@program
+def masks_of_all_kinds(s: Calls) -> None:
+    fd = s.inotify_init1(_NONBLOCK)
+    s.inotify_add_watch(fd, "dir", IN_CREATE | IN_MASK_CREATE)
+    s.inotify_add_watch(fd, "dir", IN_DELETE | IN_MASK_CREATE)
+    s.inotify_add_watch(fd, "dir", IN_MASK_ADD | IN_MASK_CREATE | IN_DELETE)
+    s.inotify_add_watch(fd, "dir", IN_MASK_ADD | IN_DELETE | IN_EXCL_UNLINK)
+    s.unlink("dir/a")
+    s.put("dir/a")
+    s.put("dir/sub/b", b"x", 0)
+    s.inotify_add_watch(fd, "full", IN_ONESHOT | IN_DELETE)
+    s.put("full/one", b"x", 0)
+    s.unlink("full/one")
+    s.unlink("full/two")
+    s.events(fd)
+
+
+@program
+def writing_by_many_ways(s: Calls) -> None:
+    fd = _watch(s, "file", ".")
+    opened = s.open("file", os.O_RDWR, 0)
+    s.write(opened, b"x")
+    s.ftruncate(opened, 4)
+    s.fallocate(opened, 0, 0, 100)
+    s.fchmod(opened, 0o600)
+    s.fsetxattr(opened, "user.x", b"1")
+    s.futimesat(AT_FDCWD, "file", None)
+    s.close(opened)
+    s.truncate("file", 0)
+    s.truncate("empty", 5)
+    s.open("big", os.O_WRONLY | os.O_TRUNC, 0)
+    s.events(fd)
+
+
+@program
+def a_tail_that_follows(s: Calls) -> None:
+    """As tail -F: the file, and its directory for when it is replaced."""
+    fd = s.inotify_init1(_NONBLOCK)
+    s.inotify_add_watch(fd, "dir", IN_CREATE | IN_DELETE | 0xC0 | IN_ATTRIB)
+    s.inotify_add_watch(fd, "dir/a", IN_MODIFY)
+    s.run("/bin/sh", "-c", "echo more >> dir/a; mv dir/a dir/a.1; echo new > dir/a; echo newer >> dir/a")
+    s.events(fd)
+    s.inotify_add_watch(fd, "dir/a", IN_MODIFY)
+    s.run("/bin/sh", "-c", "echo more >> dir/a; rm dir/a")
+    s.events(fd)
+
+
+@program
+def saving_as_editors_do(s: Calls) -> None:
+    fd = _watch(s, ".", "dir")
+    s.run("/bin/sh", "-c", "cp file file~; echo saved > .file.new; mv .file.new file; rm file~")
+    s.run("/bin/sh", "-c", "mv dir/a dir/a~; echo saved > dir/a; chmod 600 dir/a; rm dir/a~")
+    s.events(fd)
+
+
+@program
+def what_is_removed_with_all_that_is_in_it(s: Calls) -> None:
+    fd = _watch(s, ".", "dir", "dir/sub")
+    for name in ("dir/sub/deep/c", "dir/sub/b", "dir/hard-3", "dir/a", "dir/up"):
+        s.unlink(name)
+    for name in ("dir/sub/deep", "dir/sub", "dir"):
+        s.rmdir(name)
+    s.events(fd)
+    s.mkdir("dir", 0o755)
+    s.put("dir/a")
     s.events(fd)
