@@ -567,6 +567,8 @@ int slk_layer_entry(int dirfd, const char *path, int with_opaque, const struct s
 		    struct slk_layer_entry *ret_entry);
 /* access(2) of an opened object (O_PATH too) by the file system identity of this thread. mode: R_OK, W_OK, X_OK. */
 int slk_may_access(int fd, uint32_t mode);
+/* What execve(2) would say of the opened file, without executing it. -EINVAL: a kernel that cannot tell (before 6.14). */
+int slk_may_execute(int fd);
 
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 

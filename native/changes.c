@@ -289,7 +289,8 @@ static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
 	from = slk_open_confined(tree->lower_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME, 0);
 	if (from < 0)
 		return from;
-	if (fstat(from, &status) < 0 || !S_ISREG(status.st_mode) || status.st_nlink != 1 ||
+	/* A program may be running: Python looks. */
+	if (fstat(from, &status) < 0 || !S_ISREG(status.st_mode) || status.st_nlink != 1 || status.st_mode & 0111 ||
 	    (!truncated && status.st_size > COPY_BYTES_MAX) ||
 	    syscall(SYS_faccessat2, from, "", W_OK, AT_EMPTY_PATH | AT_EACCESS) < 0) {
 		close(from);

@@ -326,3 +326,12 @@ int slk_may_access(int fd, uint32_t mode)
 	/* AT_EACCESS: the file system identity of this thread, whatever its real one (faccessat2(2)). */
 	return syscall(SYS_faccessat2, fd, "", mode, AT_EMPTY_PATH | AT_EACCESS) < 0 ? -errno : 0;
 }
+
+#define CHECK_ONLY 0x10000 /* AT_EXECVE_CHECK */
+
+int slk_may_execute(int fd)
+{
+	char *const none[] = {NULL};
+
+	return syscall(SYS_execveat, fd, "", none, none, AT_EMPTY_PATH | CHECK_ONLY) < 0 ? -errno : 0;
+}

@@ -197,6 +197,11 @@ def may_access(opened: OwnedFd, mode: int) -> bool:
     return True
 
 
+def is_being_written(opened: OwnedFd) -> bool:
+    """Whether it cannot be executed for that (ETXTBSY). Kernels before 6.14 do not tell: False."""
+    return bool(lib.slk_may_execute(opened.fd) == -errno.ETXTBSY)
+
+
 def open_directory(parent_fd: int, path: bytes) -> OwnedFd:
     """To look from, and to make names in."""
     return open_below(parent_fd, path, os.O_PATH | _DIRECTORY)

@@ -172,3 +172,25 @@ def directory_of(tid: int, dirfd: int) -> bytes:
 
 def open_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def is_being_executed(root: bytes, path: bytes, status: os.stat_result) -> bool:
+    """Does some process that we may look at execute this file? path: a name of it; root: of its tree."""
+    for name in os.listdir(b"/proc"):
+        if not name.isdigit():
+            continue
+        link = b"/proc/%b/exe" % name
+        try:
+            text = os.readlink(link)
+            if text == path:
+                return True
+            # Not of what lies elsewhere: its server may not answer.
+            if (
+                status.st_nlink > 1
+                and text.startswith(root + b"/")
+                and os.path.samestat(os.stat(link), status)
+            ):
+                return True
+        except OSError:
+            continue  # it has ended, or is none of ours
+    return False

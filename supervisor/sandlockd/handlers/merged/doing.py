@@ -10,9 +10,9 @@ from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Later
 from sandlockd.handlers.merged.places import Place
 from sandlockd.handlers.merged.places import resolve as find
-from sandlockd.kernel import acts, memory
+from sandlockd.kernel import acts, memory, procfs
 from sandlockd.kernel.copying import Stopped
-from sandlockd.overlay.entries import FsError
+from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.policy.verdict import FileIdentity, Want
 from sandlockd.store.executor import Making
 from sandlockd.store.tree import is_object, kernel_error
@@ -114,6 +114,16 @@ def _lift(lift: Callable[..., None], *args: object) -> None:
 
 def _nothing() -> None:
     """There is nothing to release: a copy that was begun is swept with the work directory."""
+
+
+def is_being_executed(place: Place) -> bool:
+    """Whether writing to a file of the lower is ETXTBSY: the kernel says so of the original, and we write to a copy."""
+    found = place.found
+    if found.upper is not None or found.lower is None or found.kind is not Kind.FILE:
+        return False
+    with place.tree.open_described(found) as opened:
+        status = os.fstat(opened.fd)
+    return bool(status.st_mode & 0o111) and procfs.is_being_executed(place.tree.root, place.path, status)
 
 
 def kernel_finds(call: Call, place: Place, *, follow: bool, in_upper: bool = False) -> bool:

@@ -121,6 +121,8 @@ class _Execution:
                     if is_known:
                         return LANDLOCK_FILES
                     return self._binary(opened, words)
+                if not is_known and beneath.is_being_written(opened):
+                    return Errno(errno.ETXTBSY)
                 interpreter, argument = line
                 if not interpreter:
                     return Errno(errno.ENOEXEC)

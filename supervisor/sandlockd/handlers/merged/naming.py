@@ -10,12 +10,12 @@ from functools import partial
 
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value
-from sandlockd.handlers.merged.doing import Call, change, denied
+from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
 from sandlockd.handlers.naming import truncate_served
 from sandlockd.kernel import beneath, memory, procfs
 from sandlockd.overlay import plans
-from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
 from sandlockd.policy.verdict import Verdict, Want
 
@@ -149,7 +149,13 @@ def truncate(call: Call) -> Handled:
         with place.tree.open_copy(place.found.path) as opened:
             return truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
 
-    return change(call, place, partial(plans.truncate, place.found, length), finish)
+    def plan() -> Steps:
+        steps = plans.truncate(place.found, length)
+        if is_being_executed(place):
+            raise FsError(errno.ETXTBSY)
+        return steps
+
+    return change(call, place, plan, finish)
 
 
 def rename(call: Call) -> Handled:

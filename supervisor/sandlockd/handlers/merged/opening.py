@@ -13,7 +13,7 @@ from functools import partial
 from sandlockd.handlers import lookup
 from sandlockd.handlers import opening as openings
 from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd, Restart
-from sandlockd.handlers.merged.doing import Call, change, denied, kernel_finds
+from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed, kernel_finds
 from sandlockd.handlers.merged.places import Place
 from sandlockd.kernel import acts, beneath
 from sandlockd.kernel.paths import acting_as
@@ -94,6 +94,8 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
     making = None
     if opening.steps and not opening.created and not _may_open(call, place, how):
         return Errno(errno.EACCES)  # before it is truncated, not after
+    if (writes or how.flags & os.O_TRUNC) and opening.steps and is_being_executed(place):
+        return Errno(errno.ETXTBSY)
     if opening.created:
         flags = how.flags & ~(_FINDING | os.O_TRUNC)
         making = call.making(how.mode, open_flags=flags)

@@ -204,6 +204,57 @@ def writing_what_runs(s: Calls) -> None:
 
 
 @program
+def writing_what_runs_in_other_ways(s: Calls) -> None:
+    s.link("sh-copy", "linked")
+    s.symlink("sh-copy", "to-sh")
+    said, say = os.pipe()
+    hear, heard = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(say, 8)
+        os.dup2(hear, 9)
+        s.execve("./sh-copy", ["sh", "-c", "echo >&8; read -r line <&9"])
+        os._exit(1)
+    os.read(said, 1)
+    for path in ("sh-copy", "linked", "to-sh"):
+        for flags in (
+            os.O_WRONLY,
+            os.O_RDWR,
+            os.O_TRUNC,
+            os.O_WRONLY | os.O_APPEND,
+            os.O_WRONLY | os.O_CREAT,
+        ):
+            s.tried(["open", path, flags, 0o644])
+        s.tried(["truncate", path, 5])
+    s.stat("sh-copy")
+    s.rename("sh-copy", "moved")
+    s.put("sh-copy", b"another\n")
+    s.unlink("moved")
+    os.write(heard, b"\n")
+    os.waitpid(pid, 0)
+    os.closerange(3, 10)
+    s.tried(["open", "linked", os.O_WRONLY, 0])
+
+
+@program
+def a_script_while_it_is_being_written(s: Calls) -> None:
+    s.put("new", _SCRIPT, mode=0o755)
+    for path in ("script", "new"):
+        fd = s.open(path, os.O_WRONLY, 0)
+        s.run(f"./{path}")
+        s.close(fd)
+        s.run(f"./{path}")
+
+
+@program
+def the_name_that_a_program_is_told(s: Calls) -> None:
+    """AT_EXECFN of getauxval(3), as the dynamic linker shows it."""
+    _copy(s, "sh-copy", "dir/new")
+    for path in ("./sh-copy", "dir/new"):
+        s.run("/bin/sh", "-c", 'LD_SHOW_AUXV=1 "$0" -c : | grep EXECFN', path)
+
+
+@program
 def removed_or_replaced_while_it_runs(s: Calls) -> None:
     s.run("./sh-copy", "-c", "rm sh-copy; readlink /proc/$$/exe; cat file")
     s.lstat("sh-copy")
