@@ -18,9 +18,9 @@ _STATX_BYTES = 256
 # struct statx (linux/stat.h) up to stx_mnt_id: mask blksize attributes nlink uid gid mode _ ino size blocks
 # attributes_mask, four times (s, ns, _), rdev major minor, dev major minor
 _STATX = struct.Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII")
-_MASK, _NLINK, _MODE, _INO = 0, 3, 6, 8
+_MASK, _NLINK, _UID, _GID, _MODE, _INO = 0, 3, 4, 5, 6, 8
 _TIMES = 12  # accessed, born, changed, modified
-_BORN = _TIMES + 3
+_BORN, _CHANGED, _MODIFIED = _TIMES + 3, _TIMES + 6, _TIMES + 9
 _RDEV, _DEV = 24, 26
 _MOUNT_BYTES = 8
 
@@ -67,6 +67,13 @@ class Status:
         """Be that object, with what is told of this one."""
         self._fields[_INO] = inode
         self._fields[_DEV : _DEV + 2] = os.major(device), os.minor(device)
+
+    def set_metadata(self, other: Status) -> None:
+        """Have that one's owner, mode and times."""
+        self._fields[_UID : _GID + 1] = other._fields[_UID : _GID + 1]
+        self._fields[_MODE] = other._fields[_MODE]
+        for time in (_TIMES, _CHANGED, _MODIFIED):
+            self._fields[time : time + 3] = other._fields[time : time + 3]
 
     def set_mount(self, other: Status) -> None:
         """Be on that one's mount."""

@@ -11,12 +11,37 @@ import os
 import stat
 
 from sandlockd.kernel import beneath
+from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, decode_origin
 from sandlockd.overlay.view import Found
 from sandlockd.store.layer import DirectoryLayer
 
 _CAP_FOWNER = 1 << 3
+
+
+def original_of(upper: OwnedFd, lower: OwnedFd, found: Found) -> OwnedFd | None:
+    """The lower object whose copy the upper has here, wherever that was moved; None: it is no copy of a file.
+
+    An ordinary user's copy is his own, and does not tell whose its original is.
+    """
+    if found.upper is None or found.upper.kind is not Kind.FILE:
+        return None
+    try:
+        with beneath.open_below(upper.fd, found.path, os.O_PATH) as copy:
+            value = beneath.attribute(copy, ORIGIN_ATTRIBUTE)
+        origin = None if value is None else decode_origin(value)
+        if origin is None or not origin.path:
+            return None
+        original = beneath.open_below(lower.fd, origin.path, os.O_PATH)
+    except OSError:
+        return None
+    status = os.fstat(original.fd)
+    if (status.st_dev, status.st_ino) == (origin.identity.device, origin.identity.inode):
+        return original
+    original.close()
+    return None
 
 
 class DiskAccess:
@@ -55,10 +80,18 @@ class DiskAccess:
         above = self._layer(parent).seen(parent.path)
         if above is None or not above.mode & stat.S_ISVTX or self._is_owner_of_all:
             return
-        seen = self._layer(victim).seen(victim.path)
         # __check_sticky of fs/namei.c.
-        if self._fsuid not in (above.uid, above.uid if seen is None else seen.uid):
+        if self._fsuid not in (above.uid, self._owner(victim, above.uid)):
             raise FsError(errno.EPERM)
+
+    def _owner(self, found: Found, otherwise: int) -> int:
+        if self._lower is not None and os.geteuid() != 0 and found.lower is None:
+            original = original_of(self._upper.root, self._lower.root, found)
+            if original is not None:
+                with original:
+                    return os.fstat(original.fd).st_uid
+        seen = self._layer(found).seen(found.path)
+        return otherwise if seen is None else seen.uid
 
     def _layer(self, found: Found) -> DirectoryLayer:
         """Whose object tells who may: the original where an ordinary user had to make the copy his own."""

@@ -30,6 +30,7 @@ from sandlockd.store.executor import Executor, Making, Staged
 from sandlockd.store.index import IndexedLayer, UpperIndex
 from sandlockd.store.layer import DirectoryLayer, HardLinks
 from sandlockd.store.origins import Origins
+from sandlockd.store.remainders import Remainders
 from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
@@ -93,6 +94,7 @@ class Tree:
         self._stages = 0
         self._stopped = False
         self.watches = Watches()
+        self.remainders = Remainders(storage.work)
         # Lower directories that a rename has moved: the path that they have in the lower tree, and the copy; None when
         # that is gone: held any longer, its end would not be told to who watches it.
         self._moved: dict[bytes, OwnedFd | None] = {}
@@ -324,6 +326,7 @@ class Tree:
             if copy is not None:
                 copy.close()
         self.watches.close()
+        self.remainders.close()
         self.index.close()
         self.origins.close()
         self.storage.close()

@@ -9,12 +9,14 @@ import errno
 import os
 import stat
 from functools import partial
+from typing import NamedTuple
 
 from sandlockd.handlers import lookup, metadata
 from sandlockd.handlers.answers import Errno, Value, Write
 from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.following import follow
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
+from sandlockd.handlers.merged.seeing import remainder_of
 from sandlockd.kernel import acts, beneath, inotify, memory
 from sandlockd.kernel.paths import AT_FDCWD, Object, describe
 from sandlockd.kernel.syscalls import Follow
@@ -22,6 +24,7 @@ from sandlockd.overlay import plans
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.lookup import Goal
 from sandlockd.policy.verdict import Want
+from sandlockd.store.access import original_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Later
     from sandlockd.handlers.context import Caller
     from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.store.tree import Tree
 
     Handled = Answer | Later | Elsewhere
 
@@ -40,7 +44,14 @@ _OWN_ATTRIBUTES = (b"user.overlay.", b"user.sandlockd.")
 _BARE = Elsewhere(None)
 
 
-def _target(call: Call) -> Place | Elsewhere | OwnedFd:
+class _Removed(NamedTuple):
+    """Of the lower tree, and the program has removed or replaced it: nobody but who holds it sees a difference."""
+
+    tree: Tree
+    opened: OwnedFd
+
+
+def _target(call: Call) -> Place | Elsewhere | OwnedFd | _Removed:
     """The place of the object; or, of the upper and without a name, the object itself. Raises OSError."""
     act = metadata.CALLS.get(call.name)
     caller = call.caller
@@ -65,7 +76,7 @@ def _target(call: Call) -> Place | Elsewhere | OwnedFd:
     return resolve(caller, text, lookup.dirfd_of(caller), goal)
 
 
-def _of_descriptor(call: Call, opened: OwnedFd) -> Place | Elsewhere | OwnedFd:
+def _of_descriptor(call: Call, opened: OwnedFd) -> Place | Elsewhere | OwnedFd | _Removed:
     place = of_descriptor(call.caller, opened)
     if place is not None:
         opened.close()
@@ -73,10 +84,15 @@ def _of_descriptor(call: Call, opened: OwnedFd) -> Place | Elsewhere | OwnedFd:
     found = call.caller.describe(opened)
     if any(found.path.startswith(tree.upper_path + b"/") for tree in call.caller.context.trees):
         return opened
+    # Other names of a hard link may still show: whose they are by now, nobody knows.
+    is_alone = stat.S_ISDIR(found.mode) or os.fstat(opened.fd).st_nlink == 1
+    if is_alone and not stat.S_ISLNK(found.mode) and not stat.S_ISSOCK(found.mode):
+        for tree in call.caller.context.trees:
+            if tree.may_hold(found.path):
+                return _Removed(tree, opened)
     opened.close()
     if stat.S_ISLNK(found.mode) and metadata.CALLS[call.name][0] is metadata.chmod:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    # Of the lower tree, and the program has removed or replaced it: nobody but who holds it could see a difference.
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
@@ -97,6 +113,11 @@ def handle(call: Call) -> Handled:
             return Errno(errno.EPERM)
     if act is metadata.chmod:
         act = _chmod
+    if isinstance(target, _Removed):
+        with target.opened as opened:
+            if not _may_change(call, opened):
+                return Errno(errno.EPERM)
+            return act(call.caller, target.tree.remainders.of(opened), describe(opened.fd))
     if not isinstance(target, Place):
         with target:
             return act(call.caller, target, describe(target.fd))
@@ -129,10 +150,11 @@ def handle(call: Call) -> Handled:
     return change(call, place, partial(plans.change_metadata, place.found), finish)
 
 
-def _is_directory(target: Place | OwnedFd) -> bool:
+def _is_directory(target: Place | OwnedFd | _Removed) -> bool:
     if isinstance(target, Place):
         return target.found.kind is Kind.DIRECTORY
-    return stat.S_ISDIR(os.fstat(target.fd).st_mode)
+    opened = target.opened if isinstance(target, _Removed) else target
+    return stat.S_ISDIR(os.fstat(opened.fd).st_mode)
 
 
 def _is_for_who_asks(call: Call, place: Place) -> bool:
@@ -140,21 +162,35 @@ def _is_for_who_asks(call: Call, place: Place) -> bool:
 
     Where we are root, the copy has its owner, and the kernel is asked when it is changed.
     """
-    if os.geteuid() == 0 or place.found.lower is None or call.name == "inotify_add_watch":
+    tree, found = place.tree, place.found
+    if os.geteuid() == 0 or tree.lower_directory is None or call.name == "inotify_add_watch":
         return True
-    with beneath.open_below(place.tree.storage.workdir.fd, place.found.path, os.O_PATH) as original:
-        status = os.fstat(original.fd)
-        if status.st_uid == os.geteuid():
-            return True
-        if metadata.CALLS[call.name][0] is metadata.chown and metadata.keeps_owners(call.caller):
-            return True
-        is_for_writers = metadata.sets_now(call.caller, call.name)
-        if "xattr" in call.name:
-            is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-            is_for_writers = metadata.attribute_name(call.caller).startswith(b"user.") and not is_sticky
-        if is_for_writers and not call.caller.act(beneath.may_access, original, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return is_for_writers
+    if found.lower is not None:
+        original: OwnedFd | None = beneath.open_below(tree.lower_directory.fd, found.path, os.O_PATH)
+    else:
+        original = original_of(tree.storage.upper, tree.lower_directory, found)
+    if original is None:
+        return True
+    with original:
+        return _may_change(call, original)
+
+
+def _may_change(call: Call, original: OwnedFd) -> bool:
+    """As the kernel would say, of an object of the lower. Raises OSError."""
+    if os.geteuid() == 0 or call.name == "inotify_add_watch":
+        return True
+    status = os.fstat(original.fd)
+    if status.st_uid == os.geteuid():
+        return True
+    if metadata.CALLS[call.name][0] is metadata.chown and metadata.keeps_owners(call.caller):
+        return True
+    is_for_writers = metadata.sets_now(call.caller, call.name)
+    if "xattr" in call.name:
+        is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        is_for_writers = metadata.attribute_name(call.caller).startswith(b"user.") and not is_sticky
+    if is_for_writers and not call.caller.act(beneath.may_access, original, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return is_for_writers
 
 
 def _chmod(caller: Caller, opened: OwnedFd, _: object) -> Answer:
@@ -187,7 +223,7 @@ def _read(call: Call, read: Callable[[Call, OwnedFd, bool], Answer]) -> Handled:
                     place = of_descriptor(caller, opened)
                     if isinstance(place, Place):
                         return _read_place(call, place, read)
-                    return read(call, opened, True)
+                    return read(call, remainder_of(call, opened) or opened, True)
         return _BARE
     goal = Goal.NOFOLLOW if call.name.startswith("l") and call.name != "listxattr" else Goal.FOLLOW
     target = resolve(caller, call.text(), lookup.dirfd_of(caller), goal)

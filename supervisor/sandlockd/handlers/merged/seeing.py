@@ -116,8 +116,18 @@ def _status_of_descriptor(call: Call, opened: OwnedFd, mask: int = STATX_BASIC) 
         if path.startswith(tree.upper_path + b"/"):
             status.set_number(*tree.origins.told(status.inode))
             return status
+    remainder = remainder_of(call, opened)
+    if remainder is not None:
+        status.set_metadata(Status(remainder, mask))
     status.set_links(status.links - 1 if status.mode & 0o170000 != 0o040000 else 0)
     return status
+
+
+def remainder_of(call: Call, opened: OwnedFd) -> OwnedFd | None:
+    """What tells of a lower object that was removed, where its metadata has been changed since."""
+    path, status = call.caller.describe(opened).path, os.fstat(opened.fd)
+    trees = (tree for tree in call.caller.context.trees if tree.may_hold(path))
+    return next((tree.remainders.find(status) for tree in trees), None)
 
 
 def _is_descriptor(call: Call, flags: int) -> bool:
