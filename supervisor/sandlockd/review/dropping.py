@@ -13,8 +13,8 @@ from sandlockd.kernel import beneath, copying
 from sandlockd.review import kept
 from sandlockd.review.kept import NoChanges
 from sandlockd.store import storage
-from sandlockd.store.executor import OPAQUE_ATTRIBUTE
 from sandlockd.store.storage import JOURNAL_NAME, Storage, StorageError
+from sandlockd.store.watched_names import OPAQUE_ATTRIBUTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -196,6 +196,9 @@ class Calls:
 
     def openat2(self, dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0) -> int:
         result = self.silently("openat2", dirfd, path, self.open_how(flags, mode, resolve), 24)
+        while result == -errno.EAGAIN and resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
+            # Something was renamed on this machine while `..` was walked (openat2(2)).
+            result = self.silently("openat2", dirfd, path, self.open_how(flags, mode, resolve), 24)
         return self.told("openat2", (dirfd, path, flags, mode, resolve), result)
 
     def read(self, fd: int, size: int = 100) -> int:
