@@ -34,6 +34,38 @@ examples:
 exit status: 0 done; 1 refused, nothing was changed; 125 used wrongly, or the storage is broken
 """
 
+_VERB_EXAMPLES = {
+    "ps": """\
+examples:
+  sandlockctl ps                                newest first: id, state, start, directory, command
+  sandlockctl ps --json | jq -r 'select(.state == "kept") | .id'
+""",
+    "diff": """\
+examples:
+  sandlockctl diff 4f2a1c                       the list, and what changed in text files
+  sandlockctl diff 4f2a1c src --list            the list only, of what is below src
+  sandlockctl diff 4f2a1c --json                one record a line, with exact names
+""",
+    "commit": """\
+examples:
+  sandlockctl commit 4f2a1c                     everything
+  sandlockctl commit 4f2a1c src/main.c          only that; the rest stays kept
+  sandlockctl commit 4f2a1c . .git/config       everything, and what runs later by itself because it is named
+  sandlockctl commit 4f2a1c --digest 57840d...  only if the list is still the one that had this digest
+  sandlockctl commit 4f2a1c --force notes.txt   although notes.txt has changed underneath
+""",
+    "discard": """\
+examples:
+  sandlockctl discard 4f2a1c                    everything
+  sandlockctl discard 4f2a1c build              what is below build; the rest stays kept
+""",
+    "completion": """\
+examples:
+  sandlockctl completion bash > ~/.local/share/bash-completion/completions/sandlockctl
+  sandlockctl completion fish > ~/.config/fish/completions/sandlockctl.fish
+""",
+}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -45,7 +77,7 @@ def _new_parser(prog: str, description: str, epilog: str | None = None) -> _Pars
     return _Parser(
         prog=prog,
         description=description,
-        epilog=epilog,
+        epilog=epilog or _VERB_EXAMPLES[prog.rpartition(" ")[2]],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -57,7 +89,7 @@ def _with_run(parser: _Parser, paths: str) -> _Parser:
     return parser
 
 
-def _with_json(parser: _Parser, text: str = "JSON Lines") -> _Parser:
+def _with_json(parser: _Parser, text: str = "JSON Lines (default: text for people)") -> _Parser:
     parser.add_argument("--json", action="store_true", help=text)
     return parser
 
@@ -69,7 +101,9 @@ def _ps_parser() -> _Parser:
 def _diff_parser() -> _Parser:
     parser = _new_parser("sandlockctl diff", "Show what a run changed: the list, and what changed in files.")
     _with_run(parser, "only what is at and below it")
-    parser.add_argument("--list", action="store_true", help="the list only")
+    parser.add_argument(
+        "--list", action="store_true", help="the list only (default: with what changed in text files)"
+    )
     return _with_json(parser)
 
 
@@ -80,17 +114,21 @@ def _commit_parser() -> _Parser:
     )
     _with_run(parser, "only what is at and below it; what runs later by itself must be named exactly")
     parser.add_argument(
-        "--digest", metavar="D", help="refuse if the changes are not those that had this digest"
+        "--digest",
+        metavar="D",
+        help="refuse if the changes are not those that had this digest (default: whatever they are)",
     )
     parser.add_argument(
         "--force",
         action="append",
         default=[],
         metavar="PATH",
-        help="overwrite or delete it although it has changed underneath; may be given several times",
+        help="overwrite or delete it although it has changed underneath; repeatable (default: nothing)",
     )
     parser.add_argument(
-        "--skip-marked", action="store_true", help="leave out, and keep, what runs later by itself"
+        "--skip-marked",
+        action="store_true",
+        help="leave out, and keep, what runs later by itself (default: refuse)",
     )
     return _with_json(parser)
 

@@ -33,6 +33,41 @@ examples:
   sandlockd doctor                              what this machine can enforce
 """
 
+_VERB_EXAMPLES = {
+    "check": """\
+examples:
+  sandlockd check agent.toml                    what is wrong with it, with its lines; or what it comes to
+  sandlockd check build ./mine.toml             several together, as --policy build --policy ./mine.toml
+  sandlockd check agent.toml --json | jq .      the same for programs
+
+exit status: 0 valid; 125 not
+""",
+    "explain": """\
+examples:
+  sandlockd explain                             of the newest run
+  sandlockd explain 4f2a1c                      of another; the beginning or end of its id is enough
+  sandlockd explain --json | jq 'select(.kind == "refusal") | .path'
+""",
+    "doctor": """\
+examples:
+  sandlockd doctor                              one line for each thing that is needed, and how to get it
+  sandlockd doctor --json | jq '.checks[] | select(.state != "ok")'
+
+exit status: 0 a run works here; 1 it does not
+""",
+    "presets": """\
+examples:
+  sandlockd presets                             their names, and what each is for
+  sandlockd presets build > mine.toml           a start for a policy of your own
+""",
+    "completion": """\
+examples:
+  sandlockd completion bash > ~/.local/share/bash-completion/completions/sandlockd
+  sandlockd completion zsh > ~/.zfunc/_sandlockd
+  sandlockd completion fish > ~/.config/fish/completions/sandlockd.fish
+""",
+}
+
 
 def command() -> NoReturn:
     end("sandlockd", main)
@@ -83,6 +118,10 @@ def _new_parser(prog: str, description: str, **more: object) -> argparse.Argumen
         allow_abbrev=False,
         **more,  # type: ignore[arg-type]
     )
+
+
+def _verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
+    return _new_parser(f"sandlockd {verb}", description, epilog=_VERB_EXAMPLES[verb])
 
 
 def run_parser() -> argparse.ArgumentParser:
@@ -169,9 +208,9 @@ def _usage_error(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-de
 
 
 def _check_parser() -> argparse.ArgumentParser:
-    parser = _new_parser("sandlockd check", "Validate policies and show what they come to.")
-    parser.add_argument("files", nargs="+", metavar="FILE|NAME")
-    parser.add_argument("--json", action="store_true")
+    parser = _verb_parser("check", "Validate policies and show what they come to.")
+    parser.add_argument("files", nargs="+", metavar="FILE|NAME", help="policy files or presets; they add up")
+    parser.add_argument("--json", action="store_true", help="one JSON object (default: text for people)")
     return parser
 
 
@@ -183,10 +222,12 @@ def _check(arguments: list[str]) -> int:
 
 
 def _explain_parser() -> argparse.ArgumentParser:
-    parser = _new_parser("sandlockd explain", "Tell each refusal of a run, and the line that would allow it.")
-    parser.add_argument("run", nargs="?", metavar="RUN")
-    parser.add_argument("--last", action="store_true", help="the newest run (also without RUN)")
-    parser.add_argument("--json", action="store_true", help="the records, as JSON Lines")
+    parser = _verb_parser("explain", "Tell each refusal of a run, and the line that would allow it.")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="its id, or the beginning or end of it")
+    parser.add_argument("--last", action="store_true", help="the newest run (default, where no RUN is named)")
+    parser.add_argument(
+        "--json", action="store_true", help="the records, as JSON Lines (default: text for people)"
+    )
     return parser
 
 
@@ -204,8 +245,8 @@ def _explain(arguments: list[str]) -> int:
 
 
 def _doctor_parser() -> argparse.ArgumentParser:
-    parser = _new_parser("sandlockd doctor", "Test what this machine can enforce, by doing it.")
-    parser.add_argument("--json", action="store_true")
+    parser = _verb_parser("doctor", "Test what this machine can enforce, by doing it.")
+    parser.add_argument("--json", action="store_true", help="one JSON object (default: text for people)")
     return parser
 
 
@@ -216,9 +257,9 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _presets_parser() -> argparse.ArgumentParser:
-    parser = _new_parser("sandlockd presets", "List the shipped policies, or print one.")
-    parser.add_argument("name", nargs="?")
-    parser.add_argument("--json", action="store_true")
+    parser = _verb_parser("presets", "List the shipped policies, or print one.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this one (default: list them)")
+    parser.add_argument("--json", action="store_true", help="one JSON object (default: text for people)")
     return parser
 
 
@@ -230,7 +271,7 @@ def _presets(arguments: list[str]) -> int:
 
 
 def _completion_parser() -> argparse.ArgumentParser:
-    parser = _new_parser("sandlockd completion", "Print a completion script for a shell.")
+    parser = _verb_parser("completion", "Print a completion script for a shell.")
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
