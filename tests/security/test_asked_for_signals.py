@@ -7,7 +7,10 @@ is in the group of the program itself: that group is what a shell's job is.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -232,3 +235,39 @@ def test_they_reach_it_without_the_scope(runner: Runner) -> None:
     with _counting(runner) as process:
         _attacked(runner, line, process.pid)  # kills sandlockd, too
         assert {10, 15, 29, 40} <= set(_received(process))
+
+
+# What somebody outside asked for before: the program chooses the signal, and has it sent.
+_INHERITED = """
+import fcntl, os, signal, sys
+for number in (signal.SIGIO, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_IGN)
+fcntl.fcntl(0, 10, signal.SIGUSR2)  # F_SETSIG
+fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+"""
+
+
+@pytest.mark.parametrize("build", ["bare", "sandboxed", "broken"])
+@pytest.mark.parametrize("as_group", [False, True])
+def test_a_descriptor_that_already_has_an_owner_outside(runner: Runner, build: str, as_group: bool) -> None:
+    """Landlock judges by who named the owner. So such a descriptor is given to no program."""
+    command = [system_python(), "-S", "-c", _INHERITED]
+    line = command if build == "bare" else runner.command_line(command)
+    if build == "broken":
+        patch = "from sandlockd.launch import prepare\nprepare._refuse_owners = lambda: None\n"
+        line = broken.command_line(patch, line)
+    reading, writing = os.pipe()
+    try:
+        with _counting(runner) as process:
+            fcntl.fcntl(reading, fcntl.F_SETOWN, -process.pid if as_group else process.pid)
+            ended = runner.run(line, stdin=reading)
+            os.write(writing, b"x")
+            received = _received(process)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    if build == "sandboxed":
+        assert (ended.returncode, received) == (125, [])
+        assert b"stdin has its signals sent to" in ended.stderr and ended.stderr.count(b"\n") == 1
+    else:
+        assert (ended.returncode, received) == (0, [signal.SIGUSR2])

@@ -24,7 +24,12 @@ from sandlockd.cli.policy_files import (
 )
 from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper, remember_children
-from sandlockd.launch.prepare import CannotStart, prepare, raise_own_descriptor_limit, refuse_open_sockets
+from sandlockd.launch.prepare import (
+    CannotStart,
+    prepare,
+    raise_own_descriptor_limit,
+    refuse_descriptors_that_lead_out,
+)
 from sandlockd.launch.private_directory import PrivateDirectory, sweep
 from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
 from sandlockd.launch.temporary import temporary_of
@@ -197,10 +202,10 @@ class _Foreground:
         places = self._places()
         if root is None:
             rules = compile_file_rules(self._policy, self._state_dir, places=places, private=[private.path])
-            refuse_open_sockets()
+            refuse_descriptors_that_lead_out()
             return prepare(self._policy, rules, self._options.command, private.path)
         rules = compile_file_rules(self._policy, self._state_dir, places=places, layers=[private.path])
-        refuse_open_sockets()
+        refuse_descriptors_that_lead_out()
         temporary = temporary_of(root, rules)
         return prepare(self._policy, rules, self._options.command, TEMPORARY_NAME, temporary)
 

@@ -5,9 +5,11 @@ Nothing runs yet when this returns, and whatever fails has one line that says wh
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import stat
+import struct
 import sys
 
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of, numbered
@@ -192,12 +194,39 @@ def _may_change(rules: FileRules, path: bytes) -> bool:
     return verdict.allowed and verdict.rule != WORKDIR_RULE
 
 
-def refuse_open_sockets() -> None:
-    """The program gets our descriptors 0 to 2. A socket that can still go anywhere would be a way out of the wall.
+_STREAMS = ("stdin", "stdout", "stderr")
+_F_GETOWN_EX = 16  # fcntl has no name for it, and F_GETOWN none for groups
 
-    A connected stream leads where its owner has connected it. Raises CannotStart.
+
+def refuse_descriptors_that_lead_out() -> None:
+    """The program gets our descriptors 0 to 2. Raises CannotStart."""
+    _refuse_open_sockets()
+    _refuse_owners()
+
+
+def _refuse_owners() -> None:
+    """Who is to get SIGIO when there is something to read, was named outside of Landlock's scope (F_SETOWN).
+
+    The program could make it SIGKILL (F_SETSIG), and have it sent.
     """
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+    for fd, name in enumerate(_STREAMS):
+        try:
+            _, owner = struct.unpack("=ii", fcntl.fcntl(fd, _F_GETOWN_EX, bytes(8)))
+        except OSError:
+            continue  # closed, or it can do nothing
+        if owner:
+            raise CannotStart(
+                f"{name} has its signals sent to process or group {owner}: the program could choose which, and when;"
+                " redirect it, from /dev/null or through `| cat`"
+            )
+
+
+def _refuse_open_sockets() -> None:
+    """A socket that can still go anywhere would be a way out of the wall.
+
+    A connected stream leads where its owner has connected it.
+    """
+    for fd, name in enumerate(_STREAMS):
         try:
             is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
         except OSError:
