@@ -29,8 +29,9 @@ def end(name: str, act: Callable[[], int]) -> NoReturn:
     """Act, and end with its status at once: taking every module down takes Python 5 ms."""
     try:
         status = act()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # it was closed when we were started
+                stream.flush()
     except BrokenPipeError:
         status = 0  # whoever read has seen enough
     except KeyboardInterrupt:
