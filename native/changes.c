@@ -79,17 +79,13 @@ enum beneath { NOTHING, A_FILE, A_DIRECTORY, UNKNOWN };
 
 static enum beneath beneath(const struct slk_tree *tree, const char *path, uint8_t parent_flags, struct stat *ret_status)
 {
-	int fd, result;
+	int result;
 
 	if (!(parent_flags & SLK_LAYER_MERGED))
 		return NOTHING;
-	fd = slk_open_confined(tree->lower_fd, path, O_PATH | O_NOFOLLOW, 0);
-	if (fd < 0)
-		return fd == -ENOENT ? NOTHING : UNKNOWN;
-	result = fstat(fd, ret_status);
-	close(fd);
+	result = slk_stat_confined(tree->lower_fd, path, ret_status);
 	if (result < 0)
-		return UNKNOWN;
+		return result == -ENOENT ? NOTHING : UNKNOWN;
 	if (S_ISCHR(ret_status->st_mode) && ret_status->st_rdev == 0)
 		return UNKNOWN; /* a whiteout down there: the model knows */
 	return S_ISDIR(ret_status->st_mode) ? A_DIRECTORY : A_FILE;

@@ -384,13 +384,15 @@ static int count_links(const struct slk_node *node, const char *path, int lower_
 	for (const struct slk_node *child = node->child; child; child = child->next) {
 		int length = snprintf(name, sizeof(name), "%s%s%s", path, *path ? "/" : "", child->name);
 		struct stat status;
+		int result;
 
 		if (length >= (int)sizeof(name))
 			return -ENAMETOOLONG;
 		if (child->kind == SLK_LAYER_DIRECTORY && child->flags & SLK_LAYER_MERGED)
 			continue;
-		if (fstatat(lower_fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-			status.st_mode = 0;
+		result = slk_stat_confined(lower_fd, name, &status);
+		if (result < 0) /* only on a directory another one can be mounted by now that matters here */
+			status.st_mode = result == -EXDEV ? S_IFDIR : 0;
 		links += (child->kind == SLK_LAYER_DIRECTORY) - (S_ISDIR(status.st_mode) != 0);
 	}
 	return links;

@@ -179,6 +179,9 @@ int slk_layers_is_watched(struct slk_layers *layers, const char *path);
 int slk_layers_links(struct slk_layers *layers, const char *path, int lower_fd, int *ret_links);
 const char *slk_tree_relative(const struct slk_tree *tree, const struct slk_walk *walk);
 int slk_open_confined(int fd, const char *path, uint64_t flags, uint64_t mode);
+/* Links are not followed, and no mount is crossed (-EXDEV): its server might not answer. */
+struct stat;
+int slk_stat_confined(int fd, const char *path, struct stat *ret_status);
 int slk_answer_call(struct slk_engine *engine, struct slk_request *request, int64_t value, int error);
 int slk_tree_alive(const struct slk_engine *engine, const struct slk_request *request);
 uint32_t slk_tree_open_flags_of(const struct slk_engine *engine, const struct slk_request *request);

@@ -94,8 +94,7 @@ static int merge(const struct slk_tree *tree, const char *path, struct told *tol
 	uint32_t links;
 	int more = 0;
 
-	if (syscall(SYS_newfstatat, tree->lower_fd, path, &lower, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0 ||
-	    lower.st_nlink < 2 || slk_layers_links(tree->layers, path, tree->lower_fd, &more) < 0)
+	if (slk_stat_confined(tree->lower_fd, path, &lower) < 0 || lower.st_nlink < 2 || slk_layers_links(tree->layers, path, tree->lower_fd, &more) < 0)
 		return -1;
 	set_number(told, (struct slk_number){lower.st_dev, lower.st_ino});
 	links = (uint32_t)lower.st_nlink + (uint32_t)more;

@@ -192,6 +192,18 @@ int slk_open_confined(int fd, const char *path, uint64_t flags, uint64_t mode)
 	return opened < 0 ? -errno : (int)opened;
 }
 
+int slk_stat_confined(int fd, const char *path, struct stat *ret_status)
+{
+	int opened = slk_open_confined(fd, path, O_PATH | O_NOFOLLOW, 0);
+	int result;
+
+	if (opened < 0)
+		return opened;
+	result = fstat(opened, ret_status) < 0 ? -errno : 0;
+	close(opened);
+	return result;
+}
+
 int slk_answer_call(struct slk_engine *engine, struct slk_request *request, int64_t value, int error)
 {
 	slk_answer(engine, request->slot, value, -error, 0);

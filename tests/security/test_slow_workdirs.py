@@ -31,19 +31,22 @@ def test_a_slow_workdir_is_refused(runner: Runner, as_user: User, where: str) ->
 
 
 _MEANWHILE = """
-cat old/file; ln -s old/late way; echo ready; read -r line
+cat old/file; ln -s old/late way; {copied}; echo ready; read -r line
 cat old/late; ls old; ls -ld old; echo new > old/new; mkdir old/x; mv old gone; rm -r old; chmod 700 old; cat way
 cd old; ls; find . | sort; echo more > made; cat made; mv made other; ls; ln other third; rm other; cat third; echo over
 """
 
 
+@pytest.mark.parametrize("copied", ["true", "chmod 750 old"], ids=["lower", "merged"])
 @pytest.mark.parametrize("hangs", [(Call.LOOKUP, "late"), (Call.GETATTR, ""), (Call.OPENDIR, "")])
-def test_what_is_mounted_in_a_workdir_during_a_run(runner: Runner, as_user: User, hangs: Any) -> None:
+def test_what_is_mounted_in_a_workdir_during_a_run(
+    runner: Runner, as_user: User, hangs: Any, copied: str
+) -> None:
     """Names at and below it give EIO; all else in the tree is what it was, and nobody waits."""
-    runner.place.file("work/old/file", "old\n")
+    runner.place.give(runner.place.file("work/old/file", "old\n").parent)
     with new_file_system(runner, as_user) as slow:
         line = runner.command_line(
-            ["sh", "-c", _MEANWHILE],
+            ["sh", "-c", _MEANWHILE.format(copied=copied)],
             options=["--workdir", runner.work, "--on-exit", "discard", "--quiet"],
             wrap=slow.wrap(mounted=False),
         )

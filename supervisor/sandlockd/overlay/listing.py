@@ -110,7 +110,14 @@ def owed_at(offset: int) -> int:
 def _is_merged(view: View, directory: Found, above: Name, below: Name) -> bool:
     if above.kind is not Kind.DIRECTORY or below.kind is not Kind.DIRECTORY:
         return False
-    return view.child(directory, above.name).is_merged
+    try:
+        return view.child(directory, above.name).is_merged
+    except FsError as error:
+        if error.errno != errno.EIO:
+            raise
+        return (
+            True  # nothing can be told of the lower one but its name: the rest of the list is none the worse
+        )
 
 
 def _fresh(upper: dict[bytes, Name]) -> list[Row]:
