@@ -224,3 +224,37 @@ def test_swapping_the_name_of_what_is_opened_by_path_only_gives_no_right(runner:
     assert calls >= 400 and other
     assert leaks == 0
     assert changed(before, snapshot(directory)) == set()
+
+
+_LISTS_WHAT_IT_MAY_ONLY_ENTER = """
+import os, threading
+os.mkdir("closed", 0o711); open("closed/secret", "w").close(); os.mkdir("open", 0o755); os.mkdir("open/seen")
+if os.fork() == 0:
+    os.setgroups([]); os.setresgid(4242, 4242, 4242); os.setresuid(4242, 4242, 4242)
+    found, over = set(), False
+    def look():
+        while not over:
+            for fd in range(3, 12):
+                try: found.update(os.listdir(fd))
+                except OSError: pass
+    thread = threading.Thread(target=look)
+    thread.start()
+    for name in ("open", "closed") * 200:
+        try: os.chdir(name); os.chdir("..")
+        except PermissionError: pass
+    over = True
+    thread.join()
+    print("secret" in found, flush=True)
+    os.chdir("open"); print(os.path.basename(os.getcwd()), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_entering_a_directory_lists_nothing_for_who_may_not(runner: Runner) -> None:
+    """It is entered by a descriptor that another thread of the caller's may have used meanwhile."""
+    if not runner.place.user.is_root:
+        pytest.skip("needs several users")
+    options = ["--workdir", runner.work, "--on-exit", "discard"]
+    ended = runner.sandboxed([system_python(), "-c", _LISTS_WHAT_IT_MAY_ONLY_ENTER], options=options)
+    assert ended.stdout.decode().split() == ["False", "open"], ended

@@ -59,7 +59,10 @@ def change_directory(call: Call) -> Answer | Elsewhere:
     if kernel_finds(call, place, follow=True):
         return _SEEN
     with place.tree.open_described(found) as described:
-        if not call.caller.act(beneath.may_access, described, os.X_OK):
+        # Where it could become somebody else: it is entered by a descriptor that lists it, of which another of its
+        # threads may take a duplicate meanwhile.
+        needed = os.X_OK if call.caller.identity is None else os.X_OK | os.R_OK
+        if not call.caller.act(beneath.may_access, described, needed):
             return Errno(errno.EACCES)
     layer = place.tree.storage.workdir if found.lower is not None else place.tree.storage.upper
     return enter(beneath.open_below(layer.fd, found.path, os.O_RDONLY | os.O_DIRECTORY))
