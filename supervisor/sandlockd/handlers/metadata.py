@@ -6,6 +6,7 @@ looked, the path could lead elsewhere and no rule of the kernel would stop it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -48,6 +49,7 @@ def handle(context: Context, request: Request) -> Answer:
     name = record.call_name(context, request)
     act, want, is_descriptor = CALLS[name]
     try:
+        read_arguments(caller, name)
         if name == "utimensat" and omits_all_times(caller):
             return Value(0)
         opened, own = (by_descriptor(caller, 0), True) if is_descriptor else _by_path(caller)
@@ -55,6 +57,38 @@ def handle(context: Context, request: Request) -> Answer:
             return _judged(caller, opened, want, act, own=own)
     except OSError as error:
         return Errno(error.errno or errno.EIO)
+
+
+_INOTIFY = b"anon_inode:inotify"
+_TIMES_BYTES = {"utime": 16, "utimes": 32, "futimesat": 32, "utimensat": 32}
+
+
+def read_arguments(caller: Caller, name: str) -> None:
+    """What the kernel looks at before the path: a missing file with bad arguments is a bad call. Raises OSError."""
+    if name == "inotify_add_watch":
+        _require_instance(caller)
+    elif "xattr" in name and not name.startswith("f") and "list" not in name:
+        attribute_name(caller)
+        if name.endswith("setxattr") and (size := _arg(caller, 3)):
+            if size > _XATTR_SIZE_MAX:
+                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+            _read(caller, _arg(caller, 2), size)
+    elif name in _TIMES_BYTES:
+        address = _arg(caller, 2 if name in ("utimensat", "futimesat") else 1)
+        if address:
+            _read(caller, address, _TIMES_BYTES[name])
+
+
+def _require_instance(caller: Caller) -> None:
+    """Raises OSError: EBADF, EINVAL."""
+    fd, error = lookup.as_int(_arg(caller, 0)), errno.EBADF
+    with contextlib.suppress(FileNotFoundError):
+        if fd >= 0 and not procfs.descriptor_flags(caller.tid, fd) & os.O_PATH:
+            is_instance = os.readlink(procfs.directory_of(caller.tid, fd)) == _INOTIFY
+            error = 0 if is_instance else errno.EINVAL
+    caller.require_alive()
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _by_path(caller: Caller) -> tuple[OwnedFd, bool]:
@@ -117,6 +151,8 @@ def handle_attributes(context: Context, request: Request) -> Answer:
     caller = Caller(context, request)
     lists = record.call_name(context, request) in ("listxattr", "llistxattr")
     try:
+        if not lists:
+            attribute_name(caller)
         opened, _ = _by_path(caller)
         with opened:
             found = caller.describe(opened)

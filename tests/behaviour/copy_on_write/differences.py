@@ -32,6 +32,7 @@ SANDLOCKD_DIFFERS: Differences = {
         "descriptors-passed_over_a_socket",
         "descriptors-file_locks",
         "descriptors-locks_of_a_reader_and_a_later_writer",
+        "locking-a_lease_on_the_lower_that_a_writer_breaks",
     ),
     "a copy-up changes the ctime of the file and of the directories above": (
         "removing-times_of_the_directory_and_the_object",
@@ -60,6 +61,9 @@ SANDLOCKD_DIFFERS: Differences = {
     ),
     "a program of the upper is told to be called by a descriptor (AT_EXECFN /dev/fd/N)": (
         "executing-the_name_that_a_program_is_told",
+    ),
+    "fchdir is the kernel's, which asks the original whether it may be searched": (
+        "ordinary errnos-entering_a_directory_that_was_closed",
     ),
     "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
         "ordinary executing-without_permission_to_read",
@@ -149,7 +153,7 @@ SANDLOCKD_DIFFERS: Differences = {
 
 # Without copy-on-write: the work directory is granted for writing.
 GRANTED_DIFFERS: Differences = {
-    "openat2 does not exist (ENOSYS)": ("resolving",),
+    "openat2 does not exist (ENOSYS)": ("resolving", "errnos-ways_to_open_that_are_none"),
     "no network, and AF_UNIX counts as such": ("sockets",),
     "no device is made": ("root making-devices", "making-a_device_with_the_number_of_a_whiteout"),
     "no set-group-ID file comes into being": (

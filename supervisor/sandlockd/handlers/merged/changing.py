@@ -98,6 +98,7 @@ def _of_descriptor(call: Call, opened: OwnedFd) -> Place | Elsewhere | OwnedFd |
 
 def handle(call: Call) -> Handled:
     """chmod, chown, utimes, setxattr, removexattr in all their forms, and inotify_add_watch."""
+    metadata.read_arguments(call.caller, call.name)
     if call.name == "utimensat" and metadata.omits_all_times(call.caller):
         return Value(0)
     target = _target(call)
@@ -225,6 +226,8 @@ def _read(call: Call, read: Callable[[Call, OwnedFd, bool], Answer]) -> Handled:
                         return _read_place(call, place, read)
                     return read(call, remainder_of(call, opened) or opened, True)
         return _BARE
+    if read is _get:
+        metadata.attribute_name(caller)
     goal = Goal.NOFOLLOW if call.name.startswith("l") and call.name != "listxattr" else Goal.FOLLOW
     target = resolve(caller, call.text(), lookup.dirfd_of(caller), goal)
     return target if isinstance(target, Elsewhere) else _read_place(call, target, read)

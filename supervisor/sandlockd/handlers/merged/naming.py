@@ -241,6 +241,8 @@ def link(call: Call) -> Handled:
     flags = call.arg(4) & 0xFFFFFFFF if call.name == "linkat" else 0
     if flags & ~(_AT_SYMLINK_FOLLOW | _AT_EMPTY_PATH):
         return Errno(errno.EINVAL)
+    if not call.text(1):  # which is found out last
+        call.place(Goal.FOLLOW if flags & _AT_SYMLINK_FOLLOW else Goal.NOFOLLOW)
     new = call.place(Goal.NAME, 1)
     text = call.text()
     descriptor = _descriptor(call, text, flags)

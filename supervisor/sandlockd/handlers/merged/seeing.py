@@ -84,7 +84,7 @@ def _directory_links(place: Place) -> int:
 def stat_path(call: Call) -> Handled:
     buffer, flags_at = STATS[call.name]
     flags = call.arg(flags_at) & 0xFFFFFFFF if flags_at >= 0 else 0
-    if flags & ~(_AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_EMPTY_PATH):
+    if flags & ~(_AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_EMPTY_PATH | _AT_STATX_SYNC_TYPE):
         return Errno(errno.EINVAL)
     if _is_descriptor(call, flags):
         with metadata.by_descriptor(call.caller, 0, path_only=True) as opened:

@@ -30,6 +30,8 @@ GROUPS = (
     "executing",
     "sockets",
     "watching",
+    "errnos",
+    "locking",
     "places",
     "sequences",
 )
