@@ -162,6 +162,13 @@ def _ordinary_user() -> Iterator[User]:
         yield user
 
 
+@pytest.fixture(scope="session")
+def users(request: pytest.FixtureRequest) -> None:
+    """For what has directories of theirs for a whole session: they are made before it, and removed after it."""
+    with contextlib.suppress(pytest.skip.Exception):
+        request.getfixturevalue("_ordinary_user")
+
+
 @pytest.fixture(params=["root", "ordinary"])
 def as_user(request: pytest.FixtureRequest) -> User:
     """The test runs twice: as root, and as an ordinary user."""

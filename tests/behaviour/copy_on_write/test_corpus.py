@@ -47,7 +47,7 @@ Program = tuple[str, str]
 
 
 @pytest.fixture(scope="session")
-def runs(request: pytest.FixtureRequest, compiler: Compiler) -> Iterator[Runs]:
+def runs(request: pytest.FixtureRequest, users: None, compiler: Compiler) -> Iterator[Runs]:
     """With the programs that this session's selection wants."""
     selected: dict[str, list[str]] = {}
     for item in request.session.items:

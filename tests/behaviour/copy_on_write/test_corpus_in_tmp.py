@@ -18,7 +18,7 @@ _PROGRAMS = [pytest.param(program, id="-".join(program)) for program in every_pr
 
 
 @pytest.fixture(scope="session")
-def tmp_runs(request: pytest.FixtureRequest, compiler: Compiler) -> Iterator[Runs]:
+def tmp_runs(request: pytest.FixtureRequest, users: None, compiler: Compiler) -> Iterator[Runs]:
     """With the programs that this session's selection wants."""
     selected: dict[str, list[str]] = {}
     for item in request.session.items:

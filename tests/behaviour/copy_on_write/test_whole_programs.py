@@ -367,7 +367,7 @@ _WHOLE = {
 
 
 @pytest.fixture(scope="session")
-def wholes(compiler: Compiler) -> Iterator[Runs]:
+def wholes(users: None, compiler: Compiler) -> Iterator[Runs]:
     with runs_of(compiler, {}) as made:
         yield made
 
