@@ -212,7 +212,11 @@ int slk_give_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t c
 {
 	const struct slk_slot *slot = slk_slot_in_use(engine, index);
 
-	return slot ? inject(engine, slot, fd, close_on_exec) : -EBADSLT;
+	if (!slot)
+		return -EBADSLT;
+	if (engine->disk && slk_disk_given(engine->disk, fd) < 0)
+		return -EIO;
+	return inject(engine, slot, fd, close_on_exec);
 }
 
 int slk_exchange_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t close_on_exec, int32_t number)

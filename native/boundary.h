@@ -570,6 +570,50 @@ int slk_may_access(int fd, uint32_t mode);
 /* What execve(2) would say of the opened file, without executing it. -EINVAL: a kernel that cannot tell (before 6.14). */
 int slk_may_execute(int fd);
 
+/* ---- disk.c: what the uppers of a sandbox hold, and the limit of that ------------------------------------------- */
+
+#define SLK_DISK_BLOCK 4096 /* what file systems allocate at least, as far as it matters for how much may be needed */
+
+struct slk_disk;
+
+struct slk_disk_state {
+	uint64_t total_bytes; /* what they hold, or held when they were found over the limit, if that was more */
+	uint64_t room_bytes;
+	uint32_t open_files; /* that somebody may be writing to */
+	int32_t is_over;     /* by writes; everything was ended for it, or is to be */
+};
+
+int slk_disk_create(uint64_t limit_bytes, struct slk_disk **ret_disk);
+/* Ends the watcher as well. */
+void slk_disk_destroy(struct slk_disk *disk);
+/* Descriptors of files below this directory, whose canonical path this is, count when they are given to the program. */
+int slk_disk_add_upper(struct slk_disk *disk, int upper_fd, const char *path);
+/* From now on look at what is open for writing; above the limit, init is told by control_fd to end everything. What is
+ * held by now is no reason. */
+int slk_disk_watch(struct slk_disk *disk, int control_fd);
+void slk_disk_stop(struct slk_disk *disk);
+/* What is there now (""; dirfd itself) counts with what it holds now. Any number of times. */
+int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path);
+/* This name is about to be taken from what has it; it has been. What is not there, or stays, does no harm. */
+void slk_disk_leaving(struct slk_disk *disk, int dirfd, const char *path);
+void slk_disk_left(struct slk_disk *disk);
+/* 1: so much may be added, once so much is given back. */
+int slk_disk_has_room(struct slk_disk *disk, uint64_t size_bytes, uint64_t freed_bytes);
+/* Keep room for what is made, until it is noted. -ENOSPC. */
+int slk_disk_reserve(struct slk_disk *disk, uint64_t size_bytes);
+void slk_disk_release(struct slk_disk *disk, uint64_t size_bytes);
+/* This descriptor is about to be the program's. An error: it must not be. */
+int slk_disk_given(struct slk_disk *disk, int fd);
+/* The program may have O_PATH descriptors of what the uppers hold. */
+void slk_disk_path_given(struct slk_disk *disk);
+/* 1: the object behind this descriptor counts. */
+int slk_disk_holds(struct slk_disk *disk, int fd);
+void slk_disk_state(struct slk_disk *disk, struct slk_disk_state *ret_state);
+/* Of this engine's calls in trees; borrowed. */
+void slk_engine_set_disk(struct slk_engine *engine, struct slk_disk *disk);
+/* fallocate(2). */
+int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
+
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 
 struct slk_apart {

@@ -97,15 +97,20 @@ static uint8_t parent_flags(const struct slk_layered *found)
 	return found->is_whole ? found->parent_flags : found->flags;
 }
 
+static void parent_of(const char *path, char ret_parent[SLK_PATH_MAX])
+{
+	const char *slash = strrchr(path, '/');
+	size_t length = slash ? (size_t)(slash - path) : 1;
+
+	memcpy(ret_parent, slash ? path : ".", length);
+	ret_parent[length] = '\0';
+}
+
 static int stat_parent(const struct slk_tree *tree, const char *path, struct stat *ret_status)
 {
-	char parent[SLK_PATH_MAX] = ".";
-	const char *slash = strrchr(path, '/');
+	char parent[SLK_PATH_MAX];
 
-	if (slash) {
-		memcpy(parent, path, (size_t)(slash - path));
-		parent[slash - path] = '\0';
-	}
+	parent_of(path, parent);
 	return syscall(SYS_newfstatat, tree->upper_fd, parent, ret_status, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
@@ -130,6 +135,39 @@ static int is_removed(const struct slk_tree *tree, const char *path, const struc
 {
 	return found->is_whole && found->kind == SLK_LAYER_WHITEOUT && !(found->parent_flags & SLK_LAYER_ACL) &&
 	       !parent_has(tree, path, S_ISGID);
+}
+
+/* ---- what the upper holds, where that is limited (disk.c) */
+
+/* A new name, a block for it in its directory, and so much. Where there is not, Python says so. */
+static int has_room(const struct slk_engine *engine, uint64_t bytes)
+{
+	return !engine->disk || slk_disk_has_room(engine->disk, 2u * SLK_DISK_BLOCK + bytes, 0);
+}
+
+static void leaving(const struct slk_engine *engine, const struct slk_tree *tree, const char *path)
+{
+	if (engine->disk)
+		slk_disk_leaving(engine->disk, tree->upper_fd, path);
+}
+
+/* A name came or went. */
+static void note_names(const struct slk_engine *engine, const struct slk_tree *tree, const char *path)
+{
+	char parent[SLK_PATH_MAX];
+
+	if (!engine->disk)
+		return;
+	parent_of(path, parent);
+	slk_disk_left(engine->disk);
+	slk_disk_note(engine->disk, tree->upper_fd, parent);
+}
+
+static void note_new(const struct slk_engine *engine, const struct slk_tree *tree, const char *path)
+{
+	if (engine->disk)
+		slk_disk_note(engine->disk, tree->upper_fd, path);
+	note_names(engine, tree, path);
 }
 
 /* ---- made */
@@ -175,8 +213,9 @@ static int white_out(const struct slk_tree *tree, const char *path)
 }
 
 /* The caller had no number left for the new file: as if it had been asked before. */
-static int take_back(const struct slk_tree *tree, const char *path, int aside)
+static int take_back(const struct slk_engine *engine, const struct slk_tree *tree, const char *path, int aside)
 {
+	leaving(engine, tree, path);
 	return aside ? white_out(tree, path) : unlinkat(tree->upper_fd, path, 0);
 }
 
@@ -190,7 +229,7 @@ static int create_file(struct slk_engine *engine, struct slk_request *request, c
 
 	if ((!aside && !is_free(tree, path, found)) || slk_layers_is_watched(tree->layers, path))
 		return PYTHON;
-	if (umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
+	if (!has_room(engine, 0) || umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
 		return PYTHON;
 	if (aside)
 		fd = create_aside(tree, path, kept, mode & ~mask);
@@ -202,8 +241,9 @@ static int create_file(struct slk_engine *engine, struct slk_request *request, c
 	note_made(tree, fd, "");
 	number = slk_give_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
 	close(fd);
-	if (number != -EMFILE || take_back(tree, path, aside) < 0)
+	if (number != -EMFILE || take_back(engine, tree, path, aside) < 0)
 		slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
+	note_new(engine, tree, path);
 	slk_answer_given(engine, request->slot, number);
 	return SLK_ANSWERED;
 }
@@ -214,11 +254,13 @@ int slk_tree_make_directory(struct slk_engine *engine, struct slk_request *reque
 	uint32_t mask, mode = mode_of(engine, request) & 01777;
 
 	if (!is_free(tree, path, found) || slk_layers_is_watched(tree->layers, path) ||
+	    !has_room(engine, SLK_DISK_BLOCK) ||
 	    umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
 		return PYTHON;
 	if (mkdirat(tree->upper_fd, path, mode & ~mask) < 0)
 		return errno == EEXIST ? PYTHON : slk_answer_call(engine, request, 0, errno);
 	note_made(tree, tree->upper_fd, path);
+	note_new(engine, tree, path);
 	slk_layers_set(tree->layers, path, SLK_LAYER_DIRECTORY, 0);
 	return slk_answer_call(engine, request, 0, 0);
 }
@@ -256,17 +298,13 @@ static int fill(int from, int to, const char *path, const struct stat *status, i
 /* Show it where it belongs, with the directory's times as they were. */
 static int show(const struct slk_tree *tree, const char *name, const char *path)
 {
-	char parent[SLK_PATH_MAX] = ".";
-	const char *slash = strrchr(path, '/');
+	char parent[SLK_PATH_MAX];
 	struct timespec times[2];
 	struct stat before;
 
 	if (stat_parent(tree, path, &before) < 0)
 		return -errno;
-	if (slash) {
-		memcpy(parent, path, (size_t)(slash - path));
-		parent[slash - path] = '\0';
-	}
+	parent_of(path, parent);
 	if (syscall(SYS_renameat2, tree->work_fd, name, tree->upper_fd, path, RENAME_NOREPLACE) < 0)
 		return -errno;
 	times[0] = before.st_atim;
@@ -276,7 +314,7 @@ static int show(const struct slk_tree *tree, const char *name, const char *path)
 }
 
 /* Of a file with one name, small, that may be written. 0, or whatever is wrong: then Python finds it, and says so. */
-static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
+static int copy_up(const struct slk_engine *engine, const struct slk_tree *tree, const char *path, int truncated)
 {
 	char name[32];
 	struct stat status, copy;
@@ -288,6 +326,7 @@ static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
 	/* A program may be running: Python looks. */
 	if (fstat(from, &status) < 0 || !S_ISREG(status.st_mode) || status.st_nlink != 1 || status.st_mode & 0111 ||
 	    (!truncated && status.st_size > COPY_BYTES_MAX) ||
+	    !has_room(engine, SLK_DISK_BLOCK + (truncated ? 0 : (uint64_t)status.st_size)) ||
 	    syscall(SYS_faccessat2, from, "", W_OK, AT_EMPTY_PATH | AT_EACCESS) < 0) {
 		close(from);
 		return result;
@@ -303,6 +342,8 @@ static int copy_up(const struct slk_tree *tree, const char *path, int truncated)
 		result = fstat(to, &copy) < 0 ? -errno : show(tree, name, path);
 	if (result == 0)
 		slk_numbers_copied(tree->numbers, copy.st_ino, status.st_dev, status.st_ino);
+	if (result == 0)
+		note_new(engine, tree, path);
 	if (result != 0) /* what was lost (SLK_LOST_*), Python tells */
 		unlinkat(tree->work_fd, name, 0);
 	close(from);
@@ -314,7 +355,7 @@ static int open_copy(struct slk_engine *engine, struct slk_request *request, con
 		     const char *path, uint32_t flags)
 {
 	if (slk_layers_is_watched(tree->layers, path) || !slk_tree_alive(engine, request) ||
-	    copy_up(tree, path, (flags & O_TRUNC) != 0) != 0)
+	    copy_up(engine, tree, path, (flags & O_TRUNC) != 0) != 0)
 		return PYTHON;
 	slk_layers_set(tree->layers, path, SLK_LAYER_FILE, 0);
 	return slk_tree_open_upper(engine, request, tree, path, flags);
@@ -357,6 +398,7 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 		return PYTHON;
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
+	leaving(engine, tree, path);
 	if (lower == NOTHING)
 		result = unlinkat(tree->upper_fd, path, 0) < 0 ? -errno : 0;
 	else if (is_upper)
@@ -367,6 +409,7 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 		return result == -ENOENT || result == -EMLINK || result == -EEXIST ?
 			       PYTHON :
 			       slk_answer_call(engine, request, 0, -result);
+	note_names(engine, tree, path);
 	if (lower != NOTHING && status.st_nlink > 1)
 		slk_layers_lose_links(tree->layers);
 	if (lower == NOTHING)
@@ -386,8 +429,10 @@ int slk_tree_remove_directory(struct slk_engine *engine, struct slk_request *req
 	    beneath(tree, path, found->parent_flags, &status) != NOTHING ||
 	    slk_layers_is_watched(tree->layers, path) || !slk_tree_alive(engine, request))
 		return PYTHON;
+	leaving(engine, tree, path);
 	if (unlinkat(tree->upper_fd, path, AT_REMOVEDIR) < 0)
 		return errno == ENOTEMPTY ? PYTHON : slk_answer_call(engine, request, 0, errno);
+	note_names(engine, tree, path);
 	slk_layers_drop(tree->layers, path);
 	return slk_answer_call(engine, request, 0, 0);
 }
@@ -439,11 +484,15 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 	    (syscall(SYS_newfstatat, tree->upper_fd, old, &one, AT_SYMLINK_NOFOLLOW) < 0 ||
 	     syscall(SYS_newfstatat, tree->upper_fd, new, &other, AT_SYMLINK_NOFOLLOW) < 0 || one.st_ino == other.st_ino))
 		return PYTHON;
-	if (!slk_tree_alive(engine, request))
+	/* One that takes the place of another needs no room: so a program that is at its limit gets on. */
+	if ((!target.is_whole && !has_room(engine, 0)) || !slk_tree_alive(engine, request))
 		return PYTHON;
+	leaving(engine, tree, new);
 	if (syscall(SYS_renameat2, tree->upper_fd, old, tree->upper_fd, new,
 		    lower == NOTHING ? 0 : RENAME_WHITEOUT_FLAG) < 0)
 		return slk_answer_call(engine, request, 0, errno);
+	note_names(engine, tree, old);
+	note_names(engine, tree, new);
 	slk_layers_lose_links(tree->layers);
 	slk_layers_move(tree->layers, old, new);
 	if (lower != NOTHING)

@@ -219,6 +219,15 @@ void slk_descriptor_link(const struct slk_request *request, int fd, char *ret_li
 int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
 void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
 
+/* ---- inuse.c: whether anybody still has a file */
+
+/* Is it open for writing (by_readers: at all) anywhere? fd: O_PATH. 1 also where that cannot be told. */
+int slk_in_use(int fd, int by_readers);
+/* A watch that tells when the object is gone for good (IN_DELETE_SELF), and of_writers: that one of them has closed it. */
+int slk_watch_gone(int inotify_fd, int dirfd, const char *path, int of_writers);
+/* Each watch that there still is. */
+int slk_watches_left(int inotify_fd, void (*left)(void *, int), void *context);
+
 #define SLK_JUDGED_MAX 4096
 #define SLK_SEEN_MAX 8192
 #define SLK_LOCAL_MOUNTS_MAX 512 /* those beyond cost time only */
@@ -296,6 +305,7 @@ struct slk_engine {
 	int ids_changed;
 	uint32_t uid, gid; /* of all at the start */
 	struct slk_tree trees[SLK_TREES_MAX];
+	struct slk_disk *disk; /* borrowed; NULL: no limit */
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;
 	int mounts_fd; /* borrowed */

@@ -60,6 +60,11 @@ int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config 
 	return 0;
 }
 
+void slk_engine_set_disk(struct slk_engine *engine, struct slk_disk *disk)
+{
+	engine->disk = disk;
+}
+
 void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number)
 {
 	if (number < engine->tree_count)
@@ -275,8 +280,11 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 		      const char *path, uint32_t flags)
 {
 	uint32_t kept = flags & ~(uint32_t)(O_CREAT | O_EXCL | O_CLOEXEC);
+	int writes = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
 	int fd;
 
+	if (writes && engine->disk && !slk_disk_has_room(engine->disk, SLK_DISK_BLOCK, 0))
+		return PYTHON;
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
 	fd = slk_open_confined(tree->upper_fd, path, kept | O_NONBLOCK, 0);
@@ -288,6 +296,8 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 		close(fd);
 		return PYTHON;
 	}
+	if (flags & O_TRUNC && engine->disk)
+		slk_disk_note(engine->disk, fd, "");
 	return slk_tree_hand_over(engine, request, fd, flags);
 }
 

@@ -157,6 +157,7 @@ def _run(arguments: list[str]) -> int:
         on_exit=found.on_exit,
         dry_run=found.dry_run,
         allow_net=tuple(found.allow_net),
+        disk=found.disk,
         memory=found.memory,
         processes=found.processes,
         timeout=found.timeout,

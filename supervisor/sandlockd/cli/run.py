@@ -35,6 +35,7 @@ from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
 from sandlockd.launch.temporary import temporary_of
 from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
+from sandlockd.sandbox.limits import Limits
 from sandlockd.sandbox.result import Result, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
 
@@ -145,6 +146,7 @@ class _Foreground:
         self._terminate_by: float | None = None
         self._verbose: Verbose | None = None
         self._has_started = False
+        self._limits = Limits(policy.limits, trees=policy.filesystem.workdir is not None)
 
     def run(self) -> Result:
         """Raises CannotStart, PolicyErrors, StateError."""
@@ -188,7 +190,9 @@ class _Foreground:
         self, trees: tuple[Tree, ...], prepared: Prepared, audit: AuditLog, spared: Sequence[int]
     ) -> Result:
         try:
-            sandbox = Sandbox(prepared, audit, terminal_device=_terminal_device(), trees=trees)
+            sandbox = Sandbox(
+                prepared, audit, terminal_device=_terminal_device(), trees=trees, limits=self._limits
+            )
         except BaseException:
             for tree in trees:
                 tree.close()
@@ -231,7 +235,8 @@ class _Foreground:
         from sandlockd.cli.trees import make_temporary
 
         try:
-            tree = make_temporary(prepared, private.path, written_paths(self._policy), run_tree.tree)
+            written, disk = written_paths(self._policy), self._limits.disk
+            tree = make_temporary(prepared, private.path, written, run_tree.tree, disk)
             try:
                 prepared.wall.grant_upper(tree.upper_path)
             except WallError as error:
@@ -255,7 +260,7 @@ class _Foreground:
         from sandlockd.cli.trees import RunTree  # only where there are trees
 
         is_dry_run = self._options.overrides.dry_run
-        run_tree = RunTree(files, self._state_dir, run_id, is_dry_run=is_dry_run)
+        run_tree = RunTree(files, self._state_dir, run_id, is_dry_run=is_dry_run, disk=self._limits.disk)
         if not self._options.quiet:
             for line in run_tree.kept_before:
                 say(line)

@@ -31,6 +31,7 @@ OPTIONS = (
         "what becomes of the changes after status 0: commit|discard|keep|ask (default: keep; after another: discard)",
     ),
     (("--allow-net",), MANY, "SPEC", "(not supported yet; default: no network)"),
+    (("--disk",), ONE, "SIZE", "how much the trees may hold: bytes, or with K, M, G (default: no limit)"),
     (("--memory",), ONE, "SIZE", "(not supported yet; bytes, or with K, M, G; default: no limit)"),
     (("--processes",), ONE, "N", "(not supported yet; default: no limit)"),
     (("--timeout",), ONE, "TIME", "(not supported yet; seconds, or with ms, s, m, h; default: none)"),

@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sandlockd.kernel.disk import Disk
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.model import Filesystem
     from sandlockd.sandbox.result import Result
@@ -32,7 +33,15 @@ class RunTree:
     Raises CannotStart.
     """
 
-    def __init__(self, files: Filesystem, state_dir: bytes, run_id: str, *, is_dry_run: bool) -> None:
+    def __init__(
+        self,
+        files: Filesystem,
+        state_dir: bytes,
+        run_id: str,
+        *,
+        is_dry_run: bool,
+        disk: Disk | None = None,
+    ) -> None:
         assert files.workdir is not None
         self._files = files
         self._state_dir = state_dir
@@ -41,12 +50,12 @@ class RunTree:
         self.kept_before = kept_lines(state_dir, files.workdir)
         self._disposer = Disposer()
         try:
-            self.tree = self._make(os.path.realpath(files.workdir))
+            self.tree = self._make(os.path.realpath(files.workdir), disk)
         except BaseException:
             self.close()
             raise
 
-    def _make(self, root: bytes) -> Tree:
+    def _make(self, root: bytes, disk: Disk | None) -> Tree:
         _require_local(root)
         try:
             made = self._make_storage(root)
@@ -55,7 +64,7 @@ class RunTree:
         except OSError as error:
             raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
         try:
-            return Tree(root, made, _thread.allocate_lock())
+            return Tree(root, made, _thread.allocate_lock(), disk=disk)
         except BaseException:
             made.close()
             raise
@@ -139,7 +148,9 @@ def _no_changes(state: str) -> dict[str, object]:
     return {"state": state, "digest": digest(()), "counts": counts(())}
 
 
-def make_temporary(prepared: Prepared, path: bytes, written: Iterable[bytes], beside: Tree) -> Tree:
+def make_temporary(
+    prepared: Prepared, path: bytes, written: Iterable[bytes], beside: Tree, disk: Disk | None
+) -> Tree:
     """The tree that is /tmp to the program, in a directory made for it. Raises CannotStart.
 
     written: paths of the policy, as they were written. beside: the other tree of the run.
@@ -156,7 +167,7 @@ def make_temporary(prepared: Prepared, path: bytes, written: Iterable[bytes], be
                 prepared.entered = tree_path + where[len(temporary.root) :]
                 os.makedirs(prepared.entered, 0o755, exist_ok=True)
             passages = frozenset(temporary.passages)
-            return Tree(temporary.root, made, beside.lock, starts_empty=True, passages=passages)
+            return Tree(temporary.root, made, beside.lock, starts_empty=True, passages=passages, disk=disk)
         except BaseException:
             made.close()
             raise

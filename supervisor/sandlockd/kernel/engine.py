@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, NamedTuple
 
+    from sandlockd.kernel.disk import Disk
     from sandlockd.kernel.layers import Layers
     from sandlockd.kernel.numbers import Numbers
 
@@ -337,6 +338,10 @@ class Engine:
         number = self._trees
         self._trees += 1
         return lambda: lib.slk_engine_tree_moved(self._engine, number)
+
+    def set_disk(self, disk: Disk) -> None:
+        """What the trees hold is limited; borrowed."""
+        lib.slk_engine_set_disk(self._engine, disk.native)
 
     def ids_changed(self) -> None:
         """A process of the program may have other rights than it started with: C does nothing on behalf any more."""

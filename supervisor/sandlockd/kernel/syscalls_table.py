@@ -6,7 +6,7 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, notice, see, behalf, open, path, slow, refuse, enosys: see syscalls.Treatment. For
+    treat             pass, notice, see, grow, behalf, open, path, slow, refuse, enosys: see syscalls.Treatment. For
                       some calls it also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
@@ -43,6 +43,8 @@ Why a row is as it is, where the row does not say it:
   hides what stat tells; with one they must tell of the merged tree, so C asks where the path leads.
 - `bind`, `connect` and, for the options that tell who the peer is, `getsockopt` are `see` as well: without a tree
   there is no socket to name, with one they are answered on behalf and never let through with an address.
+- `grow` is for what takes any amount of a disk within a moment: only with a limit of what the trees hold. What a
+  `write` takes is counted afterwards: no program could pay for each write being asked for.
 - `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
@@ -338,7 +340,7 @@ epoll_pwait                281      22  pass   o0             -      -          
 signalfd                   282       -  pass   o0             -      -                -
 timerfd_create             283      85  pass   -              -      -                -
 eventfd                    284       -  pass   -              -      -                -
-fallocate                  285      47  pass   o0             -      -                -
+fallocate                  285      47  grow   o0             -      -                -
 timerfd_settime            286      86  pass   o0             -      -                -
 timerfd_gettime            287      87  pass   o0             -      -                -
 accept4                    288     242  pass   o0             -      -                -

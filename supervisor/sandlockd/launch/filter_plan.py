@@ -38,6 +38,7 @@ _C_TREATMENT: Final = {
     Treatment.BEHALF: 0,
     Treatment.NOTICE: 5,
     Treatment.SEE: 6,
+    Treatment.GROW: 0,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
     Treatment.SLOW: 3,
@@ -100,13 +101,14 @@ class FilterPlan(NamedTuple):
     deny: (call, rule): refused with EPERM; rule is the audit's name for it, such as `syscalls.deny[0]`.
     give_back: of GIVABLE.
     network_closed: the policy has no network rules, so no socket is made.
-    trees: there are copy-on-write trees.
+    trees: there are copy-on-write trees. disk_limited: and what they hold is limited.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
     give_back: frozenset[str] = frozenset()
     network_closed: bool = True
     trees: bool = False
+    disk_limited: bool = False
 
 
 class Decision(NamedTuple):
@@ -168,6 +170,8 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
         return _decide_socket(row, plan)
     if row.treatment in (Treatment.SEE, Treatment.NOTICE, Treatment.BEHALF):
         return _decide_with_trees(row, plan)
+    if row.treatment is Treatment.GROW:
+        return Decision(Treatment.SLOW, "", 0, None) if plan.disk_limited else _PASS
     conditions = ARGUMENTS.get(row.name)
     if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
         return _PASS

@@ -289,6 +289,7 @@ def _choose_filter(prepared: Prepared) -> None:
         give_back=calls.given_back,
         network_closed=True,
         trees=prepared.policy.filesystem.workdir is not None,
+        disk_limited=prepared.policy.limits.disk is not None,
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)

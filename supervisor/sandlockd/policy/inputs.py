@@ -65,6 +65,7 @@ class Overrides(Value):
     on_exit: str | None = None
     dry_run: bool = False
     allow_net: tuple[str, ...] = ()
+    disk: str | None = None
     memory: str | None = None
     processes: str | None = None
     timeout: str | None = None

@@ -16,6 +16,7 @@ SANDBOX_FAILED = 125
 class Reason(enum.Enum):
     EXITED = "exited"
     SIGNALED = "signaled"
+    DISK = "disk"  # limits.disk was passed by writing
     KILLED = "killed"  # by sandlockd: asked to end, or by a rule
     SANDBOX_ERROR = "sandbox_error"
 
@@ -36,6 +37,7 @@ class Result:
         # At least so many. Forking is not trapped, and no source that every user has counts it: those are told
         # that init reaped (orphans), or that lived long enough to be registered.
         self.processes = 0
+        self.disk_bytes: int | None = None  # what the trees held in the end, where that is limited
         self.denials = 0
         self.run_id: str | None = None
         self.changes: dict[str, object] | None = None  # of a copy-on-write tree, and what became of them
@@ -62,6 +64,15 @@ class Result:
         """Ended by us before the program's own end was told."""
         self.reason = Reason.KILLED
         self.rule = rule
+        self.signal = signals.SIGKILL
+        self.exit_status = 128 + signals.SIGKILL
+
+    def over_limit(self, reason: Reason, rule: str, text: str) -> None:
+        """Everything was ended for it; if the program was faster in ending itself, it counts all the same."""
+        self.reason = reason
+        self.rule = rule
+        self.error = f"{rule}: {text}"
+        self.exit_code = None
         self.signal = signals.SIGKILL
         self.exit_status = 128 + signals.SIGKILL
 
@@ -94,6 +105,7 @@ class Result:
                 "peak_memory": self.peak_memory_bytes,
                 "processes": self.processes,
                 "processes_exact": False,
+                "disk": self.disk_bytes,
             },
             "changes": self.changes,
             "denials": self.denials,

@@ -22,7 +22,7 @@ from sandlockd.kernel.orphans import kill_orphans
 from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
 from sandlockd.process.index import ProcessIndex
 from sandlockd.sandbox.phase import Event, Phase, after
-from sandlockd.sandbox.result import Result
+from sandlockd.sandbox.result import Reason, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sandlockd.launch.prepare import Prepared
     from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
+    from sandlockd.sandbox.limits import Limits
     from sandlockd.store.tree import Tree
 
 _START_PATIENCE_S = 30.0
@@ -65,10 +66,12 @@ class Sandbox:
         *,
         terminal_device: int | None = None,
         trees: tuple[Tree, ...] = (),
+        limits: Limits | None = None,
     ) -> None:
-        """trees: taken, and closed with the sandbox; one in another comes before it."""
+        """trees, limits: taken, and closed with the sandbox; of the trees, one in another comes before it."""
         self._prepared = prepared
         self._trees = trees
+        self._limits = limits
         self._audit = audit
         self._terminal_device = terminal_device
         self.phase = Phase.PREPARED
@@ -91,6 +94,8 @@ class Sandbox:
             fds = (tree.lower_directory, tree.storage.upper, tree.storage.work)
             layers, numbers = tree.index.layers, tree.origins.numbers
             tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
+        if limits is not None and limits.disk is not None:
+            self._engine.set_disk(limits.disk)
         self._init_pid = 0
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None
@@ -147,6 +152,8 @@ class Sandbox:
             self._engine.control_fd = self._control.fd
         prepared.wall.close()  # the child has its own
         self._advance(Event.FORKED)
+        if self._limits is not None:
+            self._limits.watch(self._control.fd)
         self._index = ProcessIndex(self._init_pid)
         self._make_dispatcher()
         self._await_listener()
@@ -295,7 +302,17 @@ class Sandbox:
         self.result.usage_told(report)
         if self._status is None and self.result.error is None:
             self.result.killed_whole(self._kill_rule)
+        self._ask_limits()
         self._advance(Event.DONE)
+
+    def _ask_limits(self) -> None:
+        passed = None if self._limits is None else self._limits.passed(self.result)
+        if passed is None or self.result.reason is Reason.SANDBOX_ERROR:
+            return
+        from sandlockd.audit.records import Note
+
+        self.result.over_limit(*passed)
+        self._audit.note(Note(subject=passed.rule, text=passed.text))
 
     def _start_failed(self, report: Report) -> None:
         stage = launching.STAGES[report.stage]
@@ -477,6 +494,8 @@ class Sandbox:
         self.result.wall_s = time.monotonic() - self._started_at if self._started_at else 0.0
         registered = self._index.registered if self._index is not None else 0
         self.result.processes = max(registered, self.result.processes)
+        if self._limits is not None:
+            self._limits.stop()  # before its word to init could reach somebody else
         self._patient.close()
         for tree in self._trees:
             tree.stop()
@@ -492,6 +511,8 @@ class Sandbox:
         self._engine.close()
         for tree in self._trees:
             tree.close()
+        if self._limits is not None:
+            self._limits.close()
         self._mounts.close()
         self._prepared.close()
 

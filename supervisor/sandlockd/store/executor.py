@@ -53,6 +53,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from sandlockd.store.holding import Holding
     from sandlockd.store.origins import Origins
 
 _DEFAULT_ACL = b"system.posix_acl_default"
@@ -109,7 +110,7 @@ class Executor:
 
     upper, work: on one file system; borrowed, as the view's layers.
     stop: asked between the slices of a long copy.
-    carried_out: told of each step that was. origins: told of each object that is made.
+    carried_out: told of each step that was. origins: told of each object that is made. holding: told of both.
     known: who watches what, who is not to notice how a tree is stored.
     staged: by device and inode of the original; taken from here where it serves.
     lost: LOST_* (kernel/copying) of what copies could not keep so far.
@@ -127,9 +128,11 @@ class Executor:
         carried_out: Callable[[Step], None] | None = None,
         origins: Origins | None = None,
         known: Watches | None = None,
+        holding: Holding | None = None,
     ) -> None:
         self._carried_out = carried_out
         self._origins = origins
+        self._holding = holding
         self._staged = {} if staged is None else staged
         self._view = view
         self._upper = upper
@@ -158,9 +161,13 @@ class Executor:
 
     def run(self, step: Step, making: Making) -> OwnedFd | None:
         """One step, as `carry_out`."""
+        if self._holding is not None:
+            self._holding.before(step)
         opened = self._run(step, making)
         if self._carried_out is not None:
             self._carried_out(step)
+        if self._holding is not None:
+            self._holding.after(step)
         return opened
 
     def single(self, steps: Iterable[Step]) -> Iterator[Step]:
@@ -267,6 +274,8 @@ class Executor:
         is_whole = staged.size is None or staged.size == size
         if not is_whole or (staged.mtime_ns, staged.ctime_ns) != (status.st_mtime_ns, status.st_ctime_ns):
             staged.copy.close()
+            if self._holding is not None:
+                self._holding.leaving_work(staged.name)
             beneath.unlink(self._work, staged.name)
             return None
         if size is not None:

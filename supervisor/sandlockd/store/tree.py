@@ -18,6 +18,7 @@ import os
 import stat
 
 from sandlockd.kernel import beneath, copying
+from sandlockd.kernel.disk import BLOCK_BYTES
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.layers import DIRECTORY
 from sandlockd.kernel.paths import self_link
@@ -27,6 +28,7 @@ from sandlockd.overlay.steps import Clear, CopyTree, CopyUp, Move, Remove, White
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making, Staged
+from sandlockd.store.holding import Holding, NoRoom
 from sandlockd.store.index import IndexedLayer, UpperIndex
 from sandlockd.store.layer import DirectoryLayer, HardLinks
 from sandlockd.store.origins import Origins
@@ -35,11 +37,12 @@ from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import NamedTuple
 
+    from sandlockd.kernel.disk import Disk
     from sandlockd.kernel.paths import Identity
-    from sandlockd.overlay.entries import Entry
+    from sandlockd.overlay.entries import Entry, Name
     from sandlockd.overlay.plans import Steps
     from sandlockd.overlay.steps import Step
     from sandlockd.store.storage import Storage
@@ -72,11 +75,12 @@ class Tree:
         *,
         starts_empty: bool = False,
         passages: frozenset[bytes] = frozenset(),
+        disk: Disk | None = None,
     ) -> None:
         """lock: one for all trees of a sandbox.
 
         starts_empty: it has no lower tree. What really lies below the root is no part of it.
-        passages: as of a View.
+        passages: as of a View. disk: where what all trees hold is limited; borrowed.
         """
         self.root = root
         self.storage = storage
@@ -86,7 +90,12 @@ class Tree:
         self.lower_directory = None if starts_empty else storage.workdir
         self.origins = Origins(storage)
         self.index = UpperIndex(storage.upper, self.lower_directory)
-        self.index.read(self.origins.read)
+        self.holding: Holding | None = None
+        if disk is not None:
+            disk.add_upper(storage.upper, self.upper_path)
+            self.holding = Holding(disk, storage.upper, storage.work)
+            self.holding.read_work()
+        self.index.read(self._found)
         self._lower = None if starts_empty else DirectoryLayer(storage.workdir)
         self._links = None if self._lower is None else HardLinks(self._lower)
         self._sides: dict[Identity | None, Side] = {}
@@ -131,9 +140,15 @@ class Tree:
                 carried_out=self._carried_out,
                 origins=self.origins,
                 known=self.watches,
+                holding=self.holding,
             )
             side = self._sides[identity] = Side(view, executor)
         return side
+
+    def _found(self, path: bytes, rows: Sequence[Name]) -> None:
+        self.origins.read(path, rows)
+        if self.holding is not None:
+            self.holding.read(path, rows)
 
     # ---- names
 
@@ -248,16 +263,55 @@ class Tree:
     def lift(self, side: Side, steps: Iterable[CopyUp | CopyTree]) -> None:
         """In a worker: make the copies that a plan needs. Nobody sees a difference, so that it may be left halfway.
 
-        Raises OSError: ENOSPC, EDQUOT ...
+        Raises OSError: ENOSPC, EDQUOT ... NoRoom: before anything was copied.
         """
-        for step in steps:
-            for single in self._copies(side, step):
+        copies = [single for step in steps for single in self._copies(side, step)]
+        kept = 0 if self.holding is None else self._needed(copies)
+        if self.holding is not None and not self.holding.disk.reserve(kept):
+            raise NoRoom
+        try:
+            for single in copies:
                 if self._stopped:
                     return
+                done = 0 if self.holding is None else self._needed([single])
                 if self._is_long(single):
                     self._stage(single)
                 with self.lock:
                     self._copy_up(side, single)
+                if self.holding is not None:
+                    self.holding.disk.release(min(done, kept))
+                    kept -= min(done, kept)
+        finally:
+            if self.holding is not None:
+                self.holding.disk.release(kept)
+
+    # ---- what they hold
+
+    def has_room(self, side: Side, steps: Steps, *, more_bytes: int, freed_bytes: int) -> bool:
+        """Where that is limited. For a plan that the loop carries out, and more_bytes besides."""
+        holding = self.holding
+        if holding is None:
+            return True
+        needed = self._needed(tuple(side.executor.single(steps))) + more_bytes
+        return needed == 0 or holding.disk.has_room(needed, freed_bytes=freed_bytes)
+
+    def _needed(self, steps: Sequence[Step]) -> int:
+        assert self.holding is not None
+        return self.holding.needed(steps, (self._size(step) for step in steps if isinstance(step, CopyUp)))
+
+    def _size(self, step: CopyUp) -> int:
+        """What a copy's data take. Of one that was made beforehand: nothing more."""
+        if step.kind is not Kind.FILE or step.size == 0:
+            return 0
+        try:
+            with beneath.open_below(self.storage.workdir.fd, step.path, os.O_PATH) as seen:
+                status = os.fstat(seen.fd)
+        except OSError:
+            return 0  # carrying it out finds the error
+        if (status.st_dev, status.st_ino) in self._staged:
+            return 0
+        held = status.st_blocks * 512
+        return held if step.size is None else min(held, -(-step.size // BLOCK_BYTES) * BLOCK_BYTES)
 
     def _copies(self, side: Side, step: CopyUp | CopyTree) -> list[CopyUp]:
         if isinstance(step, CopyUp):
@@ -307,7 +361,11 @@ class Tree:
             before = self._staged.pop(key, None)
             if before is not None:
                 before.copy.close()
+                if self.holding is not None:
+                    self.holding.leaving_work(before.name)
                 beneath.unlink(self.storage.work, before.name)
+            if self.holding is not None:
+                self.holding.note_in_work(copy)
             self._staged[key] = Staged(name, copy, step.size, status.st_mtime_ns, status.st_ctime_ns)
 
     def _is_stopped(self) -> bool:

@@ -18,6 +18,7 @@ from sandlockd.handlers.merged.following import follow
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
 from sandlockd.handlers.merged.seeing import remainder_of
 from sandlockd.kernel import acts, beneath, inotify, memory
+from sandlockd.kernel.disk import BLOCK_BYTES
 from sandlockd.kernel.paths import AT_FDCWD, Object, describe
 from sandlockd.kernel.syscalls import Follow
 from sandlockd.overlay import plans
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _AT_EMPTY_PATH = 0x1000
 _XATTR_LIST_MAX = 65536
+_XATTR_SIZE_MAX = 65536  # linux/limits.h
 # The store's own: no program sees, sets or removes them.
 _OWN_ATTRIBUTES = (b"user.overlay.", b"user.sandlockd.")
 _BARE = Elsewhere(None)
@@ -146,9 +148,19 @@ def handle(call: Call) -> Handled:
             place.tree.index.refresh(
                 place.found.path
             )  # what is made in a directory may get its mode from there now
+        if place.tree.holding is not None:
+            place.tree.holding.note(place.found.path)
         return answer
 
-    return change(call, place, partial(plans.change_metadata, place.found), finish)
+    plan = partial(plans.change_metadata, place.found)
+    return change(call, place, plan, finish, more_bytes=_attribute_bytes(call))
+
+
+def _attribute_bytes(call: Call) -> int:
+    """What it may take besides a copy: the value of an attribute, which lies outside of the inode where it is long."""
+    if call.name not in ("setxattr", "lsetxattr", "fsetxattr"):
+        return 0
+    return BLOCK_BYTES + min(call.arg(3), _XATTR_SIZE_MAX)
 
 
 def _is_directory(target: Place | OwnedFd | _Removed) -> bool:

@@ -13,8 +13,10 @@ from sandlockd.handlers.merged.places import resolve as find
 from sandlockd.kernel import acts, memory, procfs
 from sandlockd.kernel.copying import Stopped
 from sandlockd.overlay.entries import FsError, Kind
-from sandlockd.policy.verdict import FileIdentity, Want
+from sandlockd.overlay.steps import Link, Make, Move
+from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 from sandlockd.store.executor import Making
+from sandlockd.store.holding import NoRoom
 from sandlockd.store.tree import is_object, kernel_error
 
 TYPE_CHECKING = False
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Refused
     from sandlockd.handlers.context import Caller
     from sandlockd.handlers.merged.places import Elsewhere
+    from sandlockd.kernel.disk import Disk
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.overlay.lookup import Goal
     from sandlockd.overlay.plans import Steps
+
+DISK_RULE = "limits.disk"
 
 
 class Call:
@@ -87,8 +92,15 @@ def change(
     plan: Callable[[], Steps],
     finish: Callable[[OwnedFd | None], Answer | Later],
     making: Making | None = None,
+    *,
+    more_bytes: int = 0,
+    freed_bytes: int = 0,
 ) -> Answer | Later:
-    """Carry out what a call comes to, and answer. Copies that take long are made elsewhere first."""
+    """Carry out what a call comes to, and answer. Copies that take long are made elsewhere first.
+
+    more_bytes: what the call may take besides its steps, at most; freed_bytes: what it gives back first. They count
+    where what the upper holds is limited.
+    """
     try:
         steps = plan()
     except FsError as error:
@@ -96,7 +108,10 @@ def change(
     tree, side = place.tree, place.side
     slow = () if call.is_lifted else tree.slow_steps(side, steps)
     if slow:
-        return Later(partial(_lift, tree.lift, side, slow), lambda _: call.start_again(), _nothing)
+        lift = partial(_lift, tree.lift, side, slow)
+        return Later(lift, lambda done: call.start_again() if done else _refused(place, steps), _nothing)
+    if not tree.has_room(side, steps, more_bytes=more_bytes, freed_bytes=freed_bytes):
+        return _refused(place, steps)
     call.caller.require_alive()
     try:
         made = side.executor.carry_out(steps, making or Making())
@@ -105,11 +120,26 @@ def change(
     return finish(made)
 
 
-def _lift(lift: Callable[..., None], *args: object) -> None:
+def no_room(disk: Disk) -> Verdict:
+    """The trees would hold more than the policy lets them. It is ENOSPC, as on a full disk."""
+    return Verdict(False, DISK_RULE, f"[limits] disk = {2 * disk.limit_bytes}")
+
+
+def _refused(place: Place, steps: Steps) -> Refused:
+    assert place.tree.holding is not None
+    wanted = Want.CREATE if any(isinstance(step, (Make, Link, Move)) for step in steps) else Want.WRITE
+    return record.refuse(no_room(place.tree.holding.disk), path=place.path, wanted=wanted, error=errno.ENOSPC)
+
+
+def _lift(lift: Callable[..., None], *args: object) -> bool:
+    """False: there is no room for all of it, and nothing was done."""
     try:
         lift(*args)
+    except NoRoom:
+        return False
     except Stopped:
         raise OSError(errno.EINTR, os.strerror(errno.EINTR)) from None
+    return True
 
 
 def _nothing() -> None:

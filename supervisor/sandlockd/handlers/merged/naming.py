@@ -147,7 +147,10 @@ def truncate(call: Call) -> Handled:
 
     def finish(_: OwnedFd | None) -> Answer | Later:
         with place.tree.open_copy(place.found.path) as opened:
-            return truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
+            answer = truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
+        if place.tree.holding is not None:
+            place.tree.holding.note(place.found.path)
+        return answer
 
     def plan() -> Steps:
         steps = plans.truncate(place.found, length)

@@ -16,6 +16,7 @@ from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd, Restart
 from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed, kernel_finds
 from sandlockd.handlers.merged.places import Place
 from sandlockd.kernel import acts, beneath
+from sandlockd.kernel.disk import BLOCK_BYTES
 from sandlockd.kernel.paths import acting_as
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.overlay import plans
@@ -40,6 +41,8 @@ _SEEN = Continue(Backstop.ONLY_TELLS)
 
 def open_file(call: Call) -> Answer | Later | Elsewhere:
     how = openings.how_of(call.caller)
+    if how.flags & os.O_PATH:
+        _path_given(call)
     if how.flags & os.O_CREAT and how.flags & os.O_DIRECTORY and not how.flags & (_TMPFILE | os.O_PATH):
         return Errno(errno.EINVAL)
     if how.flags & _TMPFILE and how.flags & os.O_ACCMODE == os.O_RDONLY:
@@ -56,6 +59,13 @@ def open_file(call: Call) -> Answer | Later | Elsewhere:
     if refusal is not None:
         return refusal
     return _open(call, place, how)
+
+
+def _path_given(call: Call) -> None:
+    """Whatever it leads to: nobody tells whether such a descriptor is still open."""
+    for tree in call.caller.context.trees:
+        if tree.holding is not None:
+            tree.holding.disk.path_given()
 
 
 def _goal(how: How) -> Goal:
@@ -89,7 +99,10 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
         in_upper = opening.in_upper or bool(opening.steps)
         layer = place.tree.storage.upper if in_upper else place.tree.storage.workdir
         with beneath.open_below(layer.fd, place.found.path, os.O_PATH) as opened:
-            return openings.reopen(call.caller, opened, how, os.fstat(opened.fd).st_mode)
+            answer = openings.reopen(call.caller, opened, how, os.fstat(opened.fd).st_mode)
+        if how.flags & os.O_TRUNC and in_upper and place.tree.holding is not None:
+            place.tree.holding.note(place.found.path)
+        return answer
 
     making = None
     if opening.steps and not opening.created and not _may_open(call, place, how):
@@ -99,7 +112,22 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
     if opening.created:
         flags = how.flags & ~(_FINDING | os.O_TRUNC)
         making = call.making(how.mode, open_flags=flags)
-    return change(call, place, lambda: opening.steps, finish, making)
+    more_bytes, freed_bytes = (0, 0) if place.tree.holding is None else _written(place, how)
+    return change(
+        call, place, lambda: opening.steps, finish, making, more_bytes=more_bytes, freed_bytes=freed_bytes
+    )
+
+
+def _written(place: Place, how: How) -> tuple[int, int]:
+    """(what whoever opens it may take at least, what is given back before): of a regular file."""
+    truncates = how.flags & os.O_TRUNC
+    if place.found.kind not in (None, Kind.FILE) or not (how.flags & os.O_ACCMODE or truncates):
+        return 0, 0
+    if not truncates or place.found.upper is None:
+        return BLOCK_BYTES, 0
+    with place.tree.open_copy(place.found.path) as opened:
+        status = os.fstat(opened.fd)
+    return BLOCK_BYTES, status.st_blocks * 512
 
 
 def _take_back(call: Call, place: Place, inode: int) -> None:
@@ -192,4 +220,4 @@ def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:
         place.tree.origins.made(made)
         return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))
 
-    return change(call, place, lambda: plans.change_metadata(found), finish)
+    return change(call, place, lambda: plans.change_metadata(found), finish, more_bytes=BLOCK_BYTES)

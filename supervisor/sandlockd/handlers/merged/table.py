@@ -10,6 +10,7 @@ from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.merged import (
     changing,
+    growing,
     handles,
     listing,
     moving,
@@ -50,6 +51,7 @@ _MERGED: dict[str, Merged] = {
     "unlink": naming.remove_file,
     "unlinkat": naming.remove_at,
     "truncate": naming.truncate,
+    "fallocate": growing.allocate_space,
     **dict.fromkeys(seeing.STATS, seeing.stat_path),
     "statx": seeing.statx_path,
     "fstat": seeing.stat_descriptor,

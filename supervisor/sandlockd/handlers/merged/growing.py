@@ -1,0 +1,97 @@
+"""fallocate, where what the trees hold is limited: it takes any amount of space in a moment, so it is asked for before.
+
+Made on a duplicate of the caller's own descriptor, never let through: another thread may have put another file in its
+place by then. What a write takes is counted afterwards (native/disk.c).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from sandlockd.handlers import record
+from sandlockd.handlers.answers import Errno, Later, Value
+from sandlockd.handlers.merged.doing import Call, no_room
+from sandlockd.kernel import procfs, sockets
+from sandlockd.kernel.disk import BLOCK_BYTES, Disk, allocate
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.policy.verdict import Want
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlockd.handlers.answers import Answer, Refused
+
+_KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE = 0x01, 0x02, 0x08  # linux/falloc.h
+_AT_ONCE_BYTES = 1 << 20  # what is more, a worker does
+_SIZE_MAX = (1 << 63) - 1
+
+
+def allocate_space(call: Call) -> Answer | Later:
+    """fallocate(fd, mode, offset, length)."""
+    mode, offset, length = call.arg(1) & 0xFFFFFFFF, _signed(call.arg(2)), _signed(call.arg(3))
+    disk = next(tree.holding.disk for tree in call.caller.context.trees if tree.holding is not None)
+    allocation: _Allocation | None = _Allocation(
+        disk, sockets.duplicate(call.caller.tid, call.int_arg(0)), mode, offset, length
+    )
+    assert allocation is not None
+    try:
+        call.caller.require_alive()
+        if not mode & _KEEP_SIZE and offset + length > procfs.file_size_limit(call.caller.tid):
+            return Errno(errno.EFBIG)
+        if not allocation.has_room():
+            return _refused(call, allocation)
+        if length > _AT_ONCE_BYTES and allocation.is_possible:
+            later = allocation
+            allocation = None
+            return Later(later.carry_out, _done, later.abandon)
+        allocation.carry_out()
+        return Value(0)
+    finally:
+        if allocation is not None:
+            allocation.abandon()
+
+
+def _refused(call: Call, allocation: _Allocation) -> Refused:
+    real = call.caller.describe(allocation.opened).path
+    paths = (tree.virtual_path(real) for tree in call.caller.context.trees)
+    path = next((path for path in paths if path is not None), real)
+    return record.refuse(no_room(allocation.disk), path=path, wanted=Want.WRITE, error=errno.ENOSPC)
+
+
+class _Allocation:
+    """Takes the descriptor. Room is kept for it until it is over."""
+
+    def __init__(self, disk: Disk, opened: OwnedFd, mode: int, offset: int, length: int) -> None:
+        self.disk = disk
+        self.opened = opened
+        self._arguments = mode, offset, length
+        # Else the kernel knows which error it is.
+        self.is_possible = offset >= 0 and length > 0 and offset + length <= _SIZE_MAX
+        takes = self.is_possible and not mode & (_PUNCH_HOLE | _COLLAPSE_RANGE)
+        self._kept_bytes = length + BLOCK_BYTES if takes and disk.holds(opened) else 0
+
+    def has_room(self) -> bool:
+        if self._kept_bytes and not self.disk.reserve(self._kept_bytes):
+            self._kept_bytes = 0
+            return False
+        return True
+
+    def carry_out(self) -> None:
+        """In a worker as well. Raises OSError."""
+        with self.opened.unless_interrupted():
+            allocate(self.opened, *self._arguments)
+            if self.disk.holds(self.opened):
+                self.disk.note(self.opened, b"")
+        self.abandon()
+
+    def abandon(self) -> None:
+        kept, self._kept_bytes = self._kept_bytes, 0
+        self.disk.release(kept)
+        self.opened.close()
+
+
+def _done(_: None) -> Answer:
+    return Value(0)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,80 @@
+"""What is counted for `limits.disk` is what the file system says that the trees hold, whatever a program does in them.
+
+pytest tests/behaviour/copy_on_write/test_disk_account.py -k "renaming and root"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from behaviour.copy_on_write.corpus import GROUPS
+from harness.compiling import Compiler
+from harness.copy_on_write import DISCARDED, Line, Runs, Sandboxed, programs_of, runs_of
+from harness.running import Ended, Runner
+from harness.users import User
+
+# upper, work and stage of the tree that is /tmp, which nobody has put anything into.
+_OWN_TMP_DIRECTORIES = 3
+
+
+@dataclass(frozen=True)
+class Counted(Sandboxed):
+    """As DISCARDED, with a limit that nobody gets near to; what was counted is what there is in the end.
+
+    more: what may be counted besides.
+    """
+
+    more: int = 0
+
+    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
+        status_file = runner.place.root / "outside" / "status.json"
+        options = ("--disk", "1G", "--on-exit", "keep", "--status-file", str(status_file))
+        way = Sandboxed(self.name, (*options, *self.options))
+        ended = way.run(runner, command, read, env)
+        counted = json.loads(status_file.read_text())["usage"]["disk"]
+        kept = [path.parent for path in runner.place.state.glob("runs/*/tree/meta")]
+        assert len(kept) == 1, ended.stderr
+        own_tmp = _OWN_TMP_DIRECTORIES * os.lstat(kept[0] / "work").st_blocks * 512
+        held = _held(kept[0] / "upper") + _held(kept[0] / "work") + own_tmp
+        assert held <= counted <= held + self.more, f"counted {counted}, held {held}"
+        return ended
+
+
+# Of a file that had several names nobody can tell that it is gone, where O_PATH descriptors were given out.
+_LINKS = 4096
+# A lower directory that was renamed and removed: its copy is held, for whoever may be in it.
+_MOVED = 8192
+_MORE = {"linking": _LINKS, "watching": _MOVED}
+
+
+def _held(directory: Path) -> int:
+    """Paths may be longer than a path can be."""
+    top = os.lstat(directory)
+    seen = {top.st_ino: top.st_blocks * 512}
+    for _, directories, files, opened in os.fwalk(directory):
+        for name in (*directories, *files):
+            status = os.stat(name, dir_fd=opened, follow_symlinks=False)
+            seen[status.st_ino] = status.st_blocks * 512
+    return sum(seen.values())
+
+
+@pytest.fixture(scope="module")
+def counted_runs(compiler: Compiler) -> Iterator[Runs]:
+    with runs_of(compiler, {group: programs_of(group) for group in GROUPS}) as made:
+        yield made
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_is_counted_is_what_is_held(counted_runs: Runs, as_user: User, group: str) -> None:
+    """And no call gives another result for being counted."""
+    plain = counted_runs.of(as_user, DISCARDED, group)
+    counted = counted_runs.of(as_user, Counted("counted", ("--workdir",), more=_MORE.get(group, 0)), group)
+    for name in programs_of(group):
+        assert counted[name].ended == 0, counted[name].lines[-1][-900:]
+        assert counted[name].lines == plain[name].lines, name
+        assert counted[name].seen == plain[name].seen, name
