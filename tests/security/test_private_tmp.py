@@ -168,7 +168,8 @@ def test_swapping_the_object_of(runner: Runner, real: Path, kind: str, soak: boo
     before = snapshot(real), snapshot(directory)
     limit = str(30_000 if soak else 300)
     command = [program(runner, "races"), kind, limit, allowed, target, runner.work / "scratch"]
-    ended: Ended = runner.sandboxed(command, options=["--workdir", runner.work, "--on-exit", "discard"])
+    options = ["--workdir", runner.work, "--on-exit", "discard"]
+    ended: Ended = runner.sandboxed(command, options=options, timeout=60)
     assert ended.returncode == 0, ended
     calls, leaks = map(int, ended.stdout.split())
     assert calls > 10

@@ -39,7 +39,7 @@ def test_swapping_the_object_of(runner: Runner, kind: str, where: str, soak: boo
     before = snapshot(directory), snapshot(runner.work)
     limit = str(30_000 if soak else 300)
     command = [program(runner, "races"), kind, limit, allowed, denied, runner.work / "scratch"]
-    calls, leaks = _counts(runner.sandboxed(command, options=_tree(runner)))
+    calls, leaks = _counts(runner.sandboxed(command, options=_tree(runner), timeout=60))
     assert calls > 10
     assert changed(before[0], snapshot(directory)) == set()
     assert changed(before[1], snapshot(runner.work)) == set()
