@@ -196,3 +196,21 @@ def without_rights_in_directories_of_root(s: Calls) -> None:
         s.unlink(path)
     s.ls("sticky")
     s.ls("other-dir")
+
+
+@program
+def somebody_elses_file_stays_his(s: Calls) -> None:
+    """Written, moved, or removed and still open: its writer may not change what only its owner may."""
+    s.put("other-writable", b"written\n", 0)
+    for path in ("other-writable", "moved"):
+        s.chmod(path, 0o666)
+        s.chown(path, -1, -1)
+        s.utimensat(AT_FDCWD, path, ((1, 1), (2, 2)))
+        s.utimensat(AT_FDCWD, path)
+        s.setxattr(path, "user.x", b"1")
+        s.rename("other-writable", "moved")
+    s.unlink("moved")
+    fd = s.open("other", os.O_RDONLY, 0)
+    s.unlink("other")
+    s.fchmod(fd, 0o600)
+    s.fsetxattr(fd, "user.x", b"1")
