@@ -293,8 +293,10 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 			engine->counts.answered++;
 			return 0;
 		}
-		/* What we read may have been a stranger's. */
-		if (slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
+		/* What we read may have been a stranger's. Letting a call go on asks that by itself: of one whose caller
+		 * is gone nothing comes but ENOENT. */
+		if ((judged != 0 || request->may_wait || engine->tell_granted) &&
+		    slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
 			slk_slot_release(&engine->slots[request->slot]);
 			engine->counts.vanished++;
 			return 0;

@@ -32,6 +32,8 @@
 	 LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |                 \
 	 LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER)
 
+#define ABSENT 2 /* beside 1, settled: there is nothing, and the program cannot make it */
+
 /* In the place of rights: what only looks asks for none, and whether any zone covers the path is the same to it. */
 #define NEED_TO_SEE (1u << 31)
 
@@ -248,6 +250,15 @@ static int judge_canonical(struct slk_engine *engine, const struct slk_walk *wal
 	return judge_text(engine, &real, need, ret_zone);
 }
 
+/* The program cannot make a name there, a link into a tree least of all: so that nothing is there stays so, as far as
+ * anything does that others may change. */
+static int is_unchanging(const struct slk_engine *engine, const struct slk_walk *walk)
+{
+	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
+
+	return !zone || !(zone->rights & MAKES);
+}
+
 /* The letters say granted: look whether a symbolic link leads the path elsewhere. */
 static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 			int *ret_settled, int *ret_may_wait, const struct slk_zone **ret_zone)
@@ -258,8 +269,10 @@ static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, 
 		return SLK_REASON_LOOKUP + 1;
 	if (fd == -ELOOP)
 		return judge_canonical(engine, walk, need, follow, ret_settled, ret_may_wait, ret_zone);
-	if (fd < 0)
-		return 0; /* the kernel will find the same error */
+	if (fd < 0) { /* the kernel will find the same error */
+		*ret_settled = fd == -ENOENT && is_unchanging(engine, walk) ? ABSENT : 0;
+		return 0;
+	}
 	*ret_may_wait = may_wait(engine, fd);
 	close(fd);
 	*ret_settled = 1;

@@ -329,6 +329,8 @@ static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, co
 		slk_judged_now(engine, walk, need, follow);
 		return 0;
 	}
+	if (fd == -ENOENT) /* nor can the program make it there */
+		slk_judged_now(engine, walk, need, follow);
 	return fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES ? 0 : PYTHON;
 }
 
@@ -524,6 +526,17 @@ static int descriptor_in_lower(struct slk_engine *engine, struct slk_request *re
 	return act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
 }
 
+/* Whatever is open, the kernel tells of it what is to be told: nothing in a lower tree has a counterpart in the upper, and
+ * everything in an upper is told by its own number. */
+static int all_is_as_open(const struct slk_engine *engine)
+{
+	for (uint32_t i = 0; i < engine->tree_count; i++)
+		if (!slk_numbers_are_own(engine->trees[i].numbers) ||
+		    (engine->trees[i].lower_fd >= 0 && !slk_layers_is_empty(engine->trees[i].layers)))
+			return 0;
+	return 1;
+}
+
 /* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know;
  * SLK_ANSWERED, or reason + 1. */
 int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request)
@@ -535,6 +548,8 @@ int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request)
 
 	if (act == SLK_ACT_STAT || act == SLK_ACT_STATX)
 		act = SLK_ACT_FSTAT; /* with an empty path */
+	if (act == SLK_ACT_FSTAT && all_is_as_open(engine))
+		return 0;
 	slk_descriptor_link(request, act == SLK_ACT_GETCWD ? AT_FDCWD : (int)(int32_t)request->args[0], link,
 			    sizeof(link));
 	length = readlink(link, text, sizeof(text) - 1);
