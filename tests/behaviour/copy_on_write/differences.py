@@ -177,6 +177,9 @@ GRANTED_DIFFERS: Differences = {
     "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
         "ordinary executing-without_permission_to_read",
     ),
+    "metadata and programs deeper than a path can tell: what has no path is not judged, and so refused": (
+        "names-everything_deeper_than_a_path_can_be_long",
+    ),
 }
 
 # With index=on and redirect_dir=on, as of Linux 6.18. What is not here, even the kernel's overlayfs does as bare.
