@@ -584,7 +584,8 @@ struct slk_disk_state {
 };
 
 int slk_disk_create(uint64_t limit_bytes, struct slk_disk **ret_disk);
-/* Ends the watcher as well. */
+/* Ends the watcher, and closes all. What it is asked and told from then on, by who is late, changes only numbers. */
+void slk_disk_end(struct slk_disk *disk);
 void slk_disk_destroy(struct slk_disk *disk);
 /* Descriptors of files below this directory, whose canonical path this is, count when they are given to the program. */
 int slk_disk_add_upper(struct slk_disk *disk, int upper_fd, const char *path);

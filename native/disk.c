@@ -43,6 +43,7 @@
 #define RESERVE_PART 16 /* of the limit is for writing to what is open already, at most */
 #define RESERVE_BYTES_MAX (UINT64_C(256) << 20)
 #define OPEN_AT_ONCE 512u               /* more of them are looked through early: most are closed by then */
+#define END_AGAIN_AFTER_NS 1000000      /* where init has as many orders as its socket holds */
 #define ASKED_MAX 6                     /* one that stays open is asked every 64 looks */
 
 struct held {
@@ -152,8 +153,9 @@ static void set_bytes(struct slk_disk *disk, struct held *held, const struct sta
 
 	disk->total += bytes - held->bytes;
 	held->bytes = bytes;
-	if (held->is_unlinked && status->st_nlink > 0) { /* it was given a name, or is another one with its number */
-		held->is_unlinked = held->had_names = 0;
+	if (held->is_unlinked && status->st_nlink > 0) { /* it was given a name: the kernel has two of it from now on */
+		held->is_unlinked = 0;
+		held->had_names = !S_ISDIR(status->st_mode);
 		disk->unlinked_open -= held->fd >= 0;
 	}
 	if (status->st_nlink > 1 && !S_ISDIR(status->st_mode))
@@ -453,9 +455,14 @@ int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path)
 	struct held *held;
 	uint64_t before;
 
-	if (syscall(SYS_newfstatat, dirfd, path, &status, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0)
-		return -errno;
 	pthread_mutex_lock(&disk->lock);
+	/* Looked at here: who looks in between and for the last time would be told what was before. */
+	if (syscall(SYS_newfstatat, dirfd, path, &status, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0) {
+		int error = errno;
+
+		pthread_mutex_unlock(&disk->lock);
+		return -error;
+	}
 	settle(disk); /* its number may have been that of something that is gone */
 	held = entry_of(disk, &status);
 	if (held) {
@@ -670,11 +677,24 @@ void slk_disk_state(struct slk_disk *disk, struct slk_disk_state *ret_state)
 
 /* ---- the watcher */
 
-static void end_everything(struct slk_disk *disk)
+/* 0: init cannot take it yet. Where it is gone, so is everything else. */
+static int end_everything(struct slk_disk *disk)
 {
 	struct slk_order order = {.kind = SLK_ORDER_KILL};
+	int result = slk_order_send(disk->control_fd, &order);
 
-	slk_order_send(disk->control_fd, &order); /* where init is gone, so is everything else */
+	return result != -EAGAIN && result != -EINTR && result != -ENOBUFS && result != -ENOMEM;
+}
+
+static void until_everything_is_ended(struct slk_disk *disk)
+{
+	static const struct timespec soon = {0, END_AGAIN_AFTER_NS};
+
+	while (!disk->stop && !end_everything(disk)) {
+		pthread_mutex_unlock(&disk->lock);
+		nanosleep(&soon, NULL);
+		pthread_mutex_lock(&disk->lock);
+	}
 }
 
 static void wait_until_due(struct slk_disk *disk)
@@ -707,7 +727,7 @@ static void *watch(void *argument)
 		look(disk);
 		find_over(disk);
 		if (disk->is_over)
-			end_everything(disk);
+			until_everything_is_ended(disk);
 	}
 	pthread_mutex_unlock(&disk->lock);
 	return NULL;
@@ -781,21 +801,29 @@ void slk_disk_stop(struct slk_disk *disk)
 	disk->is_watched = 0;
 }
 
-void slk_disk_destroy(struct slk_disk *disk)
+void slk_disk_end(struct slk_disk *disk)
 {
 	slk_disk_stop(disk);
-	for (uint64_t i = 0; disk->buckets && i <= disk->mask; i++) {
-		for (struct held *next, *held = disk->buckets[i]; held; held = next) {
-			next = held->chain;
-			if (held->fd >= 0)
-				close(held->fd);
-			free(held);
-		}
-	}
+	pthread_mutex_lock(&disk->lock);
+	while (disk->open_count)
+		close_open(disk, disk->open[disk->open_count - 1]);
 	if (disk->inotify_fd >= 0)
 		close(disk->inotify_fd);
 	if (disk->wake_fd >= 0)
 		close(disk->wake_fd);
+	disk->inotify_fd = disk->wake_fd = -1;
+	pthread_mutex_unlock(&disk->lock);
+}
+
+void slk_disk_destroy(struct slk_disk *disk)
+{
+	slk_disk_end(disk);
+	for (uint64_t i = 0; disk->buckets && i <= disk->mask; i++) {
+		for (struct held *next, *held = disk->buckets[i]; held; held = next) {
+			next = held->chain;
+			free(held);
+		}
+	}
 	free(disk->buckets);
 	free(disk->by_watch);
 	free(disk->open);

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -245,6 +246,27 @@ for number in (signal.SIGIO, signal.SIGUSR2):
 fcntl.fcntl(0, 10, signal.SIGUSR2)  # F_SETSIG
 fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
 """
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])  # F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP
+def test_an_owner_that_cannot_be_seen_from_here(runner: Runner, kind: int) -> None:
+    """In another PID namespace: told as number 0, and of a thread as if there were none."""
+    if os.geteuid() != 0 or not runner.place.user.is_root:
+        pytest.skip("only root makes a PID namespace")
+    line = runner.command_line([system_python(), "-S", "-c", _INHERITED])
+    reading, writing = os.pipe()
+    try:
+        with _counting(runner) as process:
+            fcntl.fcntl(reading, 15, struct.pack("=ii", kind, process.pid))  # F_SETOWN_EX
+            ended = runner.run(["unshare", "-pf", "--mount-proc", *line], stdin=reading)
+            os.write(writing, b"x")
+            received = _received(process)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert received == []
+    if kind:
+        assert ended.returncode == 125 and b"cannot be seen from here" in ended.stderr
 
 
 @pytest.mark.parametrize("build", ["bare", "sandboxed", "broken"])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.running import Ended, Runner
+from harness.running import Ended, Runner, system_python
 
 MEGA = 1 << 20
 LIMIT = 64 * MEGA
@@ -27,6 +27,7 @@ _WAYS = (
     "mapped-by-many",
     "unlinked",
     "without-a-name",
+    "named-and-removed",
     "in-tmp",
     "in-both",
     "spliced",
@@ -83,6 +84,46 @@ def test_what_stays_within_the_limit_is_let_be(runner: Runner) -> None:
     work = runner.place.empty_work()
     options = ["--workdir", work, "--disk", "64M", "--on-exit", "discard"]
     ended = runner.sandboxed([program, "within"], options=options, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+_LEAVES_A_COPY = """
+import os, threading, time
+threading.Thread(target=lambda: os.open("large", os.O_RDWR)).start()
+time.sleep(0.1)
+os._exit(7)
+"""
+
+
+def test_a_copy_that_outlives_the_program_is_given_up(runner: Runner) -> None:
+    """Whoever makes it tells of it when all is over."""
+    command = [system_python(), "-S", "-c", _LEAVES_A_COPY]
+    for _ in range(4):
+        work = runner.place.empty_work()
+        with (work / "large").open("wb") as file:
+            for _ in range(600):
+                file.write(bytes(MEGA))
+        options = ["--workdir", work, "--disk", "2G", "--on-exit", "discard"]
+        ended = runner.sandboxed(command, options=options, timeout=60)
+        assert (ended.returncode, ended.reason) == (7, "exited"), ended.stderr
+
+
+_ALLOCATIONS_THAT_FAIL = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+open("file", "w").close()
+reader = os.open("file", os.O_RDONLY)
+for _ in range(100):
+    assert libc.fallocate(reader, 0, ctypes.c_long(0), ctypes.c_long(2 << 20)) == -1
+    assert ctypes.get_errno() == errno.EBADF
+libc.fallocate(os.open("file", os.O_RDWR), 0, ctypes.c_long(0), ctypes.c_long(32 << 20)) == 0 or exit(4)
+"""
+
+
+def test_an_allocation_that_fails_keeps_no_room(runner: Runner) -> None:
+    command = [system_python(), "-S", "-c", _ALLOCATIONS_THAT_FAIL]
+    options = ["--workdir", runner.place.empty_work(), "--disk", "64M", "--on-exit", "discard"]
+    ended = runner.sandboxed(command, options=options, timeout=60)
     assert ended.returncode == 0, ended.stderr
 
 

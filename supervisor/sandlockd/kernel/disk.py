@@ -8,6 +8,8 @@ from sandlockd.kernel.native import check, ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandlockd.kernel.fds import OwnedFd
 
 BLOCK_BYTES = lib.SLK_DISK_BLOCK
@@ -20,6 +22,7 @@ class Disk:
 
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
+        self._native = ffi.NULL
         holder = ffi.new("struct slk_disk **")
         check(lib.slk_disk_create(limit_bytes, holder))
         self._native = holder[0]
@@ -79,9 +82,12 @@ class Disk:
         lib.slk_disk_stop(self._native)
 
     def close(self) -> None:
-        native, self._native = self._native, ffi.NULL
-        if native:
-            lib.slk_disk_destroy(native)
+        """A worker that was left behind may still tell of what it did: freed when nobody has it any more."""
+        lib.slk_disk_end(self._native)
+
+    def __del__(self, destroy: Callable[[ffi.CData], None] = lib.slk_disk_destroy) -> None:
+        if self._native:
+            destroy(self._native)
 
 
 def allocate(opened: OwnedFd, mode: int, offset: int, length: int) -> None:

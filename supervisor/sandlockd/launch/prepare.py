@@ -211,14 +211,19 @@ def _refuse_owners() -> None:
     """
     for fd, name in enumerate(_STREAMS):
         try:
-            _, owner = struct.unpack("=ii", fcntl.fcntl(fd, _F_GETOWN_EX, bytes(8)))
+            kind, owner = struct.unpack("=ii", fcntl.fcntl(fd, _F_GETOWN_EX, bytes(8)))
         except OSError:
             continue  # closed, or it can do nothing
-        if owner:
+        if owner or kind:  # 0: dead, or in a PID namespace that ours does not show
+            whom = (
+                f"process or group {owner}" if owner else "a process or group that cannot be seen from here"
+            )
             raise CannotStart(
-                f"{name} has its signals sent to process or group {owner}: the program could choose which, and when;"
+                f"{name} has its signals sent to {whom}: the program could choose which, and when;"
                 " redirect it, from /dev/null or through `| cat`"
             )
+        # A thread that cannot be seen tells the same as nobody.
+        fcntl.fcntl(fd, fcntl.F_SETOWN, 0)
 
 
 def _refuse_open_sockets() -> None:

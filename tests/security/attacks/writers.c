@@ -155,6 +155,18 @@ static void without_a_name(void)
 	write_all(fd);
 }
 
+/* The kernel has two of it, the one that was opened and the one that was named, and tells of the end of either. */
+static void named_and_removed(void)
+{
+	char link[64];
+	int fd = open(".", O_TMPFILE | O_RDWR, 0600);
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (fd < 0 || linkat(AT_FDCWD, link, AT_FDCWD, "named", AT_SYMLINK_FOLLOW) < 0 || unlink("named") < 0)
+		_exit(3);
+	write_all(fd);
+}
+
 static void in_tmp(void)
 {
 	if (chdir("/tmp") < 0)
@@ -305,6 +317,7 @@ static const struct {
 	{"unlinked", unlinked},
 	{"unlinked-one-after-another", unlinked_one_after_another},
 	{"without-a-name", without_a_name},
+	{"named-and-removed", named_and_removed},
 	{"in-tmp", in_tmp},
 	{"in-both", in_both},
 	{"spliced", spliced},

@@ -14,11 +14,13 @@ from sandlockd.handlers.merged.doing import Call, no_room
 from sandlockd.kernel import procfs, sockets
 from sandlockd.kernel.disk import BLOCK_BYTES, Disk, allocate
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.paths import acting_as
 from sandlockd.policy.verdict import Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer, Refused
+    from sandlockd.kernel.paths import Identity
 
 _KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE = 0x01, 0x02, 0x08  # linux/falloc.h
 _AT_ONCE_BYTES = 1 << 20  # what is more, a worker does
@@ -30,7 +32,12 @@ def allocate_space(call: Call) -> Answer | Later:
     mode, offset, length = call.arg(1) & 0xFFFFFFFF, _signed(call.arg(2)), _signed(call.arg(3))
     disk = next(tree.holding.disk for tree in call.caller.context.trees if tree.holding is not None)
     allocation: _Allocation | None = _Allocation(
-        disk, sockets.duplicate(call.caller.tid, call.int_arg(0)), mode, offset, length
+        disk,
+        sockets.duplicate(call.caller.tid, call.int_arg(0)),
+        call.caller.identity,
+        mode,
+        offset,
+        length,
     )
     assert allocation is not None
     try:
@@ -60,9 +67,12 @@ def _refused(call: Call, allocation: _Allocation) -> Refused:
 class _Allocation:
     """Takes the descriptor. Room is kept for it until it is over."""
 
-    def __init__(self, disk: Disk, opened: OwnedFd, mode: int, offset: int, length: int) -> None:
+    def __init__(
+        self, disk: Disk, opened: OwnedFd, identity: Identity | None, mode: int, offset: int, length: int
+    ) -> None:
         self.disk = disk
         self.opened = opened
+        self._identity = identity  # it takes away what a change by others takes away: set-user-ID bits
         self._arguments = mode, offset, length
         # Else the kernel knows which error it is.
         self.is_possible = offset >= 0 and length > 0 and offset + length <= _SIZE_MAX
@@ -77,10 +87,16 @@ class _Allocation:
 
     def carry_out(self) -> None:
         """In a worker as well. Raises OSError."""
-        with self.opened.unless_interrupted():
-            allocate(self.opened, *self._arguments)
+        try:
+            with acting_as(self._identity):
+                allocate(self.opened, *self._arguments)
             if self.disk.holds(self.opened):
                 self.disk.note(self.opened, b"")
+        except InterruptedError:
+            raise  # it will be run again, or abandoned
+        except BaseException:
+            self.abandon()
+            raise
         self.abandon()
 
     def abandon(self) -> None:
