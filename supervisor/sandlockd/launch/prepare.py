@@ -195,7 +195,7 @@ def _may_change(rules: FileRules, path: bytes) -> bool:
 
 
 _STREAMS = ("stdin", "stdout", "stderr")
-_F_GETOWN_EX = 16  # fcntl has no name for it, and F_GETOWN none for groups
+_F_SETOWN_EX, _F_GETOWN_EX = 15, 16  # fcntl has no name for them, and F_GETOWN none for groups
 
 
 def refuse_descriptors_that_lead_out() -> None:
@@ -222,8 +222,8 @@ def _refuse_owners() -> None:
                 f"{name} has its signals sent to {whom}: the program could choose which, and when;"
                 " redirect it, from /dev/null or through `| cat`"
             )
-        # A thread that cannot be seen tells the same as nobody.
-        fcntl.fcntl(fd, fcntl.F_SETOWN, 0)
+        # A thread that cannot be seen is told as nobody is: from now on it is nobody, and told the same the next time.
+        fcntl.fcntl(fd, _F_SETOWN_EX, bytes(8))
 
 
 def _refuse_open_sockets() -> None:
