@@ -50,7 +50,7 @@ _LINKS = 4096
 # A lower directory that was renamed and removed: its copy is held, for whoever may be in it.
 _MOVED = 8192
 _MORE = {"linking": _LINKS, "watching": _MOVED}
-_WHERE_RIGHTS_COUNT = ("owners", "permissions", "sizes", "removing", "in_tmp")
+_WHERE_RIGHTS_COUNT = ("owners", "permissions", "sizes", "removing")
 # What is looked at for being counted is opened, and gone only when it was looked at for the last time: who watches it
 # is told so (IN_OPEN; IN_DELETE_SELF later). docs/security-model.md says it.
 _TOLD = ("event:", "events end:")
