@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sandlockd.kernel.paths import Identity
 
 _KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE = 0x01, 0x02, 0x08  # linux/falloc.h
-_AT_ONCE_BYTES = 1 << 20  # what is more, a worker does
 _SIZE_MAX = (1 << 63) - 1
 
 
@@ -46,7 +45,7 @@ def allocate_space(call: Call) -> Answer | Later:
             return Errno(errno.EFBIG)
         if not allocation.has_room():
             return _refused(call, allocation)
-        if length > _AT_ONCE_BYTES and allocation.is_possible:
+        if allocation.is_possible:  # another thread's write may hold the file's lock for seconds
             later = allocation
             allocation = None
             return Later(later.carry_out, _done, later.abandon)
