@@ -76,13 +76,13 @@ class WatchedNames:
             stack.enter_context(self._known.quiet(opened, bits))
 
     @contextlib.contextmanager
-    def _record(self, prefix: bytes, path: bytes) -> Iterator[None]:
+    def _record(self, prefix: bytes, path: bytes) -> Iterator[contextlib.ExitStack]:
+        """Yields: what removes it in the end; who takes that over leaves the record to the next opening."""
         name = b"%b%d" % (prefix, next(self._numbers))
         beneath.make_symlink(self._work, name, path)
-        try:
-            yield
-        finally:
-            beneath.unlink(self._work, name)
+        with contextlib.ExitStack() as removal:
+            removal.callback(beneath.unlink, self._work, name)
+            yield removal
 
     def white_out(self, parent: OwnedFd, path: bytes, over: Kind | None) -> bool:
         """As `Whiteout` of overlay/steps.py. False: it cannot be done so, and nothing has changed.
@@ -154,18 +154,31 @@ class WatchedNames:
         opaque: a directory is made opaque then. Raises OSError.
         """
         name = path.rpartition(b"/")[2]
-        with self._record(MADE_PREFIX, path):
+        aside = b"aside#%d" % next(self._numbers)
+        with self._record(MADE_PREFIX, path) as removal:
             with self.quiet(path):
-                beneath.unlink(parent, name)
+                # Kept, not unlinked: a disk that fills up meanwhile has no room for another one.
+                beneath.rename(parent, name, self._work, aside)
             try:
                 yield
+                if opaque:
+                    with self.quiet(path, itself=True):
+                        mark_opaque(parent, name)
             except BaseException:
-                with self.quiet(path):
-                    self._new_whiteout(parent, name)
+                settled = removal.pop_all()
+                self._put_back(parent, path, aside)
+                settled.close()
                 raise
-            if opaque:
-                with self.quiet(path, itself=True):
-                    mark_opaque(parent, name)
+            with contextlib.suppress(OSError):  # what resists is swept later
+                beneath.unlink(self._work, aside)
+
+    def _put_back(self, parent: OwnedFd, path: bytes, aside: bytes) -> None:
+        """The whiteout. A directory that was made was told as new, so its end is told, too."""
+        name = path.rpartition(b"/")[2]
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            beneath.remove_directory(parent, name)
+        with self.quiet(path):
+            beneath.rename(self._work, aside, parent, name)
 
 
 def mark_opaque(parent: OwnedFd, name: bytes) -> None:
