@@ -37,6 +37,8 @@ int slk_landlock_add_path(int ruleset_fd, int path_fd, uint64_t access);
 int slk_landlock_add_port(int ruleset_fd, uint64_t port, uint64_t access);
 /* For probes only: restricts the calling thread for ever. */
 int slk_landlock_restrict(int ruleset_fd);
+/* fallocate(2). */
+int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 
@@ -570,7 +572,7 @@ int slk_may_access(int fd, uint32_t mode);
 /* What execve(2) would say of the opened file, without executing it. -EINVAL: a kernel that cannot tell (before 6.14). */
 int slk_may_execute(int fd);
 
-/* ---- disk.c: what the uppers of a sandbox hold, and the limit of that ------------------------------------------- */
+/* ---- disk*.c: what the uppers of a sandbox hold, and the limit of that ------------------------------------------- */
 
 #define SLK_DISK_BLOCK 4096 /* what file systems allocate at least, as far as it matters for how much may be needed */
 
@@ -612,8 +614,6 @@ int slk_disk_holds(struct slk_disk *disk, int fd);
 void slk_disk_state(struct slk_disk *disk, struct slk_disk_state *ret_state);
 /* Of this engine's calls in trees; borrowed. */
 void slk_engine_set_disk(struct slk_engine *engine, struct slk_disk *disk);
-/* fallocate(2). */
-int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 

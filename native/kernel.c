@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the running kernel offers: thin wrappers for calls that libc has none for. */
+/* What the running kernel offers: thin wrappers for calls that libc or Python has none for. */
 #define _GNU_SOURCE
 #include "slk.h"
 
@@ -169,4 +169,9 @@ int slk_poke(int32_t tid)
 int slk_become_subreaper(void)
 {
 	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
+int slk_fallocate(int fd, int mode, int64_t offset, int64_t length)
+{
+	return fallocate(fd, mode, offset, length) < 0 ? -errno : 0;
 }
