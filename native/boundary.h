@@ -183,7 +183,7 @@ int slk_read_string(int tid, uint64_t address, uint32_t capacity, char *ret_text
 int slk_read_memory(int tid, uint64_t address, uint32_t size, void *ret_data);
 int slk_write_memory(int tid, uint64_t address, uint32_t size, const void *data);
 
-/* ---- engine.c, fastpath.c, answers.c, rewrite.c: notifications ------------------------------------------------------------------ */
+/* ---- engine.c, fastpath.c, answers.c, restarts.c: notifications ------------------------------------------- */
 
 enum slk_treatment {
 	SLK_CALL_NONE,   /* not ours: refused with ENOSYS if it ever comes */
@@ -467,7 +467,7 @@ void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const in
 int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 
 #define SLK_POKE_SIGNAL 40
-#define SLK_PATIENCE_SIGNAL 41 /* ends our own waits in rewrite.c */
+#define SLK_PATIENCE_SIGNAL 41 /* ends our own waits in patience.c */
 /* Interrupt the call that this thread of ours waits in; it has the signal unblocked. */
 int slk_poke(int32_t tid);
 int slk_become_subreaper(void);

@@ -109,6 +109,9 @@ int slk_trace_restart(const struct slk_rewrite *rewrite);
 int slk_rewrite_step(const struct slk_engine *engine, struct slk_rewrite *rewrite, int status, long *ret_signal);
 int slk_is_job_control(int number);
 #define SLK_IS_CALL_STOP(status) (WSTOPSIG(status) == (SIGTRAP | 0x80)) /* PTRACE_O_TRACESYSGOOD */
+
+/* ---- restarts.c: the supervisor does it */
+
 /* Goes on with what did not stop in time. 1: something is left. */
 int slk_rewrites_finish(struct slk_engine *engine);
 /* As much as can be had at the end. */
@@ -116,6 +119,8 @@ void slk_rewrites_end(struct slk_engine *engine);
 /* 1: it is the call that its thread was made to make, and answered. */
 int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *request);
 void slk_rewrite_forget(struct slk_engine *engine, int32_t tid);
+
+/* ---- fastpath.c */
 
 /* 0: the kernel's own judgement suffices; else enum slk_reason + 1 says why Python must look. */
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
