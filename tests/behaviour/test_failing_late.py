@@ -56,12 +56,49 @@ def test_a_module_that_is_gone_is_named_and_nothing_runs(runner: Runner, name: s
         )
 
 
+def test_the_log_of_a_run_that_nobody_foresaw_to_fail_says_that_it_never_started(runner: Runner) -> None:
+    ended = _without(runner, "cli/trees.py", "main", "--workdir", runner.work, "--", "true")
+    _require_said(ended, "cli.trees")
+    end = runner.audit()[-1]
+    assert (end["kind"], end["reason"], end["has_run"], end["exit_status"]) == (
+        "end",
+        "sandbox_error",
+        False,
+        125,
+    )
+    assert "cli.trees" in end["error"]
+    assert b"it was not started, exit status 125" in runner.sandlockd("explain").stdout
+
+
+def test_what_fails_in_disposing_is_added_to_the_status_of_the_run(runner: Runner) -> None:
+    options = ("--status-file", runner.status_path, "--workdir", runner.work)
+    ended = _without(
+        runner, "review/changelist.py", "main", *options, "--", "sh", "-c", "cat /etc/shadow; exit 7"
+    )
+    assert ended.returncode == 7 and b"review.changelist" in ended.stderr
+    status = runner.status()
+    assert status is not None and "review.changelist" in status["error"]
+    assert (status["reason"], status["exit_code"], status["denials"]) == ("exited", 7, 1)
+    assert status["run"] == runner.audit()[0]["run"] and status["usage"]["wall"] > 0
+
+
+def test_a_program_that_succeeded_does_not_succeed_when_disposing_fails(runner: Runner) -> None:
+    options = ("--status-file", runner.status_path, "--workdir", runner.work)
+    ended = _without(runner, "review/changelist.py", "main", *options, "--", "true")
+    _require_said(ended, "review.changelist")
+    status = runner.status()
+    assert status is not None and "review.changelist" in status["error"]
+    assert (status["reason"], status["exit_code"]) == ("exited", 0)
+
+
 def test_a_module_that_is_missed_while_the_program_runs_ends_it(runner: Runner) -> None:
     began = time.monotonic()
     ended = _without(runner, "notify/loop.py", "main", "--", "sleep", "60")
     _require_said(ended, "notify.loop")
     assert time.monotonic() - began < 20
     assert marked(runner.marker) == []
+    end = runner.audit()[-1]
+    assert (end["reason"], end["has_run"]) == ("sandbox_error", True) and "notify.loop" in end["error"]
 
 
 def test_the_changes_of_a_program_that_is_ended_so_are_kept(runner: Runner) -> None:

@@ -141,6 +141,28 @@ def test_explain_without_any_run(runner: Runner) -> None:
     assert b"no run" in explained.stderr
 
 
+@pytest.mark.parametrize("way", ["storage", "loader"])
+def test_a_run_that_cannot_be_started_has_the_reason_in_its_log(runner: Runner, way: str) -> None:
+    """Once before anything was forked, once by the last step of the new process."""
+    if way == "storage":
+        policy = f'[filesystem]\nbase = true\nworkdir = "{runner.work}"\nstorage = "/proc/nowhere"\n'
+        ended, status, words = runner.sandboxed(["true"], policy=policy), 125, "storage of changes"
+    else:
+        broken = runner.place.file("work/broken", "#!/nonexistent/interpreter\n")
+        broken.chmod(0o755)
+        ended = runner.sandboxed([broken], options=["--read", runner.work])
+        status, words = 127, "cannot be executed"
+    assert ended.returncode == status, ended
+    end = ended.audit[-1]
+    assert (end["kind"], end["reason"], end["has_run"]) == ("end", "sandbox_error", False)
+    assert end["exit_status"] == status and words in end["error"]
+    assert ended.status is not None
+    assert (ended.status["run"], ended.status["error"]) == (ended.audit[0]["run"], end["error"])
+    explained = runner.sandlockd("explain").stdout.decode()
+    assert f"it was not started, exit status {status}: {end['error']}" in explained
+    assert "killed" not in explained
+
+
 def test_the_log_is_the_owners_only(runner: Runner, secret: Path) -> None:
     runner.sandboxed(["cat", secret])
     (log,) = runner.place.state.glob("runs/*/audit.jsonl")

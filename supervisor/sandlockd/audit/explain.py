@@ -131,6 +131,8 @@ def _ending(log: RunLog) -> str:
     if log.end is None:
         return "still running" if log.running else "its end is not recorded: the supervisor was killed"
     end = log.end
+    if end.get("has_run") is False:
+        return f"it was not started, exit status {number(end, 'exit_status')}: {_error(end)}"
     how = printable(text(end, "reason")) or "ended"
     if isinstance(end.get("exit_code"), int):
         how += f" with {number(end, 'exit_code')}"
@@ -139,7 +141,13 @@ def _ending(log: RunLog) -> str:
     if text(end, "rule"):
         how += f" ({printable(text(end, 'rule'))})"
     wall = end.get("wall_s")
-    return f"{how} after {wall:.1f} s" if isinstance(wall, (int, float)) else how
+    if isinstance(wall, (int, float)):
+        how += f" after {wall:.1f} s"
+    return f"{how}: {_error(end)}" if text(end, "error") else how
+
+
+def _error(end: Record) -> str:
+    return printable(text(end, "error")) or "why is not recorded"
 
 
 def _grouped(refusals: list[Record]) -> list[_Group]:

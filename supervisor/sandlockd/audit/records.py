@@ -175,13 +175,19 @@ class RunHeader(Value):
 
 
 class RunEnd(Value):
-    """How the program ended. reason: as in the status file (exited, signaled, timeout, ...)."""
+    """How the run ended. reason: as in the status file (exited, signaled, timeout, ...).
+
+    error: one line, where something went wrong. has_run: the program was started. exit_status: sandlockd's own.
+    """
 
     reason: str
     exit_code: int | None = None
     signal: int | None = None
     rule: str | None = None
     wall_s: float = 0.0
+    error: str | None = None
+    has_run: bool = True
+    exit_status: int = 0
 
     def line(
         self, time_ns: int, *, denials: int, allowed: int | None, unrecorded: int, log_failure: str | None
@@ -189,7 +195,8 @@ class RunEnd(Value):
         return _line(
             f'"kind":"end","time":"{timestamp(time_ns)}","reason":{quote(self.reason)},'
             f'"exit_code":{_number(self.exit_code)},"signal":{_number(self.signal)},'
-            f'"rule":{quote_or_null(self.rule)},"wall_s":{self.wall_s:.3f},"denials":{denials},'
+            f'"rule":{quote_or_null(self.rule)},"wall_s":{self.wall_s:.3f},"error":{_text_or_null(self.error)},'
+            f'"has_run":{_bool(self.has_run)},"exit_status":{self.exit_status},"denials":{denials},'
             f'"allowed":{_number(allowed)},'
             f'"unrecorded":{unrecorded},"log_failure":{quote_or_null(log_failure)}'
         )
@@ -241,6 +248,10 @@ def _line(body: str) -> bytes:
 
 def _bool(value: bool) -> str:
     return "true" if value else "false"
+
+
+def _text_or_null(value: str | None) -> str:
+    return quote_or_null(None if value is None else value[:TEXT_CHARACTERS_MAX])
 
 
 def _number(value: int | None) -> str:

@@ -5,6 +5,7 @@ Order counts here: the program is started before anything is imported that only 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -13,8 +14,8 @@ import time
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
 from sandlockd.audit.state import StateError, state_directory
+from sandlockd.cli.ending import INTERRUPTED, unforeseen
 from sandlockd.cli.ending import say as write_line
-from sandlockd.cli.ending import unforeseen
 from sandlockd.cli.policy_files import (
     compile_file_rules,
     load_policy,
@@ -36,12 +37,12 @@ from sandlockd.launch.temporary import temporary_of
 from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.sandbox.limits import Limits
-from sandlockd.sandbox.result import Result, write_status_file
+from sandlockd.sandbox.result import SANDBOX_FAILED, Result, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from hashlib import _Hash
 
     from sandlockd.cli.trees import RunTree
@@ -106,23 +107,32 @@ def run(options: Options) -> int:
     result = Result()
     try:
         policy = load_policy(options.policies, options.overrides)
-        result = _Foreground(options, policy).run()
-    except PolicyErrors as errors:
-        for error in errors.errors:
-            say(str(error))
-        result.failed(str(errors.errors[0]))
-    except CannotStart as error:
-        lines = (str(error), *error.further)
+        _Foreground(options, policy, result).run()
+    except Exception as error:  # the program, if there was one, has been ended
+        lines, exit_status = _told(error)
         for line in lines:
             say(line)
-        result.failed("; ".join(lines), error.exit_status)
-    except StateError as error:
-        say(str(error))
-        result.failed(str(error))
-    except Exception as error:  # the program, if there was one, has been ended
-        say(unforeseen(error))
-        result.failed(unforeseen(error))
+        result.went_wrong(_in_one(lines), exit_status)
     return _write_status(options, result)
+
+
+def _told(error: BaseException) -> tuple[tuple[str, ...], int]:
+    """In lines for a person, and as the exit status of sandlockd."""
+    match error:
+        case PolicyErrors():
+            return tuple(map(str, error.errors)), SANDBOX_FAILED
+        case CannotStart():
+            return (str(error), *error.further), error.exit_status
+        case StateError():
+            return (str(error),), SANDBOX_FAILED
+        case KeyboardInterrupt():
+            return ("interrupted before the start",), INTERRUPTED
+        case _:
+            return (unforeseen(error),), SANDBOX_FAILED
+
+
+def _in_one(lines: Sequence[str]) -> str:
+    return "; ".join(lines)
 
 
 def _write_status(options: Options, result: Result) -> int:
@@ -136,8 +146,10 @@ def _write_status(options: Options, result: Result) -> int:
 
 
 class _Foreground:
-    def __init__(self, options: Options, policy: Policy) -> None:
+    def __init__(self, options: Options, policy: Policy, result: Result) -> None:
+        """result: what comes of the run, whatever raises."""
         self._options = options
+        self._result = result
         self._policy = policy
         self._state_dir = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
         self._old_mask: set[int] = set()
@@ -145,11 +157,10 @@ class _Foreground:
         self._stdio = _occupy_stdio()
         self._terminate_by: float | None = None
         self._verbose: Verbose | None = None
-        self._has_started = False
         self._limits = Limits(policy.limits, trees=policy.filesystem.workdir is not None)
 
-    def run(self) -> Result:
-        """Raises CannotStart, PolicyErrors, StateError."""
+    def run(self) -> None:
+        """Raises CannotStart, PolicyErrors, StateError, and what nobody foresaw."""
         # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
         self._umask = os.umask(0)
         remember_children()
@@ -158,47 +169,51 @@ class _Foreground:
         try:
             prepared = self._prepare(private)
             try:
-                audit = self._open_audit(prepared.argv, prepared.wall.missing)
-                if self._options.verbose:
-                    self._verbose = _verbose(prepared, audit, self._options)
-                run_tree = self._make_tree(prepared, audit.run_id)
-                trees = self._trees(prepared, run_tree, private)
-            except BaseException:
+                self._run_prepared(prepared, private)
+            finally:
                 prepared.close()
-                raise
-            try:
-                result = self._run_in(
-                    trees, prepared, audit, () if run_tree is None else (run_tree.disposer_pid,)
-                )
-            except BaseException:
-                if run_tree is not None:
-                    run_tree.abandon(say, has_run=self._has_started)
-                raise
-            if run_tree is not None:
-                counted = self._options.status_file is not None
-                run_tree.dispose(result, say, quiet=self._options.quiet, counted=counted)
-            if result.error is not None:
-                say(result.error)
-            return result
+            if self._result.error is not None:
+                say(self._result.error)
         finally:
             problem = private.remove()
             if problem is not None:
                 say(problem)
             os.umask(self._umask)
 
+    def _run_prepared(self, prepared: Prepared, private: PrivateDirectory) -> None:
+        run_tree = None
+        try:
+            with self._audit() as audit:
+                self._begin(audit, prepared)
+                run_tree = self._make_tree(prepared, audit.run_id)
+                spared = () if run_tree is None else (run_tree.disposer_pid,)
+                self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
+            if run_tree is not None:
+                counted = self._options.status_file is not None
+                run_tree.dispose(self._result, say, quiet=self._options.quiet, counted=counted)
+        except BaseException:
+            if run_tree is not None:
+                run_tree.abandon(say, has_run=self._result.has_run)
+            raise
+
     def _run_in(
         self, trees: tuple[Tree, ...], prepared: Prepared, audit: AuditLog, spared: Sequence[int]
-    ) -> Result:
+    ) -> None:
+        """spared: children of ours that are no processes of the sandbox."""
         try:
             sandbox = Sandbox(
-                prepared, audit, terminal_device=_terminal_device(), trees=trees, limits=self._limits
+                prepared,
+                audit,
+                result=self._result,
+                terminal_device=_terminal_device(),
+                trees=trees,
+                limits=self._limits,
             )
         except BaseException:
             for tree in trees:
                 tree.close()
-            prepared.close()
             raise
-        return self._run_prepared(sandbox, audit, spared)
+        self._run_sandbox(sandbox, audit, spared)
 
     def _prepare(self, private: PrivateDirectory) -> Prepared:
         """Raises CannotStart, PolicyErrors."""
@@ -272,12 +287,25 @@ class _Foreground:
             raise CannotStart(str(error)) from None
         return run_tree
 
-    def _open_audit(self, argv: tuple[bytes, ...], missing: Sequence[str]) -> AuditLog:
+    @contextlib.contextmanager
+    def _audit(self) -> Iterator[AuditLog]:
+        """The log of the run, which has an end and the reason in it whatever raises."""
         audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
+        self._result.run_id = audit.run_id
+        try:
+            yield audit
+        except BaseException as error:
+            lines, exit_status = _told(error)
+            self._result.went_wrong(_in_one(lines), exit_status)
+            raise
+        finally:
+            self._close_audit(audit)
+
+    def _begin(self, audit: AuditLog, prepared: Prepared) -> None:
         audit.begin(
             RunHeader(
                 run_id=audit.run_id,
-                command=argv,
+                command=prepared.argv,
                 cwd=working_directory(),
                 policy_sources=tuple(self._options.policies) or ("base",),
                 policy_digest=_digest(self._policy),
@@ -288,18 +316,17 @@ class _Foreground:
                 name=self._options.name,
             )
         )
-        for feature in missing:
+        for feature in prepared.wall.missing:
             audit.note(Note(subject="missing-feature", text=f"{feature}: the policy runs without it"))
             if not self._options.quiet:
                 say(f"running without {feature}, as [degrade] allows")
-        return audit
+        if self._options.verbose:
+            self._verbose = _verbose(prepared, audit, self._options)
 
-    def _run_prepared(self, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> Result:
-        """spared: children of ours that are no processes of the sandbox."""
-        self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
-        become_subreaper(spared)
-        failed = True
+    def _run_sandbox(self, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
         try:
+            self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
+            become_subreaper(spared)
             with launching.signal_fd(_PASSED_ON) as signals:
                 sandbox.on_stopped = lambda number: self._stop_with(sandbox, number)
                 sandbox.start(
@@ -308,21 +335,18 @@ class _Foreground:
                     descriptor_limit=raise_own_descriptor_limit(),
                     umask=self._umask,
                 )
-                self._has_started = True
                 gc.freeze()  # what a start made stays: the collector need not look at it again
                 gc.enable()
                 _let_go_of_stdio()
                 self._serve(sandbox, signals.fd)
-            failed = False
         finally:
             calls = sandbox.engine.counts() if self._verbose is not None else None
             sandbox.close()
             if self._verbose is not None and calls is not None:
                 self._verbose.ended(sandbox.result, audit, calls)
-            self._close_audit(audit, sandbox.result, failed=failed or not sandbox.result.succeeded)
-        return sandbox.result
 
-    def _close_audit(self, audit: AuditLog, result: Result, *, failed: bool) -> None:
+    def _close_audit(self, audit: AuditLog) -> None:
+        result = self._result
         result.denials = audit.denials
         audit.close(
             RunEnd(
@@ -331,10 +355,13 @@ class _Foreground:
                 signal=result.signal,
                 rule=result.rule,
                 wall_s=result.wall_s,
+                error=result.error,
+                has_run=result.has_run,
+                exit_status=result.exit_status,
             )
         )
         if not self._options.quiet:
-            for line in audit.closing_lines(failed=failed):
+            for line in audit.closing_lines(failed=not result.succeeded or result.error is not None):
                 say(line.removeprefix("sandlockd: "))
 
     # ---- serving ----

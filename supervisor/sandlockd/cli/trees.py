@@ -47,6 +47,7 @@ class RunTree:
         self._state_dir = state_dir
         self._run_id = run_id
         self._is_dry_run = is_dry_run
+        self._is_dropped = False
         self.kept_before = kept_lines(state_dir, files.workdir)
         self._disposer = Disposer()
         try:
@@ -91,6 +92,7 @@ class RunTree:
         unseen = how == "discard" and not self._is_dry_run and not counted
         dropped = drop(self._state_dir, self._run_id, unseen=unseen, meta=self.tree.storage.meta)
         if dropped is not None:
+            self._is_dropped = True
             self._disposer.close()
             if counted:
                 result.changes = _no_changes(dropped)
@@ -106,6 +108,8 @@ class RunTree:
     def abandon(self, say: Callable[[str], None], *, has_run: bool) -> None:
         """The sandbox failed: what the program changed until then is kept, whatever the policy says."""
         self._disposer.close()
+        if self._is_dropped:
+            return
         meta = self.tree.storage.meta
         if drop(self._state_dir, self._run_id, unseen=not has_run, meta=meta) is None and has_run:
             say(f"what the program has changed until then is kept: sandlockctl diff {self._run_id}")

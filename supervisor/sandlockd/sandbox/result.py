@@ -30,6 +30,7 @@ class Result:
         self.signal: int | None = None
         self.rule: str | None = None
         self.error: str | None = None  # one line: the step, why, what to do
+        self.has_run = False  # the program was started
         self.exit_status = SANDBOX_FAILED  # of sandlockd itself
         self.wall_s = 0.0
         self.cpu_s = 0.0
@@ -44,8 +45,17 @@ class Result:
 
     def not_disposed(self, problem: str) -> None:
         """What the program changed is not where it was to be: that is no success."""
-        self.error = self.error or problem
+        self.error = problem if self.error is None else f"{self.error}; {problem}"
         self.exit_status = self.exit_status or SANDBOX_FAILED
+
+    def went_wrong(self, text: str, exit_status: int = SANDBOX_FAILED) -> None:
+        """Something raised. How the program ended, where that is known, stays so. Twice for the same: as once."""
+        if self.error is not None and self.error.endswith(text):
+            return
+        if self.reason is Reason.SANDBOX_ERROR:
+            self.failed(text, exit_status)
+        else:
+            self.not_disposed(text)
 
     def program_ended(self, status: int, *, killed: bool = False) -> None:
         """status: as wait(2) gives it."""

@@ -64,18 +64,22 @@ class Sandbox:
         prepared: Prepared,
         audit: AuditLog,
         *,
+        result: Result | None = None,
         terminal_device: int | None = None,
         trees: tuple[Tree, ...] = (),
         limits: Limits | None = None,
     ) -> None:
-        """trees, limits: taken, and closed with the sandbox; of the trees, one in another comes before it."""
+        """result: to be filled in. trees, limits: taken, and closed with the sandbox.
+
+        Of the trees, one in another comes before it.
+        """
         self._prepared = prepared
         self._trees = trees
         self._limits = limits
         self._audit = audit
         self._terminal_device = terminal_device
         self.phase = Phase.PREPARED
-        self.result = Result()
+        self.result = result or Result()
         self.result.run_id = audit.run_id
         self._mounts = Mounts()
         self._patient = Patient()
@@ -272,6 +276,7 @@ class Sandbox:
                 self._advance(Event.BROKEN)
                 return
             self._engine.attach(report.fd)
+            self.result.has_run = True
             self._advance(Event.LISTENING)
         elif kind == launching.FAILED:
             self._start_failed(report)
@@ -317,6 +322,7 @@ class Sandbox:
     def _start_failed(self, report: Report) -> None:
         stage = launching.STAGES[report.stage]
         reason = os.strerror(report.error)
+        self.result.has_run = False
         if stage == "exec":
             name = os.fsdecode(self._prepared.argv[0])
             self.result.failed(
