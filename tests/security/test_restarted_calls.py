@@ -1,6 +1,6 @@
 """Calls that the caller makes in the place of its own: only the answer is made up here, the rest is a run's.
 
-What the program finds is tests/native/test_rewrite.c's.
+What the program finds is tests/native/test_rewrite*.c's.
 """
 
 from __future__ import annotations
