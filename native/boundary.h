@@ -413,6 +413,8 @@ int slk_layers_move(struct slk_layers *layers, const char *source, const char *t
 int slk_layers_exchange(struct slk_layers *layers, const char *first, const char *second);
 /* enum slk_layer_kind, and the flags from bit 8 on. */
 int slk_layers_find(struct slk_layers *layers, const char *path);
+/* What a directory has: the kind of name number N, in no particular order; SLK_LAYER_NONE behind the last one. */
+int slk_layers_row(struct slk_layers *layers, const char *path, uint32_t number, char ret_name[256]);
 /* Somebody watches this directory: what changes names in it, or below one in it, is Python's from now on. */
 void slk_layers_watch(struct slk_layers *layers, const char *path);
 

@@ -497,6 +497,25 @@ int slk_layers_find(struct slk_layers *layers, const char *path)
 	return result;
 }
 
+int slk_layers_row(struct slk_layers *layers, const char *path, uint32_t number, char ret_name[256])
+{
+	const struct slk_node *node;
+	int result = SLK_LAYER_NONE;
+
+	pthread_mutex_lock(&layers->lock);
+	node = node_at(layers, path);
+	node = node ? node->child : NULL;
+	while (node && number--)
+		node = node->next;
+	if (node) {
+		memcpy(ret_name, node->name, node->length);
+		ret_name[node->length] = '\0';
+		result = node->kind;
+	}
+	pthread_mutex_unlock(&layers->lock);
+	return result;
+}
+
 /* As the fast path walks: each component of `path` from `start` on, which ends at ends[i]. */
 void slk_layers_walk(struct slk_layers *layers, const char *text, const uint32_t *ends, uint32_t first, uint32_t count,
 		     struct slk_layered *ret_found)

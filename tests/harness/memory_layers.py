@@ -86,6 +86,9 @@ class MemoryLayer:
         assert node is not None
         return [Name(name, child.kind, child.inode) for name, child in node.children.items()]
 
+    def is_hiding(self, path: bytes) -> dict[bytes, bool]:
+        return {name: kind is Kind.WHITEOUT for name, kind, _ in self.names(path)}
+
     def target(self, path: bytes) -> bytes:
         node = self.node(path)
         assert node is not None and node.kind is Kind.SYMLINK

@@ -24,6 +24,7 @@ BEFORE = [
     _operation("mkdir", b"new"),
     _operation("chmod", b"dir/y")._replace(number=0o600),
     _operation("unlink", b"emptied/f"),
+    _operation("chmod", b"emptied")._replace(number=0o555),
     _operation("unlink", b"away/f"),
     _operation("rmdir", b"away"),
 ]
@@ -44,6 +45,8 @@ SCENARIOS = {
     "rename a file": _operation("rename", b"dir/deep/f", b"new/f"),
     "rename a directory": _operation("rename", b"dir", b"new/dir"),
     "rename a directory over a whiteout": _operation("rename", b"dir", b"gone"),
+    "rmdir of a closed directory": _operation("rmdir", b"emptied"),
+    "rename over a closed directory": _operation("rename", b"new", b"emptied"),
     "exchange": _operation("rename", b"dir", b"new", "exchange"),
 }
 # Those that take another way where somebody watches the directory.
@@ -57,6 +60,7 @@ WATCHED_SCENARIOS = {
     "unlink a copied file": _operation("unlink", b"dir/y"),
     "rmdir of a lower directory": _operation("rmdir", b"empty"),
     "rmdir of a copied directory": _operation("rmdir", b"emptied"),
+    "rename a directory over a whiteout": SCENARIOS["rename a directory over a whiteout"],
     "rename over a copied directory": _operation("rename", b"new", b"emptied"),
 }
 

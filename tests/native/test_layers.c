@@ -141,8 +141,25 @@ static void what_is_watched_stays_so_until_it_is_no_directory(void)
 	slk_layers_destroy(layers);
 }
 
+static void a_directory_tells_all_that_it_has(void)
+{
+	struct slk_layers *layers = some();
+	char name[256], all[1024] = "";
+	int kind;
+
+	CHECK_EQUAL(0, slk_layers_set(layers, "a/b/gone", SLK_LAYER_WHITEOUT, 0));
+	for (uint32_t number = 0; (kind = slk_layers_row(layers, "a/b", number, name)) != SLK_LAYER_NONE; number++) {
+		CHECK_EQUAL(kind == SLK_LAYER_WHITEOUT, strcmp(name, "gone") == 0);
+		strcat(all, name);
+	}
+	CHECK(strstr(all, "file") && strstr(all, "gone"));
+	CHECK_EQUAL(SLK_LAYER_NONE, slk_layers_row(layers, "nowhere", 0, name));
+	slk_layers_destroy(layers);
+}
+
 int main(void)
 {
+	RUN(a_directory_tells_all_that_it_has);
 	RUN(what_is_watched_stays_so_until_it_is_no_directory);
 	RUN(what_is_set_is_found);
 	RUN(what_is_below_goes_along);

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from sandlockd.kernel.native import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FILE = lib.SLK_LAYER_FILE
 DIRECTORY = lib.SLK_LAYER_DIRECTORY
@@ -35,6 +41,15 @@ class Layers:
         """(the kind, 0 where there is nothing; the flags)."""
         found = int(lib.slk_layers_find(self._native, path))
         return found & 0xFF, found >> 8
+
+    def rows(self, path: bytes) -> Iterator[tuple[bytes, int]]:
+        """Name and kind of what a directory has. Nothing may change meanwhile."""
+        name = ffi.new("char[256]")
+        for number in itertools.count():
+            kind = int(lib.slk_layers_row(self._native, path, number, name))
+            if not kind:
+                return
+            yield ffi.string(name), kind
 
     def set(self, path: bytes, kind: int, flags: int = 0) -> None:
         """Raises FileNotFoundError where the directory above it is not there."""

@@ -176,9 +176,12 @@ class _Walk:
         either, there are none: the program saw none, and a commit finds out what is there.
         """
         try:
-            return list(self.view.lower.names(path))
+            rows = list(self.view.lower.names(path))
+            for row in rows[:1]:  # it may be one that can be listed, but not searched
+                self.view.lower.entry(path + b"/" + row.name if path else row.name)
+            return rows
         except FsError as error:
-            if error.errno != errno.EACCES or not shows:
+            if error.errno != errno.EACCES or not (shows or self._is_like_lower(path)):
                 raise
         found = []
         for name, _, _ in upper:
@@ -191,6 +194,11 @@ class _Walk:
             if entry is not None:
                 found.append(Name(name, entry.kind, entry.inode))
         return found
+
+    def _is_like_lower(self, path: bytes) -> bool:
+        """A directory that the lower tree has from here, by a commit: to the nanosecond."""
+        facts, old = self.look.upper(path), self.look.lower(path)
+        return _owned(facts) == _owned(old) and facts.mtime_ns == old.mtime_ns
 
     def _compare(self, path: bytes, kind: Kind, lower: Kind | None, shows: bool) -> None:
         facts = self.look.upper(path)

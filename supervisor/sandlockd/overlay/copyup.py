@@ -77,8 +77,8 @@ class CopyUps:
         view = directory.view
         self.object(directory)
         if directory.upper is not None:
-            for name, kind, _ in view.upper.names(directory.path):
-                if kind is Kind.WHITEOUT:
+            for name, is_whiteout in view.upper.is_hiding(directory.path).items():
+                if is_whiteout:
                     whiteouts.append(directory.path + b"/" + name)
         for name in list(view.names(directory)):
             child = view.child(directory, name)

@@ -6,7 +6,7 @@ Pure. A path is bytes relative to the tree, without a leading slash; b"" is the 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 
@@ -74,6 +74,13 @@ class Layer(Protocol):
             FsError: as in `entry`.
         """
 
+    def is_hiding(self, path: bytes) -> Mapping[bytes, bool]:
+        """The names of a directory, also of one that is closed to us where the layer knows them: is it a whiteout?
+
+        Raises:
+            FsError: as in `entry`.
+        """
+
     def target(self, path: bytes) -> bytes:
         """Where a symbolic link points.
 
@@ -94,6 +101,10 @@ class NoLayer:
     def names(self, path: bytes) -> Iterable[Name]:
         """Nothing."""
         return ()
+
+    def is_hiding(self, path: bytes) -> Mapping[bytes, bool]:
+        """Nothing."""
+        return {}
 
     def target(self, path: bytes) -> bytes:
         """Never asked, because there is no entry."""

@@ -339,7 +339,7 @@ def _removing(found: Found) -> Steps:
 
 
 def _has_names(found: Found) -> bool:
-    return next(iter(found.view.upper.names(found.path)), None) is not None
+    return bool(found.view.upper.is_hiding(found.path))
 
 
 def _looked_up(found: Found) -> Entry | None:

@@ -177,18 +177,12 @@ class View:
 
     def names(self, directory: Found) -> Iterator[bytes]:
         """The names that show in a directory, lower ones first; whose they are is for `listing`."""
-        hidden = set()
-        fresh = []
-        if directory.upper is not None:
-            for name, kind, _ in self.upper.names(directory.path):
-                hidden.add(name)
-                if kind is not Kind.WHITEOUT:
-                    fresh.append(name)
+        hiding = {} if directory.upper is None else self.upper.is_hiding(directory.path)
         if directory.lower is not None:
             for name, kind, _ in self.lower.names(directory.path):
-                if name not in hidden and kind is not Kind.WHITEOUT:
+                if name not in hiding and kind is not Kind.WHITEOUT:
                     yield name
-        yield from fresh
+        yield from (name for name, is_whiteout in hiding.items() if not is_whiteout)
 
     def is_empty(self, directory: Found) -> bool:
         """Whether nothing shows in a directory."""

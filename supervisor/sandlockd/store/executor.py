@@ -43,8 +43,9 @@ from sandlockd.overlay.steps import (
     Whiteout,
 )
 from sandlockd.overlay.view import View
+from sandlockd.store import watches
 from sandlockd.store.binding import Binding, bind_below
-from sandlockd.store.layer import DirectoryLayer
+from sandlockd.store.layer import DirectoryLayer, kind_of_status
 from sandlockd.store.removal import remove
 from sandlockd.store.watched_names import OPAQUE_ATTRIBUTE, WatchedNames, mark_opaque
 from sandlockd.store.watches import Watches
@@ -286,7 +287,7 @@ class Executor:
     def _clear(self, path: bytes) -> None:
         with self._opened(path) as old, self._parent(path) as parent:
             if self._watched.watch(old, parent):
-                with self._watched.quiet(path, itself=True):
+                with self._watched.quiet(path, itself=True), self._lent(old, path, stat.S_IRWXU):
                     beneath.set_attribute(old, OPAQUE_ATTRIBUTE, b"y")
                     self._watched.empty(path)
                 return
@@ -296,7 +297,8 @@ class Executor:
                     self._note_made(fresh)
                     beneath.set_attribute(fresh, OPAQUE_ATTRIBUTE, b"y")
                     copying.copy_metadata(old, fresh)
-                beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
+                    with self._lent(old, path), self._lent(fresh, path):
+                        beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
 
     # ---- new names
 
@@ -325,8 +327,7 @@ class Executor:
                     self._note_new(stage, name, opened)
                     if opaque:
                         mark_opaque(stage, name)
-                    flags = beneath.RENAME_EXCHANGE if kind is Kind.DIRECTORY else 0
-                    beneath.rename(stage, name, parent, _name(path), flags)
+                    self._show(stage, name, parent, path, kind)
                 except BaseException:
                     if opened is not None:
                         opened.close()
@@ -403,8 +404,11 @@ class Executor:
                 return
             with self._in_work() as name:
                 self._new_whiteout(self._work, name)
-                flags = beneath.RENAME_EXCHANGE if over is Kind.DIRECTORY else 0
-                beneath.rename(self._work, name, parent, _name(path), flags)
+                if over is not Kind.DIRECTORY:
+                    beneath.rename(self._work, name, parent, _name(path))
+                    return
+                with self._to_be_moved(path):
+                    beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_EXCHANGE)
 
     def _new_whiteout(self, parent: OwnedFd, name: bytes) -> None:
         """A further name of the one in work: no inode each."""
@@ -422,20 +426,22 @@ class Executor:
                 with quiet, lent, _times_kept(parent):
                     beneath.unlink(parent, _name(path))
             elif kind is Kind.DIRECTORY and self._watched.watch(parent):
-                self._watched.remove_directory(path)
+                quiet = self._watched.quiet(path, watches.ATTRIBUTES, itself=True)
+                with quiet, self._opened(path) as old, self._lent(old, path, stat.S_IRWXU):
+                    self._watched.remove_directory(path)
             elif kind is Kind.DIRECTORY:
-                self._remove_directory(parent, _name(path))
+                self._remove_directory(parent, path)
             else:
                 beneath.unlink(parent, _name(path))
 
-    def _remove_directory(self, parent: OwnedFd, name: bytes) -> None:
+    def _remove_directory(self, parent: OwnedFd, path: bytes) -> None:
         try:
-            beneath.remove_directory(parent, name)
+            beneath.remove_directory(parent, _name(path))
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            with self._in_work() as temporary:
-                beneath.rename(parent, name, self._work, temporary, beneath.RENAME_NOREPLACE)
+            with self._in_work() as temporary, self._to_be_moved(path):
+                beneath.rename(parent, _name(path), self._work, temporary, beneath.RENAME_NOREPLACE)
 
     def _rename(self, source: bytes, path: bytes, making: Making, flags: int) -> None:
         with self._parent(source) as above, self._parent(path) as parent:
@@ -443,6 +449,15 @@ class Executor:
                 self._require_movable(source, making.identity)
                 if flags == beneath.RENAME_EXCHANGE:
                     self._require_movable(path, making.identity)
+            if (
+                flags == beneath.RENAME_EXCHANGE
+                and self._watched.watch(above, parent)
+                and _is_whiteout(parent, path)
+            ):
+                # A whiteout that comes along is not to be told: it is made anew under the old name.
+                with self._watched.in_place_of_whiteout(parent, path, opaque=False):
+                    beneath.rename(above, _name(source), parent, _name(path), beneath.RENAME_WHITEOUT)
+                return
             beneath.rename(above, _name(source), parent, _name(path), flags)
 
     def _require_movable(self, path: bytes, identity: Identity) -> None:
@@ -477,13 +492,15 @@ class Executor:
                 remove(directory, name)
 
     @contextlib.contextmanager
-    def _lent(self, opened: OwnedFd, path: bytes) -> Iterator[None]:
+    def _lent(
+        self, opened: OwnedFd, path: bytes, needed: int = stat.S_IWUSR | stat.S_IXUSR
+    ) -> Iterator[None]:
         """Where we are an ordinary user, a directory of ours that nobody may write is open to us meanwhile.
 
         path: where it is in the upper, or will be. The record in work has its mode given back after an end.
         """
         status = os.fstat(opened.fd)
-        mode, needed = stat.S_IMODE(status.st_mode), stat.S_IWUSR | stat.S_IXUSR
+        mode = stat.S_IMODE(status.st_mode)
         if os.geteuid() == 0 or not stat.S_ISDIR(status.st_mode) or mode & needed == needed:
             yield
             return
@@ -495,6 +512,23 @@ class Executor:
         finally:
             beneath.set_owner_and_mode(opened, _SAME, _SAME, mode)
             beneath.unlink(self._work, record)
+
+    @contextlib.contextmanager
+    def _to_be_moved(self, path: bytes) -> Iterator[None]:
+        """A directory that goes out of the tree: its `..` changes, for which it must be writable to us.
+
+        The program only removes it: whatever its mode is, and without a change of that to be told.
+        """
+        with self._watched.quiet(path, itself=True), self._opened(path) as opened, self._lent(opened, path):
+            yield
+
+    def _show(self, stage: OwnedFd, name: bytes, parent: OwnedFd, path: bytes, kind: Kind) -> None:
+        """In the place of a whiteout."""
+        if kind is not Kind.DIRECTORY:
+            beneath.rename(stage, name, parent, _name(path))
+            return
+        with beneath.open_directory(stage.fd, name) as made, self._lent(made, path):
+            beneath.rename(stage, name, parent, _name(path), beneath.RENAME_EXCHANGE)
 
     @contextlib.contextmanager
     def _stage(self, parent: OwnedFd, has_acl: bool) -> Iterator[OwnedFd]:
@@ -514,6 +548,11 @@ class Executor:
 
 def _name(path: bytes) -> bytes:
     return path.rpartition(b"/")[2]
+
+
+def _is_whiteout(parent: OwnedFd, path: bytes) -> bool:
+    seen = beneath.look(parent.fd, _name(path))
+    return beneath.is_whiteout(seen.mode, seen.special)
 
 
 def _make_as_caller(parent: OwnedFd, name: bytes, kind: Kind, making: Making) -> OwnedFd | None:
@@ -560,7 +599,9 @@ def give_back(upper: OwnedFd, record: bytes) -> None:
     mode, _, path = record.partition(b" ")
     try:
         with beneath.open_below(upper.fd, path, os.O_PATH) as opened:
-            if not stat.S_ISLNK(os.fstat(opened.fd).st_mode):
+            status = os.fstat(opened.fd)
+            # What was taken out of the tree has a whiteout in its place.
+            if not stat.S_ISLNK(status.st_mode) and kind_of_status(status) is not Kind.WHITEOUT:
                 beneath.set_owner_and_mode(opened, _SAME, _SAME, int(mode, 8))
     except FileNotFoundError:
         return  # it was not in its place yet

@@ -29,7 +29,7 @@ from sandlockd.store.layer import DirectoryLayer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandlockd.kernel.beneath import Seen
     from sandlockd.kernel.fds import OwnedFd
@@ -176,3 +176,12 @@ class IndexedLayer(DirectoryLayer):
         seen = self._without_mark.seen(path)
         merged = self._index.layers.find(path)[1] & layers.MERGED
         return None if seen is None else seen._replace(is_opaque=not merged and self._index.may_merge(path))
+
+    def is_hiding(self, path: bytes) -> Mapping[bytes, bool]:
+        try:
+            return super().is_hiding(path)
+        except FsError as error:
+            if error.errno != errno.EACCES:
+                raise
+        # Closed to its owner, who we are. Whether it is empty matters to who removes it, who need not look into it.
+        return {name: kind == layers.WHITEOUT for name, kind in self._index.layers.rows(path)}

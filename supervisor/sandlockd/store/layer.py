@@ -18,7 +18,7 @@ from sandlockd.overlay.entries import Entry, FsError, Kind, Name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -95,6 +95,9 @@ class DirectoryLayer:
                 return [Name(name, _KINDS[kind], inode) for name, kind, inode in beneath.rows(opened)]
         except OSError as error:
             raise fs_error(error, path) from None
+
+    def is_hiding(self, path: bytes) -> Mapping[bytes, bool]:
+        return {name: kind is Kind.WHITEOUT for name, kind, _ in self.names(path)}
 
     def target(self, path: bytes) -> bytes:
         if self.slow:

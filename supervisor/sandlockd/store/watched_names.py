@@ -136,7 +136,7 @@ class WatchedNames:
             self.quiet(path, itself=True),
         ):
             mode = stat.S_IMODE(os.fstat(directory.fd).st_mode)
-            if mode & 0o700 != 0o700:
+            if mode & 0o700 != 0o700 and os.geteuid() != 0:
                 beneath.set_owner_and_mode(directory, 0xFFFFFFFF, 0xFFFFFFFF, mode | 0o700)
             with beneath.open_below(self._upper.fd, path, os.O_RDONLY | os.O_DIRECTORY) as opened:
                 for below, _, _ in list(beneath.rows(opened)):
@@ -200,6 +200,10 @@ def _put_whiteout(work: OwnedFd, reserve: bytes, parent: OwnedFd, name: bytes) -
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
+        with beneath.open_directory(
+            parent.fd, name
+        ) as gone:  # its `..` changes: we must be able to write to it
+            beneath.set_owner_and_mode(gone, 0xFFFFFFFF, 0xFFFFFFFF, 0o700)
         beneath.rename(work, reserve, parent, name, beneath.RENAME_EXCHANGE)
 
 

@@ -18,6 +18,7 @@ GROUPS = (
     "listing",
     "making",
     "removing",
+    "unwritable",
     "renaming",
     "linking",
     "permissions",
