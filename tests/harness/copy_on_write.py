@@ -1,279 +1,40 @@
-"""Ways to run a command on a tree that may be kept apart, and the corpus of copy-on-write run in each of them.
+"""The corpus of copy-on-write, and whole programs, run in each of the ways (ways.py).
 
 runs = Runs(places, selected)
 bare = runs.of(user, BARE, "renaming")["exchanging_two_files"]
 ours = runs.of(user, DISCARDED, "renaming")["exchanging_two_files"]
 assert ours.lines == bare.lines
 
-A way is given a command line and returns one; what happens to the work directory afterwards is its kind. All ways of
-one user use the same paths, so that outputs need not be adjusted.
+All ways of one user use the same paths, so that outputs need not be adjusted.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import ctypes
 import functools
 import importlib
 import json
 import os
-import pickle
 import shutil
 import subprocess
-import tempfile
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from behaviour.copy_on_write.corpus import GROUPS, fixture, snapshot
 
-from harness import ledger, own_tmp
+from harness import ledger
 from harness.compiling import Compiler
-from harness.interpreter import SANDLOCKCTL, SANDLOCKD
+from harness.fresh_disk import on_a_fresh_disk
 from harness.places import Place, new_place
 from harness.running import Ended, Runner, system_python
 from harness.users import User
+from harness.ways import Line, Way
 from sandlockd.kernel.syscalls import BY_NAME, number_of
 
 CORPUS = Path(fixture.__file__).parent
-_TIMEOUT_S = 120.0
-
-Line = list[str | bytes | Path]
-T = TypeVar("T")
-
-
-# ---- ways ----
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a command is run on the work directory. This one: as it is."""
-
-    name: str
-
-    def why_not(self) -> str | None:
-        """Why this machine or this version cannot do it, for a skip."""
-        return None
-
-    def parts(self, names: Sequence[str], user: User) -> list[list[str]]:
-        """Programs of the corpus that are to be run in one go."""
-        return [list(names)]
-
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        """read: what the command needs beside the work directory and the machine's own programs."""
-        return runner.run(command, timeout=_TIMEOUT_S, env=env)
-
-
-class Overlayfs(Way):
-    """The kernel's overlayfs over the work directory, which is the lower. Seen by the command only.
-
-    With all that makes it more like a plain directory: hard links that stay, directories that can be renamed. Neither
-    is to be had with `userxattr`, the only way for ordinary users; then three times as many programs differ.
-    """
-
-    def why_not(self) -> str | None:
-        return _why_no_overlayfs()
-
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        user = runner.place.user
-        if not user.is_root:
-            ids = [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
-            command = ["setpriv", *ids, "--", *command]
-        with tempfile.TemporaryDirectory(dir=runner.place.temporary) as layers:
-            upper = Path(layers, "upper")
-            upper.mkdir()
-            Path(layers, "work").mkdir()
-            # The merged root shows the metadata of the upper's.
-            shutil.copystat(runner.work, upper)
-            os.chown(upper, user.uid, user.gid)
-            apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh"]
-            done = subprocess.run(
-                [*apart, runner.work, layers, *command],
-                cwd="/",
-                env=runner.environment(env),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-
-_MOUNT = (
-    'mount -t overlay overlay -o "index=on,redirect_dir=on,lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$1"'
-    ' && cd "$1" && shift 2 && exec "$@"'
-)
-
-
-@functools.cache
-def _why_no_overlayfs() -> str | None:
-    if os.geteuid() != 0:
-        return "mounting needs root"
-    with ledger.directory("layers") as place:
-        for name in ("lower", "upper", "work"):
-            Path(place, name).mkdir()
-        line = [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            _MOUNT,
-            "sh",
-            f"{place}/lower",
-            place,
-        ]
-        tried = subprocess.run([*line, "true"], capture_output=True, text=True, check=False)
-    return f"overlayfs cannot be mounted: {tried.stderr.strip()}" if tried.returncode else None
-
-
-class OwnTmp(Way):
-    """Bare, with an empty directory of the user's in the place of /tmp. Seen by the command only."""
-
-    def why_not(self) -> str | None:
-        return "a /tmp of one's own needs root, bare" if os.geteuid() != 0 else None
-
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        return own_tmp.bare(runner, command, timeout=_TIMEOUT_S, env=env)
-
-
-@dataclass(frozen=True)
-class Sandboxed(Way):
-    """sandlockd. options: before the work directory, which is the last of them, and behind it."""
-
-    options: tuple[str, ...] = ("--write",)
-    behind: tuple[str, ...] = ()
-
-    def why_not(self) -> str | None:
-        return _why_no_workdir() if "--workdir" in self.options else None
-
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        granted: Line = []
-        for path in read:
-            granted += ["--read", path]
-        options: Line = ["--policy", "base", "--quiet", *granted, *self.options, runner.work, *self.behind]
-        return runner.run([SANDLOCKD, *options, "--", *command], timeout=_TIMEOUT_S, env=env)
-
-
-class StoredElsewhere(Sandboxed):
-    """The changes lie on another file system than the work directory."""
-
-    def why_not(self) -> str | None:
-        return super().why_not() or _why_no_other_file_system()
-
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        with ledger.directory("state", _OTHER_FILE_SYSTEM) as state:
-            runner.place.give(state)
-            return super().run(runner, command, read, {**env, "SANDLOCKD_STATE_DIR": str(state)})
-
-
-_OTHER_FILE_SYSTEM = Path("/dev/shm")
-
-
-@functools.cache
-def _why_no_other_file_system() -> str | None:
-    if not os.path.isdir(_OTHER_FILE_SYSTEM):
-        return f"there is no {_OTHER_FILE_SYSTEM}"
-    if os.stat(_OTHER_FILE_SYSTEM).st_dev == os.stat("/var/tmp").st_dev:
-        return f"{_OTHER_FILE_SYSTEM} is no other file system"
-    with tempfile.NamedTemporaryFile(dir=_OTHER_FILE_SYSTEM) as file:
-        try:
-            os.setxattr(file.name, "user.x", b"")
-        except OSError:
-            return f"{_OTHER_FILE_SYSTEM} has no user attributes (Linux 6.6)"
-    return None
-
-
-class Committed(Sandboxed):
-    """What was changed is kept, looked at, and committed with all that must be named."""
-
-    def parts(self, names: Sequence[str], user: User) -> list[list[str]]:
-        impossible = [name for name in names if os.fsencode(name) in _IMPOSSIBLE and not user.is_root]
-        return [part for part in ([name for name in names if name not in impossible], impossible) if part]
-
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        ended = super().run(runner, command, read, env)
-        listed = _control(runner, "ps", "--json")
-        assert listed.returncode == 0, listed.stderr
-        for run in map(json.loads, listed.stdout.splitlines()):
-            if run["workdir"] == str(runner.work):
-                _commit(runner, run["id"])
-        return ended
-
-
-# Programs of which an ordinary user cannot commit everything, so that nothing of it is committed: each by itself, not
-# to hide what becomes of the others.
-_IMPOSSIBLE = (
-    b"bad_sources",
-    b"of_everything",
-    b"of_everything_followed",
-    b"of_what_is_not_ours",
-    b"without_rights_in_directories_of_root",
-)
-
-
-def _commit(runner: Runner, run_id: str) -> None:
-    listed = _control(runner, "diff", "--json", "--list", run_id)
-    assert listed.returncode == 0, listed.stderr
-    records = [json.loads(line) for line in listed.stdout.splitlines()][1:]
-    marked = [_listed_path(record) for record in records if record["marks"]]
-    tops = {_listed_path(record).partition(b"/")[0] for record in records}
-    apart = tops & set(_IMPOSSIBLE) if not runner.place.user.is_root else set()
-    together = [b"."] if not apart else sorted(tops - apart)
-    if together:
-        named = [path for path in marked if path.partition(b"/")[0] not in apart]
-        committed = _control(runner, "commit", run_id, "--", *together, *named)
-        assert committed.returncode == 0, committed.stderr.decode(errors="replace")
-    for top in apart:
-        _control(runner, "commit", run_id, "--", top, *(path for path in marked if path.startswith(top)))
-
-
-def _control(runner: Runner, *words: str | bytes) -> Ended:
-    return runner.run([SANDLOCKCTL, *words], timeout=_TIMEOUT_S)
-
-
-def _listed_path(record: dict[str, Any]) -> bytes:
-    exact = record.get("path_b64")
-    return base64.b64decode(exact) if exact is not None else os.fsencode(record["path"])
-
-
-@functools.cache
-def _why_no_workdir() -> str | None:
-    with ledger.directory("workdir") as place:
-        line = [
-            SANDLOCKD,
-            "--policy",
-            "base",
-            "--workdir",
-            f"{place}/tree",
-            "--on-exit",
-            "discard",
-            "--",
-            "true",
-        ]
-        Path(place, "tree").mkdir()
-        environment = {**os.environ, "SANDLOCKD_STATE_DIR": f"{place}/state"}
-        tried = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
-    return tried.stderr.strip() if "not supported yet" in tried.stderr else None
-
-
-BARE = Way("bare")
-BARE_AGAIN = Way("bare again")
-OVERLAYFS = Overlayfs("overlayfs")
-BARE_TMP = OwnTmp("bare, with a /tmp of its own")
-# Nothing is kept apart: what differs then is the sandbox's doing, not that of copy-on-write.
-GRANTED = Sandboxed("sandlockd, granted")
-DISCARDED = Sandboxed("sandlockd, discarded", ("--workdir",), ("--on-exit", "discard"))
-ELSEWHERE = StoredElsewhere("sandlockd, stored elsewhere", ("--workdir",), ("--on-exit", "discard"))
-COMMITTED = Committed("sandlockd, committed", ("--workdir",), ("--on-exit", "keep"))
-
-
-# ---- programs ----
 
 
 @dataclass
@@ -462,63 +223,6 @@ class Runs:
                 # Not tried again for each of its programs.
                 self.found[way.name] = dict.fromkeys(names, Result([f"the run failed: {error}"], -1, []))
         return self.found[way.name]
-
-
-# ---- disks ----
-
-_CLONE_NEWNS = 0x20000
-_DISK_SIZE = 2 << 30
-
-
-def on_a_fresh_disk(place: Place, action: Callable[[], T]) -> T:
-    """Act in a process of its own, with an empty file system of its own at the place's root, which goes with it.
-
-    A file system that has just lost tens of thousands of files takes 50 times as long to make new ones: ext4 looks for
-    inodes that were not in use a moment ago. Without root, or without the tools, it is done where the place is.
-    """
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.close(read_end)
-            with open(write_end, "wb") as pipe:
-                pipe.write(pickle.dumps(_outcome(place, action)))
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(write_end)
-    with open(read_end, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(pid, 0)
-    result, problem = pickle.loads(data)
-    assert problem is None, problem
-    return result  # type: ignore[no-any-return]
-
-
-def _outcome(place: Place, action: Callable[[], T]) -> tuple[T | None, str | None]:
-    try:
-        if os.geteuid() == 0 and shutil.which("mkfs.ext4"):
-            _mount_fresh_disk(place)
-        return action(), None
-    except BaseException:
-        return None, traceback.format_exc()
-
-
-def _mount_fresh_disk(place: Place) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS):
-        raise OSError(ctypes.get_errno(), "unshare")
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    with ledger.directory("disk") as directory:
-        image = directory / "image"
-        with open(image, "wb") as file:
-            file.truncate(_DISK_SIZE)
-        options = ["-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
-        subprocess.run(["mkfs.ext4", *options, image], check=True)
-        # The loop device keeps the image for as long as it is mounted.
-        subprocess.run(["mount", "-o", "loop,noinit_itable", image, place.root], check=True)
-    place.make_directories()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* init as a tracer: tracer.c and its orders. What programs see of it is tests/behaviour/test_interrupted_calls.py's. */
+/* init as a tracer: tracer.c and its orders. What programs see of it is tests/behaviour/test_interrupted_calls.py's and
+ * test_traced_processes.py's. */
 #include "launch.h"
 
 #include <pthread.h>

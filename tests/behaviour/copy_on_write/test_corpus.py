@@ -22,22 +22,9 @@ from behaviour.copy_on_write.differences import (
     reason,
 )
 from harness.compiling import Compiler
-from harness.copy_on_write import (
-    BARE,
-    BARE_AGAIN,
-    COMMITTED,
-    CORPUS,
-    DISCARDED,
-    ELSEWHERE,
-    GRANTED,
-    OVERLAYFS,
-    Result,
-    Runs,
-    Way,
-    every_program,
-    runs_of,
-)
+from harness.copy_on_write import CORPUS, Result, Runs, every_program, runs_of
 from harness.users import User
+from harness.ways import BARE, BARE_AGAIN, COMMITTED, DISCARDED, ELSEWHERE, GRANTED, OVERLAYFS, Way
 
 from sandlockd.kernel.syscalls import BY_NAME, Kind, Treatment
 

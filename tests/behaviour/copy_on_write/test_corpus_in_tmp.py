@@ -11,8 +11,9 @@ import pytest
 from behaviour.copy_on_write.differences import IN_TMP_DIFFERS
 from behaviour.copy_on_write.test_corpus import Program, _differences, _judge, _possible
 from harness.compiling import Compiler
-from harness.copy_on_write import BARE_TMP, DISCARDED, Runs, every_program, runs_of
+from harness.copy_on_write import Runs, every_program, runs_of
 from harness.users import User
+from harness.ways import BARE_TMP, DISCARDED
 
 _PROGRAMS = [pytest.param(program, id="-".join(program)) for program in every_program()]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from behaviour.copy_on_write.corpus import GROUPS
 from harness.compiling import Compiler
-from harness.copy_on_write import DISCARDED, Line, Runs, Sandboxed, programs_of, runs_of
+from harness.copy_on_write import Runs, programs_of, runs_of
 from harness.running import Ended, Runner
 from harness.users import User
+from harness.ways import DISCARDED, Line, Sandboxed
 
 # upper, work and stage of the tree that is /tmp, which nobody has put anything into.
 _OWN_TMP_DIRECTORIES = 3

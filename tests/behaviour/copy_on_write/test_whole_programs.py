@@ -14,20 +14,10 @@ from dataclasses import dataclass, field
 
 import pytest
 from harness.compiling import Compiler
-from harness.copy_on_write import (
-    BARE,
-    BARE_AGAIN,
-    COMMITTED,
-    DISCARDED,
-    OVERLAYFS,
-    Bench,
-    Result,
-    Runs,
-    Way,
-    runs_of,
-)
+from harness.copy_on_write import Bench, Result, Runs, runs_of
 from harness.running import require
 from harness.users import User
+from harness.ways import BARE, BARE_AGAIN, COMMITTED, DISCARDED, OVERLAYFS, Way
 
 _TREE = """
 mkdir -p tree/a/b/c tree/d tree/empty

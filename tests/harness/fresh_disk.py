@@ -1,0 +1,71 @@
+"""An empty file system for one action, which goes with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import shutil
+import subprocess
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from harness import ledger
+from harness.places import Place
+
+T = TypeVar("T")
+
+_CLONE_NEWNS = 0x20000
+_DISK_SIZE = 2 << 30
+
+
+def on_a_fresh_disk(place: Place, action: Callable[[], T]) -> T:
+    """Act in a process of its own, with an empty file system of its own at the place's root, which goes with it.
+
+    A file system that has just lost tens of thousands of files takes 50 times as long to make new ones: ext4 looks for
+    inodes that were not in use a moment ago. Without root, or without the tools, it is done where the place is.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(read_end)
+            with open(write_end, "wb") as pipe:
+                pipe.write(pickle.dumps(_outcome(place, action)))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    result, problem = pickle.loads(data)
+    assert problem is None, problem
+    return result  # type: ignore[no-any-return]
+
+
+def _outcome(place: Place, action: Callable[[], T]) -> tuple[T | None, str | None]:
+    try:
+        if os.geteuid() == 0 and shutil.which("mkfs.ext4"):
+            _mount_fresh_disk(place)
+        return action(), None
+    except BaseException:
+        return None, traceback.format_exc()
+
+
+def _mount_fresh_disk(place: Place) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    with ledger.directory("disk") as directory:
+        image = directory / "image"
+        with open(image, "wb") as file:
+            file.truncate(_DISK_SIZE)
+        options = ["-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
+        subprocess.run(["mkfs.ext4", *options, image], check=True)
+        # The loop device keeps the image for as long as it is mounted.
+        subprocess.run(["mount", "-o", "loop,noinit_itable", image, place.root], check=True)
+    place.make_directories()
