@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from harness import ledger
 from harness.compiling import Compiler
@@ -25,6 +26,12 @@ from harness.waiting import Patience, until
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the long tests too, and others longer")
 
+
+# How long an example takes, to make and to run, depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 _TURNS = pytest.StashKey[Turns]()
 

@@ -39,5 +39,5 @@ def test_long_random_walks_keep_the_model_and_a_plain_file_system_equal(seed: in
 
 TestCopyOnWrite = CopyOnWrite.TestCase
 TestCopyOnWrite.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )

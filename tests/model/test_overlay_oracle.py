@@ -42,7 +42,7 @@ def real_tree(root: bytes) -> dict[bytes, Node]:
     return shown
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(operations, picks), min_size=10, max_size=40))
 def test_the_oracle_does_what_a_real_directory_does(
     calls: list[tuple[Operation, tuple[int, int]]],

@@ -57,7 +57,6 @@ TestOnDisk = OnDisk.TestCase
 TestOnDisk.settings = settings(
     max_examples=12,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     # Making it small takes as long as it is slow: each try is a tree on disk.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
