@@ -98,14 +98,3 @@ def test_it_is_a_filter_in_a_pipeline(runner: Runner) -> None:
     ended = runner.run(["sh", "-c", pipeline, "sh", *runner.command_line(command)], input=b"hello\nworld\n")
     assert (ended.returncode, ended.stdout, ended.stderr) == (bare.returncode, bare.stdout, bare.stderr)
     assert ended.stdout == b"HELL0\nW0RLD\n"
-
-
-def test_what_check_found_does_not_depend_on_who_reads_it(runner: Runner) -> None:
-    policy = runner.policy_file("[filesystem]\nno_such = 1\n")
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        ended = runner.sandlockd("check", policy, "--json", stdout=writing)
-    finally:
-        os.close(writing)
-    assert ended.returncode == 125

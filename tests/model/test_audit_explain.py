@@ -178,37 +178,37 @@ def test_json_gives_each_event_once_with_its_newest_count(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("run", [None, "whole", "end"])
 def test_the_command_shows_the_run_that_is_meant(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: str | None
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], run: str | None
 ) -> None:
     for second in (1, 2):
         log = started(tmp_path, second * 1_000_000_000)
         log.close(END)
     meant = {None: None, "whole": log.run_id, "end": log.run_id[-6:]}[run]
     assert explain(meant, run is None, False, os.fsencode(tmp_path)) == 0
-    assert capsys.readouterr().out.startswith(f"run {log.run_id}: make")
+    assert capfd.readouterr().out.startswith(f"run {log.run_id}: make")
 
 
 def test_an_unknown_run_is_told_with_the_newest_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state_dir = os.fsencode(tmp_path)
     assert explain(None, True, False, state_dir) == 1
-    assert capsys.readouterr().err == f"sandlockd: no run has left a log in {tmp_path} yet\n"
+    assert capfd.readouterr().err == f"sandlockd: no run has left a log in {tmp_path} yet\n"
     log = started(tmp_path)
     log.close(END)
     assert explain("nonsense\x1b", False, False, state_dir) == 1
-    assert capsys.readouterr().err == f"sandlockd: no run nonsense\\x1b; the newest are: {log.run_id}\n"
+    assert capfd.readouterr().err == f"sandlockd: no run nonsense\\x1b; the newest are: {log.run_id}\n"
     assert explain(log.run_id, True, False, state_dir) == 2
-    assert capsys.readouterr().err == "sandlockd: give a run or --last, not both\n"
+    assert capfd.readouterr().err == "sandlockd: give a run or --last, not both\n"
 
 
 def test_a_state_directory_not_to_be_trusted_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     started(tmp_path).close(END)
     tmp_path.chmod(0o777)
     assert explain(None, True, False, os.fsencode(tmp_path)) == 1
-    assert "may be written by others" in capsys.readouterr().err
+    assert "may be written by others" in capfd.readouterr().err
 
 
 def test_letters_that_the_terminal_lacks_are_escaped() -> None:

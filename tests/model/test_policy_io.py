@@ -226,11 +226,11 @@ def test_the_rules_of_this_machine_let_a_shell_run_and_keep_its_secrets(place: P
 
 
 def test_check_tells_every_error_in_a_line_and_exits_with_125(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(place, "[filesystem]\nraed = []\nworkdir = 'my.toml'\n[limits]\nmemory = '-1'\ntimeout = '5m'\n")
     assert check(["my.toml"], False) == 125
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines() == [
         'sandlockd: my.toml:2: filesystem.raed: unknown key; did you mean "read"?',
@@ -240,17 +240,17 @@ def test_check_tells_every_error_in_a_line_and_exits_with_125(
     ]
 
 
-def test_check_tells_where_a_path_leads(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_tells_where_a_path_leads(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     os.symlink("/proc", "p")
     write(place, "[filesystem]\nread = ['p/self']\n")
     assert check(["my.toml"], False) == 125
-    assert "which no policy can grant (law.proc)" in capsys.readouterr().err
+    assert "which no policy can grant (law.proc)" in capfd.readouterr().err
 
 
-def test_check_as_json_has_the_errors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_as_json_has_the_errors(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(place, "\nx = 1\n")
     assert check(["my.toml"], True) == 125
-    (error,) = json.loads(capsys.readouterr().out)["errors"]
+    (error,) = json.loads(capfd.readouterr().out)["errors"]
     assert (error["file"], error["line"], error["key"]) == ("my.toml", 2, "x")
 
 
@@ -297,15 +297,15 @@ def _paths(policy: object) -> list[tuple[bytes, str]]:
 
 
 def test_check_shows_the_effective_policy_with_the_source_of_each_path(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(place, FULL.replace(', "${ODD}"', ""))
     assert check(["my.toml"], False) == 0
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     assert f'    "{place}",  # my.toml:10\n' in text
     assert tomllib.loads(text)["program"]["umask"] == "007"
     assert check(["my.toml"], True) == 0
-    described = json.loads(capsys.readouterr().out)
+    described = json.loads(capfd.readouterr().out)
     assert described["policy"] == tomllib.loads(text)
     assert {"rule": "filesystem.read[0]", "path": str(place), "source": "my.toml:10"} in described["rules"]
 
@@ -313,12 +313,12 @@ def test_check_shows_the_effective_policy_with_the_source_of_each_path(
 # --- presets ---
 
 
-def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_are_listed_and_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert presets(None, False) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(PRESETS)
+    assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == list(PRESETS)
     assert presets("agent", False) == 0
-    assert tomllib.loads(capsys.readouterr().out)["program"]["clean_env"]
+    assert tomllib.loads(capfd.readouterr().out)["program"]["clean_env"]
     assert presets(None, True) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(PRESETS)
+    assert [row["name"] for row in json.loads(capfd.readouterr().out)] == list(PRESETS)
     assert presets("agnet", False) == 125
-    assert 'did you mean "agent"' in capsys.readouterr().err
+    assert 'did you mean "agent"' in capfd.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from sandlockd.cli.ending import say
 from sandlockd.cli.policy_files import compile_file_rules, load_policy, temporary_root
 from sandlockd.launch.temporary import described, temporary_of
 from sandlockd.policy.errors import PolicyErrors
@@ -35,7 +36,7 @@ def check(files: Sequence[str], json: bool) -> int:
         _print_errors(errors, json=json)
         return _EXIT_BAD_POLICY
     except OSError as error:
-        print(f"sandlockd: this machine's mounts cannot be read: {error}", file=sys.stderr)
+        say("sandlockd", f"this machine's mounts cannot be read: {error}")
         return _EXIT_BAD_POLICY
     if json:
         _print_json({**_described(policy), "temporary": _temporary(temporary)})
@@ -54,7 +55,7 @@ def _print_errors(errors: PolicyErrors, *, json: bool) -> None:
         _print_json({"ok": False, "errors": rows})
         return
     for error in errors.errors:
-        print(f"sandlockd: {error}", file=sys.stderr)
+        say("sandlockd", str(error))
 
 
 def _described(policy: Policy) -> dict[str, object]:

@@ -6,11 +6,12 @@ It works on the runs whose changes are kept, and needs no service.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
 from sandlockd import __version__
-from sandlockd.cli.ending import end
+from sandlockd.cli.ending import end, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ examples:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        sys.stderr.write(f"sandlockctl: {message}; see {self.prog} --help\n")
+        _say(f"{message}; see {self.prog} --help")
         raise SystemExit(BROKEN)
 
 
@@ -184,12 +185,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"sandlockctl: {text}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
+    say("sandlockctl", text)
 
 
 def _print(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.write(text + "\n")
 
 
 def _state_dir() -> bytes:
@@ -254,6 +254,8 @@ def _on_run(
     except (CannotReview, state.StateError) as error:
         _say(str(error))
         return BROKEN
+    except BrokenPipeError:
+        raise  # of our output
     except OSError as error:
         _say(f"{error.strerror}: {error.filename!r}" if error.filename else str(error.strerror))
         return BROKEN
@@ -321,8 +323,9 @@ def _finished(review: Review, word: str, done: Done, options: argparse.Namespace
     for line in done.notes:
         _say(line)
     lines = finished_json(review, word, done) if options.json else finished_lines(review, word, done)
-    for line in lines:
-        _print(line)
+    with contextlib.suppress(BrokenPipeError):  # it is done, whoever reads of it
+        for line in lines:
+            _print(line)
     return DONE
 
 

@@ -8,6 +8,7 @@ import sys
 from sandlockd.audit import explain as rendering
 from sandlockd.audit import state
 from sandlockd.audit.read import RunLog, read_run
+from sandlockd.cli.ending import say
 
 # What a person who mistyped a run id is offered.
 _RECENT_SHOWN = 5
@@ -60,11 +61,9 @@ def _print(log: RunLog, *, json: bool) -> None:
         return
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     text = rendering.explanation(log, rendering.COLOURED if coloured else rendering.PLAIN)
-    # A terminal or pipe that cannot show a letter gets an escape, not a traceback.
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.write(text)
 
 
 def _complain(words: str, status: int = 1) -> int:
-    print(f"sandlockd: {words}", file=sys.stderr)
+    say("sandlockd", words)
     return status

@@ -7,7 +7,7 @@ import os
 import sys
 from types import SimpleNamespace
 
-from sandlockd.cli.ending import end
+from sandlockd.cli.ending import end, say
 from sandlockd.cli.run_options import add_to, read_plain
 
 TYPE_CHECKING = False
@@ -78,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in _LATER:
         verb = arguments[0]
-        sys.stderr.write(
-            f"sandlockd: not supported yet: {verb}; a command of that name: sandlockd -- {verb}\n"
-        )
+        say("sandlockd", f"not supported yet: {verb}; a command of that name: sandlockd -- {verb}")
         return 125
     if arguments and arguments[0] in SUBCOMMANDS:
         verb, rest = arguments[0], arguments[1:]
@@ -202,7 +200,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 def _usage_error(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-def]
     def error(message: str) -> None:
-        sys.stderr.write(f"sandlockd: {message}; see {parser.prog} --help\n")
+        say("sandlockd", f"{message}; see {parser.prog} --help")
         raise SystemExit(125)
 
     return error
@@ -240,7 +238,7 @@ def _explain(arguments: list[str]) -> int:
     try:
         directory = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
     except StateError as error:
-        sys.stderr.write(f"sandlockd: {error}\n")
+        say("sandlockd", str(error))
         return 125
     return explain(found.run, last=found.last or found.run is None, json=found.json, state_dir=directory)
 

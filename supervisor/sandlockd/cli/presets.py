@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from sandlockd.cli.ending import say
 from sandlockd.policy import shipped
 from sandlockd.policy.errors import suggestion
 from sandlockd.policy.spelling import printable
@@ -22,7 +23,7 @@ def presets(name: str | None, json: bool) -> int:
         return 0
     if name not in shipped.PRESETS:
         hint = suggestion(name, shipped.PRESETS) or f"; there are {', '.join(shipped.PRESETS)}"
-        print(f'sandlockd: there is no preset "{printable(name)}"{hint}', file=sys.stderr)
+        say("sandlockd", f'there is no preset "{printable(name)}"{hint}')
         return _EXIT_NO_SUCH_PRESET
     text = preset_text(name)
     if json:

@@ -14,7 +14,7 @@ import time
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
 from sandlockd.audit.state import StateError, state_directory
-from sandlockd.cli.ending import INTERRUPTED, unforeseen
+from sandlockd.cli.ending import INTERRUPTED, closed_streams, unforeseen
 from sandlockd.cli.ending import say as write_line
 from sandlockd.cli.policy_files import (
     compile_file_rules,
@@ -154,7 +154,9 @@ class _Foreground:
         self._state_dir = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
         self._old_mask: set[int] = set()
         self._umask = 0o022
-        self._stdio = _occupy_stdio()
+        # What we were started without the program shall be without.
+        first, second, third = (-2 if fd in closed_streams else -1 for fd in (0, 1, 2))
+        self._stdio = (first, second, third)
         self._terminate_by: float | None = None
         self._verbose: Verbose | None = None
         self._limits = Limits(policy.limits, trees=policy.filesystem.workdir is not None)
@@ -492,18 +494,6 @@ def _terminal_device() -> int | None:
         except OSError:
             continue  # not open
     return None
-
-
-def _occupy_stdio() -> tuple[int, int, int]:
-    """What we were started without the program shall be without; for us, 0 to 2 must not become anything else."""
-    stdio = [-1, -1, -1]
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            stdio[fd] = -2
-            os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the lowest free number: this one
-    return stdio[0], stdio[1], stdio[2]
 
 
 def _let_go_of_stdio() -> None:
