@@ -186,6 +186,36 @@ def test_on_an_older_kernel_a_run_names_what_is_missing_and_does_without_it_if_i
     )
 
 
+# The filter flag of Linux 5.19 is EINVAL, as it is before; everything else is the kernel's.
+_BEFORE_5_19 = _TAKE_AWAY.replace("(0x15, 0, 3,", "(0x15, 0, 5,").replace(
+    "(0x15, 0, 1, int(number)),", "(0x15, 0, 3, int(number)), (0x20, 0, 0, 24), (0x45, 0, 1, 1 << 5),"
+)
+
+
+def test_before_linux_5_19_a_run_is_refused_unless_the_policy_says_so_and_then_that_is_told(
+    runner: Runner,
+) -> None:
+    name = "seccomp.wait_killable"
+    wrap = [sys.executable, "-c", _BEFORE_5_19, str(number_of("seccomp")), "22"]
+    refused = _run(runner, "--", "true", wrap=wrap)
+    assert (refused.returncode, refused.stdout) == (125, "")
+    (line,) = refused.stderr.splitlines()
+    allow = f'[degrade] allow = ["{name}"]'
+    assert f"lacks {name} (Linux before 5.19)" in line and allow in line
+    checks = _checks(_run(runner, "doctor", "--json", wrap=wrap))
+    assert (checks[name]["state"], checks[name]["need"]) == ("missing", "promised")
+    assert allow in checks[name]["fix"]
+    section, rest = allow.split(" ", 1)
+    policy = runner.place.file("degraded.toml", f"{section}\n{rest}\n")
+    done = _run(runner, "-v", "--policy", "base", "--policy", policy, "--", "echo", "ran", wrap=wrap)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    told = done.stderr.splitlines()
+    assert f"sandlockd: running without {name}, as [degrade] allows" in told
+    assert f"sandlockd: runs without: {name} ([degrade] allow)" in told
+    (note,) = [record for record in runner.audit() if record["kind"] == "note"]
+    assert note["subject"] == "missing-feature" and note["text"].startswith(name)
+
+
 def test_without_filters_the_seccomp_checks_fail_and_the_others_do_not(runner: Runner) -> None:
     done = _run(runner, "doctor", "--json", wrap=_without("seccomp", 38))
     checks = _checks(done)

@@ -28,7 +28,9 @@ from sandlockd.launch.features import (
     NO_SUPERVISION,
     REPEATED,
     SECCOMP_FIX,
+    WAIT_KILLABLE,
     landlock_fix,
+    wait_killable_fix,
 )
 from sandlockd.policy.spelling import printable
 
@@ -208,11 +210,11 @@ CHECKS: tuple[Check, ...] = (
         SECCOMP_FIX,
     ),
     Check(
-        "seccomp.wait_killable_recv",
-        NEEDED,
+        WAIT_KILLABLE,
+        PROMISED,
         probe_seccomp.wait_killable,
         REPEATED,
-        "Linux 5.19 or newer",
+        wait_killable_fix(),
     ),
     Check(
         "seccomp.sync_wake_up",

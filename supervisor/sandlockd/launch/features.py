@@ -64,15 +64,15 @@ def check_features(degrade: frozenset[str]) -> tuple[int, list[str]]:
     ]
     if seccomp is not None and seccomp[0] not in degrade:
         lines.append(_line(*seccomp))
-    names = [name for name, _, _, _ in missing] + (
-        [WAIT_KILLABLE] if seccomp and seccomp[0] == WAIT_KILLABLE else []
-    )
+    names = [name for name, _, _, _ in missing]
+    if seccomp is not None and seccomp[0] == WAIT_KILLABLE:
+        names.append(WAIT_KILLABLE)
     if lines:
         told = [name for name in names if name not in degrade]
         if len(told) == len(lines) > 1:
             lines.append(f"to run without all of them: {_degraded(told)}")
         raise MissingFeatures(tuple(lines))
-    return version, [name for name in names if name != WAIT_KILLABLE]
+    return version, names
 
 
 def _seccomp() -> tuple[str, str, str, str] | None:
@@ -80,9 +80,12 @@ def _seccomp() -> tuple[str, str, str, str] | None:
     if error:
         return "seccomp.user_notification", os.strerror(error), NO_SUPERVISION, SECCOMP_FIX
     if seccomp_flags_error(_NEW_LISTENER | _WAIT_KILLABLE_RECV):
-        fix = f"Linux 5.19 or newer, or {_degraded([WAIT_KILLABLE])} in the policy"
-        return WAIT_KILLABLE, "Linux before 5.19", REPEATED, fix
+        return WAIT_KILLABLE, "Linux before 5.19", REPEATED, wait_killable_fix()
     return None
+
+
+def wait_killable_fix() -> str:
+    return f"Linux 5.19 or newer, or {_degraded([WAIT_KILLABLE])} in the policy"
 
 
 def _line(name: str, found: str, means: str, fix: str) -> str:
