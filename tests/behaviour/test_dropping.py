@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness.forked import in_child
-from harness.interpreter import SANDLOCKD
+from harness.interpreter import SANDLOCKCTL, SANDLOCKD
 from harness.kept_runs import KeptRun, call, new_file
 from harness.places import Place, tree_of
 from harness.running import Runner
@@ -137,6 +140,90 @@ def test_a_storage_that_is_gone_damaged_or_anothers_is_left_to_the_review_to_tel
         assert drop(run.state_dir, "20200101T000000.000-000000", unseen=True) is None
 
     assert in_child(check, place.user) == 0
+
+
+# ---- what resists
+
+
+_FLAGS_GET, _FLAGS_SET, _IMMUTABLE = 0x80086601, 0x40086602, 0x10  # linux/fs.h
+
+
+@contextlib.contextmanager
+def _immutable(directory: Path) -> Iterator[None]:
+    """Nobody can remove what is in it, root neither."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        flags = struct.unpack("i", fcntl.ioctl(fd, _FLAGS_GET, bytes(4)))[0]
+        fcntl.ioctl(fd, _FLAGS_SET, struct.pack("i", flags | _IMMUTABLE))
+        try:
+            yield
+        finally:
+            fcntl.ioctl(fd, _FLAGS_SET, struct.pack("i", flags))
+    except OSError as error:
+        pytest.skip(f"no immutable directories here: {error}")
+    finally:
+        os.close(fd)
+
+
+def _resisting(place: Place) -> tuple[str, Path]:
+    """The id of a run, and its storage; `closed` in the upper is not empty."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root")
+
+    def make() -> None:
+        run = KeptRun(place).ended()
+        (run.upper / "closed").mkdir()
+        (run.upper / "closed" / "file").touch()
+
+    before = set((place.state / "runs").glob("*"))
+    assert in_child(make, place.user) == 0
+    (made,) = set((place.state / "runs").glob("*")) - before
+    return made.name, made / "tree"
+
+
+def test_a_storage_that_cannot_be_removed_has_gone_is_told_and_is_removed_by_the_next_look(
+    place: Place,
+) -> None:
+    run_id, storage_path = _resisting(place)
+    said: list[str] = []
+    gone = storage_path.with_suffix(".gone")
+    state_dir = os.fsencode(place.state)
+
+    def check() -> None:
+        assert drop(state_dir, run_id, unseen=True, say=said.append) == "discarded"
+        assert len(said) == 1 and f"{gone}: " in said[0] and f"sandlockctl discard {run_id}" in said[0]
+        going = kept.kept_runs(state_dir)
+        assert [one.state for one in going] == [kept.State.GOING] and str(gone) in (going[0].problem or "")
+        assert kept.kept_lines(state_dir, os.fsencode(place.work)) == []
+        disposed = dispose(Request(state_dir, run_id, "discard"))
+        assert disposed.problem is not None and "sandlockctl discard" in disposed.problem
+
+    with _immutable(storage_path / "upper/closed"):
+        assert in_child(check, place.user) == 0
+    assert in_child(lambda: kept.kept_lines(state_dir, os.fsencode(place.work)), place.user) == 0
+    assert not gone.exists()
+
+
+def test_sandlockctl_tells_of_what_resists_and_ends_it(place: Place, runner: Runner) -> None:
+    run_id, storage_path = _resisting(place)
+    other, _ = _resisting(place)  # one that has nothing to do with it is listed as ever
+
+    def control(*words: str) -> tuple[int, bytes]:
+        ended = runner.run([SANDLOCKCTL, *words])
+        return ended.returncode, ended.stdout + ended.stderr
+
+    with _immutable(storage_path / "upper/closed"):
+        status, told = control("discard", run_id)
+        assert status == 0 and b"cannot be removed" in told, told
+        status, told = control("ps")
+        assert status == 0 and b"  going " in told and b"  kept " in told, told
+        assert control("diff", run_id)[0] == 1
+        status, told = control("discard", run_id)
+        assert status == 125 and b"cannot be removed" in told, told
+    status, told = control("discard", run_id)
+    assert status == 0 and b"what was left of its storage is removed" in told, told
+    assert not storage_path.with_suffix(".gone").exists()
+    assert control("discard", other)[0] == 0
 
 
 # ---- whole runs

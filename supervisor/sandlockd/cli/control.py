@@ -225,11 +225,11 @@ def _ps(options: argparse.Namespace) -> int:
 def _on_run(
     options: argparse.Namespace,
     act: Callable[[Review], int],
-    unused: Callable[[bytes, str], bool] | None = None,
+    done_already: Callable[[bytes, str], str | None] | None = None,
 ) -> int:
     from sandlockd.audit import state
     from sandlockd.policy.spelling import printable
-    from sandlockd.review.kept import NoChanges
+    from sandlockd.review.kept import NoChanges, NotRemoved
     from sandlockd.review.reviewing import CannotReview, InUse, NotCommitted, open_review
 
     try:
@@ -239,8 +239,9 @@ def _on_run(
             wrong = f"may be any of {' '.join(found[:5])}" if found else "is no run: see sandlockctl ps"
             _say(f"{printable(options.run)} {wrong}")
             return BROKEN
-        if unused is not None and unused(directory, found[0]):
-            _say(f"run {found[0]} never began: what was made for it is removed")
+        told = None if done_already is None else done_already(directory, found[0])
+        if told is not None:
+            _say(told)
             return DONE
         with open_review(directory, found[0]) as review:
             return act(review)
@@ -251,7 +252,7 @@ def _on_run(
         for line in error.lines:
             _say(line)
         return REFUSED
-    except (CannotReview, state.StateError) as error:
+    except (CannotReview, NotRemoved, state.StateError) as error:
         _say(str(error))
         return BROKEN
     except BrokenPipeError:
@@ -312,9 +313,18 @@ def _discard(options: argparse.Namespace) -> int:
     def act(review: Review) -> int:
         return _finished(review, "discarded", review.discard(_paths(options.paths, review)), options)
 
-    from sandlockd.review.kept import forget_unused
+    return _on_run(options, act, _removed)
 
-    return _on_run(options, act, forget_unused)
+
+def _removed(directory: bytes, run_id: str) -> str | None:
+    """Where nothing is to be reviewed."""
+    from sandlockd.review.kept import finish_removal, forget_unused
+
+    if finish_removal(directory, run_id):
+        return f"run {run_id}: what was left of its storage is removed"
+    if forget_unused(directory, run_id):
+        return f"run {run_id} never began: what was made for it is removed"
+    return None
 
 
 def _finished(review: Review, word: str, done: Done, options: argparse.Namespace) -> int:

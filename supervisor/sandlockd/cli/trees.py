@@ -90,7 +90,7 @@ class RunTree:
         """
         how = self._files.on_exit if result.succeeded else self._files.on_error
         unseen = how == "discard" and not self._is_dry_run and not counted
-        dropped = drop(self._state_dir, self._run_id, unseen=unseen, meta=self.tree.storage.meta)
+        dropped = drop(self._state_dir, self._run_id, unseen=unseen, meta=self.tree.storage.meta, say=say)
         if dropped is not None:
             self._is_dropped = True
             self._disposer.close()
@@ -111,7 +111,8 @@ class RunTree:
         if self._is_dropped:
             return
         meta = self.tree.storage.meta
-        if drop(self._state_dir, self._run_id, unseen=not has_run, meta=meta) is None and has_run:
+        dropped = drop(self._state_dir, self._run_id, unseen=not has_run, meta=meta, say=say)
+        if dropped is None and has_run:
             say(f"what the program has changed until then is kept: sandlockctl diff {self._run_id}")
 
     @property

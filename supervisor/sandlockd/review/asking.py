@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from sandlockd.review.reviewing import Done
+
 _MENU = "[c]ommit [d]iff [s]elect [k]eep [D]iscard"
 _HELP = """\
 c  commit all changes, or those selected, to the directory
@@ -105,24 +107,25 @@ class Asking:
             skip = answer == "w"
             named = [] if skip else [row.change.path for row in marked]
         return self._carry_out(
-            "committed", lambda: self._review.commit(self._selected, named=named, skip_marked=skip).left
+            "committed", lambda: self._review.commit(self._selected, named=named, skip_marked=skip)
         )
 
     def _discard(self) -> bool:
-        return self._carry_out("discarded", lambda: self._review.discard(self._selected).left)
+        return self._carry_out("discarded", lambda: self._review.discard(self._selected))
 
-    def _carry_out(self, did: str, act: Callable[[], int]) -> bool:
+    def _carry_out(self, did: str, act: Callable[[], Done]) -> bool:
         try:
-            left = act()
+            done = act()
         except NotCommitted as error:
             self._say(error.lines)
             return False
+        self._say(done.notes)
         self._write(f"{did}.")
         self.did = did
         self._selected = None
-        if left:
+        if done.left:
             self._list()
-        return left == 0
+        return done.left == 0
 
     def _select(self) -> None:
         answer = self._asked("numbers or paths: ")

@@ -79,16 +79,13 @@ def _disposed(request: Request, review: Review) -> Disposed:
         return Disposed(state, {"state": state, **told}, lines, problem)
 
     if not review.rows:
-        review.discard()
-        return done("none")
+        return done("none", *review.discard().notes)
     if request.is_dry_run:
         lines = [*list_lines(review.rows, style_for(2)), f"{summary(review.changes)}; nothing was kept"]
-        review.discard()
-        return done("discarded", *lines)
+        return done("discarded", *lines, *review.discard().notes)
     match request.how:
         case "discard":
-            review.discard()
-            return done("discarded")
+            return done("discarded", *review.discard().notes)
         case "commit":
             try:
                 finished = review.commit()

@@ -18,13 +18,22 @@ from sandlockd.store.watched_names import OPAQUE_ATTRIBUTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandlockd.store.storage import Meta
 
 
-def drop(state_dir: bytes, run_id: str, *, unseen: bool, meta: Meta | None = None) -> str | None:
+def drop(
+    state_dir: bytes,
+    run_id: str,
+    *,
+    unseen: bool,
+    meta: Meta | None = None,
+    say: Callable[[str], None] | None = None,
+) -> str | None:
     """Remove the storage if nothing changed or, `unseen`, whatever changed. When whoever used it has closed it.
 
-    meta: of the storage, where it is known: to read it takes json.
+    meta: of the storage, where it is known: to read it takes json. say: told what could not be removed of it.
 
     Returns: `none` (nothing had changed), `discarded`, or None: it is there as it was, to be reviewed. Never raises.
     """
@@ -36,7 +45,9 @@ def drop(state_dir: bytes, run_id: str, *, unseen: bool, meta: Meta | None = Non
             unchanged = _is_unchanged(opened)
             if not unchanged and not unseen:
                 return None
-            kept.remove_storage(state_dir, run_id, path, flush=not unchanged)
+            left = kept.remove_storage(state_dir, run_id, path, flush=not unchanged)
+            if left is not None and say is not None:
+                say(left)
             return "none" if unchanged else "discarded"
     except (NoChanges, StateError, StorageError, OSError, RecursionError):
         return None

@@ -4,7 +4,8 @@
     <state>/runs/<run id>/storage       the path of the storage, where it does, or where review/places.py put it
     <state>/runs/<run id>/committed-N   the journals of what was committed, when the storage has gone
 
-A storage that goes is renamed first (`.gone`), so that half of one is never taken for one.
+A storage that goes is renamed first (`.gone`), so that half of one is never taken for one. From then on its changes
+have gone. What of it cannot be removed is told, and tried again by every look at the runs and by `sandlockctl discard`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ class State(enum.Enum):
     KEPT = "kept"
     COMMITTING = "committing"  # half done: its process was killed
     DAMAGED = "damaged"
+    GOING = "going"  # has gone, but something of it could not be removed yet
 
 
 class KeptRun(NamedTuple):
-    """problem: why it is DAMAGED."""
+    """problem: why it is DAMAGED or GOING."""
 
     run_id: str
     state: State
@@ -57,6 +59,10 @@ class KeptRun(NamedTuple):
 
 class NoChanges(Exception):
     """The run keeps none: one line."""
+
+
+class NotRemoved(Exception):
+    """What is left of a storage that has gone resists: one line."""
 
 
 def make_storage_directory(
@@ -103,7 +109,21 @@ def forget_unused(state_dir: bytes, run_id: str) -> bool:
     if os.path.lexists(path + b"/" + storage.META_NAME):
         return False
     os.rename(path, path + _GONE)
-    sweep(state.run_path(state_dir, run_id))
+    sweep(state.run_path(state_dir, run_id))  # what resists is told of by sandlockctl ps
+    return True
+
+
+def finish_removal(state_dir: bytes, run_id: str) -> bool:
+    """Whether there was something left of a storage that had gone; it is removed then.
+
+    Raises: NotRemoved, StateError, OSError.
+    """
+    run = state.run_path(state_dir, run_id)
+    if not os.path.lexists(_path_below(run) + _GONE):
+        return False
+    problem = sweep(run)
+    if problem is not None:
+        raise NotRemoved(problem)
     return True
 
 
@@ -119,17 +139,22 @@ def storage_of(state_dir: bytes, run_id: str) -> bytes:
     path = _storage_below(run)
     if path is None:
         how = "its changes were committed" if _has_committed(run) else "nothing is kept of it"
+        if os.path.lexists(_path_below(run) + _GONE):
+            how = f"they have gone, but not all of their storage: sandlockctl discard {run_id}"
         raise NoChanges(f"run {run_id} has no changes: {how}")
     return path
 
 
-def _storage_below(run: bytes) -> bytes | None:
-    path = run + b"/" + _TREE_NAME
+def _path_below(run: bytes) -> bytes:
     try:
         with openat2(AT_FDCWD, run + b"/" + _POINTER_NAME, os.O_RDONLY | os.O_NOFOLLOW) as file:
-            path = os.read(file.fd, 4096)
+            return os.read(file.fd, 4096)
     except FileNotFoundError:
-        pass
+        return run + b"/" + _TREE_NAME
+
+
+def _storage_below(run: bytes) -> bytes | None:
+    path = _path_below(run)
     return path if path.startswith(b"/") and os.path.lexists(path) else None
 
 
@@ -142,9 +167,11 @@ def kept_runs(state_dir: bytes) -> list[KeptRun]:
     found = []
     for run_id in state.run_ids(state_dir):
         run = state.run_path(state_dir, run_id)
-        sweep(run)
+        problem = sweep(run)
         path = _storage_below(run)
-        if path is not None:
+        if problem is not None:
+            found.append(KeptRun(run_id, State.GOING, b"", _path_below(run) + _GONE, problem))
+        elif path is not None:
             found.append(_looked_at(run_id, path))
     return found
 
@@ -224,10 +251,12 @@ def lock_workdir(state_dir: bytes, meta: storage.Meta) -> OwnedFd:
     return lock
 
 
-def remove_storage(state_dir: bytes, run_id: str, path: bytes, *, flush: bool = True) -> None:
+def remove_storage(state_dir: bytes, run_id: str, path: bytes, *, flush: bool = True) -> str | None:
     """All of it, but for the journals of what was committed: they stay with the run.
 
     flush: not if there is nothing in it that half a removal could take for a change.
+    Returns: what there is to say where its changes have gone, but not all of it could be removed.
+    Raises: OSError: it is there as it was.
     """
     run = state.run_path(state_dir, run_id)
     with _opened(path) as old, _opened(run) as directory:
@@ -238,9 +267,13 @@ def remove_storage(state_dir: bytes, run_id: str, path: bytes, *, flush: bool = 
             flushing.flush_directory(directory)
     os.rename(path, path + _GONE)
     if flush or journals:
-        with _opened(os.path.dirname(path)) as above:
-            flushing.flush_directory(above)
-    sweep(run)
+        try:
+            with _opened(os.path.dirname(path)) as above:
+                flushing.flush_directory(above)
+        except OSError as error:
+            return _resisting(path + _GONE, error)
+    problem = sweep(run)
+    return None if problem is None else f"{problem}; sandlockctl discard {run_id} tries again"
 
 
 def _keep_journal(old: OwnedFd, directory: OwnedFd, name: bytes) -> None:
@@ -259,22 +292,32 @@ def _keep_journal(old: OwnedFd, directory: OwnedFd, name: bytes) -> None:
     beneath.rename(directory, temporary, directory, name)
 
 
-def sweep(run: bytes) -> None:
-    """What is left of a storage that was going when its process was killed."""
-    path = run + b"/" + _TREE_NAME
-    try:
-        with openat2(AT_FDCWD, run + b"/" + _POINTER_NAME, os.O_RDONLY | os.O_NOFOLLOW) as file:
-            path = os.read(file.fd, 4096)
-    except FileNotFoundError:
-        pass
+def sweep(run: bytes) -> str | None:
+    """What is left of a storage that was going when its process was killed, or that could not be removed.
+
+    Returns: why it still cannot.
+    """
+    path = _path_below(run)
     gone = path + _GONE
-    if os.path.lexists(gone):
+    if not os.path.lexists(gone):
+        return None
+    try:
         with _opened(os.path.dirname(gone)) as above:
             remove(above, os.path.basename(gone))
         places.leave(path)
         if not os.path.lexists(path):
             with _opened(run) as directory:
                 remove(directory, _POINTER_NAME)
+    except OSError as error:
+        return _resisting(gone, error)
+    return None
+
+
+def _resisting(gone: bytes, error: OSError) -> str:
+    from sandlockd.policy.spelling import printable  # not at the start of a run
+
+    where = printable(os.fsdecode(gone))
+    return f"what is left of changes that have gone cannot be removed: {where}: {error.strerror}"
 
 
 def committed_journals(state_dir: bytes) -> Iterator[tuple[str, Journal, int]]:

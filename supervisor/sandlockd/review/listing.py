@@ -16,7 +16,7 @@ from sandlockd.review.changelist import (
     summary,
 )
 from sandlockd.review.diffs import diff_lines
-from sandlockd.review.kept import KeptRun, State
+from sandlockd.review.kept import KeptRun
 from sandlockd.review.reviewing import Done, Review
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def ps_lines(state_dir: bytes, runs: Collection[KeptRun], with_headings: bool) -
 def _columns(state_dir: bytes, run: KeptRun) -> tuple[str, ...]:
     header = _header(state_dir, run.run_id)
     where = shown(run.workdir) or "-"
-    what = run.problem if run.state is State.DAMAGED else _command(header)
+    what = run.problem if run.problem is not None else _command(header)
     return run.run_id, run.state.value, text(header, "time")[:19] or "-", where, printable(what or "-")
 
 

@@ -215,7 +215,7 @@ class Review:
 
     def _finished(self, done: tuple[Change, ...], notes: tuple[str, ...]) -> Done:
         if not self.rows:
-            self._remove()
+            notes += self._removed()
         return Done(done, len(self.rows), notes)
 
     def discard(self, paths: Collection[bytes] | None = None) -> Done:
@@ -230,8 +230,7 @@ class Review:
         tops = _tops(paths)
         if tops is None:
             done = tuple(self.changes)
-            self._remove()
-            return Done(done, 0, notes)
+            return Done(done, 0, notes + self._removed())
         rows = self.chosen(paths)
         try:
             reverter.discard(self.storage, view_of(self.storage), self.changes, tops)
@@ -252,9 +251,11 @@ class Review:
         """Flush what is kept, so that it outlives a power failure."""
         flush_file_system(self.storage.upper)
 
-    def _remove(self) -> None:
+    def _removed(self) -> tuple[str, ...]:
+        """The storage. Returns: what there is to say about it."""
         self._unlocked.close()
-        kept.remove_storage(self.state_dir, self.run_id, self._path)
+        left = kept.remove_storage(self.state_dir, self.run_id, self._path)
+        return () if left is None else (left,)
 
     # ---- what keeps from it
 
