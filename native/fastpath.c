@@ -251,12 +251,17 @@ static int judge_canonical(struct slk_engine *engine, const struct slk_walk *wal
 }
 
 /* The program cannot make a name there, a link into a tree least of all: so that nothing is there stays so, as far as
- * anything does that others may change. */
+ * anything does that others may change. Where the supervisor makes names for it (on the spine of a hole), it can, although
+ * the kernel grants it nothing.
+ *
+ * Somebody outside may make one, and is not seen for as long as this is remembered. That is harmless: the call goes on, and
+ * the kernel finds what is there. Only if it is a link into a tree, that leads to the real file for so long, which the program
+ * may see and read anyway; Landlock lets nothing be written there. */
 static int is_unchanging(const struct slk_engine *engine, const struct slk_walk *walk)
 {
 	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
 
-	return !zone || !(zone->rights & MAKES);
+	return !zone || !(zone->flags & SLK_ZONE_SLOW || zone->rights & MAKES);
 }
 
 /* The letters say granted: look whether a symbolic link leads the path elsewhere. */
