@@ -34,7 +34,7 @@ class Change(NamedTuple):
     """One row.
 
     facts: of the new object; None for a deletion.
-    content: sha256 of a file in hexadecimal, the target of a symbolic link in hexadecimal, or "".
+    content: the digest of a file's content (store/content.py), the target of a symbolic link in hexadecimal, or "".
     base: the lower object that goes or is changed, as it was at copy-up, or now where no copy was made. If that
         changed after the run began, nobody knows which of its versions the program meant: then its ctime is UNKNOWN_NS.
     below: what lies below a directory that goes, each with what it is now.
@@ -74,7 +74,7 @@ class Inspector(Protocol):
         """The record of a file or directory in the upper."""
 
     def content(self, path: bytes) -> str:
-        """sha256 of a file in the upper, in hexadecimal."""
+        """The digest of a file in the upper."""
 
     def keeps_owner(self, old: Facts) -> bool:
         """Whether the copy of a lower object could have its owner and group."""

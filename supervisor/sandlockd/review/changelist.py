@@ -16,6 +16,7 @@ from sandlockd.overlay.changes import Change, What
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import Facts, Identity
 from sandlockd.policy.spelling import printable
+from sandlockd.store.content import SPARSE_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def json_record(row: Row, diff: str | None = None, *, with_diff: bool = False) -
     if facts is not None:
         record |= {"size": facts.size_bytes, "mode": f"{facts.mode:04o}", "uid": facts.uid, "gid": facts.gid}
         if facts.kind is Kind.FILE:
-            record["sha256"] = change.content
+            is_sparse = change.content.startswith(SPARSE_PREFIX)
+            record["sparse_digest" if is_sparse else "sha256"] = change.content
         if facts.kind is Kind.SYMLINK:
             record |= json_path("target", bytes.fromhex(change.content))
     if base is not None:

@@ -7,7 +7,6 @@ compared line by line, but shown whole or by its hash.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 
 from sandlockd.kernel import beneath, copying
@@ -16,7 +15,7 @@ from sandlockd.overlay.changes import What
 from sandlockd.overlay.entries import Kind
 from sandlockd.policy.spelling import printable
 from sandlockd.review.changelist import PLAIN, Row, Style, shown
-from sandlockd.store.inspector import content_digest
+from sandlockd.store.content import content_digest
 from sandlockd.store.storage import Storage
 
 TYPE_CHECKING = False
@@ -44,11 +43,9 @@ class _Side:
         self.text = None
         if self.size_bytes <= _TEXT_BYTES_MAX:
             content = _read(file)
-            self.digest = hashlib.sha256(content).hexdigest()
             if b"\0" not in content:
                 self.text = content
-        else:
-            self.digest = content_digest(file)
+        self.digest = content_digest(file)
 
     def told(self) -> str:
         return f"{self.size_bytes} bytes, sha256 {self.digest}" if self.digest else "nothing"

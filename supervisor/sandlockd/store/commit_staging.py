@@ -9,8 +9,8 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.commit import STAGED, Action, Conflict, Do
 from sandlockd.overlay.entries import Kind
 from sandlockd.store.commit_state import FEW, Conflicted, NotAsApproved, Progress
+from sandlockd.store.content import is_content
 from sandlockd.store.executor import NODES
-from sandlockd.store.inspector import content_digest
 from sandlockd.store.real_tree import above, last, make_like
 
 
@@ -98,7 +98,7 @@ class Staging:
         is_same = made is not None and (made.kind, *made[4:9]) == (facts.kind, *facts[4:9])
         if is_same and facts.kind is Kind.FILE:
             with self._run.tree.open(action.source, os.O_RDONLY | os.O_NONBLOCK) as file:
-                is_same = content_digest(file) == action.content
+                is_same = is_content(file, action.content)
         if not is_same:
             raise Conflicted([Conflict(action.source, "changed: other names are to be linked to it")])
 
@@ -113,7 +113,7 @@ class Staging:
                     try:
                         with copying.open_source(seen) as source:
                             copying.copy_data(source, copy)
-                        if content_digest(copy) != action.content:
+                        if not is_content(copy, action.content):
                             raise NotAsApproved(action.path)
                         self._run.lost |= make_like(seen, copy, facts)
                     except BaseException:

@@ -18,6 +18,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Facts, Origin, decode_origin
 from sandlockd.overlay.view import View
+from sandlockd.store.content import content_digest, same_content
 from sandlockd.store.executor import LENT_PREFIX, give_back
 from sandlockd.store.layer import DirectoryLayer, fs_error, kind_of_status
 from sandlockd.store.restored import Restored
@@ -27,7 +28,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_BLOCK_BYTES = 1 << 20
 _SAME = 0xFFFFFFFF
 # What the attributes of something come to that we may not read: it differs from whatever can be read.
 _UNREADABLE = "?"
@@ -63,15 +63,6 @@ def _attributes_digest(opened: OwnedFd) -> str:
     hashed = hashlib.sha256()
     for name, value in sorted(found.items()):
         hashed.update(b"%d:%b,%d:%b," % (len(name), name, len(value), value))
-    return hashed.hexdigest()
-
-
-def content_digest(file: OwnedFd) -> str:
-    """sha256 of a file that is open for reading, in hexadecimal."""
-    hashed, offset = hashlib.sha256(), 0
-    while block := os.pread(file.fd, _BLOCK_BYTES, offset):
-        hashed.update(block)
-        offset += len(block)
     return hashed.hexdigest()
 
 
@@ -191,18 +182,7 @@ class DiskInspector:
             except PermissionError:
                 return os.fstat(seen.fd).st_mtime_ns == os.fstat(below.fd).st_mtime_ns
             with other:
-                return _same(one, other)
-
-
-def _same(one: OwnedFd, other: OwnedFd) -> bool:
-    offset = 0
-    while True:
-        block = os.pread(one.fd, _BLOCK_BYTES, offset)
-        if block != os.pread(other.fd, _BLOCK_BYTES, offset):
-            return False
-        if not block:
-            return True
-        offset += len(block)
+                return same_content(one, other)
 
 
 @contextlib.contextmanager
