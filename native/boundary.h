@@ -133,6 +133,7 @@ enum slk_restart_end {
 	SLK_RESTART_RETURN, /* the call's result is the old one's, and the arguments are back in their registers */
 	SLK_RESTART_AGAIN,  /* the old call is made again after it, and asked about again; see slk_restart_result */
 	SLK_RESTART_OPEN,   /* of openat: as RETURN, and what it opens takes the number of close_fd, the lowest free one */
+	SLK_RESTART_ENTER,  /* of openat: as RETURN, and what it opens is entered by fchdir, whose result it is, and closed */
 };
 
 /* The call that a caller is to make in the place of its own. */
@@ -152,6 +153,7 @@ struct slk_rewrite {
 	uint64_t instruction_pointer;
 	uint64_t blocked; /* its signals, while it is in the call */
 	int64_t result;
+	int64_t entered; /* the descriptor of what is entered */
 	int32_t phase;
 };
 

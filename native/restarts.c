@@ -222,6 +222,7 @@ int slk_answer_restart(struct slk_engine *engine, uint32_t index, int control_fd
 		return -EAGAIN;
 	if (has_vanished(engine, slot))
 		return -ENOENT;
+	rewrite.entered = -1;
 	rewrite.tid = slot->tid;
 	rewrite.old_nr = slot->nr;
 	rewrite.instruction_pointer = slot->instruction_pointer;

@@ -105,6 +105,18 @@ static int call_further(struct slk_rewrite *rewrite, struct user_regs_struct *no
 			rewrite->phase = SLK_ENTERING_MOVE;
 			return 1;
 		}
+		if (rewrite->call.end == SLK_RESTART_ENTER && result >= 0) {
+			args[0] = (uint64_t)result;
+			rewrite->entered = result;
+			slk_registers_call_next(now, SYS_fchdir, args);
+			rewrite->phase = SLK_ENTERING_MOVE;
+			return 1;
+		}
+	} else if (rewrite->phase == SLK_MOVING && rewrite->call.end == SLK_RESTART_ENTER) {
+		rewrite->result = result; /* close_fd is closed first, then what was entered */
+	} else if (rewrite->phase == SLK_CLOSING && rewrite->call.end == SLK_RESTART_ENTER && rewrite->entered >= 0) {
+		args[0] = (uint64_t)rewrite->entered;
+		rewrite->entered = -1;
 	} else if (rewrite->phase == SLK_MOVING && result == rewrite->call.close_fd) {
 		args[0] = (uint64_t)rewrite->result;
 		rewrite->result = result;

@@ -97,6 +97,7 @@ class _Lib:
     SLK_RESTART_RETURN: Final[int]
     SLK_RESTART_AGAIN: Final[int]
     SLK_RESTART_OPEN: Final[int]
+    SLK_RESTART_ENTER: Final[int]
     SLK_LOST_OWNER: Final[int]
     SLK_LOST_ATTRIBUTES: Final[int]
     SLK_RESOLVE_CONFINED: Final[int]

@@ -64,6 +64,57 @@ static void test_what_openat_opens_has_the_number_of_the_directory(void)
 	end_program(&program);
 }
 
+/* Enters `place/..` by what only openat can name: the directory's own last name, without a descriptor that lists it. */
+static int enters_by_path(struct shared *shared)
+{
+	int before = open_descriptors();
+	struct stat place, now;
+	char name[SLK_PATH_MAX];
+
+	CHECK_EQUAL(0, stat(shared->place, &place));
+	snprintf(name, sizeof(name), "virtual/%s", strrchr(shared->place, '/') + 1);
+	for (int i = 0; i < 50; i++) {
+		CHECK_EQUAL(0, syscall(SYS_chdir, "/"));
+		CHECK_EQUAL(0, syscall(SYS_chdir, name));
+		CHECK_EQUAL(0, stat(".", &now));
+		CHECK_EQUAL(place.st_ino, now.st_ino);
+		CHECK_EQUAL(-1, syscall(SYS_chdir, "virtual/missing"));
+		CHECK_EQUAL(ENOENT, errno);
+	}
+	CHECK_EQUAL(before, open_descriptors());
+	return 0;
+}
+
+static void test_what_openat_opens_is_entered_and_nothing_is_left_open(void)
+{
+	struct program program = start_program(enters_by_path);
+	struct slk_request *request;
+	char above[SLK_PATH_MAX];
+
+	snprintf(above, sizeof(above), "%s/..", program.shared->place);
+	while ((request = next(&program))) {
+		struct slk_restart call = {.nr = SYS_openat, .end = SLK_RESTART_ENTER};
+		char path[SLK_PATH_MAX] = "";
+		int place;
+
+		slk_read_string(request->tid, request->args[0], sizeof(path), path);
+		if (strncmp(path, "virtual/", 8) != 0) {
+			CHECK_EQUAL(0, slk_answer_continue(program.engine, request->slot));
+			continue;
+		}
+		place = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		call.close_fd = slk_inject_fd(program.engine, request->slot, place);
+		close(place);
+		CHECK(call.close_fd >= 0);
+		call.args[0] = (uint64_t)call.close_fd;
+		call.args[1] = request->args[0] + 8;
+		call.args[2] = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+		CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	}
+	CHECK_EQUAL(0, exit_of(program.parent));
+	end_program(&program);
+}
+
 #if defined(__x86_64__)
 static int looks_at_its_registers(struct shared *shared)
 {
@@ -330,6 +381,7 @@ int main(void)
 	begin_tests();
 	RUN(test_chdir_becomes_fchdir_and_leaves_no_descriptor);
 	RUN(test_what_openat_opens_has_the_number_of_the_directory);
+	RUN(test_what_openat_opens_is_entered_and_nothing_is_left_open);
 #if defined(__x86_64__)
 	RUN(test_the_arguments_are_in_their_registers_afterwards);
 #endif

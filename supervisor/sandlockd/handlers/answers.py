@@ -83,6 +83,7 @@ class Restart(NamedTuple):
     returns: bool  # else the call ends in another program (execve), or fails with the descriptor left open
     again: bool = False  # the old call is made again after it, and Engine.restart_result has the result
     opens: bool = False  # it is openat, and what it opens takes the number of the injected descriptor
+    enters: bool = False  # it is openat, and what it opens is entered (fchdir), and closed
     given: int = -1  # the number that the descriptor has there already, when it is tried once more
 
 

@@ -38,6 +38,7 @@ LEAVE = lib.SLK_RESTART_LEAVE
 RETURN = lib.SLK_RESTART_RETURN
 AGAIN = lib.SLK_RESTART_AGAIN
 OPEN = lib.SLK_RESTART_OPEN
+ENTER = lib.SLK_RESTART_ENTER
 
 ZONE_SLOW = lib.SLK_ZONE_SLOW
 ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
@@ -258,7 +259,8 @@ class Engine:
     ) -> int:
         """Have the caller make another call in the place of its own (native/rewrite.c).
 
-        end: LEAVE, RETURN, AGAIN, OPEN. close_fd: a descriptor of the program's, closed after the call; not with LEAVE.
+        end: LEAVE, RETURN, AGAIN, OPEN, ENTER. close_fd: a descriptor of the program's, closed after the call, not with
+            LEAVE.
         -EPERM: somebody else traces it, -EAGAIN: its process is in execve; the call waits on then. From the thread
         that drains or pumps.
         """

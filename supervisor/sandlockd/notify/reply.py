@@ -11,7 +11,7 @@ from typing import assert_never
 
 from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Restart, Settled, Value, Write
 from sandlockd.kernel import memory
-from sandlockd.kernel.engine import AGAIN, LEAVE, OPEN, RETURN
+from sandlockd.kernel.engine import AGAIN, ENTER, LEAVE, OPEN, RETURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _restart(engine: Engine, request: Request, answer: Restart) -> int | Restart
         end = AGAIN
     if answer.opens:
         end = OPEN
+    if answer.enters:
+        end = ENTER
     result = engine.answer_restart(request.slot, answer.nr, args, end=end, close_fd=close_fd)
     if result == -errno.EAGAIN:
         return answer._replace(fd=-1, given=number)

@@ -16,6 +16,7 @@ import struct
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import LANDLOCK_FILES, Backstop, Continue, Errno, Restart
 from sandlockd.handlers.merged.doing import Call, denied, kernel_finds
+from sandlockd.handlers.merged.opening import open_by_name
 from sandlockd.handlers.merged.places import Elsewhere, Place, resolve
 from sandlockd.kernel import acts, beneath, memory
 from sandlockd.kernel.fds import OwnedFd
@@ -59,11 +60,14 @@ def change_directory(call: Call) -> Answer | Elsewhere:
     if kernel_finds(call, place, follow=True):
         return _SEEN
     with place.tree.open_described(found) as described:
-        # Where it could become somebody else: it is entered by a descriptor that lists it, of which another of its
-        # threads may take a duplicate meanwhile.
-        needed = os.X_OK if call.caller.identity is None else os.X_OK | os.R_OK
-        if not call.caller.act(beneath.may_access, described, needed):
+        if not call.caller.act(beneath.may_access, described, os.X_OK):
             return Errno(errno.EACCES)
+        if not call.caller.act(beneath.may_access, described, os.R_OK):
+            if kernel_finds(call, place, follow=True, in_upper=True):
+                return _SEEN  # from where it is in the upper
+            # What we inject lists it, and another thread may take a duplicate of that meanwhile.
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            return open_by_name(call, place, flags, enters=True) or Errno(errno.EACCES)
     layer = place.tree.storage.workdir if found.lower is not None else place.tree.storage.upper
     return enter(beneath.open_below(layer.fd, found.path, os.O_RDONLY | os.O_DIRECTORY))
 

@@ -27,6 +27,8 @@ from sandlockd.store.executor import Making
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandlockd.handlers.answers import Answer, Later
     from sandlockd.handlers.merged.places import Elsewhere
     from sandlockd.handlers.opening import How
@@ -157,7 +159,7 @@ def _open_path(call: Call, place: Place, how: How) -> Answer:
         return Errno(errno.ENOTDIR)
     if kernel_finds(call, place, follow=not how.flags & os.O_NOFOLLOW, in_upper=True):
         return _SEEN
-    by_name = _open_by_name(call, place, how)
+    by_name = open_by_name(call, place, how.flags)
     if by_name is not None:
         return by_name
     if found.kind not in (Kind.DIRECTORY, Kind.FILE):
@@ -169,29 +171,40 @@ def _open_path(call: Call, place: Place, how: How) -> Answer:
     return answer
 
 
-def _open_by_name(call: Call, place: Place, how: How) -> Answer | None:
-    """None: the path does not end in the object's name, or the caller may not open the directory that it is in."""
-    text = call.text()
-    at = text.rstrip(b"/").rfind(b"/") + 1
-    name = text[at:].rstrip(b"/")
-    if name == b".":
-        directory: Found | None = place.found
-    else:
-        directory = place.found.parent if name == place.found.path.rpartition(b"/")[2] else None
-    if not name or directory is None or directory.kind is not Kind.DIRECTORY:
-        return None
-    if denied(call, Place(place.tree, place.side, directory), Want.READ) is not None:
-        return None
+def open_by_name(call: Call, place: Place, flags: int, *, enters: bool = False) -> Answer | None:
+    """None: the path does not end in the object's name, or the caller may open no directory above it for that.
+
+    flags: of openat, O_PATH among them. enters: as of a Restart.
+    """
     storage = place.tree.storage
     layer = storage.workdir if place.found.lower is not None else storage.upper
-    try:
-        with beneath.open_below(layer.fd, directory.path, os.O_PATH) as seen:
-            opened = call.caller.act(acts.reopen_at_once, seen, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
-    address = call.arg(lookup.operand(call.caller).position) + at
-    args = (0, address, how.flags, 0, 0, 0)
-    return Restart(Backstop.PATH_ONLY, number_of("openat"), args, opened.take(), returns=True, opens=True)
+    for at, directory in _beginnings(call.text(), place.found):
+        if denied(call, Place(place.tree, place.side, directory), Want.READ) is not None:
+            continue
+        try:
+            with beneath.open_below(layer.fd, directory.path, os.O_PATH) as seen:
+                opened = call.caller.act(acts.reopen_at_once, seen, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue  # it may only be searched; from one further up, maybe
+        args = (0, call.arg(lookup.operand(call.caller).position) + at, flags, 0, 0, 0)
+        kind, number = Backstop.PATH_ONLY, number_of("openat")
+        return Restart(kind, number, args, opened.take(), returns=True, opens=not enters, enters=enters)
+    return None
+
+
+def _beginnings(text: bytes, found: Found) -> Iterator[tuple[int, Found]]:
+    """Where in a path the names of the object and of directories above it begin, and the directory that each is in."""
+    end = len(text.rstrip(b"/"))
+    at = text.rfind(b"/", 0, end) + 1
+    if text[at:end] == b".":
+        if found.kind is Kind.DIRECTORY:
+            yield at, found
+        return
+    while found.parent is not None and text[at:end] == found.path.rpartition(b"/")[2]:
+        found = found.parent
+        yield at, found
+        end = len(text[:at].rstrip(b"/"))
+        at = text.rfind(b"/", 0, end) + 1
 
 
 def _unnamed(call: Call, place: Place, how: How) -> Answer | Later:

@@ -286,3 +286,32 @@ def the_executable_of_the_process(s: Calls) -> None:
 def mounts_do_not_name_another_tree(s: Calls) -> None:
     with open("/proc/self/mountinfo", "rb") as mounts:
         s.say("mounted here:", sum(line.split()[4].startswith(s.root) for line in mounts))
+
+
+def _enter_what_may_only_be_searched(s: Calls) -> None:
+    for path in ("new", "below", "../below", "./", "..", "new", "below/../below/"):
+        s.chdir(path)
+        s.getcwd()
+        s.open(".", os.O_RDONLY | os.O_DIRECTORY, 0)
+        s.lstat("file")
+    # No descriptor is left of it.
+    s.say("lowest free:", s.silently("dup", 0))
+
+
+@program
+def entering_what_may_only_be_searched(s: Calls) -> None:
+    s.mkdir("new", 0o755)
+    s.mkdir("new/below", 0o755)
+    s.put("new/below/file")
+    s.chmod("new/below", 0o711)
+    s.chmod("new", 0o711)
+
+    def as_another() -> None:
+        s.setresgid(4242, 4242, 4242)
+        s.setresuid(4242, 4242, 4242)
+        _enter_what_may_only_be_searched(s)
+
+    s.child(as_another)
+    s.chmod("new/below", 0o111)
+    s.chmod("new", 0o311)
+    s.child(lambda: _enter_what_may_only_be_searched(s))
