@@ -373,7 +373,6 @@ int slk_answer_given(struct slk_engine *engine, uint32_t slot, int number);
 int slk_exchange_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec, int32_t number);
 /* Likewise, and closes fd, whatever is returned. */
 int slk_hand_over_fd(struct slk_engine *engine, uint32_t slot, int32_t fd, int32_t close_on_exec);
-int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 
 /* statx(2) of the opened object as the kernel writes it: 256 bytes. */
 int slk_statx(int fd, uint32_t mask, int flags, void *ret_statx);
@@ -415,8 +414,9 @@ int slk_layers_move(struct slk_layers *layers, const char *source, const char *t
 int slk_layers_exchange(struct slk_layers *layers, const char *first, const char *second);
 /* enum slk_layer_kind, and the flags from bit 8 on. */
 int slk_layers_find(struct slk_layers *layers, const char *path);
-/* What a directory has: the kind of name number N, in no particular order; SLK_LAYER_NONE behind the last one. */
-int slk_layers_row(struct slk_layers *layers, const char *path, uint32_t number, char ret_name[256]);
+/* What a directory has: the kind of name number N, in no particular order; SLK_LAYER_NONE behind the last one.
+ * ret_name: 256 bytes. */
+int slk_layers_row(struct slk_layers *layers, const char *path, uint32_t number, char *ret_name);
 /* Somebody watches this directory: what changes names in it, or below one in it, is Python's from now on. */
 void slk_layers_watch(struct slk_layers *layers, const char *path);
 
@@ -467,8 +467,6 @@ void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask);
 /* What the mount table says now; holds until mounts_fd tells of a change. local_mounts: ids of mounts where no lookup
  * waits for a server, as far as they are known. */
 void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const int32_t *local_mounts, uint32_t count);
-/* For tests: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
-int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 
 #define SLK_POKE_SIGNAL 40
 #define SLK_PATIENCE_SIGNAL 41 /* ends our own waits in patience.c */

@@ -497,7 +497,7 @@ int slk_layers_find(struct slk_layers *layers, const char *path)
 	return result;
 }
 
-int slk_layers_row(struct slk_layers *layers, const char *path, uint32_t number, char ret_name[256])
+int slk_layers_row(struct slk_layers *layers, const char *path, uint32_t number, char *ret_name)
 {
 	const struct slk_node *node;
 	int result = SLK_LAYER_NONE;

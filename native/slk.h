@@ -126,6 +126,8 @@ void slk_rewrite_forget(struct slk_engine *engine, int32_t tid);
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 		   int *ret_may_wait);
 int slk_fast_call(struct slk_engine *engine, struct slk_request *request);
+/* For tests: what the fast path thinks of an absolute path: 1 continue, 0 Python. */
+int slk_engine_judge(struct slk_engine *engine, const char *path, uint32_t need, int follow);
 
 struct slk_judged {
 	uint64_t key;
@@ -382,6 +384,8 @@ void slk_release(const struct slk_confined *confined);
 struct slk_slot *slk_slot_take(struct slk_engine *engine);
 struct slk_slot *slk_slot_in_use(struct slk_engine *engine, uint32_t slot);
 void slk_slot_release(struct slk_slot *slot);
+/* For tests: 1: its caller waits still; -ENOENT, -EBADSLT. */
+int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 /* For a notification without a slot. */
 int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags);
 /* Forget that a call of this thread may wait in the kernel (slk_answer_may_wait). */

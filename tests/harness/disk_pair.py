@@ -18,7 +18,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import self_link
 from sandlockd.overlay import lookup
 from sandlockd.overlay.copyup import shown_links
-from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.entries import KINDS, FsError, Kind
 from sandlockd.overlay.view import Found, View
 from sandlockd.store import storage
 from sandlockd.store.access import DiskAccess
@@ -26,13 +26,6 @@ from sandlockd.store.executor import Executor, Making
 from sandlockd.store.layer import DirectoryLayer, HardLinks
 from sandlockd.store.watches import Watches
 
-_KINDS = {
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFDIR: Kind.DIRECTORY,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFIFO: Kind.FIFO,
-    stat.S_IFSOCK: Kind.SOCKET,
-}
 _MAKING = {"mkdir": 0o755, "symlink": 0o777}
 
 LONG_AGO_NS = 1_000_000_000_000_000_001
@@ -43,7 +36,7 @@ Described = tuple[object, ...]
 
 def described(path: bytes, root: bytes) -> Described:
     status = os.lstat(path)
-    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    kind = KINDS[stat.S_IFMT(status.st_mode)]
     content = b""
     if kind is Kind.SYMLINK:
         content = os.readlink(path)
@@ -189,7 +182,7 @@ class Places:
 
 
 def _node_of(path: bytes) -> Node:
-    node = Node(_KINDS[stat.S_IFMT(os.lstat(path).st_mode)])
+    node = Node(KINDS[stat.S_IFMT(os.lstat(path).st_mode)])
     if node.kind is Kind.DIRECTORY:
         for name in sorted(os.listdir(path)):
             node.children[name] = _node_of(path + b"/" + name)

@@ -11,7 +11,7 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from harness.users import User
@@ -133,13 +133,3 @@ def _become(argv: Sequence[str], slave_fd: int, user: User, cwd: str, environmen
         os.execve(argv[0], list(argv), dict(environment))
     finally:
         os._exit(127)
-
-
-@contextlib.contextmanager
-def ignoring_hangup() -> Iterator[None]:
-    """While a terminal is closed under its processes."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)

@@ -111,6 +111,13 @@ def make_run(directory: bytes, run_id: str) -> bytes:
     return run_path(directory, run_id)
 
 
+def _open_runs_for(directory: bytes, run_id: str) -> int:
+    """The directory of all runs, if there can be one of this name."""
+    if not _is_file_name(run_id):
+        raise FileNotFoundError(errno.ENOENT, "not a run id", run_id)
+    return _open_runs(directory, create=False)
+
+
 def run_path(directory: bytes, run_id: str) -> bytes:
     """The path of a run's directory, after it was made sure that nobody else may change what leads there.
 
@@ -118,9 +125,7 @@ def run_path(directory: bytes, run_id: str) -> bytes:
         FileNotFoundError: there is no such run.
         StateError, OSError.
     """
-    if not _is_file_name(run_id):
-        raise FileNotFoundError(errno.ENOENT, "not a run id", run_id)
-    runs_fd = _open_runs(directory, create=False)
+    runs_fd = _open_runs_for(directory, run_id)
     path = directory + b"/" + _RUNS_NAME + b"/" + os.fsencode(run_id)
     try:
         os.close(_open_trusted(path, os.fsencode(run_id), runs_fd))
@@ -136,9 +141,7 @@ def open_log(directory: bytes, run_id: str) -> int:
         FileNotFoundError: there is no such run.
         StateError, OSError.
     """
-    if not _is_file_name(run_id):
-        raise FileNotFoundError(errno.ENOENT, "not a run id", run_id)
-    runs_fd = _open_runs(directory, create=False)
+    runs_fd = _open_runs_for(directory, run_id)
     try:
         run_fd = os.open(os.fsencode(run_id), _SAFE_DIRECTORY, dir_fd=runs_fd)
     finally:

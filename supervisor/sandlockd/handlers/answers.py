@@ -33,7 +33,6 @@ class Backstop(enum.Enum):
     ONLY_TELLS = (
         "it changes and opens nothing; what it tells Landlock hides from nobody (landlock(7), limitations)"
     )
-    ARGUMENT_IN_REGISTERS = "all that was judged is in registers"
     OWN_DESCRIPTORS = "fchdir gives no right, and takes a program nowhere that its own fchdir would not"
     PATH_ONLY = (
         "an O_PATH descriptor gives no right to its object; what is done by it is judged or trapped (open(2))"

@@ -182,19 +182,6 @@ def _leads_to(path: bytes, status: os.stat_result) -> bool:
     return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
 
 
-def real_path(path: bytes) -> bytes | None:
-    """The canonical name of what a path leads to now, or None."""
-    try:
-        with openat2(AT_FDCWD, path, os.O_PATH) as opened:
-            return bytes(describe(opened.fd).path)
-    except OSError:
-        return None
-
-
-def is_directory(mode: int) -> bool:
-    return stat.S_ISDIR(mode)
-
-
 def mounts() -> list[Mount]:
     """Every mount that we see, from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
     found = []

@@ -170,10 +170,6 @@ def directory_of(tid: int, dirfd: int) -> bytes:
     return b"/proc/%d/fd/%d" % (tid, dirfd)
 
 
-def open_descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 def is_being_executed(root: bytes, path: bytes, status: os.stat_result) -> bool:
     """Does some process that we may look at execute this file? path: a name of it; root: of its tree."""
     for name in os.listdir(b"/proc"):

@@ -6,6 +6,7 @@ Pure. A path is bytes relative to the tree, without a leading slash; b"" is the 
 from __future__ import annotations
 
 import enum
+import stat
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,19 @@ class Kind(enum.Enum):
     CHARACTER = "c"
     BLOCK = "b"
     WHITEOUT = "w"  # character device 0:0: in the upper, "the lower name is gone"
+
+
+# As stat(2) tells them (S_IFMT). A whiteout is told from other devices by its number.
+FILE_TYPES = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
+KINDS = {file_type: kind for kind, file_type in FILE_TYPES.items()}
 
 
 class Entry(NamedTuple):

@@ -8,13 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NewType
 
-    Tid = NewType("Tid", int)
     Tgid = NewType("Tgid", int)
 else:
-
-    def Tid(value: int) -> int:
-        """A thread id in our pid namespace."""
-        return value
 
     def Tgid(value: int) -> int:
         """The id of a process: that of its leader."""

@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 class PerProcessState:
     """One process of the sandbox. Owns its pidfd and whatever `own` was given."""
 
-    __slots__ = ("_owned", "executions", "first_seen", "key", "pidfd", "threads")
+    __slots__ = ("_owned", "first_seen", "key", "pidfd", "threads")
 
     def __init__(self, key: PidKey, pidfd: OwnedFd, first_seen: float) -> None:
         self.key = key
         self.pidfd = pidfd
         self.first_seen = first_seen  # seconds, monotonic
         self.threads: set[int] = set()  # thread ids that asked something
-        self.executions = 0
         self._owned: list[OwnedFd] = []
 
     @property
@@ -30,17 +29,8 @@ class PerProcessState:
         """Close it when the process ends."""
         self._owned.append(descriptor)
 
-    def executed(self) -> None:
-        """exec resets what exec resets: the other threads are gone, descriptors of ours for it are stale."""
-        self.executions += 1
-        self.threads.clear()
-        self._release()
-
-    def _release(self) -> None:
+    def close(self) -> None:
         owned, self._owned = self._owned, []
         for descriptor in owned:
             descriptor.close()
-
-    def close(self) -> None:
-        self._release()
         self.pidfd.close()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sandlockd.audit import jsonline
 from sandlockd.overlay.changes import Change, What
-from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.entries import FILE_TYPES, Kind
 from sandlockd.overlay.identity import Facts, Identity
 from sandlockd.policy.spelling import printable
 from sandlockd.store.content import SPARSE_PREFIX
@@ -22,15 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-_TYPES = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.SOCKET: stat.S_IFSOCK,
-    Kind.CHARACTER: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-}
 _WORDS = {
     What.DELETED: "deleted",
     What.ADDED: "added",
@@ -102,7 +93,7 @@ def list_lines(rows: Collection[Row], style: Style = PLAIN, *, numbered: bool = 
         start = f"{place:>{width}} " if numbered else ""
         yield start + _line(row, style)
         for path, identity in row.change.below:
-            mode = stat.filemode(_TYPES.get(identity.kind, 0) | identity.mode)
+            mode = stat.filemode(FILE_TYPES.get(identity.kind, 0) | identity.mode)
             told = f"{mode} {_size(identity.kind, identity.size_bytes):>7} {shown(path)}"
             yield " " * len(start) + f"{style.deleted}D{style.end} {told}"
 
@@ -113,7 +104,7 @@ def _line(row: Row, style: Style) -> str:
     seen: Facts | Identity | None = change.base if is_gone else change.facts
     assert seen is not None
     colour = {What.DELETED: style.deleted, What.ADDED: style.added}.get(change.what, style.changed)
-    mode = stat.filemode(_TYPES.get(seen.kind, 0) | seen.mode)
+    mode = stat.filemode(FILE_TYPES.get(seen.kind, 0) | seen.mode)
     slash = "/" if seen.kind is Kind.DIRECTORY else ""
     notes = "; ".join(_notes(row))
     told = f"{colour}{change.what.value}{style.end} {mode} {_size(seen.kind, seen.size_bytes):>7}"

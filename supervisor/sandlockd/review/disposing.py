@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from sandlockd.review.reviewing import Review
 
 _READ_BYTES = 1 << 16
-HOWS = ("commit", "discard", "keep", "ask")
 
 
 class Request(NamedTuple):
-    """how: one of HOWS. is_dry_run: print the list and discard, whatever `how` says."""
+    """how: commit, discard, keep or ask. is_dry_run: print the list and discard, whatever `how` says."""
 
     state_dir: bytes
     run_id: str

@@ -7,10 +7,9 @@ import os
 from sandlockd.kernel import beneath, copying, flushing
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.commit import STAGED, Action, Conflict, Do
-from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.entries import FILE_TYPES, Kind
 from sandlockd.store.commit_state import FEW, Conflicted, NotAsApproved, Progress
 from sandlockd.store.content import is_content
-from sandlockd.store.executor import NODES
 from sandlockd.store.real_tree import above, last, make_like
 
 
@@ -126,7 +125,7 @@ class Staging:
                         raise NotAsApproved(action.path)
                     beneath.make_symlink(directory, name, target)
                 case _:
-                    beneath.make_node(directory, name, NODES[facts.kind] | 0o600, facts.special_device)
+                    beneath.make_node(directory, name, FILE_TYPES[facts.kind] | 0o600, facts.special_device)
             with beneath.open_below(directory.fd, name, os.O_PATH) as made:
                 self._run.lost |= make_like(seen, made, facts)
         return None

@@ -26,7 +26,7 @@ from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.overlay import plans
-from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.entries import FILE_TYPES, Kind
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Origin, encode_origin
 from sandlockd.overlay.identity import Identity as ObjectIdentity
 from sandlockd.overlay.steps import (
@@ -63,13 +63,6 @@ _SAME = 0xFFFFFFFF
 WHITEOUT_NAME = b"whiteout"
 STAGE_NAME = b"stage"
 LENT_PREFIX = b"lent#"  # symbolic links, see _lent
-
-NODES = {
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.SOCKET: stat.S_IFSOCK,
-    Kind.CHARACTER: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-}
 
 
 class Making(NamedTuple):
@@ -246,7 +239,7 @@ class Executor:
             case Kind.SYMLINK:
                 beneath.make_symlink(self._work, name, os.readlink(b"", dir_fd=seen.fd))
             case _:
-                beneath.make_node(self._work, name, NODES[kind] | 0o600, status.st_rdev)
+                beneath.make_node(self._work, name, FILE_TYPES[kind] | 0o600, status.st_rdev)
         if kind is not Kind.FILE:
             copy = beneath.open_below(self._work.fd, name, os.O_PATH)
         try:
@@ -566,7 +559,7 @@ def _make_as_caller(parent: OwnedFd, name: bytes, kind: Kind, making: Making) ->
             case Kind.SYMLINK:
                 beneath.make_symlink(parent, name, making.target)
             case _:
-                beneath.make_node(parent, name, NODES[kind] | mode, making.device)
+                beneath.make_node(parent, name, FILE_TYPES[kind] | mode, making.device)
     return None
 
 

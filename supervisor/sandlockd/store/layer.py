@@ -14,34 +14,25 @@ from sandlockd.kernel import beneath
 from sandlockd.kernel.beneath import Seen
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import Identity
-from sandlockd.overlay.entries import Entry, FsError, Kind, Name
+from sandlockd.overlay.entries import KINDS, Entry, FsError, Kind, Name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_KINDS = {
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFDIR: Kind.DIRECTORY,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFIFO: Kind.FIFO,
-    stat.S_IFSOCK: Kind.SOCKET,
-    stat.S_IFCHR: Kind.CHARACTER,
-    stat.S_IFBLK: Kind.BLOCK,
-    0: Kind.WHITEOUT,
-}
+_ROW_KINDS = {**KINDS, 0: Kind.WHITEOUT}  # beneath.rows
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 def kind_of(seen: Seen) -> Kind:
     """Whiteouts told from other devices."""
-    return Kind.WHITEOUT if beneath.is_whiteout(seen.mode, seen.special) else _KINDS[stat.S_IFMT(seen.mode)]
+    return Kind.WHITEOUT if beneath.is_whiteout(seen.mode, seen.special) else KINDS[stat.S_IFMT(seen.mode)]
 
 
 def kind_of_status(status: os.stat_result) -> Kind:
     """Likewise, of what fstat(2) says."""
     is_whiteout = beneath.is_whiteout(status.st_mode, status.st_rdev)
-    return Kind.WHITEOUT if is_whiteout else _KINDS[stat.S_IFMT(status.st_mode)]
+    return Kind.WHITEOUT if is_whiteout else KINDS[stat.S_IFMT(status.st_mode)]
 
 
 class DirectoryLayer:
@@ -92,7 +83,7 @@ class DirectoryLayer:
             with beneath.open_below(
                 self.root.fd, path, os.O_RDONLY | os.O_DIRECTORY, self._identity
             ) as opened:
-                return [Name(name, _KINDS[kind], inode) for name, kind, inode in beneath.rows(opened)]
+                return [Name(name, _ROW_KINDS[kind], inode) for name, kind, inode in beneath.rows(opened)]
         except OSError as error:
             raise fs_error(error, path) from None
 

@@ -15,7 +15,7 @@ from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
 from sandlockd.handlers.naming import truncate_served
 from sandlockd.kernel import beneath, memory, procfs
 from sandlockd.overlay import plans
-from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.entries import FILE_TYPES, FsError, Kind
 from sandlockd.overlay.lookup import Goal
 from sandlockd.policy.verdict import Verdict, Want
 
@@ -42,13 +42,10 @@ _EXDEV = Errno(errno.EXDEV)
 _DONE = Value(0)
 _OWN_DESCRIPTOR = re.compile(rb"/(?:proc/(?:self|thread-self|\d+)|dev)/fd/(\d+)")
 
-_KINDS = {
+# What mknod(2) makes.
+_MADE_KINDS = {
     0: Kind.FILE,
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFIFO: Kind.FIFO,
-    stat.S_IFSOCK: Kind.SOCKET,
-    stat.S_IFCHR: Kind.CHARACTER,
-    stat.S_IFBLK: Kind.BLOCK,
+    **{FILE_TYPES[kind]: kind for kind in (Kind.FILE, Kind.FIFO, Kind.SOCKET, Kind.CHARACTER, Kind.BLOCK)},
 }
 
 
@@ -76,7 +73,7 @@ def make_node(call: Call) -> Handled:
         return place
     position = lookup.operand(call.caller).position + 1
     mode, device = call.arg(position) & 0xFFFF, call.arg(position + 1) & 0xFFFFFFFF
-    kind = _KINDS.get(stat.S_IFMT(mode))
+    kind = _MADE_KINDS.get(stat.S_IFMT(mode))
     if kind is None:
         return Errno(errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL)
     if kind in (Kind.CHARACTER, Kind.BLOCK):

@@ -20,7 +20,7 @@ from sandlockd.kernel.mounts import mount_id
 from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, Scope, entrance, walk
-from sandlockd.overlay.view import Found, Last
+from sandlockd.overlay.view import Found
 from sandlockd.store.tree import is_object, kernel_error, no_such_name
 
 TYPE_CHECKING = False
@@ -378,16 +378,3 @@ def _is_entered(tree: Tree, at: bytes) -> bool:
         return False
     inside = tree.inside(at)
     return not any(inside == passage or inside.startswith(passage + b"/") for passage in tree.passages)
-
-
-def is_directory(place: Place) -> bool:
-    return place.found.kind is Kind.DIRECTORY
-
-
-def parent_directory(place: Place) -> bytes:
-    """The directory that the name is in, as the program knows it."""
-    return place.path.rpartition(b"/")[0] or b"/"
-
-
-def is_name(place: Place) -> bool:
-    return place.found.last is Last.NORM
