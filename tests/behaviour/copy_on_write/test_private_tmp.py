@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 from collections.abc import Iterator
@@ -245,6 +246,60 @@ def test_what_is_at_its_place_in_tmp_is_busy_as_a_mount_point_is(runner: Runner,
     apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh", below]
     bare = runner.bare([*apart, *command], cwd="/", user=0, group=0)
     assert ours.stdout.decode().splitlines() == bare.stdout.decode().splitlines()
+
+
+_LAST_NAMES = """
+import ctypes, errno, os, sys
+below = sys.argv[1]
+open(below + "/own", "w").close(); os.mkdir(below + "/own-dir")
+libc = ctypes.CDLL(None, use_errno=True)
+def called(name, *args):
+    words = [word.encode() if isinstance(word, str) else word for word in args]
+    return errno.errorcode[ctypes.get_errno()] if getattr(libc, name)(*words) < 0 else "done"
+def told(one, other, calls):
+    print(one, other, *calls)
+where = ("work/..", "work/.", "work/../.", "out/..", "own-dir/..", "own-dir/.", "file/..", "none/..", "own/..",
+         "work/none/..", "work/file/..", "out/../own-dir/..", "work", "own", "new", "..")
+os.chdir(below)
+for one in where:
+    made = called("mkdir", one, 0o755), called("symlink", "x", one)
+    told(one, "", (called("rmdir", one), called("unlink", one), *made))
+    for other in where:
+        if one in ("work", "own", "new") and other in ("work", "own", "new"):
+            continue
+        told(one, other, [called("renameat2", -100, one, -100, other, flags) for flags in (0, 1, 2)]
+             + [called("linkat", -100, one, -100, other, 0)])
+"""
+
+
+def _differing(bare: bytes, ours: bytes) -> list[str]:
+    lines = difflib.unified_diff(
+        bare.decode().splitlines(), ours.decode().splitlines(), "bare", "ours", "", "", 0, ""
+    )
+    return list(lines)
+
+
+def test_names_that_end_in_dots_around_what_is_at_its_place_are_refused_as_bare(
+    runner: Runner, below: Path
+) -> None:
+    command: list[Any] = [system_python(), "-c", _LAST_NAMES, below]
+    ours = runner.sandboxed(command, options=_granted(below), cwd="/")
+    assert ours.returncode == 0, ours
+    if os.geteuid() != 0:
+        pytest.skip("only root makes mount points to compare with")
+    user = runner.place.user
+    as_user = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "--"]
+    # As in the sandbox: /tmp is a mount of its own, the user's, and what is at its place is one in it.
+    script = (
+        'mount -t tmpfs -o mode=1777 tmpfs /mnt && chown "$2" /mnt && mkdir -p "/mnt/${1#/tmp/}" &&'
+        ' chown "$2" "/mnt/${1#/tmp/}" && for n in read out work; do mkdir "/mnt/${1#/tmp/}/$n"; done &&'
+        ' touch "/mnt/${1#/tmp/}/file" && for n in read out work file; do'
+        ' mount --bind "$1/$n" "/mnt/${1#/tmp/}/$n"; done && mount --rbind /mnt /tmp && shift 2 && exec "$@"'
+    )
+    apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", below, str(user.uid)]
+    bare = runner.bare([*apart, *as_user, *command], cwd="/", user=0, group=0)
+    assert bare.returncode == 0, bare
+    assert _differing(bare.stdout, ours.stdout) == []
 
 
 def test_a_working_directory_in_the_real_tmp_that_nothing_grants_is_an_empty_one(

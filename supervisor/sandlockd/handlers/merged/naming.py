@@ -11,7 +11,7 @@ from functools import partial
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value
 from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed
-from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor
+from sandlockd.handlers.merged.places import Elsewhere, Place, last_name, of_descriptor, resolve
 from sandlockd.handlers.naming import truncate_served
 from sandlockd.kernel import beneath, memory, procfs
 from sandlockd.overlay import plans
@@ -162,6 +162,8 @@ def rename(call: Call) -> Handled:
     flags = call.arg(4) & 0xFFFFFFFF if call.name == "renameat2" else 0
     if flags & ~_RENAME_FLAGS or (flags & _RENAME_EXCHANGE and flags & ~_RENAME_EXCHANGE):
         return Errno(errno.EINVAL)
+    if any(last_name(call.text(which)) in (b".", b"..") for which in (0, 1)):
+        return _rename_dots(call, flags)
     old, new = call.place(Goal.NAME), call.place(Goal.NAME, 1)
     if not (isinstance(old, Place) and isinstance(new, Place)):
         return old if not isinstance(old, Place) and not isinstance(new, Place) else _across(call, old, new)
@@ -192,6 +194,45 @@ def rename(call: Call) -> Handled:
         return _DONE
 
     return change(call, old, steps, finish, call.making(0))
+
+
+def _rename_dots(call: Call, flags: int) -> Handled:
+    """Of `.` or `..`, or to one: refused in any case (do_renameat2 of fs/namei.c), and after what?"""
+    old, new = (_directory_of(call, which) for which in (0, 1))
+    if old is not new:
+        return _EXDEV
+    if old is None:
+        place, other = call.place(Goal.NAME), call.place(Goal.NAME, 1)
+        if not isinstance(place, Place) and not isinstance(other, Place):
+            return place
+    if last_name(call.text(0)) not in (b".", b"..") and flags & _RENAME_NOREPLACE:
+        return Errno(errno.EEXIST)
+    return Errno(errno.EBUSY)
+
+
+def _directory_of(call: Call, which: int) -> Tree | None:
+    """The tree that a name is looked for in; None: it is outside. Raises OSError: that directory is not to be had."""
+    text = call.text(which)
+    name = last_name(text)
+    if name not in (b".", b".."):
+        place = call.place(Goal.NAME, which)
+        return place.tree if isinstance(place, Place) and place.found.path else None
+    above = text.rstrip(b"/").removesuffix(name) or b"."
+    dirfd = lookup.dirfd_of(call.caller, which)
+    directory = resolve(call.caller, above, dirfd, Goal.FOLLOW)
+    if isinstance(directory, Elsewhere):
+        outside = above if directory.text is None else directory.text
+        lookup.open_object(
+            call.caller, lookup.place_of(call.caller, outside + b"/.", dirfd), follow=True
+        ).close()
+        return None
+    if directory.found.kind is not Kind.DIRECTORY:
+        missing = directory.found.kind is None
+        raise NotADirectoryError(errno.ENOTDIR, "") if not missing else FileNotFoundError(errno.ENOENT, "")
+    access = directory.found.view.access
+    if access is not None:
+        access.search(directory.found)
+    return directory.tree
 
 
 def _across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere) -> Answer:
@@ -237,14 +278,29 @@ def _link_across(call: Call, old: Place | Elsewhere, new: Place | Elsewhere, *, 
     return Errno(errno.EEXIST)
 
 
+def _require_source(call: Call, text: bytes, *, follow: bool) -> None:
+    """What is to be linked is looked for first (do_linkat). Raises OSError."""
+    if not text:
+        return
+    old = call.place(Goal.FOLLOW if follow else Goal.NOFOLLOW)
+    if isinstance(old, Elsewhere):
+        lookup.open_object(call.caller, _outside(call, old), follow=follow).close()
+    elif old.found.kind is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
 def link(call: Call) -> Handled:
     flags = call.arg(4) & 0xFFFFFFFF if call.name == "linkat" else 0
     if flags & ~(_AT_SYMLINK_FOLLOW | _AT_EMPTY_PATH):
         return Errno(errno.EINVAL)
     if not call.text(1):  # which is found out last
         call.place(Goal.FOLLOW if flags & _AT_SYMLINK_FOLLOW else Goal.NOFOLLOW)
-    new = call.place(Goal.NAME, 1)
     text = call.text()
+    try:
+        new = call.place(Goal.NAME, 1)
+    except OSError:
+        _require_source(call, text, follow=bool(flags & _AT_SYMLINK_FOLLOW))
+        raise
     descriptor = _descriptor(call, text, flags)
     if descriptor is not None and isinstance(new, Place):
         linked = _link_descriptor(call, descriptor, new)

@@ -70,6 +70,7 @@ _AS_WRITTEN = Elsewhere(None)
 # Of the caller's own /proc: the link, and what is behind it.
 _MAGIC = re.compile(rb"(/proc/(?:\d+/task/)?\d+/(?:cwd|root|fd/\d+))(/.*)?", re.DOTALL)
 _PATH_MAX = 4096
+_DOTS = {b".": Last.DOT, b"..": Last.DOTDOT}
 _BENEATH, _IN_ROOT = 0x08, 0x10
 
 
@@ -87,9 +88,19 @@ def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal, *, resolve: int
     if len(text) >= _PATH_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     try:
-        return _Resolving(caller, goal, resolve).begin(text, dirfd)
+        place = _Resolving(caller, goal, resolve).begin(text, dirfd)
     except FsError as error:
         raise kernel_error(error) from None
+    last = _DOTS.get(last_name(text)) if goal is Goal.NAME else None
+    if last is None or not isinstance(place, Place):
+        return place
+    # By way of outside, or of another tree, it may have been found by its own name.
+    return place._replace(found=place.found._replace(last=last))
+
+
+def last_name(text: bytes) -> bytes:
+    """What a path ends in, without slashes behind it."""
+    return text.rstrip(b"/").rpartition(b"/")[2]
 
 
 def of_descriptor(caller: Caller, opened: OwnedFd) -> Place | Elsewhere | None:
@@ -315,6 +326,7 @@ class _Resolving:
                 if self.scope is Scope.BENEATH:
                     raise FsError(errno.EXDEV)
             elif name == b"..":
+                self._require_directory(at)
                 at = at[: at.rindex(b"/")] if at else at
             else:
                 child = at + b"/" + name
@@ -343,6 +355,13 @@ class _Resolving:
         if floor is not None:
             return _AS_WRITTEN
         return self._elsewhere(at + b"/" if slash or not at else at)
+
+    def _require_directory(self, path: bytes) -> None:
+        """What `..` is asked of. Raises OSError, as the kernel's walk."""
+        if path:
+            self.caller.context.files.open(
+                None, path + b"/.", os.O_PATH | os.O_DIRECTORY, identity=self.caller.identity
+            ).close()
 
     def _passage(self, todo: list[bytes]) -> bytes:
         """Take from the front of a path what spells a passage: that is where it is, whatever is around it."""
