@@ -189,11 +189,6 @@ static int inject(const struct slk_engine *engine, const struct slk_slot *slot, 
 	return number;
 }
 
-int slk_inject_fd(struct slk_engine *engine, uint32_t index, int32_t fd)
-{
-	return slk_give_fd(engine, index, fd, 1);
-}
-
 /*
  * Two calls, not ADDFD with SEND: when a stop signal reaches us inside that one, the kernel forgets the descriptor but
  * not that the call is answered, and the program's open returns 0, its own stdin. Between two calls nothing is lost

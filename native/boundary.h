@@ -349,14 +349,14 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
 /* End the wait of a call with the signals that are pending for its thread, as the kernel would bare: EINTR, or begun
  * anew, by the handler's flags. 1: answered; 0: not to be had, and the call waits on. */
 int slk_answer_interrupted(struct slk_engine *engine, uint32_t slot, int control_fd, int32_t timeout_ms);
-/* Injects a duplicate of fd, closed on exec; its number there, or -errno. The call waits on. */
-int slk_inject_fd(struct slk_engine *engine, uint32_t slot, int32_t fd);
 /* Have the caller make another call in its place. If that one is trapped as well, it is let through, once.
+ * fd: -1, or one of ours: the caller is given a duplicate, closed on exec, whose number is the first argument and, but for
+ * LEAVE, close_fd; not before it is in our hands. Where it cannot be, the call was answered with EMFILE or EIO.
  * -EPERM: somebody else traces the caller, or the table refuses the call; -EAGAIN: its process is in execve. It waits on
- * then, to be answered. By a thread that goes on to drain or pump this engine. control_fd: init's, which may be the
- * tracer; -1: none. */
+ * then, to be answered, and has been given nothing. By a thread that goes on to drain or pump this engine. control_fd:
+ * init's, which may be the tracer; -1: none. */
 int slk_answer_restart(struct slk_engine *engine, uint32_t slot, int control_fd, const struct slk_restart *call,
-		       int32_t timeout_ms);
+		       int32_t fd, int32_t timeout_ms);
 /* How many callers this thread of ours still has in its hands; the drain goes on with them. */
 uint32_t slk_restarts_under_way(const struct slk_engine *engine);
 /* 1: what the last call of this thread that ended with SLK_RESTART_AGAIN has returned; told once. */

@@ -133,16 +133,39 @@ int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *requ
 
 /* ---- answering */
 
-/* -ENOENT: it is dead, and to be reaped here. */
-static int hold(const struct slk_engine *engine, const struct slk_slot *slot)
+/* Give it the descriptor that the new call is about. 0, or -errno: then the call is not to be replaced. */
+static int give(struct slk_engine *engine, uint32_t index, int32_t fd, struct slk_rewrite *rewrite)
 {
-	int result = slk_seize(engine, slot);
+	int number = fd < 0 ? 0 : slk_give_fd(engine, index, fd, 1);
 
+	if (number < 0) {
+		rewrite->old_nr = -1; /* whatever its registers say then */
+		return number;
+	}
+	if (fd < 0)
+		return 0;
+	rewrite->call.args[0] = (uint64_t)number;
+	if (rewrite->call.end != SLK_RESTART_LEAVE)
+		rewrite->call.close_fd = number;
+	return 0;
+}
+
+/*
+ * Seized, given the descriptor, told to stop. In this order: nobody can take back what was given, so it is given when
+ * nothing stands in the way of the call any more; and without WAIT_KILLABLE_RECV who is told to stop waits no longer.
+ * -ENOENT: it is dead, and to be reaped here. ret_given: as give() has it.
+ */
+static int hold(struct slk_engine *engine, uint32_t index, int32_t fd, struct slk_rewrite *rewrite, int *ret_given)
+{
+	int result = slk_seize(engine, &engine->slots[index]);
+
+	*ret_given = 0;
 	if (result == -ESRCH)
 		return -ENOENT;
-	if (result == 0 && ptrace(PTRACE_INTERRUPT, slot->tid, 0, 0) < 0)
-		return -ENOENT;
-	return result;
+	if (result < 0)
+		return result;
+	*ret_given = give(engine, index, fd, rewrite);
+	return ptrace(PTRACE_INTERRUPT, rewrite->tid, 0, 0) < 0 ? -ENOENT : 0;
 }
 
 /* A stop and a going on wake one of us each, four times where the call returns: on one CPU, where that is to be had. */
@@ -159,24 +182,34 @@ static int finish_now(const struct slk_engine *engine, struct slk_rewrite *rewri
 	return result;
 }
 
-static int restart_by_us(struct slk_engine *engine, uint32_t index, struct slk_rewrite *rewrite,
+/* What it is answered with. EMFILE is the program's own limit and its to see; that other number, where it is not going to
+ * stop, would be seen too. */
+static int32_t word_for(int held, int given)
+{
+	if (held == 0 && given == 0)
+		return -SLK_ERESTARTNOINTR;
+	return given == -EMFILE ? -EMFILE : -EIO;
+}
+
+static int restart_by_us(struct slk_engine *engine, uint32_t index, int32_t fd, struct slk_rewrite *rewrite,
 			 const struct slk_patience *patience)
 {
 	/* A call that is trapped needs the drain before it can return: slk_rewrite_passes goes on then. */
 	int waits = rewrite->call.end == SLK_RESTART_LEAVE || !is_trapped(engine, rewrite);
-	int held = hold(engine, &engine->slots[index]);
-	int sent, finished;
+	int given, sent, finished;
+	int held = hold(engine, index, fd, rewrite, &given);
 
 	if (held < 0 && held != -ENOENT)
 		return held;
-	/* That number to one that will not stop would reach the program. */
-	sent = slk_answer(engine, index, 0, held == 0 ? -SLK_ERESTARTNOINTR : -EIO, 0);
+	sent = slk_answer(engine, index, 0, word_for(held, given), 0);
 	/* Withdrawn meanwhile (ENOENT), it stops all the same, and its registers say whether it is in that call still. */
 	finished = finish_now(engine, rewrite, patience->end_ns, waits ? SLK_NEVER : SLK_CALLING);
 	if (finished == -EINPROGRESS) {
 		engine->unfinished[engine->unfinished_count++] = *rewrite;
 		finished = 0;
 	}
+	if (given < 0)
+		return given;
 	if (finished == 0)
 		will_pass(engine, rewrite);
 	if (sent == -ENOENT && finished == -ESTALE)
@@ -194,11 +227,17 @@ static int has_vanished(struct slk_engine *engine, struct slk_slot *slot)
 	return 1;
 }
 
-static int restart_by_init(struct slk_engine *engine, uint32_t index, int control_fd,
-			   const struct slk_rewrite *rewrite, int32_t timeout_ms)
+/* The descriptor is part of the order. Where init does not answer (it was stopped from outside), the program has one more. */
+static int restart_by_init(struct slk_engine *engine, uint32_t index, int control_fd, int32_t fd,
+			   struct slk_rewrite *rewrite, int32_t timeout_ms)
 {
-	int result = slk_order_restart(engine, control_fd, rewrite, timeout_ms);
+	int result = give(engine, index, fd, rewrite);
 
+	if (result < 0) {
+		slk_answer(engine, index, 0, word_for(0, result), 0);
+		return result;
+	}
+	result = slk_order_restart(engine, control_fd, rewrite, timeout_ms);
 	if (result <= 0)
 		return result < 0 ? result : -EPERM;
 	will_pass(engine, rewrite);
@@ -206,7 +245,7 @@ static int restart_by_init(struct slk_engine *engine, uint32_t index, int contro
 }
 
 int slk_answer_restart(struct slk_engine *engine, uint32_t index, int control_fd, const struct slk_restart *call,
-		       int32_t timeout_ms)
+		       int32_t fd, int32_t timeout_ms)
 {
 	struct slk_rewrite rewrite = {.call = *call};
 	struct slk_patience patience;
@@ -230,7 +269,7 @@ int slk_answer_restart(struct slk_engine *engine, uint32_t index, int control_fd
 	result = slk_patience_begin(engine, timeout_ms, &patience);
 	if (result < 0)
 		return result;
-	result = restart_by_us(engine, index, &rewrite, &patience);
+	result = restart_by_us(engine, index, fd, &rewrite, &patience);
 	slk_patience_end(engine, &patience);
 	if (result != -EPERM || control_fd < 0)
 		return result;
@@ -238,7 +277,7 @@ int slk_answer_restart(struct slk_engine *engine, uint32_t index, int control_fd
 		return -ENOENT; /* the dead are not seized either */
 	if (timeout_ms < INIT_PATIENCE_MS)
 		timeout_ms = INIT_PATIENCE_MS;
-	return restart_by_init(engine, index, control_fd, &rewrite, timeout_ms); /* if its process has timers */
+	return restart_by_init(engine, index, control_fd, fd, &rewrite, timeout_ms); /* if its process has timers */
 }
 
 int slk_restart_result(struct slk_engine *engine, int32_t tid, int64_t *ret_result)

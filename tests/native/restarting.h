@@ -178,18 +178,13 @@ static int restart_as_fchdir(const struct program *program, const struct slk_req
 {
 	struct slk_restart call = {.nr = SYS_fchdir, .end = end, .close_fd = -1};
 	int place = open(program->shared->place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int number = slk_inject_fd(program->engine, request->slot, place);
+	int result;
 
 	CHECK(place >= 0);
-
-	close(place);
-	if (number < 0)
-		return number;
 	memcpy(call.args, request->args, sizeof(call.args));
-	call.args[0] = (uint64_t)number;
-	if (end == SLK_RESTART_RETURN)
-		call.close_fd = number;
-	return slk_answer_restart(program->engine, request->slot, control, &call, TIMEOUT_MS);
+	result = slk_answer_restart(program->engine, request->slot, control, &call, place, TIMEOUT_MS);
+	close(place);
+	return result;
 }
 
 /* The empty path is the NUL that ends the old one. */
@@ -198,18 +193,18 @@ __attribute__((unused)) static int restart_as_execveat(const struct program *pro
 {
 	struct slk_restart call = {.nr = SYS_execveat, .end = SLK_RESTART_LEAVE, .close_fd = -1};
 	int opened = open(file, O_RDONLY | O_CLOEXEC);
-	int number = slk_inject_fd(program->engine, request->slot, opened);
 	char path[SLK_PATH_MAX];
 	int length = slk_read_string(request->tid, request->args[0], sizeof(path), path);
+	int result;
 
-	close(opened);
-	CHECK(number >= 0 && length >= 0);
-	call.args[0] = (uint64_t)number;
+	CHECK(opened >= 0 && length >= 0);
 	call.args[1] = request->args[0] + (uint64_t)length;
 	call.args[2] = request->args[1];
 	call.args[3] = request->args[2];
 	call.args[4] = AT_EMPTY_PATH;
-	return slk_answer_restart(program->engine, request->slot, -1, &call, TIMEOUT_MS);
+	result = slk_answer_restart(program->engine, request->slot, -1, &call, opened, TIMEOUT_MS);
+	close(opened);
+	return result;
 }
 
 /* Calls on "virtual..." are restarted, until the program has ended: how it did. */

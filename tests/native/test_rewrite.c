@@ -41,7 +41,7 @@ static void test_what_openat_opens_has_the_number_of_the_directory(void)
 {
 	struct program program = start_program(opens_by_path);
 	struct slk_request *request;
-	int number, opens = 0;
+	int opens = 0;
 
 	while ((request = next(&program))) {
 		struct slk_restart call = {.nr = SYS_openat, .end = SLK_RESTART_OPEN};
@@ -51,14 +51,10 @@ static void test_what_openat_opens_has_the_number_of_the_directory(void)
 		CHECK_EQUAL(SYS_chdir, request->nr);
 		slk_read_string(request->tid, request->args[0], sizeof(path), path);
 		place = open(program.shared->place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		number = slk_inject_fd(program.engine, request->slot, place);
-		close(place);
-		CHECK(number >= 0);
-		call.close_fd = number;
-		call.args[0] = (uint64_t)number;
 		call.args[1] = request->args[0];
 		call.args[2] = (uint64_t)(O_PATH | (strcmp(path, ".") || opens++ % 2 ? 0 : O_CLOEXEC));
-		CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+		CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, place, TIMEOUT_MS));
+		close(place);
 	}
 	CHECK_EQUAL(0, exit_of(program.parent));
 	end_program(&program);
@@ -103,13 +99,11 @@ static void test_what_openat_opens_is_entered_and_nothing_is_left_open(void)
 			continue;
 		}
 		place = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		call.close_fd = slk_inject_fd(program.engine, request->slot, place);
-		close(place);
-		CHECK(call.close_fd >= 0);
-		call.args[0] = (uint64_t)call.close_fd;
+		CHECK(place >= 0);
 		call.args[1] = request->args[0] + 8;
 		call.args[2] = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-		CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+		CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, place, TIMEOUT_MS));
+		close(place);
 	}
 	CHECK_EQUAL(0, exit_of(program.parent));
 	end_program(&program);
@@ -159,7 +153,7 @@ static void test_the_error_of_the_new_call_is_the_old_ones(void)
 	for (int end = SLK_RESTART_LEAVE; end <= SLK_RESTART_RETURN; end++) {
 		struct slk_restart call = {.nr = SYS_fchdir, .end = end, .close_fd = -1, .args = {UINT64_MAX}};
 
-		CHECK_EQUAL(0, slk_answer_restart(program.engine, next(&program)->slot, -1, &call, TIMEOUT_MS));
+		CHECK_EQUAL(0, slk_answer_restart(program.engine, next(&program)->slot, -1, &call, -1, TIMEOUT_MS));
 	}
 	CHECK(!next(&program));
 	CHECK_EQUAL(0, exit_of(program.parent));
@@ -279,26 +273,26 @@ static int executes_what_cannot_be_executed_twice(struct shared *shared)
 	return 0;
 }
 
-static struct slk_restart execveat_of(const struct program *program, const struct slk_request *request)
+static int restart_as_another_execveat(const struct program *program, const struct slk_request *request)
 {
 	int file = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
 	struct slk_restart call = {.nr = SYS_execveat, .close_fd = -1};
+	int result;
 
-	call.args[0] = (uint64_t)slk_inject_fd(program->engine, request->slot, file);
 	call.args[1] = (uint64_t)(uintptr_t)""; /* a fork of ours has it at the same place */
 	call.args[4] = AT_EMPTY_PATH;
+	result = slk_answer_restart(program->engine, request->slot, -1, &call, file, TIMEOUT_MS);
 	close(file);
-	return call;
+	return result;
 }
 
 static void test_the_new_call_passes_once_and_by_its_thread_only(void)
 {
 	struct program program = start_program(executes_what_cannot_be_executed_twice);
 	struct slk_request *request = next(&program);
-	struct slk_restart call = execveat_of(&program, request);
 	uint64_t continued;
 
-	CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(0, restart_as_another_execveat(&program, request));
 	CHECK_EQUAL(1, program.engine->passing_count);
 	request = next(&program);
 	CHECK_EQUAL(SYS_execveat, request->nr); /* the program's own */
@@ -307,8 +301,7 @@ static void test_the_new_call_passes_once_and_by_its_thread_only(void)
 	CHECK_EQUAL(0, slk_answer_errno(program.engine, request->slot, EXDEV));
 	/* With another argument it is another call. */
 	request = next(&program);
-	call = execveat_of(&program, request);
-	CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(0, restart_as_another_execveat(&program, request));
 	program.engine->passing[0].call.args[5] = 1;
 	continued = program.engine->counts.continued;
 	request = next(&program);
@@ -333,14 +326,13 @@ static void test_a_call_that_is_refused_is_not_made_this_way(void)
 	struct slk_request *request = next(&program);
 	struct slk_restart call = {.nr = SYS_mknodat, .close_fd = -1};
 
-	CHECK_EQUAL(-EPERM, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(-EPERM, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
 	call.nr = SLK_CALLS_MAX;
-	CHECK_EQUAL(-EPERM, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(-EPERM, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
 	call.nr = -1;
-	CHECK_EQUAL(-EPERM, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(-EPERM, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
 	CHECK_EQUAL(0, slk_answer_value(program.engine, request->slot, 77));
-	CHECK_EQUAL(-EBADSLT, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
-	CHECK_EQUAL(-EBADSLT, slk_inject_fd(program.engine, request->slot, 0));
+	CHECK_EQUAL(-EBADSLT, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
 	CHECK(!next(&program));
 	CHECK_EQUAL(0, exit_of(program.parent));
 	end_program(&program);
@@ -362,7 +354,7 @@ static void test_a_page_is_mapped_before_the_call_is_asked_again(void)
 	int64_t page = 0;
 
 	CHECK_EQUAL(0, slk_restart_result(program.engine, tid, &page));
-	CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(0, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
 	request = next(&program);
 	CHECK_EQUAL(SYS_getppid, request->nr);
 	CHECK_EQUAL(tid, request->tid);

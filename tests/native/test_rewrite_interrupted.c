@@ -5,6 +5,7 @@
 #include "restarting.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/ptrace.h>
 #include <sys/time.h>
 
@@ -233,8 +234,8 @@ static void test_a_caller_that_is_killed_is_gone(void)
 
 	CHECK_EQUAL(0, kill(program.pid, SIGKILL));
 	CHECK(COMES_TRUE(slk_answer_alive(program.engine, request->slot) == -ENOENT));
-	CHECK_EQUAL(-ENOENT, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
-	CHECK_EQUAL(-EBADSLT, slk_answer_restart(program.engine, request->slot, -1, &call, TIMEOUT_MS));
+	CHECK_EQUAL(-ENOENT, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
+	CHECK_EQUAL(-EBADSLT, slk_answer_restart(program.engine, request->slot, -1, &call, -1, TIMEOUT_MS));
 	CHECK(!next(&program));
 	CHECK_EQUAL(KILLED, exit_of(program.parent));
 	end_program(&program);
@@ -372,7 +373,7 @@ static void test_a_call_of_a_traced_thread_waits_on(void)
 	CHECK_EQUAL(0, pipe(tracer.ready));
 	other = in_child(trace_it, &tracer);
 	CHECK_EQUAL(1, read(tracer.ready[0], &byte, 1));
-	CHECK(slk_answer_restart(program.engine, request->slot, nobody, &call, 50) < 0);
+	CHECK(slk_answer_restart(program.engine, request->slot, nobody, &call, -1, 50) < 0);
 	CHECK_EQUAL(1, slk_answer_alive(program.engine, request->slot));
 	CHECK_EQUAL(0, slk_answer_errno(program.engine, request->slot, EACCES));
 	CHECK(!next(&program));
@@ -381,6 +382,74 @@ static void test_a_call_of_a_traced_thread_waits_on(void)
 	close(tracer.ready[0]);
 	close(tracer.ready[1]);
 	close(nobody);
+	end_program(&program);
+}
+
+/* ---- what is given for a call that is not replaced after all */
+
+static int descriptors_now(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+static int keeps_its_descriptors(struct shared *shared)
+{
+	int before = descriptors_now();
+	struct rlimit few = {64, 64};
+
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQUAL(-1, syscall(SYS_chdir, "virtual"));
+		CHECK_EQUAL(EACCES, errno);
+	}
+	CHECK_EQUAL(before, descriptors_now());
+	(void)shared;
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &few));
+	while (dup(0) >= 0)
+		continue;
+	before = descriptors_now();
+	CHECK_EQUAL(-1, syscall(SYS_chdir, "virtual"));
+	CHECK_EQUAL(EMFILE, errno);
+	CHECK_EQUAL(0x5eed, syscall(SYS_chdir, "value"));
+	CHECK_EQUAL(before, descriptors_now());
+	return 0;
+}
+
+static void test_nothing_is_given_to_who_cannot_be_held(void)
+{
+	struct program program = start_program(keeps_its_descriptors);
+	struct tracer tracer = {.tracee = program.pid};
+	struct slk_request *request;
+	pid_t other;
+	char byte;
+
+	CHECK_EQUAL(0, pipe(tracer.ready));
+	other = in_child(trace_it, &tracer);
+	CHECK_EQUAL(1, read(tracer.ready[0], &byte, 1));
+	for (int i = 0; i < 3; i++) {
+		request = next(&program);
+		CHECK_EQUAL(-EPERM, restart_as_fchdir(&program, request, SLK_RESTART_RETURN, -1));
+		CHECK_EQUAL(1, slk_answer_alive(program.engine, request->slot));
+		if (i == 2) {
+			CHECK_EQUAL(0, kill(other, SIGKILL));
+			CHECK_EQUAL(1000 + SIGKILL, exit_of(other));
+		}
+		CHECK_EQUAL(0, slk_answer_errno(program.engine, request->slot, EACCES));
+	}
+	/* Held, it has no number left: it is let go, with that error. */
+	request = next(&program);
+	CHECK_EQUAL(-EMFILE, restart_as_fchdir(&program, request, SLK_RESTART_RETURN, -1));
+	request = next(&program);
+	CHECK_EQUAL(0, slk_answer_value(program.engine, request->slot, 0x5eed));
+	CHECK(!next(&program));
+	CHECK_EQUAL(0, program.engine->unfinished_count);
+	CHECK_EQUAL(0, program.engine->passing_count);
+	CHECK_EQUAL(0, exit_of(program.parent));
+	close(tracer.ready[0]);
+	close(tracer.ready[1]);
 	end_program(&program);
 }
 
@@ -468,6 +537,7 @@ int main(int argc, char **argv)
 	RUN(test_a_kill_at_any_moment_leaves_nothing_behind);
 	RUN(test_a_supervisor_killed_in_the_middle_leaves_no_thread_stopped);
 	RUN(test_a_call_of_a_traced_thread_waits_on);
+	RUN(test_nothing_is_given_to_who_cannot_be_held);
 	RUN(test_init_restarts_the_calls_of_those_that_it_traces);
 	return 0;
 }

@@ -10,6 +10,7 @@ import pytest
 from harness.fuse import Call, FileSystem
 from harness.running import Runner
 from harness.users import User
+from security import broken
 from security.test_slow_file_systems import _can_mount, new_file_system, next_line, say_line  # noqa: F401
 
 _PROGRAM = r"""
@@ -146,6 +147,32 @@ def test_a_directory_is_entered_when_execve_has_failed(
         hung.answer()
         places = sorted(next_line(process) for _ in range(threads))
         assert places == ["0 /made"] * threads, places
+        assert next_line(process) == "execve Exec format error, 0 more descriptors"
+        assert process.wait(10) == 0
+
+
+_ONE_MAY_WAIT = "from sandlockd.notify import dispatch\ndispatch._WORKERS_MAX = 1\n"
+
+
+def test_who_may_not_wait_for_execve_has_no_descriptor_more(runner: Runner, slow: FileSystem) -> None:
+    """The call was to be replaced, with a descriptor, and is not after all."""
+    program = runner.compiler.compile(_PROGRAM)
+    line = runner.command_line(
+        [program, slow.point / "garbage", "6"],
+        options=["--workdir", runner.work, "--on-exit", "discard", "--read", slow.point],
+    )
+    hung = slow.hang(Call.READ, "garbage")
+    line = [*slow.wrap(), *broken.command_line(_ONE_MAY_WAIT, line)]
+    with runner.started(line, **slow.popen()) as process, hung:
+        hung.wait()
+        say_line(process)
+        assert next_line(process) == "going"
+        refused = {next_line(process) for _ in range(5)}
+        assert refused == {"-1 /Resource temporarily unavailable"}
+        say_line(process)
+        assert next_line(process).startswith("slowest ")
+        hung.answer()
+        assert next_line(process) == "0 /made"
         assert next_line(process) == "execve Exec format error, 0 more descriptors"
         assert process.wait(10) == 0
 

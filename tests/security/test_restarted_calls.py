@@ -6,7 +6,7 @@ What the program finds is tests/native/test_rewrite*.c's.
 from __future__ import annotations
 
 import pytest
-from harness.running import Runner, system_python
+from harness.running import Runner, require, system_python
 from security import broken
 
 _ANSWER = """
@@ -72,3 +72,29 @@ def test_a_call_becomes_another_one(runner: Runner, tracer: str, level: str) -> 
             (record["call"], record["answer"]) for record in ended.audit if record["kind"] == "allowed"
         ]
         assert ("execve", "restarted") in answers and ("mkdir", "restarted") in answers
+
+
+def test_who_is_traced_by_another_has_no_descriptor_more_for_each_call_that_fails(runner: Runner) -> None:
+    """A directory that only the tree has is entered by a descriptor that is given for it; somebody else traces here."""
+    require("strace")
+    script = "mkdir made; for i in 1 2 3 4 5; do cd made 2>/dev/null; done; ls -l /proc/$$/fd"
+    policy = f'[filesystem]\nbase = true\nworkdir = "{runner.work}"\n[syscalls]\nallow = ["ptrace"]\n'
+    traced = ["strace", "-f", "-e", "trace=none", "-o", "/dev/null"]
+    seen = []
+    for line in (["sh", "-c", script], [*traced, "sh", "-c", script]):
+        ended = runner.sandboxed(line, policy=policy, cwd=runner.work)
+        assert ended.returncode == 0, ended
+        seen.append([row.split()[8] for row in ended.stdout.decode().splitlines()[1:]])
+    assert seen[0] == seen[1]
+
+
+def test_a_program_at_its_limit_of_descriptors_is_told_so(runner: Runner) -> None:
+    script = (
+        "import os, resource\nos.mkdir('made')\nresource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+        "held = []\ntry:\n    while True: held.append(os.dup(0))\nexcept OSError: pass\n"
+        "try:\n    os.chdir('made')\nexcept OSError as error: print(error.errno)\n"
+        "os.close(held.pop()); os.chdir('made'); print(os.dup(0) == 19, os.path.basename(os.getcwd()))\n"
+    )
+    options = ["--workdir", runner.work, "--on-exit", "discard"]
+    ended = runner.sandboxed([system_python(), "-S", "-c", script], options=options, cwd=runner.work)
+    assert ended.stdout == b"24\nTrue made\n", ended

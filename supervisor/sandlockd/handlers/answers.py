@@ -10,6 +10,7 @@ NamedTuple rather than dataclass: importing dataclasses would cost every start 6
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -78,12 +79,16 @@ class Restart(NamedTuple):
     backstop: Backstop
     nr: int
     args: tuple[int, ...]  # six; the first is the number of the injected descriptor, where there is one
-    fd: int  # given: whoever sends the answer closes it; -1: none
+    fd: int  # whoever sends the answer closes it, when it was sent or is given up (abandon); -1: none
     returns: bool  # else the call ends in another program (execve), or fails with the descriptor left open
     again: bool = False  # the old call is made again after it, and Engine.restart_result has the result
     opens: bool = False  # it is openat, and what it opens takes the number of the injected descriptor
     enters: bool = False  # it is openat, and what it opens is entered (fchdir), and closed
-    given: int = -1  # the number that the descriptor has there already, when it is tried once more
+    is_retry: bool = False
+
+    def abandon(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class Kill(NamedTuple):

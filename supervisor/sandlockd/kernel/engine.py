@@ -240,10 +240,6 @@ class Engine:
         """The second half."""
         return int(lib.slk_answer_given(self._engine, slot, number))
 
-    def inject_fd(self, slot: int, fd: int) -> int:
-        """Give the caller a duplicate, closed on exec. Its number there, or -errno. The call waits on."""
-        return int(lib.slk_inject_fd(self._engine, slot, fd))
-
     def exchange_fd(self, slot: int, fd: int, number: int, *, close_on_exec: bool) -> None:
         """Put a duplicate in the place of a descriptor of the caller's, which has one thread. The call waits on.
 
@@ -252,17 +248,19 @@ class Engine:
         check(lib.slk_exchange_fd(self._engine, slot, fd, close_on_exec, number))
 
     def answer_restart(
-        self, slot: int, nr: int, args: Sequence[int], *, end: int = RETURN, close_fd: int = -1
+        self, slot: int, nr: int, args: Sequence[int], *, end: int = RETURN, fd: int = -1
     ) -> int:
         """Have the caller make another call in the place of its own (native/rewrite.c).
 
-        end: LEAVE, RETURN, AGAIN, OPEN, ENTER. close_fd: a descriptor of the program's, closed after the call, not with
-            LEAVE.
-        -EPERM: somebody else traces it, -EAGAIN: its process is in execve; the call waits on then. From the thread
-        that drains or pumps.
+        end: LEAVE, RETURN, AGAIN, OPEN, ENTER.
+        fd: borrowed; the caller gets a duplicate, closed on exec, whose number is the first argument and which is
+            closed after the call; not with LEAVE.
+        -EPERM: somebody else traces it, -EAGAIN: its process is in execve; the call waits on then, and nothing was
+        given. From the thread that drains or pumps.
         """
-        call = ffi.new("struct slk_restart *", {"nr": nr, "end": end, "close_fd": close_fd, "args": args})
-        return int(lib.slk_answer_restart(self._engine, slot, self.control_fd, call, _RESTART_PATIENCE_MS))
+        call = ffi.new("struct slk_restart *", {"nr": nr, "end": end, "close_fd": -1, "args": args})
+        patience = _RESTART_PATIENCE_MS
+        return int(lib.slk_answer_restart(self._engine, slot, self.control_fd, call, fd, patience))
 
     @property
     def restarts_under_way(self) -> int:

@@ -240,7 +240,7 @@ class Dispatcher:
         """Never raises: what was received together with this request has its turn, too."""
         try:
             settled: Settled = self._recorded(request, answer) if isinstance(answer, Refused) else answer
-            is_new = not isinstance(settled, Restart) or settled.given < 0
+            is_new = not isinstance(settled, Restart) or not settled.is_retry
             if self._allowed is not None and is_new:
                 self._tell_allowed(self._allowed, request, settled)
             error = reply(self._engine, request, settled, self._kill)
@@ -262,10 +262,11 @@ class Dispatcher:
             self._tried_again -= 1
             return restart
 
-        self._start(request, Later(partial(time.sleep, interval_s), then, self._gave_up))
+        def gave_up() -> None:
+            self._tried_again -= 1
+            restart.abandon()
 
-    def _gave_up(self) -> None:
-        self._tried_again -= 1
+        self._start(request, Later(partial(time.sleep, interval_s), then, gave_up))
 
     def _recorded(self, request: Request, refused: Refused) -> Errno:
         try:

@@ -6,7 +6,6 @@ Each request is answered exactly once, or its caller is gone. What cannot be don
 from __future__ import annotations
 
 import errno
-import os
 from typing import assert_never
 
 from sandlockd.handlers.answers import Continue, Errno, Fd, Kill, Restart, Settled, Value, Write
@@ -79,29 +78,17 @@ def _write(engine: Engine, request: Request, answer: Write) -> int:
 
 
 def _restart(engine: Engine, request: Request, answer: Restart) -> int | Restart:
-    args, number = answer.args, answer.given
-    if answer.fd >= 0:
-        try:
-            number = engine.inject_fd(request.slot, answer.fd)
-        finally:
-            os.close(answer.fd)
-        if number < 0:
-            # EMFILE is the program's own limit and its to see. One that is gone is found to be so.
-            error = errno.EMFILE if number == -errno.EMFILE else errno.EIO
-            result = engine.answer_errno(request.slot, error)
-            return number if result >= 0 else result
-    if number >= 0:
-        args = (number, *args[1:])
-    end, close_fd = (RETURN, number) if answer.returns else (LEAVE, -1)
+    end = RETURN if answer.returns else LEAVE
     if answer.again:
         end = AGAIN
     if answer.opens:
         end = OPEN
     if answer.enters:
         end = ENTER
-    result = engine.answer_restart(request.slot, answer.nr, args, end=end, close_fd=close_fd)
+    result = engine.answer_restart(request.slot, answer.nr, answer.args, end=end, fd=answer.fd)
     if result == -errno.EAGAIN:
-        return answer._replace(fd=-1, given=number)
+        return answer._replace(is_retry=True)  # its descriptor is ours still, and not in the program
+    answer.abandon()
     if result < 0 and result != -errno.ENOENT:
-        engine.answer_errno(request.slot, errno.EIO)
+        engine.answer_errno(request.slot, errno.EIO)  # does nothing where it was answered with EMFILE
     return result
