@@ -20,7 +20,7 @@ from sandlockd.kernel.mounts import mount_id
 from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import MAX_SYMLINKS, Enter, Goal, Outside, Scope, entrance, walk
-from sandlockd.overlay.view import Found
+from sandlockd.overlay.view import Found, Last
 from sandlockd.store.tree import is_object, kernel_error, no_such_name
 
 TYPE_CHECKING = False
