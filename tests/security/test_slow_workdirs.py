@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness.fuse import Call, FileSystem
+from harness.interpreter import SANDLOCKCTL
 from harness.running import Runner
 from harness.users import User
 from security.test_slow_file_systems import _can_mount, new_file_system, next_line, say_line  # noqa: F401
@@ -60,10 +61,32 @@ def test_what_is_mounted_in_a_workdir_during_a_run(
             while told[-1] != "over":
                 told.append(next_line(process))
             assert process.pid not in hung.pids
-            hung.answer()  # what is done with the changes afterwards may look there
             listed = ["old", "way", ".", "./old", "./way"]
             assert told == [*listed, "more", "old", "other", "way", "more", "over"]
+            # Nor does whoever discards the changes, which has nothing to look for there.
             assert process.wait(10) == 0
             errors = process.stderr.read().decode().splitlines()
             assert len(errors) == 11, errors
             assert all("Input/output error" in error or "can't cd" in error for error in errors), errors
+
+
+def test_changes_where_something_slow_is_mounted_are_kept_and_named(runner: Runner, as_user: User) -> None:
+    """The server is silent: neither the end of the run nor anybody afterwards waits for it."""
+    runner.place.give(runner.place.file("work/old/file", "old\n").parent)
+    options = ["--workdir", runner.work, "--on-exit", "commit"]
+    with new_file_system(runner, as_user) as slow:
+        script = "echo new > old/file; echo more > beside; echo ready; read -r line"
+        line = runner.command_line(["sh", "-c", script], options=options, wrap=slow.wrap(mounted=False))
+        hung = slow.hang(Call.GETATTR, "")
+        with runner.started(line, **slow.popen()) as process, hung:
+            assert next_line(process) == "ready"
+            slow.mount_for(process.pid, Path(runner.work / "old"))
+            say_line(process)
+            assert process.stderr is not None
+            process.wait(10)
+            told = process.stderr.read().decode()
+            assert "'old': a file system that waits for a server is mounted there: unmount it" in told
+            assert not hung.pids
+    assert (runner.work / "old/file").read_text() == "old\n"
+    ended = runner.bare([SANDLOCKCTL, "ps"], env={"SANDLOCKD_STATE_DIR": str(runner.place.state)})
+    assert b"  kept  " in ended.stdout, ended

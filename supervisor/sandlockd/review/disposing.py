@@ -61,9 +61,21 @@ def dispose(request: Request) -> Disposed:
         with open_review(request.state_dir, request.run_id) as review:
             return _disposed(request, review)
     except (CannotReview, NoChanges) as error:
-        return Disposed("unknown", None, problem=str(error))
+        return _unlisted(request) or Disposed("unknown", None, problem=str(error))
     except OSError as error:
         return Disposed("unknown", None, problem=f"the changes of run {request.run_id}: {error.strerror}")
+
+
+def _unlisted(request: Request) -> Disposed | None:
+    """To discard them, nobody needs to look at changes that cannot be listed."""
+    from sandlockd.review.dropping import drop
+
+    if request.how != "discard" or request.is_dry_run:
+        return None
+    lines: list[str] = []
+    if drop(request.state_dir, request.run_id, unseen=True, say=lines.append) is None:
+        return None
+    return Disposed("discarded", None, tuple(lines))
 
 
 def _disposed(request: Request, review: Review) -> Disposed:

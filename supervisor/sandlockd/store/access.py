@@ -16,12 +16,12 @@ from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, decode_origin
 from sandlockd.overlay.view import Found
-from sandlockd.store.layer import DirectoryLayer
+from sandlockd.store.layer import DirectoryLayer, require_prompt
 
 _CAP_FOWNER = 1 << 3
 
 
-def original_of(upper: OwnedFd, lower: OwnedFd, found: Found) -> OwnedFd | None:
+def original_of(upper: OwnedFd, lower: DirectoryLayer, found: Found) -> OwnedFd | None:
     """The lower object whose copy the upper has here, wherever that was moved; None: it is no copy of a file.
 
     An ordinary user's copy is his own, and does not tell whose its original is.
@@ -34,8 +34,9 @@ def original_of(upper: OwnedFd, lower: OwnedFd, found: Found) -> OwnedFd | None:
         origin = None if value is None else decode_origin(value)
         if origin is None or not origin.path:
             return None
-        original = beneath.open_below(lower.fd, origin.path, os.O_PATH)
-    except OSError:
+        require_prompt(lower.slow, origin.path)
+        original = beneath.open_below(lower.root.fd, origin.path, os.O_PATH)
+    except (OSError, FsError):
         return None
     status = os.fstat(original.fd)
     if (status.st_dev, status.st_ino) == (origin.identity.device, origin.identity.inode):
@@ -86,7 +87,7 @@ class DiskAccess:
 
     def _owner(self, found: Found, otherwise: int) -> int:
         if self._lower is not None and os.geteuid() != 0 and found.lower is None:
-            original = original_of(self._upper.root, self._lower.root, found)
+            original = original_of(self._upper.root, self._lower, found)
             if original is not None:
                 with original:
                     return os.fstat(original.fd).st_uid

@@ -20,7 +20,7 @@ from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Facts, Origin, decode_o
 from sandlockd.overlay.view import View
 from sandlockd.store.content import content_digest, same_content
 from sandlockd.store.executor import LENT_PREFIX, give_back
-from sandlockd.store.layer import DirectoryLayer, fs_error, kind_of_status
+from sandlockd.store.layer import DirectoryLayer, fs_error, kind_of_status, require_prompt
 from sandlockd.store.restored import Restored
 from sandlockd.store.storage import Storage
 
@@ -143,6 +143,7 @@ class DiskInspector:
     def __init__(self, storage: Storage, unlocked: Unlocked) -> None:
         self._upper = storage.upper
         self._lower = storage.workdir
+        self._slow = storage.slow
         self._restored = Restored.read(storage.directory)
         self._unlocked = unlocked
 
@@ -151,6 +152,7 @@ class DiskInspector:
             return self._unlocked.facts(opened)
 
     def lower(self, path: bytes) -> Facts:
+        require_prompt(self._slow, path)
         with _opened(self._lower, path) as opened:
             return self._restored.applied(facts_of(opened))
 
@@ -172,6 +174,7 @@ class DiskInspector:
         """Where we may not read the lower one, the run could not either: then it is what a commit has made of it,
         with the very same times, or something else.
         """
+        require_prompt(self._slow, lower_path)
         with (
             _opened(self._upper, path) as seen,
             copying.open_source(seen) as one,
@@ -198,4 +201,6 @@ def _opened(layer: OwnedFd, path: bytes) -> Iterator[OwnedFd]:
 def view_of(storage: Storage) -> View:
     """The two layers, to be looked at by ourselves. Programs know the tree by the workdir's path."""
     upper = DirectoryLayer(storage.upper, with_opaque=True)
-    return View(storage.workdir_path, upper, DirectoryLayer(storage.workdir))
+    lower = DirectoryLayer(storage.workdir)
+    lower.slow = storage.slow
+    return View(storage.workdir_path, upper, lower)

@@ -18,7 +18,7 @@ from sandlockd.overlay.entries import KINDS, Entry, FsError, Kind, Name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 _ROW_KINDS = {**KINDS, 0: Kind.WHITEOUT}  # beneath.rows
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
@@ -53,9 +53,7 @@ class DirectoryLayer:
         self.slow: frozenset[bytes] = frozenset()
 
     def _require_prompt(self, path: bytes) -> None:
-        for point in self.slow:
-            if not point or path == point or path.startswith(point + b"/"):
-                raise FsError(errno.EIO)
+        require_prompt(self.slow, path)
 
     def seen(self, path: bytes) -> Seen | None:
         """As `entry`, with owner and mode."""
@@ -140,6 +138,17 @@ class HardLinks:
                     waiting.append(path)
                 else:
                     yield path, inode
+
+
+def require_prompt(slow: Collection[bytes], path: bytes) -> None:
+    """Raises FsError: looking at a path may wait for ever. slow: as of a DirectoryLayer."""
+    for point in slow:
+        if not point or path == point or path.startswith(point + b"/"):
+            told = FsError(errno.EIO)
+            told.add_note(
+                f"{os.fsdecode(path)!r}: a file system that waits for a server is mounted there: unmount it"
+            )
+            raise told
 
 
 def fs_error(error: OSError, path: bytes) -> FsError:

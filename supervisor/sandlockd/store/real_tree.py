@@ -13,15 +13,16 @@ import stat
 from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import self_link
-from sandlockd.overlay.entries import Kind
+from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.identity import Facts
 from sandlockd.overlay.journal import Former
 from sandlockd.store.inspector import facts_of
+from sandlockd.store.layer import require_prompt
 from sandlockd.store.restored import Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sandlockd.store.storage import Storage
 
@@ -41,10 +42,11 @@ def if_there() -> Iterator[None]:
 
 
 class RealTree:
-    """root: borrowed. restored: what counts as unchanged although its ctime is another."""
+    """root: borrowed. restored: what counts as unchanged although its ctime is another. slow: as of a Storage."""
 
-    def __init__(self, root: OwnedFd, restored: Restored | None = None) -> None:
+    def __init__(self, root: OwnedFd, restored: Restored | None = None, slow: Collection[bytes] = ()) -> None:
         self._root = root
+        self._slow = slow
         self.restored = restored or Restored()
 
     def now(self, path: bytes) -> Facts | None:
@@ -73,9 +75,17 @@ class RealTree:
             raise
 
     def open(self, path: bytes, flags: int = os.O_PATH) -> OwnedFd:
+        self._require_prompt(path)
         return beneath.open_below(self._root.fd, path, flags)
 
+    def _require_prompt(self, path: bytes) -> None:
+        try:
+            require_prompt(self._slow, path)
+        except FsError as error:
+            raise OSError(error.errno, os.strerror(error.errno), path) from error
+
     def parent(self, path: bytes) -> OwnedFd:
+        self._require_prompt(above(path))
         return beneath.open_directory(self._root.fd, above(path))
 
     def former(self, path: bytes) -> Former:
@@ -93,7 +103,7 @@ class RealTree:
 
 
 def real_tree_of(storage: Storage) -> RealTree:
-    return RealTree(storage.workdir, Restored.read(storage.directory))
+    return RealTree(storage.workdir, Restored.read(storage.directory), storage.slow)
 
 
 def above(path: bytes) -> bytes:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.beneath import CONFINED
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.mounts import Mounts
 from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
 from sandlockd.store.executor import (
     LENT_PREFIX,
@@ -62,10 +63,11 @@ class Storage:
     """Open: the descriptors are ours to close. Nobody else can open it meanwhile.
 
     workdir: the lower tree. workdir_path: its canonical name when the storage was made, which was at began_ns.
-    lost: what a storage here cannot do, one line each.
+    lost: what a storage here cannot do, one line each. slow: where in the workdir a file system is mounted whose server
+    may never answer: nobody is to look there.
     """
 
-    __slots__ = ("began_ns", "directory", "lost", "meta", "upper", "work", "workdir", "workdir_path")
+    __slots__ = ("began_ns", "directory", "lost", "meta", "slow", "upper", "work", "workdir", "workdir_path")
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Storage:
         self.workdir_path = meta.workdir
         self.began_ns = meta.began_ns
         self.lost = lost
+        self.slow: frozenset[bytes] = frozenset()
 
     def close(self) -> None:
         for opened in (self.workdir, self.upper, self.work, self.directory):
@@ -162,6 +165,7 @@ def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta
         directory = opened.enter_context(_open_trusted(path))
         _lock(directory, path)
         meta = known or _read_meta(directory, path)
+        slow = _slow_in(workdir_path or meta.workdir)
         workdir = opened.enter_context(_open_workdir(workdir_path or meta.workdir))
         _refuse_nesting(workdir, directory)
         _require_workdir(meta, path, workdir)
@@ -172,7 +176,21 @@ def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta
         _sweep(work)
         _furnish(work)
         opened.pop_all()
-        return Storage(directory, workdir, upper, work, meta, _lost(workdir, upper))
+        storage = Storage(directory, workdir, upper, work, meta, _lost(workdir, upper))
+        storage.slow = slow
+        return storage
+
+
+def _slow_in(workdir: bytes) -> frozenset[bytes]:
+    """Before anybody looks there. Relative to the workdir, which is not on such a file system itself (StorageError)."""
+    mounts = Mounts()
+    try:
+        points = [mount.point for mount in mounts.slow_in(workdir)]
+    finally:
+        mounts.close()
+    if not all(point.startswith(workdir + b"/") for point in points):
+        raise StorageError(workdir, "is on a file system by now that waits for a server", "unmount that")
+    return frozenset(point[len(workdir) + 1 :] for point in points)
 
 
 def read_meta(path: bytes) -> Meta:

@@ -30,7 +30,7 @@ from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making, Staged
 from sandlockd.store.holding import Holding, NoRoom
 from sandlockd.store.index import IndexedLayer, UpperIndex
-from sandlockd.store.layer import DirectoryLayer, HardLinks
+from sandlockd.store.layer import DirectoryLayer, HardLinks, require_prompt
 from sandlockd.store.origins import Origins
 from sandlockd.store.remainders import Remainders
 from sandlockd.store.watches import Watches
@@ -109,6 +109,11 @@ class Tree:
         self._moved: dict[bytes, OwnedFd | None] = {}
         self.on_moved: Callable[[], None] | None = None
         self.lost = 0
+
+    @property
+    def lower(self) -> DirectoryLayer | None:
+        """None: it has none."""
+        return self._lower
 
     def avoid(self, slow: frozenset[bytes]) -> None:
         """Where in the real tree nothing is to be looked at: a file system was mounted there since the start."""
@@ -225,6 +230,16 @@ class Tree:
         """The object whose owner, mode, times and attributes show. Raises OSError."""
         layer = self.storage.upper if found.upper is not None else self.storage.workdir
         return beneath.open_below(layer.fd, found.path, os.O_PATH)
+
+    def open_original(self, path: bytes) -> OwnedFd | None:
+        """What the lower tree has there, if it can be told at once."""
+        if self._lower is None:
+            return None
+        try:
+            require_prompt(self._lower.slow, path)
+            return beneath.open_below(self.storage.workdir.fd, path, os.O_PATH)
+        except (OSError, FsError):
+            return None
 
     def open_copy(self, path: bytes) -> OwnedFd:
         """What the upper has there. Raises OSError."""

@@ -176,12 +176,12 @@ def _is_for_who_asks(call: Call, place: Place) -> bool:
     Where we are root, the copy has its owner, and the kernel is asked when it is changed.
     """
     tree, found = place.tree, place.found
-    if os.geteuid() == 0 or tree.lower_directory is None or call.name == "inotify_add_watch":
+    if os.geteuid() == 0 or tree.lower is None or call.name == "inotify_add_watch":
         return True
     if found.lower is not None:
-        original: OwnedFd | None = beneath.open_below(tree.lower_directory.fd, found.path, os.O_PATH)
+        original: OwnedFd | None = beneath.open_below(tree.lower.root.fd, found.path, os.O_PATH)
     else:
-        original = original_of(tree.storage.upper, tree.lower_directory, found)
+        original = original_of(tree.storage.upper, tree.lower, found)
     if original is None:
         return True
     with original:

@@ -59,11 +59,8 @@ def _told_object(place: Place) -> OwnedFd:
         return shown
     record = beneath.attribute(shown, ORIGIN_ATTRIBUTE)
     origin = None if record is None else decode_origin(record)
-    try:
-        original = beneath.open_below(
-            tree.storage.workdir.fd, found.path if origin is None else origin.path, os.O_PATH
-        )
-    except OSError:
+    original = tree.open_original(found.path if origin is None else origin.path)
+    if original is None:
         return shown
     status = os.fstat(original.fd)
     if (status.st_dev, status.st_ino) != tree.origins.told(os.fstat(shown.fd).st_ino):
