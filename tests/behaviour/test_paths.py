@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.fresh_disk import on_a_fresh_disk
 from harness.places import Tree, tree_of
 from harness.running import Runner
 from security.raw_calls import AT_FDCWD, Buffer, Bytes, Outcome, Ref, Script
 
 Call = Callable[[Script, bytes], Ref]
+Told = dict[tuple[str, bytes], Outcome]
 
 _PATH_MAX, _NAME_MAX = 4096, 255
 _AT_REMOVEDIR, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW = 0x200, 0x100, 0x400
@@ -132,17 +134,18 @@ def _furnish(script: Script, here: bytes, path: bytes | None) -> None:
             script.symlink(target, link)
 
 
-def _script(work: Path, calls: dict[str, Call], every: int) -> tuple[Script, dict[int, tuple[str, bytes]]]:
-    """The script, and which of its calls are the ones in question. every: third path only, or such."""
+def _script(work: Path, calls: dict[str, Call], some: slice) -> tuple[Script, dict[int, tuple[str, bytes]]]:
+    """The script, and which of its calls are the ones in question. some: of the paths."""
     script = Script()
     script.umask(0o022)
     asked: dict[int, tuple[str, bytes]] = {}
     for number, (name, call) in enumerate(calls.items()):
-        for at in range(0, len(_paths(b"")), every):
+        taken = range(len(_paths(b"")))[some]
+        for at in taken:
             changing = name in _CHANGING
             here = os.fsencode(work / f"{number}-{at if changing else 0}")
             path = _paths(here + b"/c")[at]
-            if changing or at == 0:
+            if changing or at == taken[0]:
                 _furnish(script, here, path if changing else None)
             made = call(script, path)
             asked[made.index] = (name, path)
@@ -158,7 +161,7 @@ def _parts(calls: dict[str, Call], size: int) -> list[dict[str, Call]]:
     return [dict(items[at : at + size]) for at in range(0, len(items), size)]
 
 
-def _told(outcomes: list[Outcome], asked: dict[int, tuple[str, bytes]]) -> dict[tuple[str, bytes], Outcome]:
+def _told(outcomes: list[Outcome], asked: dict[int, tuple[str, bytes]]) -> Told:
     return {
         what: outcomes[index] if what[0] not in _TELLING else outcomes[index]._replace(data=b"")
         for index, what in asked.items()
@@ -171,23 +174,32 @@ def _tree(work: Path) -> Tree:
 
 @pytest.mark.parametrize("where", ["granted", "spine"])
 @pytest.mark.parametrize("calls", _parts(_CALLS, _AT_ONCE), ids=lambda calls: next(iter(calls)))
-def test_unusual_paths(runner: Runner, where: str, calls: dict[str, Call]) -> None:
+def test_unusual_paths(runner: Runner, where: str, calls: dict[str, Call], soak: bool) -> None:
     if where == "granted" and runner.place.user.is_root:
         pytest.skip("the kernel's own answers: one user is enough")
-    script, asked = _script(runner.work, calls, 3 if runner.place.user.is_root else 1)
-    outcomes = script.bare(runner, timeout=60)
-    bare, tree = _told(outcomes, asked), _tree(runner.work)
+    # All of them where the supervisor decides, and rights count.
+    first = 0 if where == "granted" else 1 if runner.place.user.is_root else None
+    some = slice(None) if soak or first is None else slice(first, None, 3)
+    script, asked = _script(runner.work, calls, some)
+    bare, tree, ours, our_tree = on_a_fresh_disk(runner.place, lambda: _both(runner, where, script, asked))
     assert {outcome.error for outcome in bare.values()} >= {"", "ENOENT", "ENOTDIR", "ENAMETOOLONG"}
-    runner.place.empty_work()
-    options = ["--write", runner.work]
-    if where == "spine":
-        runner.place.file("work/denied", "denied")
-        options += ["--deny", runner.work / "denied"]
-    ours = _told(script.sandboxed(runner, *options, timeout=60)[0], asked)
     differing = [
         (name, path if len(path) < 60 else path[:20] + b"... (%d)" % len(path), bare[name, path], outcome)
         for (name, path), outcome in ours.items()
         if outcome != bare[name, path]
     ]
     assert differing == [], "\n".join(map(str, differing))
-    assert _tree(runner.work) == tree
+    assert our_tree == tree
+
+
+def _both(
+    runner: Runner, where: str, script: Script, asked: dict[int, tuple[str, bytes]]
+) -> tuple[Told, Tree, Told, Tree]:
+    bare, tree = _told(script.bare(runner, timeout=60), asked), _tree(runner.work)
+    runner.place.empty_work()
+    options = ["--write", runner.work]
+    if where == "spine":
+        runner.place.file("work/denied", "denied")
+        options += ["--deny", runner.work / "denied"]
+    outcomes, _ = script.sandboxed(runner, *options, timeout=60)
+    return bare, tree, _told(outcomes, asked), _tree(runner.work)

@@ -150,7 +150,7 @@ int main(void)
 		char byte;
 		int fd;
 
-		usleep(15000 + i * 7919 % 20000);
+		usleep(3000 + i * 7919 % 20000);
 		fd = open("fifo", O_WRONLY);
 		if (fd < 0 || write(fd, "m", 1) != 1 || close(fd) < 0 || read(answers[0], &byte, 1) != 1)
 			_exit(1);
@@ -321,10 +321,10 @@ int main(void)
 	sigaction(SIGALRM, &action, NULL);
 	mkfifo("fifo", 0600);
 	if ((first = fork()) == 0) {
-		alarm(3);
+		alarm(2);
 		_exit(open("fifo", O_RDONLY) < 0 && errno == EINTR ? 0 : 1);
 	}
-	sleep(1);
+	usleep(300000);
 	do {
 		if ((other = fork()) == 0) {
 			if ((getpid() - first) % 256 == 0)

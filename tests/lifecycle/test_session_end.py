@@ -23,7 +23,7 @@ from harness.waiting import until
 
 _TESTS = Path(__file__).parents[1]
 _HEAD = """
-import json, os, subprocess
+import json, os, subprocess, uuid
 from pathlib import Path
 import pytest
 from harness import ledger
@@ -31,7 +31,7 @@ from harness import ledger
 def tell(runner, **more):
     user = runner.place.user
     told = {"session": ledger.own().session, "root": str(runner.place.root), "user": user.name, **more}
-    path = Path(os.environ["TOLD"], str(os.getpid()))
+    path = Path(os.environ["TOLD"], uuid.uuid4().hex)
     path.with_suffix(".new").write_text(json.dumps(told))
     path.with_suffix(".new").rename(path)
 """
@@ -166,53 +166,58 @@ def test_what_a_killed_session_left_goes_with_the_next_but_not_what_a_living_one
         assert _left(lives) == []
 
 
-# What a test does, with what a line about it says, and whom nobody but root can leave.
-_LEAVING = {
-    "a process": ('subprocess.Popen(["sleep", "1000"], start_new_session=True).returncode = 0', "(sleep, S)"),
-    "a directory": ("path = left()", "directory /var/tmp/sandlockd-test-left"),
-    "a mount": (
-        'path = left(); subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)',
-        "mount /var/tmp/sandlockd-test-left",
-    ),
-    "a user": ("kept.append(users.temporary_user()); kept[0].__enter__()", "user slt"),
-    "a file in shared memory": (
-        'path = tempfile.mkstemp(dir="/dev/shm")[1]; os.chown(path, runner.place.user.uid, -1)',
-        "/dev/shm/tmp",
-    ),
-    "a process of the user's": (
-        'subprocess.Popen(["sleep", "1000"], env={}, **runner.place.user.popen_arguments()).returncode = 0',
-        "(sleep)",
-    ),
-}
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("what", _LEAVING)
-def test_a_session_that_leaves_something_fails_names_it_and_removes_it(
-    tmp_path: Path, what: str, workers: int
-) -> None:
-    if os.geteuid() != 0 and what not in ("a process", "a directory"):
-        pytest.skip("needs root")
-    act, named = _LEAVING[what]
-    tests = f"""
+# What a test leaves; only root can leave what comes after the first two. Returns: what a line about it says.
+_LEAVING = """
 import tempfile
 from harness import users
 
 kept = []
 
-def left():
-    return ledger.make_directory("sandlockd-test-left", ledger.HOME)
+def leave_a_process(runner):
+    subprocess.Popen(["sleep", "1000"], start_new_session=True).returncode = 0
+    return "(sleep, S)"
+
+def leave_a_directory(runner):
+    return f"directory {ledger.make_directory('sandlockd-test-left', ledger.HOME)}"
+
+def leave_a_mount(runner):
+    path = ledger.make_directory("sandlockd-test-left", ledger.HOME)
+    subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
+    return f"mount {path}"
+
+def leave_a_user(runner):
+    kept.append(users.temporary_user())
+    return f"user {kept[0].__enter__().name}"
+
+def leave_a_file_in_shared_memory(runner):
+    path = tempfile.mkstemp(dir="/dev/shm")[1]
+    os.chown(path, runner.place.user.uid, -1)
+    return path
+
+def leave_a_process_of_the_user(runner):
+    process = subprocess.Popen(["sleep", "1000"], env={}, **runner.place.user.popen_arguments())
+    process.returncode = 0
+    return f"process {process.pid} (sleep)"
 
 @pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
-def test_that_leaves(runner):
-    path = runner.place.root
-    {act}
-    tell(runner, path=str(path))
+@pytest.mark.parametrize("leave", [leave for name, leave in list(globals().items()) if name.startswith("leave_")])
+def test_that_leaves(runner, leave):
+    if os.geteuid() == 0 or leave in (leave_a_process, leave_a_directory):
+        tell(runner, named=leave(runner))
 """
-    with _session(tmp_path, tests, workers) as session:
+_WAYS_TO_LEAVE = 6 if os.geteuid() == 0 else 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_session_that_leaves_something_fails_names_it_and_removes_it(tmp_path: Path, workers: int) -> None:
+    with _session(tmp_path, _LEAVING, workers) as session:
         output = session.output()
         assert session.process.wait() == pytest.ExitCode.TESTS_FAILED, output
         told = [json.loads(path.read_text()) for path in session.told.iterdir()]
-    assert "left behind" in output and named in output, output
-    assert len(told) == 1 and _left(told) == []
-    assert not os.path.lexists(told[0]["path"])
+    assert len(told) == _WAYS_TO_LEAVE, output
+    assert "left behind" in output
+    assert [one["named"] for one in told if one["named"] not in output] == [], output
+    assert _left(told) == []
+    for kind, _, path in (one["named"].partition(" ") for one in told):
+        assert kind not in ("directory", "mount") or not os.path.lexists(path)
+        assert not kind.startswith("/") or not os.path.lexists(kind)
