@@ -211,6 +211,7 @@ int slk_give_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t c
 		return -EBADSLT;
 	if (engine->disk && slk_disk_given(engine->disk, fd) < 0)
 		return -EIO;
+	slk_note_given(engine, fd);
 	return inject(engine, slot, fd, close_on_exec);
 }
 
@@ -228,6 +229,7 @@ int slk_exchange_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32
 	if (!slot)
 		return -EBADSLT;
 	injection.id = slot->notif_id;
+	slk_note_given(engine, fd);
 	do
 		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
 	while (result < 0 && errno == EINTR);

@@ -460,6 +460,15 @@ struct slk_tree_config {
 int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config);
 /* Lower directories of this tree have been renamed: where one is, its path does not tell any more. */
 void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number);
+/* An object of an upper directory (fd: O_PATH): may somebody hold its lock, for as long as he likes? 1 also where that
+ * cannot be told. */
+int slk_engine_may_be_locked(struct slk_engine *engine, int32_t fd);
+/* The program watches something in a tree. */
+void slk_engine_watched(struct slk_engine *engine);
+/* Another thread changes the trees, and waits for such a lock: C leaves them alone. From any thread. */
+void slk_engine_park_trees(struct slk_engine *engine, int32_t parked);
+/* Has anybody this file open for writing? opened: for reading, and not for writing. 1 also where that cannot be told. */
+int slk_is_written(int opened);
 /* What every process of the program has, until one changes its own. */
 void slk_engine_ids_changed(struct slk_engine *engine);
 void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask);

@@ -325,7 +325,7 @@ static int copy_up(const struct slk_engine *engine, const struct slk_tree *tree,
 		return from;
 	/* A program may be running: Python looks. */
 	if (fstat(from, &status) < 0 || !S_ISREG(status.st_mode) || status.st_nlink != 1 || status.st_mode & 0111 ||
-	    (!truncated && status.st_size > COPY_BYTES_MAX) ||
+	    (!truncated && (status.st_size > COPY_BYTES_MAX || slk_is_written(from))) ||
 	    !has_room(engine, SLK_DISK_BLOCK + (truncated ? 0 : (uint64_t)status.st_size)) ||
 	    syscall(SYS_faccessat2, from, "", W_OK, AT_EMPTY_PATH | AT_EACCESS) < 0) {
 		close(from);
@@ -395,6 +395,8 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 		return PYTHON;
 	lower = beneath(tree, path, parent_flags(found), &status);
 	if (lower == UNKNOWN || (!is_upper && lower != A_FILE) || (lower != NOTHING && parent_has(tree, path, S_ISVTX)))
+		return PYTHON;
+	if (is_upper && slk_tree_may_be_locked(engine, tree, path))
 		return PYTHON;
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
@@ -469,7 +471,7 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 
 	if (from->length - tree->root_length > SLK_PATH_MAX || to->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
-	if (engine->ids_changed || engine->tell_granted || (row->flags >= 0 && (uint32_t)arg(request, row->flags)) ||
+	if (engine->ids_changed || engine->tell_granted || slk_trees_parked(engine) || (row->flags >= 0 && (uint32_t)arg(request, row->flags)) ||
 	    slk_layers_is_watched(tree->layers, old) || slk_layers_is_watched(tree->layers, new))
 		return PYTHON;
 	slk_layers_walk(tree->layers, from->text, from->ends, tree->root_components, from->count, &source);
@@ -483,6 +485,9 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 	if (target.is_whole && target.kind == SLK_LAYER_FILE &&
 	    (syscall(SYS_newfstatat, tree->upper_fd, old, &one, AT_SYMLINK_NOFOLLOW) < 0 ||
 	     syscall(SYS_newfstatat, tree->upper_fd, new, &other, AT_SYMLINK_NOFOLLOW) < 0 || one.st_ino == other.st_ino))
+		return PYTHON;
+	if (slk_tree_may_be_locked(engine, tree, old) ||
+	    (target.is_whole && target.kind == SLK_LAYER_FILE && slk_tree_may_be_locked(engine, tree, new)))
 		return PYTHON;
 	/* One that takes the place of another needs no room: so a program that is at its limit gets on. */
 	if ((!target.is_whole && !has_room(engine, 0)) || !slk_tree_alive(engine, request))

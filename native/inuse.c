@@ -36,6 +36,16 @@ static int open_for_lease(int fd)
 	return opened < 0 && errno == EPERM ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : opened;
 }
 
+static int is_granted(int opened, int lease)
+{
+	/* Whoever opens it in this very moment breaks the lease: by default the signal would end us. */
+	int granted = fcntl(opened, F_SETSIG, SIGURG) == 0 && fcntl(opened, F_SETLEASE, lease) == 0;
+
+	if (granted)
+		fcntl(opened, F_SETLEASE, F_UNLCK);
+	return granted;
+}
+
 int slk_in_use(int fd, int by_readers)
 {
 	int opened = open_for_lease(fd);
@@ -43,12 +53,14 @@ int slk_in_use(int fd, int by_readers)
 
 	if (opened < 0)
 		return 1;
-	/* Whoever opens it in this very moment breaks the lease: by default the signal would end us. */
-	granted = fcntl(opened, F_SETSIG, SIGURG) == 0 && fcntl(opened, F_SETLEASE, by_readers ? F_WRLCK : F_RDLCK) == 0;
-	if (granted)
-		fcntl(opened, F_SETLEASE, F_UNLCK);
+	granted = is_granted(opened, by_readers ? F_WRLCK : F_RDLCK);
 	close(opened);
 	return !granted;
+}
+
+int slk_is_written(int opened)
+{
+	return !is_granted(opened, F_RDLCK);
 }
 
 int slk_watch_gone(int inotify_fd, int dirfd, const char *path, int of_writers)

@@ -226,6 +226,15 @@ void slk_descriptor_link(const struct slk_request *request, int fd, char *ret_li
 int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
 void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
 
+/* ---- given.c: whose lock may be held for long */
+
+#define SLK_GIVEN_BITS (1u << 18)
+/* This descriptor is about to be the program's. */
+void slk_note_given(struct slk_engine *engine, int fd);
+/* A file of the upper. path: relative to the tree. */
+int slk_tree_may_be_locked(struct slk_engine *engine, const struct slk_tree *tree, const char *path);
+int slk_trees_parked(const struct slk_engine *engine);
+
 /* ---- inuse.c: whether anybody still has a file */
 
 /* Is it open for writing (by_readers: at all) anywhere? fd: O_PATH. 1 also where that cannot be told. */
@@ -313,6 +322,9 @@ struct slk_engine {
 	uint32_t uid, gid; /* of all at the start */
 	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_disk *disk; /* borrowed; NULL: no limit */
+	int has_watches;       /* the program watches something in a tree, or did */
+	int trees_parked;      /* another thread changes them, and waits */
+	uint64_t given[SLK_GIVEN_BITS / 64];
 	struct slk_refusal *refusals;
 	uint32_t refusal_count;
 	int mounts_fd; /* borrowed */

@@ -285,6 +285,8 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 
 	if (writes && engine->disk && !slk_disk_has_room(engine->disk, SLK_DISK_BLOCK, 0))
 		return PYTHON;
+	if (flags & O_TRUNC && slk_tree_may_be_locked(engine, tree, path))
+		return PYTHON;
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
 	fd = slk_open_confined(tree->upper_fd, path, kept | O_NONBLOCK, 0);
@@ -427,7 +429,7 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	int result;
 
 	/* From a working directory that is nearly as deep as a path can tell, more than one path can tell. */
-	if (engine->ids_changed || engine->tell_granted || walk->length - tree->root_length > SLK_PATH_MAX)
+	if (engine->ids_changed || engine->tell_granted || slk_trees_parked(engine) || walk->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	/* Where it is: which may have been removed, and still is there; or be closed to it, which the path does not show. */
@@ -485,6 +487,8 @@ static int descriptor_in_upper(struct slk_engine *engine, struct slk_request *re
 		return slk_tell_descriptor(engine, request, tree);
 	if (act != SLK_ACT_GETDENTS || length <= tree->upper_length)
 		return PYTHON;
+	if (slk_trees_parked(engine))
+		return PYTHON; /* whoever reads a directory needs its lock */
 	path += tree->upper_length + 1;
 	found = slk_layers_find(tree->layers, path);
 	if ((found & 0xff) != SLK_LAYER_DIRECTORY || found >> 8 & SLK_LAYER_MERGED)

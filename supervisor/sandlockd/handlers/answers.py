@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandlockd.kernel.aside import Unfinished
     from sandlockd.policy.verdict import Verdict, Want
 
 
@@ -118,6 +119,11 @@ class Later(NamedTuple):
     work: Callable[[], Any]
     then: Callable[[Any], Answer | Later]
     abandon: Callable[[], None]  # releases what work would have; harmless when it has; never while it runs
+
+
+def when_over(unfinished: Unfinished, then: Callable[[Any], Answer | Later]) -> Later:
+    """What goes on without the loop is answered when it is over (kernel/aside.py)."""
+    return Later(unfinished.job.wait, then, unfinished.job.abandon)
 
 
 Settled = Continue | Errno | Value | Fd | Write | Restart | Kill

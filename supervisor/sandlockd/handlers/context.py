@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import time
 
 from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.aside import PATIENCE_S
 from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW
-from sandlockd.kernel.paths import Identity
+from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.policy.files import WORKDIR_RULE
 from sandlockd.policy.verdict import FileIdentity, Want
 from sandlockd.process.key import Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, TypeVar
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.merged.acquaintance import Acquaintance
+    from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Engine, Request, Zone
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.files import Files, Patient, Prompt
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
 
 
 _REMOVE_FILE, _MAKE_DIR = 1 << 5, 1 << 7  # LANDLOCK_ACCESS_FS_*
+
+
+class TreesBusy(Exception):
+    """Another thread has the trees, and may have them for long. Nothing was done."""
 
 
 class Context:
@@ -119,6 +126,29 @@ class Context:
         other.index = None
         return other
 
+    def take_trees(self) -> bool:
+        """On the loop: their lock. False: somebody has it and may have it for long; a worker waits for it."""
+        return self.trees_lock.acquire(timeout=0 if self.engine.trees_are_parked else PATIENCE_S)
+
+    @contextlib.contextmanager
+    def trees_held(self) -> Iterator[None]:
+        """For what is asked about them by the way. Raises TreesBusy: begin anew when they are free."""
+        if not self.take_trees():
+            raise TreesBusy
+        try:
+            yield
+        finally:
+            self.trees_lock.release()
+
+    def until_trees_are_free(self) -> None:
+        """In a worker."""
+        with self.trees_lock:
+            pass
+
+    @property
+    def aside(self) -> Aside:
+        return self._prompt.aside
+
     def avoid_slow_mounts(self) -> None:
         """What was mounted in a tree is no part of it where its server may never answer. Under their lock."""
         for tree in self.trees:
@@ -177,12 +207,13 @@ class Caller:
     Raises (from every property): Vanished when the thread is gone.
     """
 
-    __slots__ = ("_status", "as_somebody", "context", "request")
+    __slots__ = ("_status", "as_somebody", "context", "nobody_locks", "request")
 
     def __init__(self, context: Context, request: Request) -> None:
         self.context = context
         self.request = request
         self._status: procfs.Status | None = None
+        self.nobody_locks = False  # the object of this call: it lies in an upper, and nobody has it open
         self.as_somebody: Identity | None = None  # whose rights count for this call, if not its own
 
     @property
@@ -218,7 +249,10 @@ class Caller:
         return Identity(status.uids[3], status.gids[3], status.groups, status.capabilities)
 
     def act(self, act: Callable[..., Result], *args: Any) -> Result:
-        """Make a call of kernel/acts.py with the caller's rights. Raises OSError, MayWait."""
+        """Make a call of kernel/acts.py with the caller's rights. Raises OSError, MayWait, Unfinished."""
+        if self.nobody_locks:
+            with acting_as(self.identity):
+                return act(*args)
         return self.context.files.run(act, *args, identity=self.identity)
 
     def wait_for(self, act: Callable[..., Result], *args: Any) -> Result:

@@ -13,9 +13,10 @@ import stat
 import struct
 
 from sandlockd.handlers import lookup, procfiles, record
-from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later
+from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later, when_over
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import acts, memory
+from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from sandlockd.policy.verdict import Verdict, Want
@@ -234,6 +235,8 @@ def reopen(caller: Caller, opened: OwnedFd, how: How, mode: int) -> Answer | Lat
         try:
             # A lease on a regular file would make us wait for its holder.
             return Fd(caller.act(acts.reopen_at_once, opened, flags).take(), close_on_exec)
+        except Unfinished as unfinished:
+            return when_over(unfinished, lambda file: Fd(file.take(), close_on_exec))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -247,7 +250,7 @@ def reopen(caller: Caller, opened: OwnedFd, how: How, mode: int) -> Answer | Lat
     return Later(open_and_wait, lambda file: Fd(file.take(), close_on_exec), held.close)
 
 
-def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
+def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer | Later:
     """No such object: make it where the kernel may not, or let the kernel find the same error."""
     kernel_looks = caller.context.instead is None
     if how.asks_for_no_access or (
@@ -266,7 +269,7 @@ def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer:
     return _create_behind_links(caller, how, parent, name)
 
 
-def _create_behind_links(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
+def _create_behind_links(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer | Later:
     """The name may be that of a link to something that is still to be made: then it is made where the link leads."""
     for _ in range(_LINKS_MAX):
         with parent:
@@ -301,7 +304,7 @@ def _directory_behind(caller: Caller, parent: OwnedFd, path: bytes) -> OwnedFd:
     )
 
 
-def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
+def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer | Later:
     context = caller.context
     try:
         directory = caller.describe(parent)
@@ -320,7 +323,7 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
             acts.open_at,
             parent,
             name,
-            flags | os.O_NONBLOCK,  # somebody may have put a FIFO there meanwhile
+            (flags & ~os.O_TRUNC) | os.O_NONBLOCK,  # somebody may have put a FIFO there meanwhile
             how.mode & ~caller.status.umask,
             RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
         )
@@ -332,4 +335,13 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer:
         if not again.allowed:  # somebody put a denied object there meanwhile
             return record.refuse(again, path=found.path, wanted=how.want)
         acts.let_block(made, how.flags)
-        return Fd(made.take(), bool(how.flags & os.O_CLOEXEC))
+        close_on_exec = bool(how.flags & os.O_CLOEXEC)
+        if how.flags & os.O_TRUNC and os.fstat(made.fd).st_size:  # somebody else's: it is judged by now
+            try:
+                caller.act(acts.truncate, made, 0, os.O_NONBLOCK)
+            except Unfinished as unfinished:
+                held = OwnedFd(made.take())
+                return Later(unfinished.job.wait, lambda _: Fd(held.take(), close_on_exec), held.close)
+            except OSError as error:
+                return Errno(error.errno or errno.EIO)
+        return Fd(made.take(), close_on_exec)

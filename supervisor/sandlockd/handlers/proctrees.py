@@ -158,7 +158,7 @@ def _numa_file(caller: Caller, match: re.Match[bytes]) -> bytes:
 
 def _name(caller: Caller, tree: Tree, real: bytes, inode: int | None) -> bytes:
     """What the program calls an object of the tree; inode: its own, None where that is not known."""
-    with caller.context.trees_lock:
+    with caller.context.trees_held():
         name = tree.virtual_path(real)
         if name is None:
             return real

@@ -7,6 +7,7 @@ one name. All raise OSError.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -17,6 +18,10 @@ from sandlockd.kernel.paths import AT_FDCWD, Object, openat2, self_link
 from sandlockd.kernel.paths import describe as describe_fd
 from sandlockd.kernel.paths import describe_at_length as describe_at_length_fd
 from sandlockd.kernel.status import STATX_BASIC, STATX_BORN, Status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def open_at(base: OwnedFd | None, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> OwnedFd:
@@ -161,6 +166,43 @@ def list_xattr(opened: OwnedFd, size: int) -> bytes:
     buffer = ffi.new("char[]", size)
     length = check(lib.slk_listxattr(self_link(opened.fd), buffer, size, 1))
     return bytes(ffi.buffer(buffer, length))
+
+
+# What takes the lock of a file (kernel/aside.py): of an object that is opened, or of one that has a name.
+_LOCKING = frozenset(
+    (
+        remove_file,
+        rename,
+        make_link,
+        truncate,
+        truncate_unopened,
+        set_mode,
+        set_owner,
+        set_times,
+        set_xattr,
+        remove_xattr,
+    )
+)
+
+
+def takes_lock(act: object, args: tuple[Any, ...]) -> bool:
+    """Whether it may wait as long as somebody else's write to a file takes."""
+    return act in _LOCKING or (act is reopen_at_once and bool(args[1] & os.O_TRUNC))
+
+
+def until_unlocked(opened: OwnedFd) -> None:
+    """Wait for the lock of a file, and do nothing: it is asked to lose an attribute that it does not have.
+
+    removexattr(2) takes the lock of the inode first, and no other (vfs_removexattr of fs/xattr.c).
+    """
+    try:
+        remove_xattr(opened, b"user.sandlockd.none")
+    except OSError as error:
+        if error.errno not in _NOTHING_REMOVED:
+            raise
+
+
+_NOTHING_REMOVED = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EROFS))
 
 
 def add_watch(instance: OwnedFd, opened: OwnedFd, mask: int) -> int:

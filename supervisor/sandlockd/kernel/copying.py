@@ -36,6 +36,12 @@ def open_source(seen: OwnedFd) -> OwnedFd:
         return openat2(-100, self_link(seen.fd), os.O_RDONLY | os.O_NONBLOCK)
 
 
+def is_written(seen: OwnedFd) -> bool:
+    """Has anybody this regular file open for writing? True also where that cannot be told. Raises OSError."""
+    with open_source(seen) as source:
+        return bool(lib.slk_is_written(source.fd))
+
+
 def copy_data(
     source: OwnedFd, target: OwnedFd, size: int | None = None, stop: Callable[[], bool] | None = None
 ) -> None:

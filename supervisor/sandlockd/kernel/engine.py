@@ -114,6 +114,7 @@ class Engine:
         """
         self._mounts = mounts
         self._trees = 0
+        self.trees_are_parked = False
         self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
         os.ftruncate(self.ledger.fd, lib.slk_ledger_bytes())
         config = ffi.new("struct slk_engine_config *")
@@ -335,6 +336,19 @@ class Engine:
         number = self._trees
         self._trees += 1
         return lambda: lib.slk_engine_tree_moved(self._engine, number)
+
+    def may_be_locked(self, opened: OwnedFd) -> bool:
+        """An object of an upper directory: may somebody hold its lock, for as long as he likes? (native/given.c)"""
+        return bool(lib.slk_engine_may_be_locked(self._engine, opened.fd))
+
+    def watched(self) -> None:
+        """The program watches something in a tree: what is opened only to look would be told."""
+        lib.slk_engine_watched(self._engine)
+
+    def park_trees(self, *, parked: bool) -> None:
+        """Another thread changes them: C leaves them alone. From any thread."""
+        self.trees_are_parked = parked
+        lib.slk_engine_park_trees(self._engine, parked)
 
     def set_disk(self, disk: Disk) -> None:
         """What the trees hold is limited; borrowed."""

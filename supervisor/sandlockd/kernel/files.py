@@ -12,6 +12,7 @@ import errno
 import os
 
 from sandlockd.kernel import acts
+from sandlockd.kernel.aside import Aside
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.launching import poke
 from sandlockd.kernel.mounts import Mounts, mount_id
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
             """Where a magic link of /proc leads, opened for nothing but looking."""
 
         def run(self, act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
-            """A function of kernel/acts.py."""
+            """A function of kernel/acts.py. Raises aside.Unfinished where it goes on, without us."""
 
         def wait_for(
             self, act: Callable[..., Result], *args: Any, identity: Identity | None = None
@@ -78,6 +79,7 @@ class Prompt:
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
+        self.aside = Aside()
         self.pids = (os.getpid(),)
 
     def open(
@@ -141,8 +143,14 @@ class Prompt:
             for arg in args:
                 if isinstance(arg, OwnedFd) and not self._is_prompt(arg):
                     raise MayWait
+        if acts.takes_lock(act, args):
+            return self._run_aside(act, args, identity)  # type: ignore[no-any-return]
         with acting_as(identity):
             return act(*args)
+
+    def _run_aside(self, act: Callable[..., Any], args: tuple[Any, ...], identity: Identity | None) -> Any:
+        kept = _Kept(act, args, identity)
+        return self.aside.run(kept, release=kept.close)
 
     @staticmethod
     def wait_for(act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
@@ -153,6 +161,26 @@ class Prompt:
     def _is_prompt(self, opened: OwnedFd) -> bool:
         # A name that ends so is looked up to tell what it means (paths.describe).
         return self._mounts.is_local(opened) and not os.readlink(self_link(opened.fd)).endswith(DELETED)
+
+
+class _Kept:
+    """An act with duplicates of its descriptors: whoever asked for it may have closed his own when it is made."""
+
+    __slots__ = ("_act", "_args", "_identity")
+
+    def __init__(self, act: Callable[..., Any], args: tuple[Any, ...], identity: Identity | None) -> None:
+        self._act = act
+        self._args = tuple(OwnedFd(os.dup(arg.fd)) if isinstance(arg, OwnedFd) else arg for arg in args)
+        self._identity = identity
+
+    def __call__(self) -> Any:
+        with acting_as(self._identity):
+            return self._act(*self._args)
+
+    def close(self) -> None:
+        for arg in self._args:
+            if isinstance(arg, OwnedFd):
+                arg.close()
 
 
 class _Root:

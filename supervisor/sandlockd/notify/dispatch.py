@@ -11,7 +11,19 @@ import time
 from functools import partial
 from typing import Any
 
-from sandlockd.handlers.answers import EACCES, EIO, Answer, Errno, Later, Refused, Restart, Settled
+from sandlockd.handlers.answers import (
+    EACCES,
+    EIO,
+    Answer,
+    Errno,
+    Later,
+    Refused,
+    Restart,
+    Settled,
+    Value,
+    when_over,
+)
+from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.engine import (
     REASON_FAILED,
     REASON_GRANTED,
@@ -147,6 +159,8 @@ class Dispatcher:
     def _guarded(self, request: Request, ask: Callable[[], Answer | Later]) -> Answer | Later:
         try:
             return ask()
+        except Unfinished as unfinished:
+            return when_over(unfinished, _done)
         except Gone:
             return EIO  # frees the slot; there is nobody to read it
         except Exception as error:
@@ -281,6 +295,10 @@ class Dispatcher:
             pass  # nobody is there any more to have been allowed anything
         except Exception:
             self.untold += 1
+
+
+def _done(_: object) -> Answer:
+    return Value(0)  # as of every call that comes to one act, but for an open
 
 
 def _as_it_is(answer: Answer | Later) -> Answer | Later:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import _thread
 import collections
+import contextlib
 import errno
+import itertools
 import os
 import stat
 
@@ -24,7 +26,7 @@ from sandlockd.kernel.layers import DIRECTORY
 from sandlockd.kernel.paths import self_link
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind, NoLayer
-from sandlockd.overlay.steps import Clear, CopyTree, CopyUp, Move, Remove, Whiteout
+from sandlockd.overlay.steps import Clear, CopyTree, CopyUp, Exchange, Link, Move, Remove, Whiteout
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
 from sandlockd.store.executor import Executor, Making, Staged
@@ -261,10 +263,28 @@ class Tree:
         try:
             with beneath.open_below(self.storage.workdir.fd, step.path, os.O_PATH) as seen:
                 status = os.fstat(seen.fd)
+                size = status.st_size if step.size is None else min(step.size, status.st_size)
+                is_long = size > _AT_ONCE_BYTES or copying.is_written(seen)
         except OSError:
             return False  # carrying it out finds the error
-        size = status.st_size if step.size is None else min(step.size, status.st_size)
-        return size > _AT_ONCE_BYTES and (status.st_dev, status.st_ino) not in self._staged
+        return is_long and (status.st_dev, status.st_ino) not in self._staged
+
+    def are_written(self, steps: Steps) -> bool:
+        """Does one of them copy what somebody has open for writing? Reading it may wait for him, and is never done."""
+        for step in steps:
+            if isinstance(step, CopyUp) and step.kind is Kind.FILE and step.size != 0:
+                with beneath.open_below(self.storage.workdir.fd, step.path, os.O_PATH) as seen:
+                    if copying.is_written(seen):
+                        return True
+        return False
+
+    def renamed_files(self, steps: Steps) -> list[OwnedFd]:
+        """Those of the upper of which a name goes, comes or changes, opened for nothing but looking."""
+        found = []
+        for path in itertools.chain.from_iterable(map(_renamed, steps)):
+            with contextlib.suppress(OSError):  # it is not there yet
+                found.append(self.open_copy(path))
+        return found
 
     def _is_large(self, side: Side, step: CopyTree) -> bool:
         found = side.view.at(step.path)
@@ -403,6 +423,29 @@ class Tree:
         self.index.close()
         self.origins.close()
         self.storage.close()
+
+
+def _renamed(step: Step) -> tuple[bytes, ...]:
+    match step:
+        case Whiteout(path, over) if over is not None and over is not Kind.DIRECTORY:
+            return (path,)
+        case Remove(path, kind) if kind is Kind.FILE:
+            return (path,)
+        case Move(source, path, _) | Exchange(source, path):
+            return source, path
+        case Link(source, _, _, _) if source is not None:
+            return (source,)
+        case _:
+            return ()
+
+
+def copies_of(steps: Steps) -> Steps:
+    """What a plan begins with: nobody sees a difference when that is done."""
+    return tuple(itertools.takewhile(_is_copy, steps))
+
+
+def _is_copy(step: Step) -> bool:
+    return isinstance(step, (CopyUp, CopyTree)) or (isinstance(step, Link) and step.is_copy_up)
 
 
 def kernel_error(error: FsError) -> OSError:

@@ -17,7 +17,9 @@ from sandlockd.handlers.merged.doing import Call, change, denied
 from sandlockd.handlers.merged.following import follow
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
 from sandlockd.handlers.merged.seeing import remainder_of
+from sandlockd.handlers.merged.waiting import nobody_locks, noted_when_over
 from sandlockd.kernel import acts, beneath, inotify, memory
+from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.disk import BLOCK_BYTES
 from sandlockd.kernel.paths import AT_FDCWD, Object, describe
 from sandlockd.kernel.syscalls import Follow
@@ -120,9 +122,12 @@ def handle(call: Call) -> Handled:
         with target.opened as opened:
             if not _may_change(call, opened):
                 return Errno(errno.EPERM)
-            return act(call.caller, target.tree.remainders.of(opened), describe(opened.fd))
+            remainder = target.tree.remainders.of(opened)
+            call.caller.nobody_locks = nobody_locks(call.caller, remainder)
+            return act(call.caller, remainder, describe(opened.fd))
     if not isinstance(target, Place):
         with target:
+            call.caller.nobody_locks = nobody_locks(call.caller, target)
             return act(call.caller, target, describe(target.fd))
     refusal = denied(call, target, want)
     if refusal is not None:
@@ -131,18 +136,23 @@ def handle(call: Call) -> Handled:
     if not _is_for_who_asks(call, place):
         return Errno(errno.EPERM)
 
-    def finish(_: OwnedFd | None) -> Answer:
+    def finish(_: OwnedFd | None) -> Answer | Later:
         with place.tree.open_copy(place.found.path) as opened:
             status = os.fstat(opened.fd)
             found = Object(
                 place.path, status.st_dev, status.st_ino, status.st_mode, False, status.st_rdev, False
             )
-            answer = act(call.caller, opened, found)
+            call.caller.nobody_locks = nobody_locks(call.caller, opened)
+            try:
+                answer = act(call.caller, opened, found)
+            except Unfinished as unfinished:
+                return noted_when_over(place.tree, unfinished, opened)
             if watches and isinstance(answer, Value):
                 holder = call.caller.tgid, call.int_arg(0)
                 inode = os.fstat(opened.fd).st_ino
                 if place.found.lower is not None and place.found.kind is Kind.FILE:
                     follow(call.caller, place, opened)
+                call.caller.context.engine.watched()
                 place.tree.watched(place.found.path, inode, *holder, answer.value, call.arg(2))
         if "xattr" in call.name:
             place.tree.index.refresh(

@@ -8,6 +8,7 @@ from functools import partial
 
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Later
+from sandlockd.handlers.merged import waiting
 from sandlockd.handlers.merged.places import Place
 from sandlockd.handlers.merged.places import resolve as find
 from sandlockd.kernel import acts, memory, procfs
@@ -35,17 +36,38 @@ DISK_RULE = "limits.disk"
 
 
 class Call:
-    """One call under way. is_lifted: its copies were made beforehand, whatever is left of them is made at once."""
+    """One call under way.
 
-    __slots__ = ("caller", "is_lifted", "name", "start_again")
+    is_lifted: its copies were made beforehand, whatever is left of them is made at once. has_waited: for the locks of
+    the files that it changes. trees_are_given: another thread has their lock now, and releases it.
+    """
+
+    __slots__ = ("_again", "caller", "has_waited", "is_lifted", "name", "trees_are_given")
 
     def __init__(
-        self, caller: Caller, name: str, start_again: Callable[[], Answer | Later], *, is_lifted: bool
+        self,
+        caller: Caller,
+        name: str,
+        again: Callable[..., Answer | Later],
+        *,
+        is_lifted: bool,
+        has_waited: bool,
     ) -> None:
         self.caller = caller
         self.name = name
-        self.start_again = start_again
+        self._again = again
         self.is_lifted = is_lifted
+        self.has_waited = has_waited
+        self.trees_are_given = False
+
+    def start_again(self) -> Answer | Later:
+        return self._again(is_lifted=self.is_lifted, has_waited=self.has_waited)
+
+    def start_lifted(self) -> Answer | Later:
+        return self._again(is_lifted=True, has_waited=self.has_waited)
+
+    def start_patiently(self) -> Answer | Later:
+        return self._again(is_lifted=self.is_lifted, has_waited=True)
 
     def arg(self, position: int) -> int:
         return int(self.caller.request.args[position])
@@ -109,10 +131,15 @@ def change(
     slow = () if call.is_lifted else tree.slow_steps(side, steps)
     if slow:
         lift = partial(_lift, tree.lift, side, slow)
-        return Later(lift, lambda done: call.start_again() if done else _refused(place, steps), _nothing)
+        return Later(lift, lambda done: call.start_lifted() if done else _refused(place, steps), _nothing)
     if not tree.has_room(side, steps, more_bytes=more_bytes, freed_bytes=freed_bytes):
         return _refused(place, steps)
     call.caller.require_alive()
+    if call.is_lifted and tree.are_written(steps):
+        return waiting.copy(call, place, steps)
+    locked = waiting.locked_files(call, place, steps, making)
+    if locked:
+        return waiting.carry_out(call, place, steps, making or Making(), finish, locked)
     try:
         made = side.executor.carry_out(steps, making or Making())
     except FsError as error:

@@ -12,8 +12,10 @@ from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import Errno, Value
 from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed
 from sandlockd.handlers.merged.places import Elsewhere, Place, last_name, of_descriptor, resolve
+from sandlockd.handlers.merged.waiting import nobody_locks, noted_when_over
 from sandlockd.handlers.naming import truncate_served
 from sandlockd.kernel import beneath, memory, procfs
+from sandlockd.kernel.aside import Unfinished
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FILE_TYPES, FsError, Kind
 from sandlockd.overlay.lookup import Goal
@@ -144,7 +146,11 @@ def truncate(call: Call) -> Handled:
 
     def finish(_: OwnedFd | None) -> Answer | Later:
         with place.tree.open_copy(place.found.path) as opened:
-            answer = truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
+            call.caller.nobody_locks = nobody_locks(call.caller, opened)
+            try:
+                answer = truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
+            except Unfinished as unfinished:
+                return noted_when_over(place.tree, unfinished, opened)
         if place.tree.holding is not None:
             place.tree.holding.note(place.found.path)
         return answer

@@ -15,6 +15,7 @@ from sandlockd.handlers import opening as openings
 from sandlockd.handlers.answers import Backstop, Continue, Errno, Fd, Restart
 from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed, kernel_finds
 from sandlockd.handlers.merged.places import Place
+from sandlockd.handlers.merged.waiting import nobody_locks
 from sandlockd.kernel import acts, beneath
 from sandlockd.kernel.disk import BLOCK_BYTES
 from sandlockd.kernel.paths import acting_as
@@ -101,6 +102,7 @@ def _open(call: Call, place: Place, how: How) -> Answer | Later:
         in_upper = opening.in_upper or bool(opening.steps)
         layer = place.tree.storage.upper if in_upper else place.tree.storage.workdir
         with beneath.open_below(layer.fd, place.found.path, os.O_PATH) as opened:
+            call.caller.nobody_locks = in_upper and nobody_locks(call.caller, opened)
             answer = openings.reopen(call.caller, opened, how, os.fstat(opened.fd).st_mode)
         if how.flags & os.O_TRUNC and in_upper and place.tree.holding is not None:
             place.tree.holding.note(place.found.path)

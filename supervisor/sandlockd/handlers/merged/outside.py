@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def tell(name: str, context: Context, request: Request) -> Answer:
     """context, request: those of a call whose path is replaced."""
     caller = Caller(context, request)
-    call = Call(caller, name, _not_again, is_lifted=True)
+    call = Call(caller, name, _not_again, is_lifted=True, has_waited=True)
     assert context.instead is not None
     try:
         place = lookup.place_of(caller, context.instead, -100)

@@ -7,7 +7,7 @@ from functools import partial
 
 from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
-from sandlockd.handlers.context import Caller
+from sandlockd.handlers.context import Caller, TreesBusy
 from sandlockd.handlers.merged import (
     changing,
     growing,
@@ -78,15 +78,22 @@ def around(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
 
 
 def _handle(
-    name: str, bare: Handler | None, context: Context, request: Request, *, is_lifted: bool = False
+    name: str,
+    bare: Handler | None,
+    context: Context,
+    request: Request,
+    *,
+    is_lifted: bool = False,
+    has_waited: bool = False,
 ) -> Answer | Later:
     """On the loop, under the lock of the trees: nothing of it is left to a worker but the questions that may wait."""
     assert context.index is not None
+    how = {"is_lifted": is_lifted, "has_waited": has_waited}
     try:
-        return _answer(name, bare, context, request, is_lifted=is_lifted)
+        return _answer(name, bare, context, request, **how)
     except MayWait:
         other, questions = context.with_questions()
-        return _answer_with(questions, partial(_answer, name, bare, other, request, is_lifted=is_lifted))
+        return _answer_with(questions, partial(_answer, name, bare, other, request, **how))
 
 
 def _answer_with(questions: Questions, answer: Callable[[], Answer | Later]) -> Answer | Later:
@@ -103,27 +110,41 @@ def _answer_with(questions: Questions, answer: Callable[[], Answer | Later]) -> 
 
 
 def _answer(
-    name: str, bare: Handler | None, context: Context, request: Request, *, is_lifted: bool
+    name: str,
+    bare: Handler | None,
+    context: Context,
+    request: Request,
+    *,
+    is_lifted: bool,
+    has_waited: bool,
 ) -> Answer | Later:
-    again = partial(_handle, name, bare, context, request, is_lifted=True)
-    caller = Caller(context, request)
-    with context.trees_lock:
+    again = partial(_handle, name, bare, context, request)
+    call = Call(Caller(context, request), name, again, is_lifted=is_lifted, has_waited=has_waited)
+    when_free = Later(context.until_trees_are_free, lambda _: call.start_again(), _nothing)
+    if not context.take_trees():
+        return when_free
+    try:
         context.avoid_slow_mounts()
-        try:
-            answer = _MERGED[name](Call(caller, name, again, is_lifted=is_lifted))
-        except FsError as error:
-            return Errno(error.errno)
-        except OSError as error:
-            return Errno(error.errno or errno.EIO)
-    if isinstance(answer, Elsewhere):
+        answer = _MERGED[name](call)
+    except FsError as error:
+        return Errno(error.errno)
+    except OSError as error:
+        return Errno(error.errno or errno.EIO)
+    finally:
+        if not call.trees_are_given:
+            context.trees_lock.release()
+    if not isinstance(answer, Elsewhere):
+        return answer
+    try:
         return _elsewhere(name, bare, context, request, answer)
-    return answer
+    except TreesBusy:
+        return when_free
 
 
 def _elsewhere(
     name: str, bare: Handler | None, context: Context, request: Request, place: Elsewhere
 ) -> Answer | Later:
-    call = Call(Caller(context, request), name, _again, is_lifted=True)
+    call = Call(Caller(context, request), name, _again, is_lifted=True, has_waited=True)
     as_written = place.text is None or _kernel_agrees(call, place.text)
     other = context.copied()
     other.rules = context.rules_outside
@@ -159,5 +180,9 @@ def _kernel_agrees(call: Call, text: bytes) -> bool:
         return False
 
 
-def _again() -> Answer:
+def _nothing() -> None:
+    """There is nothing to release."""
+
+
+def _again(**_: bool) -> Answer:
     raise AssertionError("nothing outside of a tree is copied")

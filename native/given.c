@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whose lock may be held for long. The kernel holds a file's lock (i_rwsem) for as long as one write(2) to it takes, which
+ * may be gigabytes, and whoever changes its mode, its length or one of its names waits for it (chmod_common and do_truncate
+ * of fs/open.c, vfs_unlink and vfs_rename of fs/namei.c). Only who has it open can hold it so, and what lies in an upper
+ * directory nobody has but by a descriptor that the program was given. So those files are remembered, by their inode
+ * numbers: more than are open, but none too few. Of one that is remembered a lease tells whether it still is.
+ */
+#define _GNU_SOURCE
+#include "slk.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static uint64_t *word_of(struct slk_engine *engine, uint64_t inode, uint64_t *ret_bit)
+{
+	uint64_t place = (inode ^ inode >> 32) % SLK_GIVEN_BITS;
+
+	*ret_bit = 1ull << place % 64;
+	return &engine->given[place / 64];
+}
+
+void slk_note_given(struct slk_engine *engine, int fd)
+{
+	struct stat status;
+	uint64_t bit, *word;
+
+	if (!engine->tree_count || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
+		return;
+	word = word_of(engine, status.st_ino, &bit);
+	*word |= bit;
+}
+
+void slk_engine_watched(struct slk_engine *engine)
+{
+	engine->has_watches = 1;
+}
+
+int slk_engine_may_be_locked(struct slk_engine *engine, int32_t fd)
+{
+	struct stat status;
+	uint64_t bit;
+
+	if (fstat(fd, &status) < 0)
+		return 1;
+	if (!S_ISREG(status.st_mode) || !(*word_of(engine, status.st_ino, &bit) & bit))
+		return 0;
+	/* Who watches it would be told that we open it. */
+	return engine->has_watches || slk_in_use(fd, 1);
+}
+
+int slk_tree_may_be_locked(struct slk_engine *engine, const struct slk_tree *tree, const char *path)
+{
+	int fd = slk_open_confined(tree->upper_fd, path, O_PATH | O_NOFOLLOW, 0);
+	int result = fd < 0 || slk_engine_may_be_locked(engine, fd);
+
+	if (fd >= 0)
+		close(fd);
+	return result;
+}
+
+void slk_engine_park_trees(struct slk_engine *engine, int32_t parked)
+{
+	__atomic_store_n(&engine->trees_parked, parked, __ATOMIC_RELEASE);
+}
+
+int slk_trees_parked(const struct slk_engine *engine)
+{
+	return __atomic_load_n(&engine->trees_parked, __ATOMIC_ACQUIRE);
+}

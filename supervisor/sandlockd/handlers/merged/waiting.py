@@ -1,0 +1,136 @@
+"""Changes that take the lock of a file which somebody has open, and may be writing to for long (kernel/aside.py).
+
+Of one object: what is not over in a moment is answered when it is. Of names: the kernel takes the lock of their
+directory before that of the file, so the file's alone is waited for first, while everybody goes on; then the call is
+judged anew from the start. Should the next long write have begun by then, the change is made all the same, by another
+thread, which keeps the lock of the trees: their other calls wait as they do bare (though bare only those in the same
+directory), and the loop does not.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sandlockd.handlers.answers import Later, Value, when_over
+from sandlockd.kernel import acts
+from sandlockd.kernel.aside import Unfinished
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.overlay.entries import FsError
+from sandlockd.store.executor import Making
+from sandlockd.store.tree import copies_of, kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandlockd.handlers.answers import Answer
+    from sandlockd.handlers.context import Caller
+    from sandlockd.handlers.merged.doing import Call
+    from sandlockd.handlers.merged.places import Place
+    from sandlockd.overlay.plans import Steps
+    from sandlockd.store.tree import Tree
+
+
+def nobody_locks(caller: Caller, opened: OwnedFd) -> bool:
+    """An object of the upper. Whoever it is said of has it by us, so it stays so until we have answered."""
+    return not caller.context.engine.may_be_locked(opened)
+
+
+def noted_when_over(tree: Tree, unfinished: Unfinished, opened: OwnedFd) -> Later:
+    """What the object holds by then counts. opened: borrowed."""
+    holding = tree.holding
+    if holding is None:
+        return when_over(unfinished, lambda _: Value(0))
+    held = OwnedFd(os.dup(opened.fd))
+
+    def then(_: object) -> Answer:
+        with held:
+            holding.disk.note(held, b"")
+        return Value(0)
+
+    return Later(unfinished.job.wait, then, held.close)
+
+
+def locked_files(call: Call, place: Place, steps: Steps, making: Making | None) -> list[OwnedFd]:
+    """Those of which the steps change a name, where somebody has them open."""
+    engine = call.caller.context.engine
+    locked = []
+    for opened in place.tree.renamed_files(steps):
+        if engine.may_be_locked(opened):
+            locked.append(opened)
+        else:
+            opened.close()
+    if making is not None and making.unnamed is not None:
+        locked.append(OwnedFd(os.dup(making.unnamed.fd)))
+    return locked
+
+
+def carry_out(
+    call: Call,
+    place: Place,
+    steps: Steps,
+    making: Making,
+    finish: Callable[[OwnedFd | None], Answer | Later],
+    locked: Sequence[OwnedFd],
+) -> Answer | Later:
+    """Takes `locked`."""
+    unnamed = None if making.unnamed is None else OwnedFd(os.dup(making.unnamed.fd))
+
+    def wait() -> None:
+        for opened in locked:
+            acts.until_unlocked(opened)
+
+    def act() -> Answer | Later:
+        for opened in locked:
+            opened.close()  # held any longer, its end would be told to who watches it after the change, not before
+        return finish(_carried_out(place, steps, making._replace(unnamed=unnamed)))
+
+    def release() -> None:
+        for opened in (*locked, *(() if unnamed is None else (unnamed,))):
+            opened.close()
+
+    return _aside(call, act, wait, release)
+
+
+def copy(call: Call, place: Place, steps: Steps) -> Answer | Later:
+    """What somebody writes to was changed since it was copied beforehand: it is copied while the trees wait."""
+    found = _aside(call, lambda: _carried_out(place, copies_of(steps), Making()), None, _nothing)
+    if isinstance(found, Later):
+        return found._replace(then=lambda _: call.start_again())
+    return Later(_nothing, lambda _: call.start_again(), _nothing)
+
+
+def _carried_out(place: Place, steps: Steps, making: Making) -> OwnedFd | None:
+    try:
+        return place.side.executor.carry_out(steps, making)
+    except FsError as error:
+        raise kernel_error(error) from None
+
+
+def _aside(
+    call: Call, act: Callable[[], object], wait: Callable[[], None] | None, release: Callable[[], None]
+) -> Answer | Later:
+    context = call.caller.context
+
+    def unpark() -> None:
+        context.engine.park_trees(parked=False)
+        context.trees_lock.release()
+
+    try:
+        answer: Answer | Later = context.aside.run(
+            act,
+            first=None if call.has_waited else wait,
+            left=lambda: context.engine.park_trees(parked=True),
+            ended=unpark,
+            release=release,
+        )
+    except Unfinished as unfinished:
+        if not unfinished.has_begun:
+            return Later(unfinished.job.wait, lambda _: call.start_patiently(), _nothing)
+        call.trees_are_given = True
+        return when_over(unfinished, lambda found: found)
+    return answer
+
+
+def _nothing() -> None:
+    """There is nothing to release, or to do."""

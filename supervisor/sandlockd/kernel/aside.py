@@ -1,0 +1,205 @@
+"""What may have to wait for the lock of a file is done aside: by another thread, for which the loop waits a moment.
+
+The kernel holds a file's lock (i_rwsem) as long as one write(2) to it takes, which may be gigabytes, or be fed from
+memory that a slow file system fills. Changing its mode, its owner, its length, or one of its names waits for that lock,
+and no signal ends the wait. Nearly always it is free: then the thread is done within the moment, and the loop goes on
+as if it had made the call itself, some tens of microseconds later. Else Unfinished is raised: what was begun goes on,
+once, and whoever asked for it is answered when it is over.
+
+A name cannot be changed without the lock of the directory that it is in, which the kernel takes first and holds while
+it waits. So that nobody else has to wait for that, `first` waits for the file's lock alone, holding nothing; only then
+the change is begun.
+"""
+
+from __future__ import annotations
+
+import _thread
+import collections
+import errno
+import os
+
+from sandlockd.kernel.fds import OwnedFd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PATIENCE_S = 0.002
+_THREADS_MAX = 192  # that wait at a time; below what the dispatcher lets wait for them
+
+
+class Unfinished(Exception):
+    """It goes on without the loop. has_begun: False: it only waits for a lock, and nothing is going to be done."""
+
+    def __init__(self, job: Job, *, has_begun: bool) -> None:
+        super().__init__()
+        self.job = job
+        self.has_begun = has_begun
+
+
+class Job:
+    """One act. Its thread ends it once; the loop leaves it once, or has its outcome before."""
+
+    def __init__(
+        self,
+        act: Callable[[], Any],
+        first: Callable[[], None] | None,
+        left: Callable[[], None] | None,
+        ended: Callable[[], None] | None,
+        release: Callable[[], None],
+    ) -> None:
+        self._act = act
+        self._release_held = release
+        self._first = first
+        self._left = left
+        self._ended = ended
+        self._guard = _thread.allocate_lock()
+        self._over = _thread.allocate_lock()
+        self._over.acquire()
+        self._has_begun = first is None
+        self._is_left = False
+        self._is_over = False
+        self._is_abandoned = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def carry_out(self) -> None:
+        """In the thread that it was given to."""
+        try:
+            if self._may_begin():
+                self._result = self._act()
+        except BaseException as error:
+            self._error = error
+        self._release_held()
+        with self._guard:
+            self._is_over = True
+            if self._is_left and self._has_begun and self._ended is not None:
+                self._ended()
+            if self._is_abandoned:
+                self._release()
+
+    def tell(self) -> None:
+        """It is over."""
+        self._over.release()
+
+    def _may_begin(self) -> bool:
+        if self._first is None:
+            return True
+        self._first()
+        with self._guard:
+            self._has_begun = not self._is_left
+            return self._has_begun
+
+    def leave(self) -> Unfinished | None:
+        """On the loop, whose patience has ended. None: it is over."""
+        with self._guard:
+            if self._is_over:
+                return None
+            self._is_left = True
+            if self._has_begun and self._left is not None:
+                self._left()
+            return Unfinished(self, has_begun=self._has_begun)
+
+    def is_over_within(self, patience_s: float) -> bool:
+        if not self._over.acquire(timeout=patience_s):
+            return False
+        self._over.release()
+        return True
+
+    def wait(self) -> Any:
+        """In a worker: what came of it. Raises what it raised."""
+        self._over.acquire()
+        self._over.release()
+        return self.outcome()
+
+    def outcome(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def abandon(self) -> None:
+        """Nobody asks for its outcome any more: the one who asked is gone. What was begun goes on."""
+        with self._guard:
+            self._is_abandoned = True
+            if self._is_over:
+                self._release()
+
+    def _release(self) -> None:
+        if isinstance(self._result, OwnedFd):
+            self._result.close()
+
+
+def _nothing() -> None:
+    """There is nothing to release."""
+
+
+class Aside:
+    """The threads. They are started when first needed, and end with us."""
+
+    def __init__(self) -> None:
+        self._idle: collections.deque[_Helper] = collections.deque()
+        self._count = 0
+
+    def run(
+        self,
+        act: Callable[[], Any],
+        *,
+        first: Callable[[], None] | None = None,
+        left: Callable[[], None] | None = None,
+        ended: Callable[[], None] | None = None,
+        release: Callable[[], None] = _nothing,
+    ) -> Any:
+        """On the loop. first: waits, and does nothing; where the loop's patience ends meanwhile, act is not begun.
+
+        left: called where it ends after act has begun, before anything else; ended: called after act in that case,
+        by its thread. release: called once, whatever happens. Raises: what act raises; Unfinished; OSError EAGAIN:
+        too many wait, and nothing was done.
+        """
+        try:
+            helper = self._helper()
+        except BaseException:
+            release()
+            raise
+        job = Job(act, first, left, ended, release)
+        helper.take(job)
+        if not job.is_over_within(PATIENCE_S):
+            unfinished = job.leave()
+            if unfinished is not None:
+                raise unfinished
+        return job.outcome()
+
+    def _helper(self) -> _Helper:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        if self._count >= _THREADS_MAX:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self._count += 1
+        return _Helper(self._idle)
+
+
+class _Helper:
+    def __init__(self, idle: collections.deque[_Helper]) -> None:
+        self._idle = idle
+        self._job: Job | None = None
+        self._wake = _thread.allocate_lock()
+        self._wake.acquire()
+        _thread.start_new_thread(self._serve, ())
+
+    def take(self, job: Job) -> None:
+        self._job = job
+        self._wake.release()
+
+    def _serve(self) -> None:
+        while True:
+            self._wake.acquire()
+            job, self._job = self._job, None
+            assert job is not None
+            job.carry_out()
+            self._idle.append(
+                self
+            )  # before it is told: who has been told finds this thread, and starts no other
+            job.tell()
+            del job

@@ -1,0 +1,164 @@
+"""A file that somebody writes to for long: the kernel holds its lock meanwhile, and who changes it waits for that, as
+bare. Nobody else waits with him.
+
+The long write is a real one, of 768 MiB that are zeroes. While it is under way, threads make calls that need the lock,
+and another process makes calls that have nothing to do with it (and change nothing: that would wait for the disk, too).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness.running import Argument, Runner, system_python
+
+_OTHERS_WAIT_S = 0.3  # at most, on a machine that others use as well
+
+_PROGRAM = """
+import ctypes, json, mmap, os, sys, threading, time
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def fallocate(fd):
+    if libc.fallocate(fd, 1, ctypes.c_long(0), ctypes.c_long(4096)):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+def exchange(one, other):
+    if libc.renameat2(-100, one, -100, other, 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+def by_flags(name, flags):
+    os.close(os.open(name, flags))
+
+OBJECT = {
+    "chmod": lambda: os.chmod("big", 0o600),
+    "fchmod": lambda: os.fchmod(fd, 0o600),
+    "chown": lambda: os.chown("big", os.getuid(), os.getgid()),
+    "utime": lambda: os.utime("big", (1, 2)),
+    "setxattr": lambda: os.setxattr("big", "user.x", b"y"),
+    "removexattr": lambda: os.removexattr("big", "user.before"),
+    "fallocate": lambda: fallocate(fd),
+}
+LENGTH = {
+    "truncate": lambda: os.truncate("big", 0),
+    "empty": lambda: by_flags("big", os.O_WRONLY | os.O_TRUNC),
+    "empty without writing": lambda: by_flags("big", os.O_RDONLY | os.O_TRUNC),
+}
+NAMES = {
+    "unlink": lambda: os.unlink("big-1"),
+    "rename": lambda: os.rename("big-2", "moved"),
+    "rename elsewhere": lambda: os.rename("big-3", "dir/moved"),
+    "replace": lambda: os.rename("new", "big-4"),
+    "exchange": lambda: exchange(b"big-5", b"other"),
+    "link": lambda: os.link("big", "linked"),
+}
+acts = {"object": OBJECT, "length": LENGTH, "names": NAMES}[sys.argv[1]]
+source = mmap.mmap(-1, 3 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+fd = os.open("big", os.O_RDWR | os.O_CREAT, 0o644)
+try:
+    os.setxattr("big", "user.before", b"x")
+except OSError:
+    pass
+for name in ("other", "new"):
+    with open(name, "w") as file:
+        file.write(name)
+for number in range(1, 6):
+    os.link("big", f"big-{number}")
+os.mkdir("dir")
+os.mkdir("beside")
+os.close(os.open("beside/file", os.O_CREAT, 0o600))
+ended, told = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(ended[1])
+    os.set_blocking(ended[0], False)
+    worst, count = 0.0, 0
+    while True:
+        begun = time.monotonic()
+        os.close(os.open("/proc/self/status", os.O_RDONLY))
+        os.close(os.open("beside/file", os.O_RDONLY))
+        os.stat("dir")
+        os.listdir("beside")
+        worst, count = max(worst, time.monotonic() - begun), count + 1
+        try:
+            if not os.read(ended[0], 1):
+                break
+        except BlockingIOError:
+            pass
+    os.write(told[1], json.dumps([worst, count]).encode())
+    os._exit(0)
+os.close(ended[0])
+written = []
+
+def write():
+    written.append(time.monotonic())
+    os.pwrite(fd, source, 0)
+    written.append(time.monotonic())
+
+writer = threading.Thread(target=write)
+writer.start()
+while os.fstat(fd).st_size == 0:
+    time.sleep(0.001)
+done = {}
+
+def make(name, act):
+    try:
+        act()
+        outcome = "done"
+    except OSError as error:
+        outcome = error.errno
+    done[name] = outcome, time.monotonic()
+
+threads = [threading.Thread(target=make, args=item) for item in acts.items()]
+for thread in (*threads, writer):
+    if thread is not writer:
+        thread.start()
+for thread in (*threads, writer):
+    thread.join()
+os.close(ended[1])
+worst, count = json.loads(os.read(told[0], 100))
+os.waitpid(child, 0)
+
+def seen(status):
+    return status.st_mode, status.st_size, status.st_nlink, status.st_atime_ns == 10**9
+
+paths = [*os.listdir("."), *(os.path.join("dir", name) for name in os.listdir("dir"))]
+names = {path: seen(os.lstat(path)) for path in paths if path not in ("dir", "beside")}
+attributes = sorted(name for name in os.listxattr(fd) if name.startswith("user."))
+outcomes = {name: outcome for name, (outcome, _) in done.items()}
+result = {"names": names, "open": seen(os.fstat(fd)), "attributes": attributes, "outcomes": outcomes}
+early = {name: written[1] - at for name, (_, at) in done.items()}
+print(json.dumps({"result": result, "early": early, "held": written[1] - written[0], "worst": worst, "count": count}))
+"""
+
+
+@pytest.mark.parametrize("acts", ["object", "length", "names"])
+def test_who_changes_a_file_that_is_being_written_waits_alone(runner: Runner, acts: str) -> None:
+    found = []
+    for sandboxed in (False, True):
+        work = runner.place.empty_work()
+        line: list[Argument] = [system_python(), "-I", "-c", _PROGRAM, acts]
+        limit = ["--disk", "8G"] if acts == "object" else []  # for fallocate to be asked for
+        options = ["--workdir", work, "--on-exit", "discard", *limit]
+        ended = (
+            runner.sandboxed(line, options=options, timeout=120)
+            if sandboxed
+            else runner.bare(line, timeout=120)
+        )
+        assert ended.returncode == 0, ended.stderr.decode()
+        found.append(json.loads(ended.stdout))
+        _empty(work)
+    bare, ours = found
+    assert ours["result"] == bare["result"]
+    early = {name: seconds for name, seconds in ours["early"].items() if seconds > 0.1}
+    assert not early, "these did not wait for the write"
+    assert ours["worst"] < max(_OTHERS_WAIT_S, ours["held"] / 3), ours
+    assert ours["count"] > 20
+
+
+def _empty(work: Path) -> None:
+    """So much is not to lie about until the end."""
+    for path in (*work.glob("dir/*"), *work.glob("*")):
+        if path.is_file():
+            path.unlink()
