@@ -406,6 +406,7 @@ class _Foreground:
         try:
             with known_libraries():
                 import sandlockd.notify.loop
+                import sandlockd.notify.waits  # 1.5 ms, during which the loop would serve nobody
                 import sandlockd.process.watcher  # noqa: F401 - imported for serve()
         finally:
             os.write(stopper, b"x")

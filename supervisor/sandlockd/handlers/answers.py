@@ -113,12 +113,14 @@ class Later(NamedTuple):
 
     work: touches nothing that the loop owns. Where it was interrupted in its wait, and nothing was done, it raises
     InterruptedError and may be called again. then: back on the loop, makes the answer of what work returned; not
-    called when work raised OSError (its errno is the answer).
+    called when work raised OSError (its errno is the answer). is_busy: it works and waits for nobody, so that signals
+    end it as little as they end a write to a disk, and nobody looks for any.
     """
 
     work: Callable[[], Any]
     then: Callable[[Any], Answer | Later]
     abandon: Callable[[], None]  # releases what work would have; harmless when it has; never while it runs
+    is_busy: bool = False
 
 
 def when_over(unfinished: Unfinished, then: Callable[[Any], Answer | Later]) -> Later:

@@ -27,6 +27,8 @@
 
 #define MAPPED_BYTES 65536
 #define IDLE_US 2000
+#define LOOK_EVERY_US 250
+#define BIG_FILES 3
 #define NAME_BYTES 32
 
 static const char *forbidden; /* outside of every grant; bare, anybody may read it */
@@ -36,7 +38,8 @@ struct operation {
 	int (*once)(long number);     /* 0, or -1 with errno */
 	int (*before)(long count);    /* 0, or -1 with errno: then nothing is timed. May be NULL, as after */
 	void (*after)(long count);
-	/* Idle before each one. MEDIAN, because an idle machine now and then sleeps long; SLOWEST: of 100 the last but one. */
+	/* Idle before each one. MEDIAN, because an idle machine now and then sleeps long; SLOWEST: of 100 the last but one,
+	 * looked at more often, so that it takes many to decide. */
 	enum { TOGETHER = 0, MEDIAN, SLOWEST } isolated;
 	int (*beside)(void); /* what another process does meanwhile, until which ends there is measured. 0, or -1 */
 };
@@ -261,16 +264,27 @@ static int open_and_look(long number)
 
 /* ---- what goes on beside them ---- */
 
-/* In a copy-on-write tree the whole file is copied for this. */
-static int write_to_big(void)
+/* One after the other, so that it goes on for long enough: each is copied within the page cache. */
+static int with_each_big(int (*once)(const char *big))
 {
-	return open_and_close("big", O_RDWR);
+	char big[NAME_BYTES];
+
+	for (int number = 0; number < BIG_FILES; number++) {
+		snprintf(big, sizeof(big), "big%d", number);
+		if (once(big) < 0)
+			return -1;
+	}
+	return 0;
 }
 
-/* Without one: as much work for the disk. */
-static int copy_big(void)
+static int open_to_write(const char *big)
 {
-	int from = open("big", O_RDONLY | O_CLOEXEC);
+	return open_and_close(big, O_RDWR);
+}
+
+static int copy(const char *big)
+{
+	int from = open(big, O_RDONLY | O_CLOEXEC);
 	int to = open("big.copy", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 	ssize_t copied = from < 0 || to < 0 ? -1 : 1;
 
@@ -280,6 +294,18 @@ static int copy_big(void)
 	close(to);
 	unlink("big.copy");
 	return copied < 0 ? -1 : 0;
+}
+
+/* In a copy-on-write tree each whole file is copied for this. */
+static int write_to_big(void)
+{
+	return with_each_big(open_to_write);
+}
+
+/* Without one: as much work for the disk. */
+static int copy_big(void)
+{
+	return with_each_big(copy);
 }
 
 /* ---- what they need ---- */
@@ -443,7 +469,7 @@ static long measure_each(const struct operation *operation, long count, double *
 	while (number < count && (number == 0 || other <= 0 || !is_over(other, outcome))) {
 		double start;
 
-		usleep(operation->beside ? IDLE_US / 4 : IDLE_US);
+		usleep(operation->isolated == SLOWEST ? LOOK_EVERY_US : IDLE_US);
 		start = now_ns();
 		if (operation->once(number) < 0)
 			note_failure(outcome);

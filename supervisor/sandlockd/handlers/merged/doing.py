@@ -131,7 +131,9 @@ def change(
     slow = () if call.is_lifted else tree.slow_steps(side, steps)
     if slow:
         lift = partial(_lift, tree.lift, side, slow)
-        return Later(lift, lambda done: call.start_lifted() if done else _refused(place, steps), _nothing)
+        return Later(
+            lift, lambda done: call.start_lifted() if done else _refused(place, steps), _nothing, is_busy=True
+        )
     if not tree.has_room(side, steps, more_bytes=more_bytes, freed_bytes=freed_bytes):
         return _refused(place, steps)
     call.caller.require_alive()
