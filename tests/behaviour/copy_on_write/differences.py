@@ -132,6 +132,7 @@ SANDLOCKD_DIFFERS: Differences = {
     ),
     "an ordinary user's copy of a directory with a group that he is not in has his own, and no set-group-ID bit": (
         "ordinary making-in_a_setgid_directory",
+        "ordinary making-by_another_in_setgid_directories",
         "ordinary making-renamed_into_a_setgid_directory",
         "ordinary renaming-with_metadata",
         "ordinary permissions-group_of_the_owner_decides_about_setgid",

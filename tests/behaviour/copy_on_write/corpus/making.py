@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+import struct
 
 from .vocabulary import AT_FDCWD, O_PATH, Calls, Programs
 
@@ -127,6 +128,41 @@ def in_a_setgid_directory(s: Calls) -> None:
     s.link("file", "setgid/linked")
     for path in ("file", "dir", "dir/deeper", "link", "fifo", "linked"):
         s.lstat(f"setgid/{path}")
+
+
+def _made_by_another(s: Calls, gid: int, groups: tuple[int, ...]) -> None:
+    s.setgroups(len(groups), struct.pack(f"={len(groups)}I", *groups))
+    s.setresgid(gid, gid, gid)
+    s.setresuid(4242, 4242, 4242)
+    for path in ("setgid", "dir", "dir/sub", "new"):
+        for name in (f"file-{gid}", "a", "b"):
+            s.openat(AT_FDCWD, f"{path}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775)
+            s.lstat(f"{path}/{name}")
+        for name in (f"dir-{gid}", "hard-3", "deep"):
+            s.mkdir(f"{path}/{name}", 0o755)
+            s.lstat(f"{path}/{name}")
+        s.symlink("x", f"{path}/link-{gid}")
+        s.lstat(f"{path}/link-{gid}")
+        s.mknod(f"{path}/fifo-{gid}", stat.S_IFIFO | 0o755, 0)
+        s.lstat(f"{path}/fifo-{gid}")
+        s.link(f"{path}/file-{gid}", f"{path}/linked-{gid}")
+        s.rename(f"{path}/link-{gid}", f"setgid/moved-{gid}-{path.replace('/', '-')}")
+
+
+@program
+def by_another_in_setgid_directories(s: Calls) -> None:
+    """Of a group that he is in, and not in; where a name was removed before, and where not."""
+    s.umask(0)
+    s.mkdir("new", 0o755)
+    for path in ("dir", "dir/sub", "new"):
+        s.chown(path, -1, 4343)
+    for path in ("setgid", "dir", "dir/sub", "new"):
+        s.chmod(path, 0o2777)
+    for path in ("dir/a", "dir/hard-3", "dir/sub/b", "dir/sub/deep/c"):
+        s.unlink(path)
+    s.rmdir("dir/sub/deep")
+    s.child(lambda: _made_by_another(s, 4242, ()))
+    s.child(lambda: _made_by_another(s, 4244, (4343,)))
 
 
 @program
