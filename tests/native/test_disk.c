@@ -254,6 +254,44 @@ static void a_number_that_comes_again_is_another_object(void)
 	end(&upper);
 }
 
+static uint64_t filled(const struct upper *upper, const char *name)
+{
+	int fd = openat(upper->fd, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+	struct stat status;
+
+	CHECK(fd >= 0);
+	fill(fd, 16384);
+	CHECK_EQUAL(0, fstat(fd, &status));
+	close(fd);
+	return status.st_ino;
+}
+
+/* The kernel has told that the old one is gone, and nobody has read it when the new one, with its number, is noted. */
+static void a_number_that_comes_again_at_once_is_not_forgotten_for_the_one_that_went(void)
+{
+	struct upper upper = begin(100 * MEGA);
+	int same = 0;
+
+	for (int i = 0; i < 50 && !same; i++) {
+		uint64_t number = filled(&upper, "old");
+		int reader;
+
+		CHECK_EQUAL(0, slk_disk_note(upper.disk, upper.fd, "old"));
+		reader = openat(upper.fd, "old", O_RDONLY | O_CLOEXEC);
+		take(&upper, "old", 0);
+		CHECK(total(&upper) >= 16384);
+		close(reader);
+		same = filled(&upper, "new") == number;
+		CHECK_EQUAL(0, slk_disk_note(upper.disk, upper.fd, "new"));
+		CHECK(total(&upper) >= 16384 && total(&upper) < 2 * 16384);
+		take(&upper, "new", 0);
+		CHECK_EQUAL(0, total(&upper));
+	}
+	if (!same)
+		printf("no number came again on this file system\n");
+	end(&upper);
+}
+
 static void more_than_is_told_at_once_is_not_lost(void)
 {
 	enum { MANY = 9000 };
@@ -360,6 +398,7 @@ int main(void)
 	RUN(an_unnamed_file_counts);
 	RUN(a_directory_counts_as_long_as_somebody_is_in_it);
 	RUN(a_number_that_comes_again_is_another_object);
+	RUN(a_number_that_comes_again_at_once_is_not_forgotten_for_the_one_that_went);
 	RUN(more_than_is_told_at_once_is_not_lost);
 	RUN(room_is_what_is_not_held_nor_kept);
 	RUN(who_writes_past_the_limit_is_ended);
