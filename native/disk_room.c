@@ -28,7 +28,9 @@ static int has_room(struct slk_disk *disk, uint64_t bytes, uint64_t freed_bytes)
 	/* What may have been written since: */
 	uint64_t near = disk->processors * SLK_DISK_FASTEST_BYTES_PER_NS * SLK_DISK_FRESH_NS;
 
-	if (there >= bytes && there - bytes >= (slk_disk_is_stale(disk) ? NEAR_BYTES : near))
+	if (slk_disk_is_stale(disk) && near < NEAR_BYTES)
+		near = NEAR_BYTES;
+	if (there >= bytes && there - bytes >= near)
 		return 1;
 	slk_disk_look(disk);
 	return room_with(disk, freed_bytes) >= bytes;
