@@ -225,7 +225,7 @@ int main(int argc, char **argv)
 def test_ten_thousand_threads_and_a_storm_of_forks(runner: Runner, grant: str, soak: bool) -> None:
     denied = _furnished(runner)
     before = snapshot(denied)
-    threads, forks = ("10000", "2000") if soak else ("2000", "200")
+    threads, forks = ("10000", "2000") if soak else ("1000", "100")
     command = [runner.compiler.compile(_STORM), runner.work / "file", denied / "canary", threads, forks]
     options = [grant, runner.work, *(["--on-exit", "discard"] if grant == "--workdir" else [])]
     ended = runner.sandboxed(command, options=options, timeout=200)

@@ -166,7 +166,7 @@ def test_swapping_the_object_of(runner: Runner, real: Path, kind: str, soak: boo
     allowed = runner.work / "scratch/allowed" if kind != "execve" else Path("/bin/true")
     runner.place.give(runner.work)
     before = snapshot(real), snapshot(directory)
-    limit = str(30_000 if soak else 300)
+    limit = str(30_000 if soak else 150)
     command = [program(runner, "races"), kind, limit, allowed, target, runner.work / "scratch"]
     options = ["--workdir", runner.work, "--on-exit", "discard"]
     ended: Ended = runner.sandboxed(command, options=options, timeout=60)

@@ -73,7 +73,7 @@ def test_swapping_the_object_of(runner: Runner, kind: str, where: str, soak: boo
         options += ["--deny", directory]
     if where == "readable":
         options += ["--read", directory]
-    command = _command(runner, kind, 10_000 if soak else 200, directory / "canary")
+    command = _command(runner, kind, 10_000 if soak else 120, directory / "canary")
     before = snapshot(directory)
     calls, leaks = _counts(runner.sandboxed(command, options=options))
     assert calls > 10

@@ -37,7 +37,7 @@ def test_swapping_the_object_of(runner: Runner, kind: str, where: str, soak: boo
         allowed, denied = Path("/bin/true"), denied.with_name("script")
     runner.place.give(runner.work)
     before = snapshot(directory), snapshot(runner.work)
-    limit = str(30_000 if soak else 300)
+    limit = str(30_000 if soak else 150)
     command = [program(runner, "races"), kind, limit, allowed, denied, runner.work / "scratch"]
     calls, leaks = _counts(runner.sandboxed(command, options=_tree(runner), timeout=60))
     assert calls > 10
