@@ -41,11 +41,32 @@ class StateError(Exception):
         self.fix = fix
 
 
+def own_state_directory() -> bytes:
+    """Of this process. Raises StateError."""
+    home = home_directory()
+    return state_directory(dict(os.environ), os.geteuid(), "" if home is None else os.fsdecode(home))
+
+
+def home_directory() -> bytes | None:
+    """$HOME, if that is a place at all, else what the user database says. Never relative; None: there is none."""
+    home = os.environb.get(b"HOME")
+    if home and home.startswith(b"/"):
+        return home
+    import pwd
+
+    try:
+        found = os.fsencode(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+    return found if found.startswith(b"/") else None
+
+
 def state_directory(environ: Mapping[str, str], uid: int, home: str) -> bytes:
     """The directory that this user's runs leave their records in; it need not exist yet.
 
+    home: absolute, or empty where there is none.
     Raises:
-        StateError: $SANDLOCKD_STATE_DIR is relative, which would be another directory from each place.
+        StateError: $SANDLOCKD_STATE_DIR is relative, which would be another directory from each place; or no home.
     """
     if chosen := environ.get("SANDLOCKD_STATE_DIR"):
         if not chosen.startswith("/"):
@@ -58,6 +79,12 @@ def state_directory(environ: Mapping[str, str], uid: int, home: str) -> bytes:
     base = environ.get("XDG_STATE_HOME", "")
     # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
     if not base.startswith("/"):
+        if not home.startswith("/"):
+            raise StateError(
+                b"~/.local/state/sandlockd",
+                "is nowhere, as you have no home directory",
+                "set HOME or SANDLOCKD_STATE_DIR to an absolute path",
+            )
         base = f"{home}/.local/state"
     return os.fsencode(f"{base}/sandlockd")
 

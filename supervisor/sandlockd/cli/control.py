@@ -193,9 +193,9 @@ def _print(text: str) -> None:
 
 
 def _state_dir() -> bytes:
-    from sandlockd.audit.state import state_directory
+    from sandlockd.audit.state import own_state_directory
 
-    return state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
+    return own_state_directory()
 
 
 # ---- ps

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from sandlockd.audit.state import StateError, create_run, state_directory
+from sandlockd.audit.state import StateError, create_run, own_state_directory
 from sandlockd.kernel import probe_landlock, probe_machine, probe_seccomp
 from sandlockd.kernel.probe import (
     Broken,
@@ -120,7 +120,7 @@ def _libseccomp_version() -> str:
 def _state_directory() -> str:
     """Usable as it is, or it can be made. What was not there before is not left behind."""
     try:
-        path = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
+        path = own_state_directory()
         existing = path
         while not os.path.lexists(existing):
             existing = os.path.dirname(existing)

@@ -42,7 +42,7 @@ def end(name: str, act: Callable[[], int]) -> NoReturn:
 def _status_of(name: str, act: Callable[[], int]) -> int:
     status = None
     try:
-        _take_streams()
+        _settle_in()
         status = _acted(act)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -64,7 +64,10 @@ def _acted(act: Callable[[], int]) -> int:
         return ended.code if isinstance(ended.code, int) else 0
 
 
-def _take_streams() -> None:
+def _settle_in() -> None:
+    """Whatever we were started with."""
+    # Where it is ignored, no child leaves a status (wait(2)): neither init's end nor a probe's would be known.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)

@@ -231,12 +231,12 @@ def _explain_parser() -> argparse.ArgumentParser:
 
 
 def _explain(arguments: list[str]) -> int:
-    from sandlockd.audit.state import StateError, state_directory
+    from sandlockd.audit.state import StateError, own_state_directory
     from sandlockd.cli.explain import explain
 
     found = _parse(_explain_parser(), arguments)
     try:
-        directory = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
+        directory = own_state_directory()
     except StateError as error:
         say("sandlockd", str(error))
         return 125

@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 
+from sandlockd.audit.state import home_directory
 from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
 from sandlockd.policy.errors import PolicyError, PolicyErrors, Unavailable, suggestion
 from sandlockd.policy.files import Facts, Seen, compile_rules
@@ -86,7 +87,7 @@ def compile_file_rules(
             state=() if state_dir is None else (*_every_name(state_dir), *places),
             private=tuple(look(path).path for path in private),
             layers=tuple(look(path).path for path in layers),
-            home=_home(),
+            home=home_directory(),
         ),
     )
 
@@ -127,7 +128,7 @@ def context_here(overrides: Overrides) -> Context:
     """What a policy needs to know of this process and machine."""
     return Context(
         environment=os.environb,
-        home=_home(),
+        home=home_directory(),
         cwd=working_directory(),
         find=find_policy,
         kind_of=kind_of,
@@ -143,18 +144,6 @@ def working_directory() -> bytes:
         return os.getcwdb()
     except FileNotFoundError:
         return os.readlink(b"/proc/self/cwd")
-
-
-def _home() -> bytes | None:
-    home = os.environb.get(b"HOME")
-    if home and home.startswith(b"/"):
-        return home
-    import pwd
-
-    try:
-        return os.fsencode(pwd.getpwuid(os.getuid()).pw_dir) or None
-    except KeyError:
-        return None
 
 
 def _syscall_names() -> Collection[str]:
@@ -174,8 +163,10 @@ def find_policy(name: str, relative_to: bytes) -> Source:
     """
     if name in PRESETS:
         return preset_source(name)
+    if not name:
+        raise Unavailable("the name of a policy is empty")
     spelled_path = os.fsencode(name)
-    if spelled_path.startswith(b"~/") and (home := _home()):
+    if spelled_path.startswith(b"~/") and (home := home_directory()):
         spelled_path = home + spelled_path[1:]
     path = os.path.join(relative_to, spelled_path)
     try:

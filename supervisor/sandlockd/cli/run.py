@@ -13,7 +13,7 @@ import time
 
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
-from sandlockd.audit.state import StateError, state_directory
+from sandlockd.audit.state import StateError, own_state_directory
 from sandlockd.cli.ending import INTERRUPTED, closed_streams, unforeseen
 from sandlockd.cli.ending import say as write_line
 from sandlockd.cli.policy_files import (
@@ -30,6 +30,7 @@ from sandlockd.launch.prepare import (
     prepare,
     raise_own_descriptor_limit,
     refuse_descriptors_that_lead_out,
+    require_room_in_files,
 )
 from sandlockd.launch.private_directory import PrivateDirectory, sweep
 from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
@@ -37,7 +38,7 @@ from sandlockd.launch.temporary import temporary_of
 from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.sandbox.limits import Limits
-from sandlockd.sandbox.result import SANDBOX_FAILED, Result, write_status_file
+from sandlockd.sandbox.result import SANDBOX_FAILED, Result, require_replaceable, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
 
 TYPE_CHECKING = False
@@ -105,6 +106,12 @@ def say(text: str) -> None:
 def run(options: Options) -> int:
     """The exit status of sandlockd."""
     result = Result()
+    if options.status_file is not None:
+        try:
+            require_replaceable(options.status_file)
+        except OSError as error:
+            say(f"--status-file {options.status_file}: {error.strerror}")
+            return SANDBOX_FAILED
     try:
         policy = load_policy(options.policies, options.overrides)
         _Foreground(options, policy, result).run()
@@ -151,7 +158,7 @@ class _Foreground:
         self._options = options
         self._result = result
         self._policy = policy
-        self._state_dir = state_directory(dict(os.environ), os.geteuid(), os.path.expanduser("~"))
+        self._state_dir = own_state_directory()
         self._old_mask: set[int] = set()
         self._umask = 0o022
         # What we were started without the program shall be without.
@@ -165,6 +172,7 @@ class _Foreground:
         """Raises CannotStart, PolicyErrors, StateError, and what nobody foresaw."""
         # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
         self._umask = os.umask(0)
+        require_room_in_files()
         remember_children()
         sweep()
         private = PrivateDirectory()

@@ -30,6 +30,8 @@ def find_command(name: bytes, environment: Mapping[bytes, bytes], directory: byt
         CommandError: 127 not found, 126 a directory or not executable.
     """
     shown = os.fsdecode(name)
+    if not name:
+        raise CommandError(127, "the command is empty: no such file")
     if b"/" in name:
         _check(name, directory, shown)
         return name

@@ -5,6 +5,7 @@ The doctor tries the same features by using them, and has its words for them fro
 
 from __future__ import annotations
 
+import errno
 import os
 
 from sandlockd.kernel import landlock
@@ -32,6 +33,7 @@ LANDLOCK_FIX = (
 SECCOMP_FIX = (
     "Linux 5.14 or newer with CONFIG_SECCOMP_FILTER=y; in a container, allow seccomp(2) in its profile"
 )
+_OUTSIDE_FIX = "start it outside of the other sandbox: there is none in another"
 NO_FILES = "no file can be protected: no run is possible"
 NO_SUPERVISION = "no program can be supervised"
 REPEATED = "a signal could make the program repeat a call that was done already"
@@ -77,6 +79,8 @@ def check_features(degrade: frozenset[str]) -> tuple[int, list[str]]:
 
 def _seccomp() -> tuple[str, str, str, str] | None:
     error = seccomp_flags_error(_NEW_LISTENER)
+    if error == errno.EBUSY:  # a process has one listener at most
+        return "seccomp.user_notification", "another sandbox has it already", NO_SUPERVISION, _OUTSIDE_FIX
     if error:
         return "seccomp.user_notification", os.strerror(error), NO_SUPERVISION, SECCOMP_FIX
     if seccomp_flags_error(_NEW_LISTENER | _WAIT_KILLABLE_RECV):

@@ -305,6 +305,19 @@ def _choose_filter(prepared: Prepared) -> None:
     prepared.rows = numbered(native_architecture())
 
 
+_FILES_BYTES = 1 << 20  # the ledger and the filter, which are files
+
+
+def require_room_in_files() -> None:
+    """Raises CannotStart. Of the program's own limit nothing is changed: what it is served counts as well."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < _FILES_BYTES:
+        raise CannotStart(
+            f"the limit of file sizes (`ulimit -f`) is {limit} bytes, and sandlockd itself needs {_FILES_BYTES};"
+            " raise it, and lower it within: sandlockd -- sh -c 'ulimit -f ...; exec COMMAND'"
+        )
+
+
 def raise_own_descriptor_limit() -> tuple[int, int]:
     """A pidfd per process of the program: take all that we may have. Returns what the program is to get."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -52,6 +52,11 @@ class PrivateDirectory:
             except FileExistsError:
                 continue
             except OSError as error:
+                if error.errno == errno.ENOSYS:
+                    raise CannotStart(
+                        "openat2(2) does not exist here: Linux 5.6 is needed; or is this in another sandbox? Start it"
+                        " outside of that: there is none in another"
+                    ) from None
                 raise CannotStart(
                     f"{os.fsdecode(parent)}: cannot make the program's temporary directory: {error.strerror};"
                     " set TMPDIR to a directory that you may write"

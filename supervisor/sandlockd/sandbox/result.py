@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import signal as signals
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,10 +124,29 @@ class Result:
         }
 
 
+def require_replaceable(path: str) -> None:
+    """The status file takes the place of what is there: that may be an older one, not a device, FIFO or link.
+
+    Raises OSError.
+    """
+    if not os.path.basename(path):
+        raise FileNotFoundError(errno.ENOENT, "a file must be named")
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        directory = os.path.dirname(path) or os.curdir
+        if not os.path.isdir(directory):
+            raise FileNotFoundError(errno.ENOENT, "there is no such directory") from None
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is there and no ordinary file: it would be replaced")
+
+
 def write_status_file(path: str, result: Result) -> None:
     """Whole or not at all: a reader never sees half of it. Raises OSError."""
     import json
 
+    require_replaceable(path)
     temporary = f"{path}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
