@@ -91,6 +91,7 @@ def _nearer(directory_fd: int, path: bytes, identity: Identity | None) -> OwnedF
 
 def rows(directory: OwnedFd) -> Iterator[tuple[bytes, int, int]]:
     """(name, type as in st_mode, inode), without `.` and `..`; type 0 is a whiteout. One stat for a device."""
+    os.lseek(directory.fd, 0, os.SEEK_SET)  # btrfs lists what was there when it was opened or rewound
     with os.scandir(directory.fd) as entries:
         for entry in entries:
             yield os.fsencode(entry.name), _type_of(entry), entry.inode()

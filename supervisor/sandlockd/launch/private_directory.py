@@ -222,6 +222,7 @@ def _exchange(fd: int, name: str) -> int:
 def _unlink_files(fd: int) -> list[str]:
     """Remove all but directories; their names."""
     directories = []
+    os.lseek(fd, 0, os.SEEK_SET)  # btrfs lists what was there when it was opened or rewound
     with os.scandir(fd) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
