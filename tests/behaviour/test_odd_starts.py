@@ -115,3 +115,21 @@ def test_a_status_file_takes_the_place_of_nothing_but_a_status_file(runner: Runn
     assert (before is None) == (after is None)
     if before is not None and after is not None:
         assert (before.st_ino, before.st_mode, before.st_rdev) == (after.st_ino, after.st_mode, after.st_rdev)
+
+
+@pytest.mark.parametrize("where", [".", "below"])
+def test_a_relative_directory_for_temporary_files_is_found_from_everywhere(
+    runner: Runner, where: str
+) -> None:
+    (runner.work / "below").mkdir()
+    runner.place.give(runner.work)
+    script = 'cd / && echo found > "$TMPDIR/x" && cat "$TMPDIR/x" && echo "$TMPDIR"'
+    ended = runner.sandboxed(["sh", "-c", script], env={"TMPDIR": where})
+    found, told = ended.stdout.decode().splitlines()
+    assert (found, ended.returncode) == ("found", 0)
+    assert told.startswith(str(runner.work))
+    assert [path.name for path in runner.work.rglob("*")] == ["below"]
+
+
+def test_a_name_with_a_newline_is_one_line(runner: Runner) -> None:
+    _refused(runner.sandboxed(["true"], env={"TMPDIR": "/none\n\x1b[31mred"}), rb"/none\n\x1b[31mred")

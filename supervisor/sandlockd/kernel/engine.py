@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sandlockd.kernel.layers import Layers
     from sandlockd.kernel.numbers import Numbers
 
+LEDGER_BYTES: int = lib.slk_ledger_bytes()
+
 EMPTY = lib.SLK_NOTIF_EMPTY
 PENDING = lib.SLK_NOTIF_PENDING
 TERMINAL = lib.SLK_NOTIF_TERMINAL
@@ -116,7 +118,7 @@ class Engine:
         self._trees = 0
         self.trees_are_parked = False
         self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
-        os.ftruncate(self.ledger.fd, lib.slk_ledger_bytes())
+        os.ftruncate(self.ledger.fd, LEDGER_BYTES)
         config = ffi.new("struct slk_engine_config *")
         calls = ffi.new("struct slk_call[]", rows)  # each row in the order of the fields
         config.calls, config.call_count = calls, len(rows)

@@ -12,6 +12,7 @@ import stat
 import struct
 import sys
 
+from sandlockd.kernel.engine import LEDGER_BYTES
 from sandlockd.kernel.syscalls import AUDIT_ARCH, native_architecture, number_of, numbered
 from sandlockd.launch import wall as walls
 from sandlockd.launch.command import CommandError, find_command, located
@@ -305,15 +306,14 @@ def _choose_filter(prepared: Prepared) -> None:
     prepared.rows = numbered(native_architecture())
 
 
-_FILES_BYTES = 1 << 20  # the ledger and the filter, which are files
-
-
 def require_room_in_files() -> None:
     """Raises CannotStart. Of the program's own limit nothing is changed: what it is served counts as well."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and limit < _FILES_BYTES:
+    if (
+        limit != resource.RLIM_INFINITY and limit < LEDGER_BYTES
+    ):  # the largest file that we make for ourselves
         raise CannotStart(
-            f"the limit of file sizes (`ulimit -f`) is {limit} bytes, and sandlockd itself needs {_FILES_BYTES};"
+            f"the limit of file sizes (`ulimit -f`) is {limit} bytes, and sandlockd itself needs {LEDGER_BYTES};"
             " raise it, and lower it within: sandlockd -- sh -c 'ulimit -f ...; exec COMMAND'"
         )
 

@@ -25,6 +25,7 @@ import struct
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import RESOLVE_NO_XDEV, openat2
 from sandlockd.launch.prepare import CannotStart
+from sandlockd.policy.spelling import printable
 
 _PREFIX = b"sandlockd-"
 _RANDOM_BYTES = 6
@@ -36,7 +37,12 @@ _LOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid
 
 
 def _parent() -> bytes:
-    return os.fsencode(os.environ.get("TMPDIR") or "/tmp")
+    """Absolute: the program is told of it, and may go elsewhere."""
+    chosen = os.fsencode(os.environ.get("TMPDIR") or "/tmp")
+    try:
+        return os.path.abspath(chosen)
+    except FileNotFoundError:
+        return chosen  # and so was the working directory that it starts from
 
 
 class PrivateDirectory:
@@ -58,22 +64,24 @@ class PrivateDirectory:
                         " outside of that: there is none in another"
                     ) from None
                 raise CannotStart(
-                    f"{os.fsdecode(parent)}: cannot make the program's temporary directory: {error.strerror};"
-                    " set TMPDIR to a directory that you may write"
+                    f"{printable(os.fsdecode(parent))}: cannot make the program's temporary directory:"
+                    f" {error.strerror}; set TMPDIR to a directory that you may write"
                 ) from None
             if fd is not None:  # else a sweeper took it for a dead one's, before it was marked
                 _mark_as_living(fd)
                 self.path = path
                 self._fd = fd  # the name may be changed by the program
                 return
-        raise CannotStart(f"{os.fsdecode(parent)}: no free name for the program's temporary directory")
+        raise CannotStart(
+            f"{printable(os.fsdecode(parent))}: no free name for the program's temporary directory"
+        )
 
     def remove(self) -> str | None:
         """Remove what the program left. It is dead.
 
         Returns: what is wrong, where something had to be left.
         """
-        shown = os.fsdecode(self.path)
+        shown = printable(os.fsdecode(self.path))
         try:
             if not _remove(self.path, self._fd):
                 return f"{shown}: the program put something else there; it is left as it is"
