@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static uint64_t *word_of(struct slk_engine *engine, uint64_t inode, uint64_t *ret_bit)
@@ -32,6 +33,13 @@ void slk_note_given(struct slk_engine *engine, int fd)
 	*word |= bit;
 }
 
+static int was_given(struct slk_engine *engine, const struct stat *status)
+{
+	uint64_t bit, *word = word_of(engine, status->st_ino, &bit);
+
+	return S_ISREG(status->st_mode) && *word & bit;
+}
+
 void slk_engine_watched(struct slk_engine *engine)
 {
 	engine->has_watches = 1;
@@ -40,11 +48,10 @@ void slk_engine_watched(struct slk_engine *engine)
 int slk_engine_may_be_locked(struct slk_engine *engine, int32_t fd)
 {
 	struct stat status;
-	uint64_t bit;
 
 	if (fstat(fd, &status) < 0)
 		return 1;
-	if (!S_ISREG(status.st_mode) || !(*word_of(engine, status.st_ino, &bit) & bit))
+	if (!was_given(engine, &status))
 		return 0;
 	/* Who watches it would be told that we open it. */
 	return engine->has_watches || slk_in_use(fd, 1);
@@ -52,11 +59,19 @@ int slk_engine_may_be_locked(struct slk_engine *engine, int32_t fd)
 
 int slk_tree_may_be_locked(struct slk_engine *engine, const struct slk_tree *tree, const char *path)
 {
-	int fd = slk_open_confined(tree->upper_fd, path, O_PATH | O_NOFOLLOW, 0);
-	int result = fd < 0 || slk_engine_may_be_locked(engine, fd);
+	struct stat status;
+	int opened, result;
 
-	if (fd >= 0)
-		close(fd);
+	if (syscall(SYS_newfstatat, tree->upper_fd, path, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return 1;
+	if (!was_given(engine, &status))
+		return 0;
+	if (engine->has_watches)
+		return 1;
+	opened = slk_open_confined(tree->upper_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME, 0);
+	result = opened < 0 || slk_is_shared(opened);
+	if (opened >= 0)
+		close(opened);
 	return result;
 }
 

@@ -58,6 +58,11 @@ int slk_in_use(int fd, int by_readers)
 	return !granted;
 }
 
+int slk_is_shared(int opened)
+{
+	return !is_granted(opened, F_WRLCK);
+}
+
 int slk_is_written(int opened)
 {
 	return !is_granted(opened, F_RDLCK);

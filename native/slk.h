@@ -239,6 +239,8 @@ int slk_trees_parked(const struct slk_engine *engine);
 
 /* Is it open for writing (by_readers: at all) anywhere? fd: O_PATH. 1 also where that cannot be told. */
 int slk_in_use(int fd, int by_readers);
+/* Is it open by anybody else? opened: for reading. 1 also where that cannot be told. */
+int slk_is_shared(int opened);
 /* A watch that tells when the object is gone for good (IN_DELETE_SELF), and of_writers: that one of them has closed it. */
 int slk_watch_gone(int inotify_fd, int dirfd, const char *path, int of_writers);
 /* Each watch that there still is. */

@@ -8,10 +8,13 @@ and another process makes calls that have nothing to do with it (and change noth
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from harness.running import Argument, Runner, system_python
+from harness.waiting import line_of
 
 _OTHERS_WAIT_S = 0.3  # at most, on a machine that others use as well
 
@@ -54,6 +57,7 @@ NAMES = {
     "link": lambda: os.link("big", "linked"),
 }
 acts = {"object": OBJECT, "length": LENGTH, "names": NAMES}[sys.argv[1]]
+again = len(sys.argv) > 2
 source = mmap.mmap(-1, 3 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 fd = os.open("big", os.O_RDWR | os.O_CREAT, 0o644)
 try:
@@ -95,6 +99,8 @@ def write():
     written.append(time.monotonic())
     os.pwrite(fd, source, 0)
     written.append(time.monotonic())
+    while again and len(done) < len(acts):
+        os.pwrite(fd, source, 0)
 
 writer = threading.Thread(target=write)
 writer.start()
@@ -111,9 +117,9 @@ def make(name, act):
     done[name] = outcome, time.monotonic()
 
 threads = [threading.Thread(target=make, args=item) for item in acts.items()]
-for thread in (*threads, writer):
-    if thread is not writer:
-        thread.start()
+for thread in threads:
+    thread.start()
+print("waits", file=sys.stderr, flush=True)
 for thread in (*threads, writer):
     thread.join()
 os.close(ended[1])
@@ -155,6 +161,40 @@ def test_who_changes_a_file_that_is_being_written_waits_alone(runner: Runner, ac
     assert not early, "these did not wait for the write"
     assert ours["worst"] < max(_OTHERS_WAIT_S, ours["held"] / 3), ours
     assert ours["count"] > 20
+
+
+def test_where_one_long_write_follows_another_everybody_has_his_turn(runner: Runner) -> None:
+    found = []
+    for sandboxed in (False, True):
+        work = runner.place.empty_work()
+        line: list[Argument] = [system_python(), "-I", "-c", _PROGRAM, "names", "again"]
+        options = ["--workdir", work, "--on-exit", "discard"]
+        ended = (
+            runner.sandboxed(line, options=options, timeout=120)
+            if sandboxed
+            else runner.bare(line, timeout=120)
+        )
+        assert ended.returncode == 0, ended.stderr.decode()
+        found.append(json.loads(ended.stdout)["result"])
+        _empty(work)
+    bare, ours = found
+    assert ours == bare
+
+
+@pytest.mark.parametrize("acts", ["object", "names"])
+def test_the_end_of_the_run_does_not_wait_for_who_waits(runner: Runner, acts: str) -> None:
+    work = runner.place.empty_work()
+    line = runner.command_line(
+        [system_python(), "-I", "-c", _PROGRAM, acts], options=["--workdir", work, "--quiet"]
+    )
+    with runner.started(line) as process:
+        assert process.stderr is not None
+        assert line_of(process.stderr.fileno()) == b"waits\n"
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+        assert time.monotonic() - begun < 5
+    assert list(work.iterdir()) == []
 
 
 def _empty(work: Path) -> None:

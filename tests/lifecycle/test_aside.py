@@ -1,0 +1,99 @@
+"""Acts that may wait for a lock: the loop waits a moment, each act is made once, and what goes on ends without it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+from harness.waiting import until
+
+from sandlockd.kernel.aside import Aside, Unfinished
+from sandlockd.kernel.fds import OwnedFd
+
+
+def test_what_is_free_is_done_and_its_error_is_raised() -> None:
+    aside = Aside()
+    assert _outcome(aside, lambda: 7) == 7
+    with pytest.raises(FileNotFoundError):
+        _outcome(aside, lambda: os.stat("/nonexistent"))
+
+
+def test_what_waits_goes_on_once_without_the_loop() -> None:
+    aside, free, told = Aside(), threading.Event(), []
+
+    def act() -> int:
+        free.wait()
+        told.append("done")
+        return 7
+
+    with pytest.raises(Unfinished) as raised:
+        aside.run(act, left=lambda: told.append("left"), ended=lambda: told.append("ended"))
+    assert raised.value.has_begun
+    assert _outcome(aside, lambda: 8) == 8  # by another thread
+    assert told == ["left"]
+    free.set()
+    assert raised.value.job.wait() == 7
+    assert told == ["left", "done", "ended"]
+
+
+def test_what_only_waited_when_the_loop_left_is_never_begun() -> None:
+    aside, free, told = Aside(), threading.Event(), []
+    with pytest.raises(Unfinished) as raised:
+        aside.run(
+            lambda: told.append("done"),
+            first=lambda: _wait(free),
+            left=lambda: told.append("left"),
+            ended=lambda: told.append("ended"),
+            release=lambda: told.append("released"),
+        )
+    assert not raised.value.has_begun
+    free.set()
+    assert raised.value.job.wait() is None
+    assert told == ["released"]
+
+
+def test_a_descriptor_that_nobody_asks_for_any_more_is_closed() -> None:
+    aside, free = Aside(), threading.Event()
+    reading, writing = os.pipe()
+    os.close(writing)
+
+    def act() -> OwnedFd:
+        free.wait()
+        return OwnedFd(reading)
+
+    with pytest.raises(Unfinished) as raised:
+        aside.run(act)
+    raised.value.job.abandon()
+    free.set()
+    until(lambda: not os.path.exists(f"/proc/self/fd/{reading}"), "its end")
+
+
+def test_more_than_may_wait_are_refused_and_release_what_they_hold() -> None:
+    aside, free, told = Aside(), threading.Event(), []
+    waiting = []
+    try:
+        with pytest.raises(BlockingIOError):
+            for _ in range(1000):
+                try:
+                    aside.run(free.wait, release=lambda: told.append("released"))
+                except Unfinished as unfinished:
+                    waiting.append(unfinished.job)
+        assert told == ["released"]
+    finally:
+        free.set()
+    assert all(job.wait() for job in waiting)
+    assert len(told) == len(waiting) + 1
+
+
+def _outcome(aside: Aside, act: Callable[[], object]) -> object:
+    """Also where the machine is too busy for the moment to be enough."""
+    try:
+        return aside.run(act)
+    except Unfinished as unfinished:
+        return unfinished.job.wait()
+
+
+def _wait(event: threading.Event) -> None:
+    event.wait()
