@@ -64,14 +64,15 @@ def _run(call: _Call) -> object:
     return trio.run(call.result, clock=trio.testing.MockClock(autojump_threshold=0.001))
 
 
-def test_a_call_that_waits_for_others_is_looked_at_again_and_again() -> None:
+def test_a_call_that_waits_for_others_is_looked_at_again_and_again_though_not_all_the_time() -> None:
+    """Each look takes the loop from others: 50 a second is too often for who has waited for long."""
     call = _Call(is_busy=False)
     assert _run(call) == "done"
-    assert call.looks > _LONG_S
+    assert 9 * _LONG_S < call.looks < 12 * _LONG_S
 
 
 def test_a_copy_is_looked_at_when_it_is_done_and_not_before() -> None:
-    """Each look takes the loop from others, 50 times a second, and nothing would come of it."""
+    """Nothing would come of it."""
     call = _Call(is_busy=True)
     assert _run(call) == "done"
     assert call.looks == 1
