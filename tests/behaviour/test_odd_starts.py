@@ -133,3 +133,15 @@ def test_a_relative_directory_for_temporary_files_is_found_from_everywhere(
 
 def test_a_name_with_a_newline_is_one_line(runner: Runner) -> None:
     _refused(runner.sandboxed(["true"], env={"TMPDIR": "/none\n\x1b[31mred"}), rb"/none\n\x1b[31mred")
+
+
+@pytest.mark.parametrize("option", [["--dry-run"], ["--on-exit", "discard"], ["--on-exit", "commit"]])
+def test_what_is_to_become_of_changes_is_not_said_of_a_run_that_writes_for_good(
+    runner: Runner, option: list[str]
+) -> None:
+    kept = runner.place.file("work/kept", "kept")
+    ended = runner.sandboxed(["rm", kept], options=[*option, "--write", runner.work])
+    _refused(ended, option[0].encode(), b"--workdir")
+    assert kept.exists()
+    within = runner.sandboxed(["rm", kept], options=[*option, "--workdir", runner.work])
+    assert within.returncode == 0 and kept.exists() == (option[-1] != "commit")

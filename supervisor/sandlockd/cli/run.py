@@ -114,6 +114,7 @@ def run(options: Options) -> int:
             return SANDBOX_FAILED
     try:
         policy = load_policy(options.policies, options.overrides)
+        _require_tree_for(options.overrides, policy)
         _Foreground(options, policy, result).run()
     except Exception as error:  # the program, if there was one, has been ended
         lines, exit_status = _told(error)
@@ -121,6 +122,16 @@ def run(options: Options) -> int:
             say(line)
         result.went_wrong(_in_one(lines), exit_status)
     return _write_status(options, result)
+
+
+def _require_tree_for(overrides: Overrides, policy: Policy) -> None:
+    """Who says --dry-run or --on-exit discard counts on nothing being changed. Raises CannotStart."""
+    said = "--dry-run" if overrides.dry_run else "--on-exit" if overrides.on_exit is not None else None
+    if said is not None and policy.filesystem.workdir is None:
+        raise CannotStart(
+            f"{said} is about the changes in a copy-on-write tree, and this run has none: what it may write, it writes"
+            " for good; give --workdir, or leave it out"
+        )
 
 
 def _told(error: BaseException) -> tuple[tuple[str, ...], int]:
