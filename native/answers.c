@@ -84,8 +84,10 @@ int slk_answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t
 	return result;
 }
 
+/* Of these two, Python's: what it has done may have been a change of names or rights. */
 int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error)
 {
+	engine->generation++;
 	/* Beyond MAX_ERRNO the kernel clamps, and 0 would be success. */
 	if (error <= 0 || error > 4095)
 		error = EIO;
@@ -94,6 +96,7 @@ int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error)
 
 int slk_answer_value(struct slk_engine *engine, uint32_t slot, int64_t value)
 {
+	engine->generation++;
 	return slk_answer(engine, slot, value, 0, 0);
 }
 

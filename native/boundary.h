@@ -235,6 +235,7 @@ struct slk_call {
 	int8_t buffer; /* where what stat tells is to go */
 	int8_t mode;   /* the argument: of a new object, of access(2), the mask of statx(2) */
 	uint8_t is_always_trapped; /* whatever its arguments */
+	uint8_t may_touch;         /* it may change a tree; of an open its flags tell more */
 };
 
 /* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. */

@@ -23,6 +23,9 @@
 
 /* After so many rounds the caller gets a turn, however full the queue is kept. */
 #define ROUNDS_MAX 16
+/* So many calls in a row of one thread say that it is the only one; see is_alone(). */
+#define ALONE_AFTER 4
+#define LOOK_EVERY 16
 /* Nothing tells us that a thread which we have seized has stopped. */
 #define REWRITES_EVERY_NS 5000000
 
@@ -266,6 +269,16 @@ static int changes_ids(const struct slk_engine *engine, const struct slk_call *r
 	return row->mode == 0;
 }
 
+static int judge_descriptor(struct slk_engine *engine, struct slk_request *request)
+{
+	int act = engine->calls[request->nr].act;
+
+	/* What a listing shows is all of the lower tree; and who is where, the kernel knows. */
+	if ((act == SLK_ACT_GETDENTS || act == SLK_ACT_GETCWD) && slk_trees_are_untouched(engine))
+		return 0;
+	return slk_tree_descriptor(engine, request);
+}
+
 /* 1: Python has something to do with it. */
 static int handle(struct slk_engine *engine, struct slk_request *request)
 {
@@ -290,9 +303,13 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	case SLK_CALL_SEE:
 		judged = slk_fast_call(engine, request);
 		if (judged == SLK_ANSWERED) {
+			if (row->treatment != SLK_CALL_OPEN)
+				engine->generation += row->may_touch;
 			engine->counts.answered++;
 			return 0;
 		}
+		if (judged != 0 && slk_may_touch(engine, request))
+			slk_touch_trees(engine);
 		/* What we read may have been a stranger's. Letting a call go on asks that by itself: of one whose caller
 		 * is gone nothing comes but ENOENT. */
 		if ((judged != 0 || request->may_wait || engine->tell_granted) &&
@@ -313,7 +330,10 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_SLOW:
-		judged = !row->act || engine->tell_granted ? 1 : slk_tree_descriptor(engine, request);
+		if (slk_may_touch(engine, request))
+			slk_touch_trees(engine);
+		engine->generation += row->may_touch;
+		judged = !row->act || engine->tell_granted ? 1 : judge_descriptor(engine, request);
 		if (judged == SLK_ANSWERED) {
 			engine->counts.answered++;
 			return 0;
@@ -349,6 +369,15 @@ static void move_request(struct slk_request *to, const struct slk_request *from)
 	memcpy(to, from, offsetof(struct slk_request, path) + from->path_length);
 }
 
+/* One thread that asks again and again, and nobody else: what one more poll would find is most likely nothing, and the wait
+ * for the next call finds it as well. Now and then it is looked all the same. */
+static int is_alone(struct slk_engine *engine, int32_t tid)
+{
+	engine->in_a_row = tid == engine->last_tid ? engine->in_a_row + 1 : 0;
+	engine->last_tid = tid;
+	return engine->in_a_row >= ALONE_AFTER && engine->in_a_row % LOOK_EVERY;
+}
+
 /* state: what the caller's own poll has just said, so that the first one here can be spared. */
 static int drain(struct slk_engine *engine, int state, struct slk_request *batch, uint32_t capacity,
 		 uint32_t *ret_count)
@@ -358,12 +387,18 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 	slk_rewrites_finish(engine);
 	for (uint32_t rounds = 1;; rounds++) {
 		uint32_t end = kept;
+		int unseen = 0;
 
 		while (end < capacity && state == SLK_NOTIF_PENDING) {
 			int received = receive(engine, &batch[end]);
 
-			if (received > 0)
+			if (received > 0 && end == kept && is_alone(engine, batch[end].tid)) {
 				end++;
+				state = SLK_NOTIF_EMPTY;
+				unseen = 1;
+				break;
+			}
+			end += received > 0;
 			state = received < 0 ? received : slk_listener_state(engine->listener_fd);
 		}
 		/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
@@ -375,6 +410,9 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 				move_request(&batch[kept], &batch[i]);
 			kept++;
 		}
+		/* What Python handles may take long: everything queued is received before. */
+		if (unseen && kept)
+			state = slk_listener_state(engine->listener_fd);
 		if (state != SLK_NOTIF_PENDING || kept == capacity || rounds == ROUNDS_MAX) {
 			*ret_count = kept;
 			if (state == SLK_NOTIF_TERMINAL)

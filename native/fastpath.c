@@ -25,7 +25,6 @@
 #ifndef LANDLOCK_ACCESS_FS_TRUNCATE
 #define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)
 #endif
-#define JUDGED_FOR_NS 250000000u
 
 #define MAKES                                                                                                          \
 	(LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |                    \
@@ -37,22 +36,9 @@
 /* In the place of rights: what only looks asks for none, and whether any zone covers the path is the same to it. */
 #define NEED_TO_SEE (1u << 31)
 
-static uint64_t judged_key(const struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
-{
-	uint64_t path = walk->count ? walk->hashes[walk->count - 1] : 1;
-
-	path ^= engine->generation * UINT64_C(0xff51afd7ed558ccd);
-	return (path ^ ((uint64_t)need << 1 | (uint64_t)(follow != 0))) * UINT64_C(0x9e3779b97f4a7c15) | 1;
-}
-
-static struct slk_judged *judged_entry(struct slk_engine *engine, uint64_t key)
-{
-	return &engine->judged[(key >> 40) % SLK_JUDGED_MAX];
-}
-
 /* Does the mount table hold a file system whose lookups wait for a server? Asked before the lookup, after the call was
  * received: what the program saw mounted before it asked is known. */
-static int lookups_may_wait(struct slk_engine *engine)
+int slk_lookups_may_wait(struct slk_engine *engine)
 {
 	struct pollfd mounts = {engine->mounts_fd, POLLPRI, 0};
 
@@ -112,7 +98,7 @@ static int open_path(struct slk_engine *engine, const char *path, uint64_t flags
 	fd = open_how(AT_FDCWD, path, flags, resolve | RESOLVE_CACHED);
 	if (fd != -EAGAIN)
 		return fd;
-	if (lookups_may_wait(engine))
+	if (slk_lookups_may_wait(engine))
 		return open_in_local_directory(engine, path, flags, resolve);
 	return open_how(AT_FDCWD, path, flags, resolve);
 }
@@ -284,34 +270,17 @@ static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, 
 	return 0;
 }
 
-int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
-{
-	uint64_t key = judged_key(engine, walk, need, follow);
-	const struct slk_judged *judged = judged_entry(engine, key);
-
-	return judged->key == key && judged->expires_ns > slk_now_ns();
-}
-
-void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow)
-{
-	uint64_t key = judged_key(engine, walk, need, follow);
-
-	*judged_entry(engine, key) = (struct slk_judged){key, slk_now_ns() + JUDGED_FOR_NS, NULL, 0};
-}
-
 int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 		   int *ret_may_wait)
 {
-	uint64_t key = judged_key(engine, walk, need, follow);
-	struct slk_judged *judged = judged_entry(engine, key);
+	const struct slk_judged *judged = slk_judged_find(engine, walk, walk->count, need, follow);
 	const struct slk_zone *zone = NULL;
-	uint64_t now = slk_now_ns();
+	uint64_t until_ns = slk_judged_until(); /* by what was so before it was looked at */
 	int settled = 0;
 	int result;
 
 	*ret_may_wait = 0;
-	if (judged->key == key && judged->expires_ns > now &&
-	    (!judged->object || judge_identity(engine, judged->object) == 0)) {
+	if (judged && (!judged->object || judge_identity(engine, judged->object) == 0)) {
 		*ret_may_wait = judged->may_wait;
 		return 0;
 	}
@@ -325,7 +294,8 @@ int slk_fast_judge(struct slk_engine *engine, const struct slk_walk *walk, uint3
 			result = SLK_REASON_NOT_GRANTED + 1;
 	}
 	if (result == 0 && settled)
-		*judged = (struct slk_judged){key, now + JUDGED_FOR_NS, zone, *ret_may_wait};
+		slk_judged_keep(engine, walk, walk->count, need, follow,
+				&(struct slk_judged){0, until_ns, zone, *ret_may_wait});
 	return result;
 }
 
@@ -570,8 +540,11 @@ static int judge_fixed(struct slk_engine *engine, struct slk_request *request)
 static int judge_see(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
-	int result = read_path(request, row->path);
+	int result;
 
+	if (row->act != SLK_ACT_NONE && !engine->tell_granted && slk_trees_are_untouched(engine))
+		return 0;
+	result = read_path(request, row->path);
 	if (result)
 		return result;
 	if (request->path_length == 0) { /* ENOENT, or a descriptor */

@@ -154,6 +154,7 @@ struct slk_tree {
 	int lower_fd, upper_fd, work_fd; /* lower_fd: -1: there is none */
 	uint64_t upper_device;
 	int has_moved;
+	int touched; /* see touched.c */
 };
 
 /* What the index has of a path. */
@@ -204,11 +205,28 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 			 const char *path, const struct slk_layered *found);
 int slk_tree_remove_directory(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 			      const char *path, const struct slk_layered *found);
-int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk *walk,
+int slk_tree_may_search_above(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk,
 			      const struct slk_layered *found);
 int slk_tree_unchanged(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		       const struct slk_walk *walk, const struct slk_layered *found);
+/* descriptors.c */
 int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request);
+int slk_is_below(const char *path, uint32_t length, const char *top, uint32_t top_length);
+/* The tree that a normalised path is in, by its letters. */
+struct slk_tree *slk_tree_at(struct slk_engine *engine, const char *path, uint32_t length);
+
+/* ---- touched.c: whether a tree may be other than the kernel has it */
+
+int slk_tree_begins_untouched(const struct slk_engine *engine, const struct slk_tree *tree);
+/* May this call change a tree? */
+int slk_may_touch(const struct slk_engine *engine, const struct slk_request *request);
+void slk_touch_trees(struct slk_engine *engine);
+/* There are trees, and what the kernel finds by any path is what is to be told. */
+int slk_trees_are_untouched(const struct slk_engine *engine);
+/* Whatever is open, the kernel tells of it what is to be told: nothing in a lower tree has a counterpart in the upper, and
+ * everything in an upper is told by its own number. */
+int slk_all_is_as_open(const struct slk_engine *engine);
+
 /* 1: everything in the upper is told by the number that it has. */
 int slk_numbers_are_own(const struct slk_numbers *numbers);
 /* telling.c: 0 (only of a descriptor): the kernel tells the same; SLK_ANSWERED, or reason + 1. path: as above. */
@@ -222,9 +240,30 @@ int slk_tell_listing(struct slk_engine *engine, struct slk_request *request, con
 		     const char *path);
 /* The magic link of a descriptor, or of the working directory. */
 void slk_descriptor_link(const struct slk_request *request, int fd, char *ret_link, size_t size);
-/* What was found granted a moment ago. */
-int slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
-void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow);
+/* ---- judged.c: what was judged a moment ago, of the first `depth` components of a path */
+
+/* NULL: nothing that still holds. */
+const struct slk_judged *slk_judged_find(struct slk_engine *engine, const struct slk_walk *walk, uint32_t depth,
+					 uint32_t need, int follow);
+/* judged: all but the key. */
+void slk_judged_keep(struct slk_engine *engine, const struct slk_walk *walk, uint32_t depth, uint32_t need, int follow,
+		     const struct slk_judged *judged);
+/* That it is granted, or there: until when it holds (slk_now_ns), or 0. */
+uint64_t slk_judged_before(struct slk_engine *engine, const struct slk_walk *walk, uint32_t depth, uint32_t need,
+			   int follow);
+void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint32_t depth, uint32_t need, int follow,
+		    uint64_t until_ns);
+/* Of what is found now. */
+uint64_t slk_judged_until(void);
+/* Does the mount table hold a file system whose lookups wait for a server? */
+int slk_lookups_may_wait(struct slk_engine *engine);
+
+/* ---- lower.c: what only the lower tree has */
+
+enum slk_look { SLK_LOOK, SLK_LOOK_OPEN, SLK_LOOK_STAT };
+/* 0: the kernel finds what the program is to see. Else reason + 1. */
+int slk_lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
+		   enum slk_look for_what);
 
 /* ---- given.c: whose lock may be held for long */
 
@@ -299,11 +338,12 @@ struct slk_new_thread {
 	uint64_t since_ns;
 };
 
-#define SLK_BASES_MAX 16
+#define SLK_BASES_MAX 64
 
-/* A thread that asked from its working directory. fd: of /proc/<tid>/cwd, or -1. */
+/* A thread that asked from its working directory (AT_FDCWD) or by a descriptor. fd: of that link in /proc, or -1. */
 struct slk_base {
 	int32_t tid;
+	int32_t number;
 	int fd;
 };
 
@@ -347,7 +387,9 @@ struct slk_engine {
 	timer_t patience;
 	struct slk_rewrite unfinished[SLK_REWRITES_MAX]; /* seized by us, not stopped yet */
 	struct slk_rewrite passing[SLK_REWRITES_MAX];    /* may come as a notification, to be let through */
-	uint64_t generation; /* of names, as far as we see them change */
+	uint64_t generation; /* of names and of rights in trees, as far as we see them change */
+	int32_t last_tid;    /* whose calls the last ones were, and how many of them in a row */
+	uint32_t in_a_row;
 	struct slk_engine_counts counts;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];
@@ -363,6 +405,8 @@ uint64_t slk_now_ns(void);
 void slk_bases_create(struct slk_engine *engine);
 void slk_bases_destroy(struct slk_engine *engine);
 void slk_bases_forget(struct slk_engine *engine, int32_t tid);
+/* readlink(2) of the working directory (AT_FDCWD) or a descriptor. */
+ssize_t slk_read_link(struct slk_engine *engine, int32_t tid, int32_t number, char *ret_text, size_t size);
 /* ret_path: SLK_PATH_MAX bytes. 0; -EINVAL where it is no path. */
 int slk_read_base(struct slk_engine *engine, int32_t tid, int dirfd, char *ret_path, uint32_t *ret_length);
 

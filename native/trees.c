@@ -32,6 +32,7 @@
 	 O_LARGEFILE | O_DSYNC | O_SYNC | O_NOATIME | O_DIRECTORY)
 #define LARGEFILE 0100000 /* glibc's O_LARGEFILE is 0 where it is implied */
 #define PYTHON (SLK_REASON_ZONE + 1)
+#define NEED_TO_SEARCH (1u << 29) /* beside SLK_NEED_IN_TREE */
 
 int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config)
 {
@@ -56,6 +57,7 @@ int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config 
 	tree->upper_fd = config->upper_fd;
 	tree->work_fd = config->work_fd;
 	tree->upper_device = upper.st_dev;
+	tree->touched = !slk_tree_begins_untouched(engine, tree);
 	engine->tree_count++;
 	return 0;
 }
@@ -71,24 +73,24 @@ void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number)
 		engine->trees[number].has_moved = 1;
 }
 
-static int is_below(const char *path, uint32_t length, const char *top, uint32_t top_length)
+int slk_is_below(const char *path, uint32_t length, const char *top, uint32_t top_length)
 {
 	return length >= top_length && memcmp(path, top, top_length) == 0 &&
 	       (length == top_length || path[top_length] == '/');
 }
 
 /* The tree that a normalised path is in, by its letters: the innermost, since that comes first. */
-static struct slk_tree *tree_at(struct slk_engine *engine, const char *path, uint32_t length)
+struct slk_tree *slk_tree_at(struct slk_engine *engine, const char *path, uint32_t length)
 {
 	for (uint32_t i = 0; i < engine->tree_count; i++)
-		if (is_below(path, length, engine->trees[i].root, engine->trees[i].root_length))
+		if (slk_is_below(path, length, engine->trees[i].root, engine->trees[i].root_length))
 			return &engine->trees[i];
 	return NULL;
 }
 
 struct slk_tree *slk_tree_of(struct slk_engine *engine, const struct slk_walk *walk)
 {
-	struct slk_tree *tree = tree_at(engine, walk->text, walk->length);
+	struct slk_tree *tree = slk_tree_at(engine, walk->text, walk->length);
 	const struct slk_zone *zone = tree ? slk_zones_find(engine->zones, walk) : NULL;
 
 	return zone && zone->flags & SLK_ZONE_WHOLE && zone->length == tree->root_length ? tree : NULL;
@@ -99,7 +101,7 @@ int slk_tree_is_passage(struct slk_engine *engine, const struct slk_walk *walk)
 {
 	const struct slk_zone *zone = slk_zones_find(engine->zones, walk);
 
-	return zone && zone->length == walk->length && tree_at(engine, walk->text, walk->length);
+	return zone && zone->length == walk->length && slk_tree_at(engine, walk->text, walk->length);
 }
 
 /* From where the kernel has an object to what the program calls it. 1: it is in an upper directory. */
@@ -109,7 +111,7 @@ int slk_tree_rename_base(const struct slk_engine *engine, char *base, uint32_t *
 		const struct slk_tree *tree = &engine->trees[i];
 		uint32_t rest;
 
-		if (!is_below(base, *length, tree->upper, tree->upper_length))
+		if (!slk_is_below(base, *length, tree->upper, tree->upper_length))
 			continue;
 		rest = *length - tree->upper_length;
 		if (tree->root_length + rest >= SLK_PATH_MAX)
@@ -129,7 +131,7 @@ int slk_tree_may_have_moved(const struct slk_engine *engine, const char *base, u
 	for (uint32_t i = 0; i < engine->tree_count; i++) {
 		const struct slk_tree *tree = &engine->trees[i];
 
-		if (tree->has_moved && is_below(base, length, tree->root, tree->root_length))
+		if (tree->has_moved && slk_is_below(base, length, tree->root, tree->root_length))
 			return 1;
 	}
 	return 0;
@@ -145,7 +147,7 @@ int slk_tree_has_anew(const struct slk_engine *engine, const char *base, uint32_
 		int found;
 
 		if (length <= tree->root_length || length >= SLK_PATH_MAX ||
-		    !is_below(base, length, tree->root, tree->root_length))
+		    !slk_is_below(base, length, tree->root, tree->root_length))
 			continue;
 		memcpy(path, base + tree->root_length + 1, length - tree->root_length - 1);
 		path[length - tree->root_length - 1] = '\0';
@@ -232,20 +234,26 @@ static int is_merged(const struct slk_layered *found)
 	return found->kind == SLK_LAYER_DIRECTORY && found->flags & SLK_LAYER_MERGED;
 }
 
-/* By the directories of the upper: those of the lower tree may have other modes. */
-int slk_tree_may_search_above(const struct slk_tree *tree, const struct slk_walk *walk,
+/* By the directories of the upper: those of the lower tree may have other modes. That it may is kept as what was judged,
+ * until a name or a right may have changed (engine->generation). */
+int slk_tree_may_search_above(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk,
 			      const struct slk_layered *found)
 {
 	uint32_t depth = found->is_whole || found->kind != SLK_LAYER_DIRECTORY ? found->depth - 1 : found->depth;
 	char above[SLK_PATH_MAX] = ".";
 
+	if (depth < tree->root_components || slk_judged_before(engine, walk, depth, NEED_TO_SEARCH, 0))
+		return 1;
 	if (depth > tree->root_components) {
 		uint32_t start = tree->root_length + 1, length = walk->ends[depth - 1] - start;
 
 		memcpy(above, walk->text + start, length);
 		above[length] = '\0';
 	}
-	return depth < tree->root_components || syscall(SYS_faccessat, tree->upper_fd, above, X_OK) == 0;
+	if (syscall(SYS_faccessat, tree->upper_fd, above, X_OK) < 0)
+		return 0;
+	slk_judged_now(engine, walk, depth, NEED_TO_SEARCH, 0, slk_judged_until());
+	return 1;
 }
 
 static int tell_access(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
@@ -259,7 +267,7 @@ static int tell_access(struct slk_engine *engine, struct slk_request *request, c
 		return PYTHON;
 	if (mode && syscall(SYS_faccessat2, tree->upper_fd, path, (int)mode, AT_EMPTY_PATH) < 0)
 		return errno == EACCES ? slk_answer_call(engine, request, 0, EACCES) : PYTHON;
-	return slk_answer_call(engine, request, 0, mode || slk_tree_may_search_above(tree, walk, found) ? 0 : EACCES);
+	return slk_answer_call(engine, request, 0, mode || slk_tree_may_search_above(engine, tree, walk, found) ? 0 : EACCES);
 }
 
 uint32_t slk_tree_open_flags_of(const struct slk_engine *engine, const struct slk_request *request)
@@ -303,39 +311,6 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 	return slk_tree_hand_over(engine, request, fd, flags);
 }
 
-/* Nothing of the upper is under this name: does the kernel find in the lower tree what the program is to see? */
-enum look { LOOK, LOOK_OPEN, LOOK_STAT };
-
-static int lower_only(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, int follow,
-		      enum look look)
-{
-	uint32_t need = SLK_NEED_IN_TREE | (uint32_t)look;
-	struct stat status;
-	int fd;
-
-	if (slk_judged_before(engine, walk, need, follow))
-		return 0;
-	fd = slk_open_confined(tree->lower_fd, slk_tree_relative(tree, walk), O_PATH | (follow ? 0 : O_NOFOLLOW), 0);
-	if (fd >= 0) {
-		int knows = look == LOOK || fstat(fd, &status) == 0;
-
-		close(fd);
-		/* Opening anything else may wait for somebody. */
-		if (look == LOOK_OPEN && knows)
-			knows = S_ISREG(status.st_mode) || S_ISDIR(status.st_mode);
-		if (look == LOOK_STAT && knows)
-			knows = S_ISDIR(status.st_mode) || status.st_nlink == 1 ||
-				!slk_layers_links_lost(tree->layers);
-		if (!knows)
-			return PYTHON;
-		slk_judged_now(engine, walk, need, follow);
-		return 0;
-	}
-	if (fd == -ENOENT) /* nor can the program make it there */
-		slk_judged_now(engine, walk, need, follow);
-	return fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES ? 0 : PYTHON;
-}
-
 static int open_in_tree(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 			const struct slk_walk *walk, const struct slk_layered *found, int from_upper)
 {
@@ -349,7 +324,7 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 	if (found->is_whole && found->kind == SLK_LAYER_FILE) {
 		if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 			return slk_answer_call(engine, request, 0,
-					       slk_tree_may_search_above(tree, walk, found) ? EEXIST : EACCES);
+					       slk_tree_may_search_above(engine, tree, walk, found) ? EEXIST : EACCES);
 		return flags & O_DIRECTORY ? PYTHON : slk_tree_open_upper(engine, request, tree, path, flags);
 	}
 	if (writes)
@@ -360,12 +335,12 @@ static int open_in_tree(struct slk_engine *engine, struct slk_request *request, 
 		return PYTHON;
 	if (from_upper)
 		return PYTHON;
-	if (!slk_tree_may_search_above(tree, walk, found))
+	if (!slk_tree_may_search_above(engine, tree, walk, found))
 		return PYTHON;
 	/* The kernel asks the lower directory; what the program made of its mode is the upper's. */
 	if (found->is_whole && syscall(SYS_faccessat2, tree->upper_fd, path, R_OK, AT_EMPTY_PATH | AT_EACCESS) < 0)
 		return errno == EACCES ? slk_answer_call(engine, request, 0, EACCES) : PYTHON;
-	return lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), LOOK_OPEN);
+	return slk_lower_only(engine, tree, walk, !(flags & O_NOFOLLOW), SLK_LOOK_OPEN);
 }
 
 static int look_in_tree(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
@@ -384,17 +359,17 @@ static int look_in_tree(struct slk_engine *engine, struct slk_request *request, 
 			return slk_tell_path(engine, request, tree, path, found);
 		if (row->act == SLK_ACT_ACCESS)
 			return tell_access(engine, request, tree, walk, found);
-		if (row->act == SLK_ACT_READLINK && slk_tree_may_search_above(tree, walk, found))
+		if (row->act == SLK_ACT_READLINK && slk_tree_may_search_above(engine, tree, walk, found))
 			return slk_answer_call(engine, request, 0, EINVAL);
 		if (row->act == SLK_ACT_CHDIR && is_merged(found) && !from_upper)
-			return lower_only(engine, tree, walk, 1, LOOK);
+			return slk_lower_only(engine, tree, walk, 1, SLK_LOOK);
 		return PYTHON;
 	}
 	if (found->is_whole || found->kind != SLK_LAYER_DIRECTORY || from_upper)
 		return PYTHON;
-	if (!(found->flags & SLK_LAYER_MERGED) || !slk_tree_may_search_above(tree, walk, found))
+	if (!(found->flags & SLK_LAYER_MERGED) || !slk_tree_may_search_above(engine, tree, walk, found))
 		return PYTHON;
-	return lower_only(engine, tree, walk, follow, stats ? LOOK_STAT : LOOK);
+	return slk_lower_only(engine, tree, walk, follow, stats ? SLK_LOOK_STAT : SLK_LOOK);
 }
 
 /* Removed, or never there: below what shows nothing of the lower tree. */
@@ -410,6 +385,7 @@ static int names_nothing(const struct slk_request *request)
 	return request->path[0] == '.' && strspn(request->path, "./") == strlen(request->path);
 }
 
+/* Or opens what must be there already. */
 static int only_looks(const struct slk_engine *engine, const struct slk_request *request)
 {
 	const struct slk_call *row = &engine->calls[request->nr];
@@ -431,12 +407,13 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	/* From a working directory that is nearly as deep as a path can tell, more than one path can tell. */
 	if (engine->ids_changed || engine->tell_granted || slk_trees_parked(engine) || walk->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
+	tree->touched |= slk_may_touch(engine, request);
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);
 	/* Where it is: which may have been removed, and still is there; or be closed to it, which the path does not show. */
 	if (names_nothing(request) && (is_gone(&found) || (found.is_whole && geteuid() != 0)))
 		return PYTHON;
 	if (is_gone(&found) && only_looks(engine, request))
-		return slk_answer_call(engine, request, 0, slk_tree_may_search_above(tree, walk, &found) ? ENOENT : EACCES);
+		return slk_answer_call(engine, request, 0, slk_tree_may_search_above(engine, tree, walk, &found) ? ENOENT : EACCES);
 	switch (row->act) {
 	case SLK_ACT_OPEN:
 		return open_in_tree(engine, request, tree, walk, &found, from_upper);
@@ -465,108 +442,4 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	default:
 		return PYTHON;
 	}
-}
-
-/* ---- by a descriptor */
-
-void slk_descriptor_link(const struct slk_request *request, int fd, char *ret_link, size_t size)
-{
-	if (fd == AT_FDCWD)
-		snprintf(ret_link, size, "/proc/%d/cwd", request->tid);
-	else
-		snprintf(ret_link, size, "/proc/%d/fd/%d", request->tid, fd);
-}
-
-/* A directory that nothing of the lower tree shows through holds no whiteouts. */
-static int descriptor_in_upper(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-			       int act, const char *path, uint32_t length)
-{
-	int found;
-
-	if (act == SLK_ACT_FSTAT)
-		return slk_tell_descriptor(engine, request, tree);
-	if (act != SLK_ACT_GETDENTS || length <= tree->upper_length)
-		return PYTHON;
-	if (slk_trees_parked(engine))
-		return PYTHON; /* whoever reads a directory needs its lock */
-	path += tree->upper_length + 1;
-	found = slk_layers_find(tree->layers, path);
-	if ((found & 0xff) != SLK_LAYER_DIRECTORY || found >> 8 & SLK_LAYER_MERGED)
-		return PYTHON;
-	return slk_tell_listing(engine, request, tree, path);
-}
-
-/* Of a file with several names the kernel may count some that are gone. */
-static int counts_right(const struct slk_request *request, const struct slk_tree *tree)
-{
-	char link[64];
-	struct stat status;
-
-	if (!slk_layers_links_lost(tree->layers))
-		return 1;
-	slk_descriptor_link(request, (int)(int32_t)request->args[0], link, sizeof(link));
-	return syscall(SYS_newfstatat, AT_FDCWD, link, &status, 0) == 0 &&
-	       (S_ISDIR(status.st_mode) || status.st_nlink == 1);
-}
-
-static int descriptor_in_lower(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
-			       int act, const char *path, uint32_t length)
-{
-	struct slk_layered found;
-	struct slk_walk walk;
-
-	if (act == SLK_ACT_FSTAT && slk_layers_is_empty(tree->layers))
-		return 0;
-	if (tree->has_moved || slk_walk_set(&walk, "", 0, path, length) < 0)
-		return PYTHON;
-	slk_layers_walk(tree->layers, walk.text, walk.ends, tree->root_components, walk.count, &found);
-	if (!is_merged(&found))
-		return PYTHON;
-	if (act == SLK_ACT_FSTAT && found.is_whole)
-		return slk_tell_merged(engine, request, tree, slk_tree_relative(tree, &walk));
-	if (act == SLK_ACT_FSTAT && !counts_right(request, tree))
-		return PYTHON;
-	/* A directory with something in the upper is listed by Python. */
-	return act == SLK_ACT_GETCWD || !found.is_whole ? 0 : PYTHON;
-}
-
-/* Whatever is open, the kernel tells of it what is to be told: nothing in a lower tree has a counterpart in the upper, and
- * everything in an upper is told by its own number. */
-static int all_is_as_open(const struct slk_engine *engine)
-{
-	for (uint32_t i = 0; i < engine->tree_count; i++)
-		if (!slk_numbers_are_own(engine->trees[i].numbers) ||
-		    (engine->trees[i].lower_fd >= 0 && !slk_layers_is_empty(engine->trees[i].layers)))
-			return 0;
-	return 1;
-}
-
-/* A call on a descriptor, or on the working directory: 0: nothing of a tree is behind it that the kernel does not know;
- * SLK_ANSWERED, or reason + 1. */
-int slk_tree_descriptor(struct slk_engine *engine, struct slk_request *request)
-{
-	int act = engine->calls[request->nr].act;
-	char link[64], text[SLK_PATH_MAX];
-	struct slk_tree *tree;
-	ssize_t length;
-
-	if (act == SLK_ACT_STAT || act == SLK_ACT_STATX)
-		act = SLK_ACT_FSTAT; /* with an empty path */
-	if (act == SLK_ACT_FSTAT && all_is_as_open(engine))
-		return 0;
-	slk_descriptor_link(request, act == SLK_ACT_GETCWD ? AT_FDCWD : (int)(int32_t)request->args[0], link,
-			    sizeof(link));
-	length = readlink(link, text, sizeof(text) - 1);
-	if (length < 0 && errno == ENAMETOOLONG)
-		return PYTHON;
-	if (length > 0)
-		text[length] = '\0';
-	if (length <= 0 || length == (ssize_t)sizeof(text) - 1)
-		return length > 0 ? PYTHON : 0; /* EBADF is the kernel's to find */
-	for (uint32_t i = 0; i < engine->tree_count; i++)
-		if (is_below(text, (uint32_t)length, engine->trees[i].upper, engine->trees[i].upper_length))
-			return descriptor_in_upper(engine, request, &engine->trees[i], act, text, (uint32_t)length);
-	tree = tree_at(engine, text, (uint32_t)length);
-	/* Without a lower tree, only the upper is the tree's. */
-	return tree && tree->lower_fd >= 0 ? descriptor_in_lower(engine, request, tree, act, text, (uint32_t)length) : 0;
 }

@@ -29,9 +29,9 @@ static int look_in_lower(const struct slk_tree *tree, const char *path)
 	return result;
 }
 
-static int look(const struct slk_tree *tree, const struct slk_walk *walk, const struct slk_layered *found)
+static int look(struct slk_engine *engine, const struct slk_tree *tree, const struct slk_walk *walk, const struct slk_layered *found)
 {
-	if (!slk_tree_may_search_above(tree, walk, found))
+	if (!slk_tree_may_search_above(engine, tree, walk, found))
 		return -EACCES;
 	if (found->is_whole)
 		return found->kind == SLK_LAYER_WHITEOUT ? MISSING : THERE;
@@ -44,7 +44,7 @@ static int look(const struct slk_tree *tree, const struct slk_walk *walk, const 
 int slk_tree_unchanged(struct slk_engine *engine, struct slk_request *request, const struct slk_tree *tree,
 		       const struct slk_walk *walk, const struct slk_layered *found)
 {
-	int is_there = look(tree, walk, found);
+	int is_there = look(engine, tree, walk, found);
 
 	/* Before the kernel asks whether the directory may be written (fs/namei.c: filename_create, do_unlinkat). */
 	if (engine->calls[request->nr].act == SLK_ACT_MKDIR)

@@ -305,18 +305,19 @@ def _treatment(plan: FilterPlan, name: str, *arguments: int) -> Treatment:
 
 _NO_ACT = (lib.SLK_ACT_NONE, -1, -1)
 _ALWAYS = True  # trapped, whatever the arguments
+_TOUCHES = True  # it may change a tree
 
 
 def test_the_rows_for_c_hold_positions_rights_and_errnos() -> None:
     rows = c_rows(FilterPlan())
-    assert rows[number_of("read")] == (0, -1, -1, -1, -1, -1, 0, 0, 0, *_NO_ACT, False)
-    assert rows[number_of("openat")] == (1, 0, 1, 2, -1, -1, 0, 0, 0, *_NO_ACT, _ALWAYS)
-    assert rows[number_of("renameat2")] == (2, 0, 1, 4, 2, 3, 0, 1 << 5, 1 << 8, *_NO_ACT, _ALWAYS)
-    assert rows[number_of("execve")] == (2, -1, 0, -1, -1, -1, 0, 1, 0, *_NO_ACT, _ALWAYS)
+    assert rows[number_of("read")] == (0, -1, -1, -1, -1, -1, 0, 0, 0, *_NO_ACT, False, False)
+    assert rows[number_of("openat")] == (1, 0, 1, 2, -1, -1, 0, 0, 0, *_NO_ACT, _ALWAYS, _TOUCHES)
+    assert rows[number_of("renameat2")] == (2, 0, 1, 4, 2, 3, 0, 1 << 5, 1 << 8, *_NO_ACT, _ALWAYS, _TOUCHES)
+    assert rows[number_of("execve")] == (2, -1, 0, -1, -1, -1, 0, 1, 0, *_NO_ACT, _ALWAYS, False)
     assert rows[number_of("fchmod")][0] == 3
-    assert rows[number_of("prctl")][0] == 3 and rows[number_of("prctl")][-1] != _ALWAYS
-    assert rows[number_of("ioctl")][0] == 4 and rows[number_of("ioctl")][-1] != _ALWAYS
-    assert rows[number_of("mount")] == (4, -1, 0, -1, -1, 1, errno.EPERM, 0, 0, *_NO_ACT, _ALWAYS)
+    assert rows[number_of("prctl")][0] == 3 and rows[number_of("prctl")][-2] != _ALWAYS
+    assert rows[number_of("ioctl")][0] == 4 and rows[number_of("ioctl")][-2] != _ALWAYS
+    assert rows[number_of("mount")] == (4, -1, 0, -1, -1, 1, errno.EPERM, 0, 0, *_NO_ACT, _ALWAYS, False)
     assert rows[number_of("clone3")][0] == 0
     assert len(rows) <= 1024  # SLK_CALLS_MAX
     with_trees = c_rows(FilterPlan(trees=True))
@@ -334,8 +335,9 @@ def test_the_rows_for_c_hold_positions_rights_and_errnos() -> None:
         -1,
         -1,
         _ALWAYS,
+        _TOUCHES,
     )
-    assert with_trees[number_of("mkdirat")][9:] == (lib.SLK_ACT_MKDIR, -1, 2, _ALWAYS)
+    assert with_trees[number_of("mkdirat")][9:] == (lib.SLK_ACT_MKDIR, -1, 2, _ALWAYS, _TOUCHES)
     assert with_trees[number_of("newfstatat")] == (
         6,
         0,
@@ -350,9 +352,28 @@ def test_the_rows_for_c_hold_positions_rights_and_errnos() -> None:
         2,
         -1,
         _ALWAYS,
+        False,
     )
     assert with_trees[number_of("getcwd")][0] == 3 and rows[number_of("getcwd")][0] == 0
     assert with_trees[number_of("umask")][0] == 5 and rows[number_of("umask")][0] == 0
+
+
+def test_what_may_change_a_tree_is_all_that_is_not_known_to_only_look() -> None:
+    rows = c_rows(FilterPlan(trees=True))
+    touching = {row.name for row in ROWS if number_of(row.name) >= 0 and rows[number_of(row.name)][-1]}
+    assert touching >= {
+        "openat",
+        "openat2",
+        "bind",
+        "fchmod",
+        "fsetxattr",
+        "utimensat",
+        "mknodat",
+        "truncate",
+    }
+    assert touching.isdisjoint(
+        {"newfstatat", "execve", "connect", "getxattr", "inotify_add_watch", "prctl", "umask"}
+    )
 
 
 def test_only_refused_rows_carry_an_errno_to_c() -> None:
@@ -365,7 +386,20 @@ def test_a_denied_call_is_refused_under_the_rule_of_the_policy() -> None:
     assert _treatment(plan, "uname") is Treatment.REFUSE
     assert _treatment(plan, "prctl", 15) is Treatment.REFUSE
     assert rule_for(plan, number_of("prctl"), (15, *_NONE[1:])) == "syscalls.deny[1]"
-    assert c_rows(plan)[number_of("uname")] == (4, -1, -1, -1, -1, -1, errno.EPERM, 0, 0, *_NO_ACT, _ALWAYS)
+    assert c_rows(plan)[number_of("uname")] == (
+        4,
+        -1,
+        -1,
+        -1,
+        -1,
+        -1,
+        errno.EPERM,
+        0,
+        0,
+        *_NO_ACT,
+        _ALWAYS,
+        False,
+    )
 
 
 def test_a_denied_call_stays_denied_when_its_law_is_given_back() -> None:

@@ -110,6 +110,28 @@ static void test_a_descriptor_is_a_base_if_it_has_a_path(void)
 	close(pair[1]);
 }
 
+/* The link is kept, and never what it led to. */
+static void test_each_answer_is_what_the_descriptor_has_open_at_that_moment(void)
+{
+	int32_t own = (int32_t)getpid();
+	int before, directory = open("/usr", O_RDONLY | O_DIRECTORY), other = open("/usr/bin", O_RDONLY | O_DIRECTORY);
+
+	before = descriptors();
+	for (int i = 0; i < 3; i++)
+		CHECK_TEXT("/usr", base_of(own, directory));
+	CHECK_EQUAL(before + 1, descriptors()); /* it was remembered */
+	CHECK_EQUAL(directory, dup2(other, directory));
+	CHECK_TEXT("/usr/bin", base_of(own, directory));
+	close(directory);
+	CHECK_TEXT(strerror(EINVAL), base_of(own, directory));
+	CHECK_EQUAL(before - 1, descriptors()); /* and forgotten when nothing was there */
+	for (int i = 0; i < 3; i++)
+		CHECK_TEXT("/usr/bin", base_of(own, other));
+	slk_bases_forget(&engine, own);
+	CHECK_EQUAL(before - 1, descriptors());
+	close(other);
+}
+
 int main(void)
 {
 	begin_tests();
@@ -117,6 +139,7 @@ int main(void)
 	RUN(test_each_answer_is_the_directory_of_that_moment);
 	RUN(test_one_that_makes_room_for_another_is_closed);
 	RUN(test_a_descriptor_is_a_base_if_it_has_a_path);
+	RUN(test_each_answer_is_what_the_descriptor_has_open_at_that_moment);
 	slk_bases_destroy(&engine);
 	return 0;
 }

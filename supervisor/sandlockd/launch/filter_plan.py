@@ -11,7 +11,7 @@ import errno
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from sandlockd.kernel.syscalls import BY_NAME, ROWS, Syscall, Treatment, native_architecture
+from sandlockd.kernel.syscalls import BY_NAME, ROWS, Effect, Syscall, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import (
     ARGUMENTS,
     REFUSED_WITH,
@@ -25,9 +25,10 @@ from sandlockd.policy.syscalls import GIVE_BACK, UNDENIABLE
 # Laws that a policy may give back; the kernel (Landlock's domains, Yama) judges the calls then.
 GIVABLE: Final = frozenset(GIVE_BACK)
 
-# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2, act, buffer, mode, is_always_trapped):
+# (treatment, dirfd, path, flags, dirfd2, path2, refuse_errno, need, need2, act, buffer, mode, is_always_trapped,
+# may_touch):
 # struct slk_call in native/boundary.h.
-CallRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
+CallRow = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]
 
 # (number, argument, mask, value, refuse_errno): struct slk_refusal in native/boundary.h.
 Refusal = tuple[int, int, int, int, int]
@@ -44,7 +45,7 @@ _C_TREATMENT: Final = {
     Treatment.SLOW: 3,
     Treatment.REFUSE: 4,
 }
-_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0, 0, -1, -1, 0)
+_NO_ROW: Final[CallRow] = (0, -1, -1, -1, -1, -1, 0, 0, 0, 0, -1, -1, 0, 0)
 
 # With trees: (enum slk_act, where what stat tells goes, the mode's position).
 _OPEN, _STAT, _LSTAT, _STATX, _ACCESS, _READLINK, _CHDIR, _EXECUTE = range(1, 9)
@@ -85,6 +86,7 @@ _ACTS: Final[dict[str, tuple[int, int, int]]] = {
     **dict.fromkeys(("rename", "renameat", "renameat2"), (_RENAME, -1, -1)),
 }
 _NO_ACT: Final = (0, -1, -1)
+_LOOKS: Final = Effect.READ | Effect.EXECUTE | Effect.LIST | Effect.SEE
 
 
 class BadPlan(ValueError):
@@ -262,8 +264,18 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
         number = row.number(architecture)
         if number is not None and decided[number].trapped:
             act = _ACTS.get(row.name, _NO_ACT) if plan.trees else _NO_ACT
-            rows[number] = (*_c_row(row, decided[number]), *act, decided[number].conditions is None)
+            always = decided[number].conditions is None
+            rows[number] = (*_c_row(row, decided[number]), *act, always, _may_touch(row, decided[number]))
     return rows
+
+
+def _may_touch(row: Syscall, decision: Decision) -> bool:
+    """Whether the call may change a copy-on-write tree. Of a descriptor's, the table does not tell what it does."""
+    if decision.treatment in (Treatment.REFUSE, Treatment.NOTICE) or row.rule:
+        return False
+    if row.treatment is Treatment.SEE:
+        return row.name == "bind"  # which makes a socket
+    return any(path.effect & ~_LOOKS for path in row.paths) if row.paths else bool(row.fds)
 
 
 def _c_row(row: Syscall, decision: Decision) -> tuple[int, int, int, int, int, int, int, int, int]:
