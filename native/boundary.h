@@ -464,6 +464,8 @@ void slk_engine_tree_moved(struct slk_engine *engine, uint32_t number);
 /* An object of an upper directory (fd: O_PATH): may somebody hold its lock, for as long as he likes? 1 also where that
  * cannot be told. */
 int slk_engine_may_be_locked(struct slk_engine *engine, int32_t fd);
+/* A file (fd: O_PATH) of which to free the space takes milliseconds. 1 also where that cannot be told. */
+int slk_is_large(int32_t fd);
 /* The program watches something in a tree. */
 void slk_engine_watched(struct slk_engine *engine);
 /* Another thread changes the trees, and waits for such a lock: C leaves them alone. From any thread. */

@@ -396,7 +396,7 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 	lower = beneath(tree, path, parent_flags(found), &status);
 	if (lower == UNKNOWN || (!is_upper && lower != A_FILE) || (lower != NOTHING && parent_has(tree, path, S_ISVTX)))
 		return PYTHON;
-	if (is_upper && slk_tree_may_be_locked(engine, tree, path))
+	if (is_upper && slk_tree_takes_long(engine, tree, path))
 		return PYTHON;
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
@@ -486,8 +486,8 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 	    (syscall(SYS_newfstatat, tree->upper_fd, old, &one, AT_SYMLINK_NOFOLLOW) < 0 ||
 	     syscall(SYS_newfstatat, tree->upper_fd, new, &other, AT_SYMLINK_NOFOLLOW) < 0 || one.st_ino == other.st_ino))
 		return PYTHON;
-	if (slk_tree_may_be_locked(engine, tree, old) ||
-	    (target.is_whole && target.kind == SLK_LAYER_FILE && slk_tree_may_be_locked(engine, tree, new)))
+	if (slk_tree_takes_long(engine, tree, old) ||
+	    (target.is_whole && target.kind == SLK_LAYER_FILE && slk_tree_takes_long(engine, tree, new)))
 		return PYTHON;
 	/* One that takes the place of another needs no room: so a program that is at its limit gets on. */
 	if ((!target.is_whole && !has_room(engine, 0)) || !slk_tree_alive(engine, request))

@@ -5,6 +5,8 @@
  * of fs/open.c, vfs_unlink and vfs_rename of fs/namei.c). Only who has it open can hold it so, and what lies in an upper
  * directory nobody has but by a descriptor that the program was given. So those files are remembered, by their inode
  * numbers: more than are open, but none too few. Of one that is remembered a lease tells whether it still is.
+ *
+ * And which are so large that it takes long to free what they hold: that is not done on the loop either.
  */
 #define _GNU_SOURCE
 #include "slk.h"
@@ -13,6 +15,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+/* Of 512 bytes: 16 MiB. Pages and blocks are freed within 0.1 ms a MiB, while whoever makes the call waits. */
+#define LARGE_BLOCKS 32768
 
 static uint64_t *word_of(struct slk_engine *engine, uint64_t inode, uint64_t *ret_bit)
 {
@@ -57,12 +62,26 @@ int slk_engine_may_be_locked(struct slk_engine *engine, int32_t fd)
 	return engine->has_watches || slk_in_use(fd, 1);
 }
 
-int slk_tree_may_be_locked(struct slk_engine *engine, const struct slk_tree *tree, const char *path)
+static int holds_much(const struct stat *status)
+{
+	return S_ISREG(status->st_mode) && status->st_blocks > LARGE_BLOCKS;
+}
+
+int slk_is_large(int32_t fd)
+{
+	struct stat status;
+
+	return fstat(fd, &status) < 0 || holds_much(&status);
+}
+
+int slk_tree_takes_long(struct slk_engine *engine, const struct slk_tree *tree, const char *path)
 {
 	struct stat status;
 	int opened, result;
 
 	if (syscall(SYS_newfstatat, tree->upper_fd, path, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return 1;
+	if (holds_much(&status))
 		return 1;
 	if (!was_given(engine, &status))
 		return 0;

@@ -271,7 +271,7 @@ int slk_lower_only(struct slk_engine *engine, const struct slk_tree *tree, const
 /* This descriptor is about to be the program's. */
 void slk_note_given(struct slk_engine *engine, int fd);
 /* A file of the upper. path: relative to the tree. */
-int slk_tree_may_be_locked(struct slk_engine *engine, const struct slk_tree *tree, const char *path);
+int slk_tree_takes_long(struct slk_engine *engine, const struct slk_tree *tree, const char *path);
 int slk_trees_parked(const struct slk_engine *engine);
 
 /* ---- inuse.c: whether anybody still has a file */

@@ -293,7 +293,7 @@ int slk_tree_open_upper(struct slk_engine *engine, struct slk_request *request, 
 
 	if (writes && engine->disk && !slk_disk_has_room(engine->disk, SLK_DISK_BLOCK, 0))
 		return PYTHON;
-	if (flags & O_TRUNC && slk_tree_may_be_locked(engine, tree, path))
+	if (flags & O_TRUNC && slk_tree_takes_long(engine, tree, path))
 		return PYTHON;
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;

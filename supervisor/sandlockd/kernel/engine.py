@@ -343,6 +343,11 @@ class Engine:
         """An object of an upper directory: may somebody hold its lock, for as long as he likes? (native/given.c)"""
         return bool(lib.slk_engine_may_be_locked(self._engine, opened.fd))
 
+    @staticmethod
+    def is_large(opened: OwnedFd) -> bool:
+        """A file of which to free the space is too much for the loop."""
+        return bool(lib.slk_is_large(opened.fd))
+
     def watched(self) -> None:
         """The program watches something in a tree: what is opened only to look would be told."""
         lib.slk_engine_watched(self._engine)

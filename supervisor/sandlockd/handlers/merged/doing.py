@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from functools import partial
@@ -139,14 +140,17 @@ def change(
     call.caller.require_alive()
     if call.is_lifted and tree.are_written(steps):
         return waiting.copy(call, place, steps)
-    locked = waiting.locked_files(call, place, steps, making)
-    if locked:
-        return waiting.carry_out(call, place, steps, making or Making(), finish, locked)
-    try:
-        made = side.executor.carry_out(steps, making or Making())
-    except FsError as error:
-        raise kernel_error(error) from None
-    return finish(made)
+    locked, large = waiting.changed_files(call, place, steps, making)
+    with contextlib.ExitStack() as held:
+        for opened in large:
+            held.enter_context(opened)
+        if locked:
+            return waiting.carry_out(call, place, steps, making or Making(), finish, locked)
+        try:
+            made = side.executor.carry_out(steps, making or Making())
+        except FsError as error:
+            raise kernel_error(error) from None
+        return waiting.when_freed(large, finish(made))
 
 
 def no_room(disk: Disk) -> Verdict:

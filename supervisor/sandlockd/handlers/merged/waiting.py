@@ -5,6 +5,8 @@ directory before that of the file, so the file's alone is waited for first, whil
 judged anew from the start. Should the next long write have begun by then, the change is made all the same, by another
 thread, which keeps the lock of the trees: their other calls wait as they do bare (though bare only those in the same
 directory), and the loop does not.
+
+And changes by which a large file loses its last name: what it holds is freed by a worker.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
 
 
 def nobody_locks(caller: Caller, opened: OwnedFd) -> bool:
-    """An object of the upper. Whoever it is said of has it by us, so it stays so until we have answered."""
-    return not caller.context.engine.may_be_locked(opened)
+    """An object of the upper. Whoever it is said of has it by us, so it stays so until we have answered.
+
+    Not of one whose space takes long to free: what is done to it is done aside, too.
+    """
+    engine = caller.context.engine
+    return not engine.is_large(opened) and not engine.may_be_locked(opened)
 
 
 def noted_when_over(tree: Tree, unfinished: Unfinished, opened: OwnedFd) -> Later:
@@ -51,18 +57,36 @@ def noted_when_over(tree: Tree, unfinished: Unfinished, opened: OwnedFd) -> Late
     return Later(unfinished.job.wait, then, held.close)
 
 
-def locked_files(call: Call, place: Place, steps: Steps, making: Making | None) -> list[OwnedFd]:
-    """Those of which the steps change a name, where somebody has them open."""
+def changed_files(
+    call: Call, place: Place, steps: Steps, making: Making | None
+) -> tuple[list[OwnedFd], list[OwnedFd]]:
+    """Those of which the steps change a name: where somebody has them open, and the large ones among the others."""
     engine = call.caller.context.engine
-    locked = []
+    locked, large = [], []
     for opened in place.tree.renamed_files(steps):
         if engine.may_be_locked(opened):
             locked.append(opened)
+        elif engine.is_large(opened):
+            large.append(opened)
         else:
             opened.close()
     if making is not None and making.unnamed is not None:
         locked.append(OwnedFd(os.dup(making.unnamed.fd)))
-    return locked
+    return locked, large
+
+
+def when_freed(large: Sequence[OwnedFd], answer: Answer | Later) -> Answer | Later:
+    """large: borrowed, held while names of theirs went. A worker lets go of what has none any more, which frees it."""
+    gone = [OwnedFd(opened.take()) for opened in large if os.fstat(opened.fd).st_nlink == 0]
+
+    def let_go() -> None:
+        for opened in gone:
+            opened.close()
+
+    if gone and not isinstance(answer, Later):
+        return Later(let_go, lambda _: answer, let_go, is_busy=True)
+    let_go()
+    return answer
 
 
 def carry_out(

@@ -1,0 +1,76 @@
+"""To free what a large file holds takes a tenth of a second for each gigabyte. Bare, whoever removes it waits for that
+alone, and so he does in a tree: others are served meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from harness.running import Runner, system_python
+
+_PROGRAM = """
+import json, os, sys, time
+
+def replace():
+    open("new", "wb").close()
+    os.rename("new", "big")
+
+ACTS = {
+    "unlink": lambda: os.unlink("big"),
+    "replace": replace,
+    "truncate": lambda: os.truncate("big", 1),
+    "empty": lambda: os.close(os.open("big", os.O_WRONLY | os.O_TRUNC)),
+}
+chunk = bytes(1 << 20)
+with open("big", "wb") as big:
+    for _ in range(1024):
+        big.write(chunk)
+open("other", "wb").close()
+over, told = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(over[1])
+    os.set_blocking(over[0], False)
+    looks = []
+    while True:
+        os.stat("other")
+        looks.append(time.monotonic())
+        try:
+            if not os.read(over[0], 1):
+                break
+        except BlockingIOError:
+            pass
+        if len(looks) == 1:
+            os.write(told[1], b"!")
+    with open("looks", "w") as file:
+        json.dump(looks, file)
+    os._exit(0)
+os.close(over[0])
+os.read(told[0], 1)
+begun = time.monotonic()
+ACTS[sys.argv[1]]()
+ended = time.monotonic()
+os.close(over[1])
+os.waitpid(child, 0)
+with open("looks") as file:
+    looks = [begun < at < ended for at in json.load(file)]
+size = os.stat("big").st_size if os.path.exists("big") else None
+print(json.dumps({"size": size, "looks": sum(looks), "took": ended - begun}))
+"""
+
+# One may be answered before the other call, another one together with it.
+_LOOKS = 10
+
+
+@pytest.mark.parametrize("act", ["unlink", "replace", "truncate", "empty"])
+def test_others_are_served_while_the_space_of_a_large_file_is_freed(runner: Runner, act: str) -> None:
+    line = [system_python(), "-I", "-c", _PROGRAM, act]
+    bare = runner.bare(line, timeout=120)
+    assert bare.returncode == 0, bare.stderr.decode()
+    options = ["--workdir", runner.place.empty_work(), "--on-exit", "discard"]
+    sandboxed = runner.sandboxed(line, options=options, timeout=120)
+    assert sandboxed.returncode == 0, sandboxed.stderr.decode()
+    expected, found = json.loads(bare.stdout), json.loads(sandboxed.stdout)
+    assert found["size"] == expected["size"]
+    assert found["looks"] > _LOOKS, found
