@@ -21,6 +21,7 @@ from sandlockd.kernel.status import STATX_BASIC, STATX_BORN, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -185,6 +186,9 @@ _LOCKING = frozenset(
 )
 
 
+OF_NAMES = frozenset((remove_file, rename, make_link))
+
+
 def takes_lock(act: object, args: tuple[Any, ...]) -> bool:
     """Whether it may wait as long as somebody else's write to a file takes."""
     return act in _LOCKING or (act is reopen_at_once and bool(args[1] & os.O_TRUNC))
@@ -200,6 +204,24 @@ def until_unlocked(opened: OwnedFd) -> None:
     except OSError as error:
         if error.errno not in _NOTHING_REMOVED:
             raise
+
+
+def until_names_unlocked(act: object, args: Sequence[Any]) -> None:
+    """Before an act on names: wait for the locks of the files that have them. Nothing where they have no such names."""
+    if act is make_link:
+        until_unlocked(args[0])
+    elif act is remove_file or act is rename:
+        for parent, name in zip(args[0:4:2], args[1:4:2], strict=False):
+            _until_name_unlocked(parent, name)
+
+
+def _until_name_unlocked(parent: OwnedFd, name: bytes) -> None:
+    try:
+        with open_at(parent, name, os.O_PATH | os.O_NOFOLLOW) as seen:
+            if stat.S_ISREG(os.fstat(seen.fd).st_mode):
+                until_unlocked(seen)
+    except OSError:
+        pass  # the act finds the error
 
 
 _NOTHING_REMOVED = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EROFS))

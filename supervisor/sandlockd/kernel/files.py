@@ -150,7 +150,8 @@ class Prompt:
 
     def _run_aside(self, act: Callable[..., Any], args: tuple[Any, ...], identity: Identity | None) -> Any:
         kept = _Kept(act, args, identity)
-        return self.aside.run(kept, release=kept.close)
+        first = kept.until_unlocked if act in acts.OF_NAMES else None
+        return self.aside.run(kept, first=first, release=kept.close)
 
     @staticmethod
     def wait_for(act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:
@@ -176,6 +177,9 @@ class _Kept:
     def __call__(self) -> Any:
         with acting_as(self._identity):
             return self._act(*self._args)
+
+    def until_unlocked(self) -> None:
+        acts.until_names_unlocked(self._act, self._args)
 
     def close(self) -> None:
         for arg in self._args:

@@ -160,7 +160,9 @@ class Dispatcher:
         try:
             return ask()
         except Unfinished as unfinished:
-            return when_over(unfinished, _done)
+            if unfinished.has_begun:
+                return when_over(unfinished, _done)
+            return Later(unfinished.job.wait, lambda _: self._from_the_start(request), _nothing)
         except Gone:
             return EIO  # frees the slot; there is nobody to read it
         except Exception as error:
@@ -182,8 +184,11 @@ class Dispatcher:
         try:
             return handler(request)
         except MayWait:
-            # All over again, where it may: what was looked at so far may be another by then.
-            return Later(partial(self._in_a_worker[request.nr], request), _as_it_is, _nothing)
+            return self._from_the_start(request)
+
+    def _from_the_start(self, request: Request) -> Later:
+        """All over again, where it may wait: what was looked at so far may be another by then."""
+        return Later(partial(self._in_a_worker[request.nr], request), _as_it_is, _nothing)
 
     async def _work(self, request: Request, later: Later) -> None:
         """In a task: wait for the worker, then answer. A caller that dies meanwhile leaves its worker behind."""

@@ -130,7 +130,7 @@ def seen(status):
     return status.st_mode, status.st_size, status.st_nlink, status.st_atime_ns == 10**9
 
 paths = [*os.listdir("."), *(os.path.join("dir", name) for name in os.listdir("dir"))]
-names = {path: seen(os.lstat(path)) for path in paths if path not in ("dir", "beside")}
+names = {path: seen(os.lstat(path)) for path in paths if path not in ("dir", "beside", "denied")}
 attributes = sorted(name for name in os.listxattr(fd) if name.startswith("user."))
 outcomes = {name: outcome for name, (outcome, _) in done.items()}
 result = {"names": names, "open": seen(os.fstat(fd)), "attributes": attributes, "outcomes": outcomes}
@@ -139,14 +139,21 @@ print(json.dumps({"result": result, "early": early, "held": written[1] - written
 """
 
 
-@pytest.mark.parametrize("acts", ["object", "length", "names"])
-def test_who_changes_a_file_that_is_being_written_waits_alone(runner: Runner, acts: str) -> None:
+@pytest.mark.parametrize(
+    "where, acts",
+    [("tree", "object"), ("tree", "length"), ("tree", "names"), ("spine", "object"), ("spine", "names")],
+)
+def test_who_changes_a_file_that_is_being_written_waits_alone(runner: Runner, where: str, acts: str) -> None:
+    """spine: the real files, beside something denied, so that the supervisor serves them."""
     found = []
     for sandboxed in (False, True):
         work = runner.place.empty_work()
+        denied = runner.place.file("work/denied", "")
         line: list[Argument] = [system_python(), "-I", "-c", _PROGRAM, acts]
-        limit = ["--disk", "8G"] if acts == "object" else []  # for fallocate to be asked for
-        options = ["--workdir", work, "--on-exit", "discard", *limit]
+        options: list[Argument] = ["--write", work, "--deny", denied]
+        if where == "tree":
+            limit = ["--disk", "8G"] if acts == "object" else []  # for fallocate to be asked for
+            options = ["--workdir", work, "--on-exit", "discard", *limit]
         ended = (
             runner.sandboxed(line, options=options, timeout=120)
             if sandboxed

@@ -23,6 +23,7 @@ from sandlockd.handlers.merged import (
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
 from sandlockd.kernel import acts
+from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.files import MayWait
 from sandlockd.overlay.entries import FsError
 
@@ -139,6 +140,11 @@ def _answer(
         return _elsewhere(name, bare, context, request, answer)
     except TreesBusy:
         return when_free
+    except Unfinished as unfinished:
+        if unfinished.has_begun:
+            raise
+        patiently = partial(_elsewhere, name, bare, context.in_a_worker(), request, answer)
+        return Later(unfinished.job.wait, lambda _: Later(patiently, lambda found: found, _nothing), _nothing)
 
 
 def _elsewhere(
