@@ -62,12 +62,13 @@ class WatchedNames:
             return
         with contextlib.ExitStack() as stack:
             above = path.rpartition(b"/")[0] if path else None
-            if above is not None:
-                self._quiet(stack, above, bits)
-                if above:
-                    self._quiet(stack, above.rpartition(b"/")[0], bits & watches.ATTRIBUTES)
-            if itself:
-                self._quiet(stack, path, bits)
+            with self._known.asking_once():
+                if above is not None:
+                    self._quiet(stack, above, bits)
+                    if above:
+                        self._quiet(stack, above.rpartition(b"/")[0], bits & watches.ATTRIBUTES)
+                if itself:
+                    self._quiet(stack, path, bits)
             yield
 
     def _quiet(self, stack: contextlib.ExitStack, path: bytes, bits: int) -> None:

@@ -36,6 +36,8 @@ class Watches:
         # By the object's inode number: the process and its descriptor -> the watch, and flags that old kernels hide.
         self._known: dict[int, dict[tuple[int, int], tuple[int, int]]] = {}
         self._processes: dict[int, OwnedFd] = {}
+        # While several objects are made quiet together: by the process and its descriptor.
+        self._masks: dict[tuple[int, int], dict[tuple[int, int], int]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -50,6 +52,15 @@ class Watches:
     def has(self, opened: OwnedFd) -> bool:
         """Whether somebody may watch this very object."""
         return bool(self._known) and os.fstat(opened.fd).st_ino in self._known
+
+    @contextlib.contextmanager
+    def asking_once(self) -> Iterator[None]:
+        """Each instance is asked once for all objects that are made quiet in the block."""
+        self._masks = {}
+        try:
+            yield
+        finally:
+            self._masks = None
 
     @contextlib.contextmanager
     def quiet(self, opened: OwnedFd, bits: int) -> Iterator[None]:
@@ -71,7 +82,10 @@ class Watches:
             self._forget(inode, holder)
             raise
         stack.callback(instance.close)
-        mask = inotify.mask_of(instance, wd, inode)
+        known = {} if self._masks is None else self._masks
+        if holder not in known:
+            known[holder] = inotify.masks_of(instance)
+        mask = known[holder].get((wd, inode))
         if mask is None:
             self._forget(inode, holder)
         elif mask & bits:
