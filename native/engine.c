@@ -308,7 +308,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 			engine->counts.answered++;
 			return 0;
 		}
-		if (judged != 0 && slk_may_touch(engine, request))
+		/* Not what is outside of all trees: bash opens /dev/tty for writing whenever it starts. */
+		if (judged != 0 && judged != SLK_REASON_NOT_GRANTED + 1 && slk_may_touch(engine, request))
 			slk_touch_trees(engine);
 		/* What we read may have been a stranger's. Letting a call go on asks that by itself: of one whose caller
 		 * is gone nothing comes but ENOENT. */

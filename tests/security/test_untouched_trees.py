@@ -113,6 +113,12 @@ _CHANGES = (
     "by-proc",
 )
 
+_WITHOUT_TMP = """
+[filesystem]
+read = ["/usr", "/bin", "/lib", "/lib64", "/etc"]
+write = ["/dev/null"]
+"""
+
 # No call is taken for one that may change a tree; then only the names in the index tell that one has been changed.
 _NEVER_TOUCHED = """
 from sandlockd.launch import filter_plan as plan
@@ -149,25 +155,31 @@ def _ways(runner: Runner, change: str) -> tuple[list[Any], list[Any]]:
     return command, ["--workdir", runner.work, "--read", outside.parent / "nothing", "--on-exit", "discard"]
 
 
+@pytest.mark.parametrize("tmp", ["private-tmp", "no-other-tree"])
 @pytest.mark.parametrize("change", _CHANGES)
-def test_what_is_told_is_right_before_and_after_the_first_change_by(runner: Runner, change: str) -> None:
+def test_what_is_told_is_right_before_and_after_the_first_change_by(
+    runner: Runner, change: str, tmp: str
+) -> None:
+    """With a private /tmp, paths are read all the same: they may lead there."""
     (runner.place.root / "nothing").mkdir(exist_ok=True)
     _work(runner)
     command, options = _ways(runner, change)
     bare = _told(runner.bare(command))
     _work(runner)
-    assert _told(runner.sandboxed(command, options=options)) == bare
+    policy = None if tmp == "private-tmp" else _WITHOUT_TMP
+    assert _told(runner.sandboxed(command, options=options, policy=policy)) == bare
     assert bare[0] != bare[1]
 
 
-def test_a_first_change_that_is_missed_shows(runner: Runner) -> None:
+@pytest.mark.parametrize("policy", [None, _WITHOUT_TMP], ids=["private-tmp", "no-other-tree"])
+def test_a_first_change_that_is_missed_shows(runner: Runner, policy: str | None) -> None:
     """A chmod of the root leaves nothing in the index."""
     (runner.place.root / "nothing").mkdir(exist_ok=True)
     _work(runner)
     command, options = _ways(runner, "chmod-of-the-root")
     bare = _told(runner.bare(command))
     _work(runner)
-    ours = _told(broken.run(runner, _NEVER_TOUCHED, command, options=options))
+    ours = _told(broken.run(runner, _NEVER_TOUCHED, command, options=options, policy=policy))
     assert ours[0] == bare[0]
     assert ours[1] != bare[1]
 
