@@ -113,10 +113,11 @@ _CHANGES = (
     "by-proc",
 )
 
+# Who is granted /tmp has no private one.
 _WITHOUT_TMP = """
 [filesystem]
 read = ["/usr", "/bin", "/lib", "/lib64", "/etc"]
-write = ["/dev/null"]
+write = ["/dev/null", "/tmp"]
 """
 
 # No call is taken for one that may change a tree; then only the names in the index tell that one has been changed.
