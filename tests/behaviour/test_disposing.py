@@ -71,6 +71,27 @@ def test_nothing_changed_is_nothing_kept(place: Place) -> None:
     assert in_child(check, place.user) == 0
 
 
+@pytest.mark.parametrize("how", ["commit", "discard", "keep"])
+def test_where_only_times_of_directories_are_new_nothing_is_asked_and_a_commit_sets_them(
+    place: Place, how: str
+) -> None:
+    def check() -> None:
+        (place.work / "dir" / "below").mkdir(parents=True)
+        for path in ("dir/below", "dir"):
+            os.utime(place.work / path, ns=(1, 1_000_000_000))
+        came_and_went = [new_file(b"dir/below/new"), call("unlink", b"dir/below/new")]
+        run = KeptRun(place, came_and_went).ended()
+        seen_ns = (run.upper / "dir" / "below").stat().st_mtime_ns
+        assert seen_ns != 1_000_000_000
+        done = dispose(_request(run, how))
+        assert (done.state, done.problem, done.lines) == ("none", None, ())
+        assert not _is_kept(place)
+        left_ns = [(place.work / path).stat().st_mtime_ns for path in ("dir/below", "dir")]
+        assert left_ns == [seen_ns if how == "commit" else 1_000_000_000, 1_000_000_000]
+
+    assert in_child(check, place.user) == 0
+
+
 def test_a_dry_run_prints_the_list_and_keeps_nothing(place: Place) -> None:
     def check() -> None:
         run = _kept(place)

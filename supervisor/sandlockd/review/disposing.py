@@ -90,6 +90,8 @@ def _disposed(request: Request, review: Review) -> Disposed:
         return Disposed(state, {"state": state, **told}, lines, problem)
 
     if not review.rows:
+        if request.how == "commit" and not request.is_dry_run:
+            return done("none", *_only_times(review))
         return done("none", *review.discard().notes)
     if request.is_dry_run:
         lines = [*list_lines(review.rows, style_for(2)), f"{summary(review.changes)}; nothing was kept"]
@@ -116,6 +118,17 @@ def _disposed(request: Request, review: Review) -> Disposed:
         case _:
             review.keep()
             return done("kept", _kept_line(review))
+
+
+def _only_times(review: Review) -> tuple[str, ...]:
+    """Times of directories are nothing to be looked at: every name that came and went leaves one. They are committed."""
+    from sandlockd.review.reviewing import NotCommitted
+
+    try:
+        return review.commit().notes
+    except NotCommitted as error:
+        lost = f"the times of directories were not committed: {error.lines[0]}"
+        return (lost, *review.discard().notes)
 
 
 def _kept_line(review: Review) -> str:
