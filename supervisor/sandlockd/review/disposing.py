@@ -121,7 +121,7 @@ def _disposed(request: Request, review: Review) -> Disposed:
 
 
 def _only_times(review: Review) -> tuple[str, ...]:
-    """Times of directories are nothing to be looked at: every name that came and went leaves one. They are committed."""
+    """Times of directories are nothing to be looked at: each name that came and went leaves one. They are committed."""
     from sandlockd.review.reviewing import NotCommitted
 
     try:
