@@ -92,6 +92,11 @@ def _nearer(directory_fd: int, path: bytes, identity: Identity | None) -> OwnedF
 def rows(directory: OwnedFd) -> Iterator[tuple[bytes, int, int]]:
     """(name, type as in st_mode, inode), without `.` and `..`; type 0 is a whiteout. One stat for a device."""
     os.lseek(directory.fd, 0, os.SEEK_SET)  # btrfs lists what was there when it was opened or rewound
+    yield from rows_left(directory)
+
+
+def rows_left(directory: OwnedFd) -> Iterator[tuple[bytes, int, int]]:
+    """The same, from where the descriptor is."""
     with os.scandir(directory.fd) as entries:
         for entry in entries:
             yield os.fsencode(entry.name), _type_of(entry), entry.inode()

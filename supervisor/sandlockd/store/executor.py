@@ -419,13 +419,23 @@ class Executor:
                 with quiet, lent, _times_kept(parent):
                     beneath.unlink(parent, _name(path))
             elif kind is Kind.DIRECTORY and self._watched.watch(parent):
-                quiet = self._watched.quiet(path, watches.ATTRIBUTES, itself=True)
-                with quiet, self._opened(path) as old, self._lent(old, path, stat.S_IRWXU):
-                    self._watched.remove_directory(path)
+                self._remove_watched(parent, path)
             elif kind is Kind.DIRECTORY:
                 self._remove_directory(parent, path)
             else:
                 beneath.unlink(parent, _name(path))
+
+    def _remove_watched(self, parent: OwnedFd, path: bytes) -> None:
+        """Nobody holds it meanwhile: who watches it is told of its end before those who watch `parent` are."""
+        try:
+            beneath.remove_directory(parent, _name(path))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            quiet = self._watched.quiet(path, watches.ATTRIBUTES, itself=True)
+            with quiet, self._opened(path) as old, self._lent(old, path, stat.S_IRWXU):
+                self._watched.empty(path)
+            beneath.remove_directory(parent, _name(path))
 
     def _remove_directory(self, parent: OwnedFd, path: bytes) -> None:
         try:

@@ -143,11 +143,6 @@ class WatchedNames:
                 for below, _, _ in list(beneath.rows(opened)):
                     beneath.unlink(opened, below)
 
-    def remove_directory(self, path: bytes) -> None:
-        """One that hides nothing, with the whiteouts that are left in it. Raises OSError."""
-        with beneath.open_directory(self._upper.fd, path.rpartition(b"/")[0]) as parent:
-            self._remove(parent, path, Kind.DIRECTORY)
-
     @contextlib.contextmanager
     def in_place_of_whiteout(self, parent: OwnedFd, path: bytes, *, opaque: bool) -> Iterator[None]:
         """The block makes a new object there, as if no whiteout were; where it fails, the whiteout is there again.

@@ -242,17 +242,8 @@ IN_TMP_DIFFERS: Differences = {
     ),
     "no datagram sockets: sendmsg would have to be trapped for everybody": ("sockets-datagrams",),
     "chroot is refused, whatever the path": ("places-changing_the_root",),
-    "an ordinary user's supervisor cannot copy or list what he may not read, be it his own": (
-        "ordinary removing-rmdir_everywhere",
-        "ordinary removing-unlinkat_directory_everywhere",
-        "ordinary permissions-a_directory_that_may_not_be_listed",
-        "ordinary sequences-remove_everything",
-    ),
     "who may not read what he runs cannot be read by the supervisor, which then serves him nothing": (
         "ordinary executing-without_permission_to_read",
-    ),
-    "an ordinary user's supervisor cannot copy or list what is closed to its owner": (
-        "ordinary places-chdir_everywhere",
     ),
 }
 

@@ -86,7 +86,7 @@ def _after_kernel(directory: OwnedFd, offset: int) -> int:
         os.lseek(opened.fd, offset, os.SEEK_SET)
         owed = beneath.dots_ahead(opened)
         os.lseek(opened.fd, offset, os.SEEK_SET)
-        left = sum(1 for _ in beneath.rows(opened))
+        left = sum(1 for _ in beneath.rows_left(opened))
     return listing.after_lower(count, left, owed)
 
 
