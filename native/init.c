@@ -4,7 +4,9 @@
  *
  * It is a fork of the supervisor that never executes anything, so it holds no descriptor but the control socket.
  * Every descendant whose parent dies becomes its child (PR_SET_CHILD_SUBREAPER, prctl(2)). When the control socket
- * hangs up (the supervisor and whoever kept a duplicate are dead) or the program ends, it kills all and reaps all.
+ * hangs up (the supervisor and whoever kept a duplicate are dead) or the program ends, it kills all and reaps all. So it
+ * does when the supervisor has been killed and cannot die yet: threads of it that wait in the kernel for the lock of a file
+ * keep its descriptors open for as long as the program writes to that file.
  *
  * How it kills stands in killing.c.
  */
@@ -32,8 +34,13 @@
 #define TRACE_TRIES_MAX 8
 #define TRACE_LATE_MS 2
 
+/* The thread that forked us has ended (PR_SET_PDEATHSIG, prctl(2)). */
+#define FORKER_ENDED SIGUSR1
+#define ZOMBIE_LOOKS_MAX 10
+
 struct init {
 	int control_fd;
+	pid_t supervisor;
 	int signal_fd;
 	int scoped; /* proven: we cannot signal our parent */
 	pid_t program;
@@ -261,6 +268,38 @@ static void obey(struct init *init)
 		finish(init);
 }
 
+/* Its first thread is a zombie, whatever its others still do. -1: it cannot be told. */
+static int has_ended(pid_t supervisor)
+{
+	char path[32], text[512];
+	const char *name_end;
+	ssize_t got;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)supervisor);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? 1 : -1;
+	got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (got <= 0)
+		return got < 0 && errno == ESRCH ? 1 : -1;
+	text[got] = '\0';
+	name_end = strrchr(text, ')');
+	return name_end && (name_end[2] == 'Z' || name_end[2] == 'X');
+}
+
+/* Anybody may send that signal, and another thread than the first may have forked us: so look. The signal is sent a moment
+ * before the thread is a zombie (exit_notify() of kernel/exit.c). */
+static void look_after_supervisor(struct init *init)
+{
+	for (int looks = 0; looks < ZOMBIE_LOOKS_MAX; looks++) {
+		if (has_ended(init->supervisor) > 0)
+			finish(init);
+		poll(NULL, 0, 1);
+	}
+}
+
 static int patience_ms(const struct init *init)
 {
 	if (init->more)
@@ -280,7 +319,8 @@ static _Noreturn void serve(struct init *init)
 		if (waiting[1].revents || init->more) {
 			/* Drained before reaping: a child that dies meanwhile makes it readable again. */
 			while (read(init->signal_fd, &info, sizeof(info)) > 0)
-				;
+				if (info.ssi_signo == FORKER_ENDED)
+					look_after_supervisor(init);
 			reap(init);
 		}
 		if (waiting[0].revents)
@@ -318,7 +358,7 @@ static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
 
 _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 {
-	struct init init = {.control_fd = control_fd, .engine = plan->engine};
+	struct init init = {.control_fd = control_fd, .supervisor = getppid(), .engine = plan->engine};
 	sigset_t all;
 	int result;
 
@@ -326,6 +366,10 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	signal(SIGCHLD, SIG_DFL); /* ignored, it would make children vanish unreaped */
 	prctl(PR_SET_NAME, "sandlockd-init", 0, 0, 0);
+	/* Had it ended before, nobody would have a duplicate of the leash by now: that hangs up. (Who keeps one, so that the
+	 * program outlives its supervisor, has to tell init not to ask for this.) */
+	if (prctl(PR_SET_PDEATHSIG, FORKER_ENDED) < 0)
+		give_up(control_fd, SLK_STAGE_SUBREAPER, errno);
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
 		give_up(control_fd, SLK_STAGE_SUBREAPER, errno);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
