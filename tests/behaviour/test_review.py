@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from harness.places import Place, tree_of
 from harness.running import SYSTEM_PATH
 
 from sandlockd.audit import state
-from sandlockd.review import kept
+from sandlockd.review import kept, reviewing
 from sandlockd.review.changelist import shown
 from sandlockd.review.reviewing import NotCommitted, Review, open_review
+from sandlockd.store import storage
 
 _CONTROL = [sys.executable, "-m", "sandlockd.cli.control"]
 
@@ -224,6 +226,34 @@ def test_the_second_of_two_runs_on_one_tree_learns_of_the_first(place: Place) ->
         (line,) = [line for line in ended.stderr.splitlines() if f"conflict: {path} " in line]
         assert f", by run {first}, committed 20" in line
     assert tree_of(place.work) == before
+
+
+def test_commits_to_one_tree_at_once_are_made_one_after_the_other(place: Place) -> None:
+    _tree(place)
+    names = [f"new-{number}" for number in range(6)]
+    runs = [_made(place, lambda name=name: KeptRun(place, [new_file(name.encode())])) for name in names]
+    with ThreadPoolExecutor(len(runs)) as threads:
+        ended = list(threads.map(lambda run: _control(place, "commit", run), runs))
+    assert [(done.returncode, done.stderr) for done in ended] == [(0, "")] * len(runs)
+    assert all((place.work / name).exists() for name in names)
+
+
+def test_a_commit_that_goes_on_for_long_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tree(place)
+    run = _made(place, lambda: KeptRun(place, [new_file(b"new")]))
+    monkeypatch.setattr(reviewing, "LOCK_PATIENCE_S", 0.1)
+
+    def check() -> None:
+        state_dir = os.fsencode(place.state)
+        with (
+            open_review(state_dir, run) as review,
+            kept.lock_workdir(state_dir, storage.read_meta(kept.storage_of(state_dir, run))),
+            pytest.raises(NotCommitted, match=r"another commit to .* goes on"),
+        ):
+            review.commit()
+        assert not (place.work / "new").exists()
+
+    assert in_child(check, place.user) == 0
 
 
 def test_a_commit_that_was_killed_is_shown_and_ended_or_taken_back(place: Place) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from typing import NamedTuple
 
 from sandlockd.audit.state import StateError
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 # How the whole tree is named.
 _ALL = (b"", b".")
+LOCK_PATIENCE_S = 10.0
+_LOCK_LOOK_EVERY_S = 0.01  # flock cannot be waited for with a limit
 # Some calls per directory: the list of changes goes as deep as the program went.
 _RECURSION_MAX = 100_000
 
@@ -149,8 +152,8 @@ class Review:
             `paths` that are just that where None.
         Raises: NotCommitted. The tree is as it was.
         """
-        self._require_alone()
         with self._locked():
+            self._require_alone()
             if self.pending is not None:
                 notes = self._go_on(force)
                 self.look()
@@ -271,12 +274,18 @@ class Review:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
-            lock = kept.lock_workdir(self.state_dir, self._meta)
-        except BlockingIOError:
-            raise NotCommitted(
-                [f"another commit to {shown(self.workdir)} goes on", "wait for its end"]
-            ) from None
+        """Several runs may end at once: one commit after the other, for as long as commits usually take."""
+        end_s = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                lock = kept.lock_workdir(self.state_dir, self._meta)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end_s:
+                    raise NotCommitted(
+                        [f"another commit to {shown(self.workdir)} goes on", "wait for its end"]
+                    ) from None
+            time.sleep(_LOCK_LOOK_EVERY_S)
         with lock:
             yield
 
