@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -14,6 +15,7 @@ def remove_tree(path: Path) -> None:
     if not os.path.lexists(path):
         return
     path.chmod(0o700)
+    mark = secrets.token_hex(4)  # a removal that was killed may have left its own
     waiting, moved = [str(path)], 0
     while waiting:
         directory = waiting.pop()
@@ -24,7 +26,7 @@ def remove_tree(path: Path) -> None:
                     continue
                 os.chmod(entry.path, 0o700)
                 moved += 1
-                target = path / f".removing-{moved}"
+                target = path / f".removing-{mark}-{moved}"
                 os.rename(entry.path, target)
                 waiting.append(str(target))
         if directory != str(path):
