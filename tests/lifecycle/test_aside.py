@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections.abc import Callable
 
 import pytest
+from harness.forked import in_child
+from harness.users import User
 from harness.waiting import until
 
 from sandlockd.kernel.aside import Aside, Unfinished
@@ -52,6 +55,52 @@ def test_what_only_waited_when_the_loop_left_is_never_begun() -> None:
     free.set()
     assert raised.value.job.wait() is None
     assert told == ["released"]
+
+
+def test_the_end_waits_for_what_has_begun_and_lets_nothing_else_begin() -> None:
+    aside, free, other, told = Aside(), threading.Event(), threading.Event(), []
+    with pytest.raises(Unfinished):
+        aside.run(lambda: _wait(free))
+    with pytest.raises(Unfinished):
+        aside.run(lambda: told.append("done"), first=lambda: _wait(other))
+    assert not aside.close(0.05)
+    free.set()
+    assert aside.close(10)
+    with pytest.raises(BlockingIOError):
+        aside.run(lambda: told.append("done"), release=lambda: told.append("released"))
+    other.set()
+    until(lambda: not aside._jobs, "the end of all")
+    assert told == ["released"]
+
+
+def test_whatever_fails_at_its_end_an_act_is_over() -> None:
+    def fail() -> None:
+        raise ValueError
+
+    aside, free = Aside(), threading.Event()
+    with pytest.raises(Unfinished) as raised:
+        aside.run(lambda: _wait(free), ended=fail, release=fail)
+    free.set()
+    with pytest.raises(ValueError):
+        raised.value.job.wait()
+    assert aside.close(10)
+
+
+def test_threads_that_the_kernel_refuses_are_not_counted(as_user: User) -> None:
+    if as_user.is_root:
+        pytest.skip("RLIMIT_NPROC does not bind root")
+
+    def check() -> None:
+        aside = Aside()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+        for _ in range(300):
+            with pytest.raises(BlockingIOError):
+                aside.run(lambda: 7)
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+        assert _outcome(aside, lambda: 7) == 7
+
+    assert in_child(check, as_user) == 0
 
 
 def test_a_descriptor_that_nobody_asks_for_any_more_is_closed() -> None:

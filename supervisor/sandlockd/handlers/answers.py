@@ -114,18 +114,20 @@ class Later(NamedTuple):
     work: touches nothing that the loop owns. Where it was interrupted in its wait, and nothing was done, it raises
     InterruptedError and may be called again. then: back on the loop, makes the answer of what work returned; not
     called when work raised OSError (its errno is the answer). is_busy: it works and waits for nobody, so that signals
-    end it as little as they end a write to a disk, and nobody looks for any.
+    end it as little as they end a write to a disk, and nobody looks for any. has_begun: what is waited for is made
+    already (kernel/aside.py), so that the call is never answered as if it were not.
     """
 
     work: Callable[[], Any]
     then: Callable[[Any], Answer | Later]
     abandon: Callable[[], None]  # releases what work would have; harmless when it has; never while it runs
     is_busy: bool = False
+    has_begun: bool = False
 
 
 def when_over(unfinished: Unfinished, then: Callable[[Any], Answer | Later]) -> Later:
     """What goes on without the loop is answered when it is over (kernel/aside.py)."""
-    return Later(unfinished.job.wait, then, unfinished.job.abandon)
+    return Later(unfinished.job.wait, then, unfinished.job.abandon, has_begun=True)
 
 
 Settled = Continue | Errno | Value | Fd | Write | Restart | Kill

@@ -341,7 +341,9 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer | 
                 caller.act(acts.truncate, made, 0, os.O_NONBLOCK)
             except Unfinished as unfinished:
                 held = OwnedFd(made.take())
-                return Later(unfinished.job.wait, lambda _: Fd(held.take(), close_on_exec), held.close)
+                return Later(
+                    unfinished.job.wait, lambda _: Fd(held.take(), close_on_exec), held.close, has_begun=True
+                )
             except OSError as error:
                 return Errno(error.errno or errno.EIO)
         return Fd(made.take(), close_on_exec)

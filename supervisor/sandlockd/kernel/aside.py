@@ -17,6 +17,7 @@ import _thread
 import collections
 import errno
 import os
+import time
 
 from sandlockd.kernel.fds import OwnedFd
 
@@ -69,15 +70,24 @@ class Job:
         try:
             if self._may_begin():
                 self._result = self._act()
+        except Unfinished:  # whoever asked would take it for that of this act
+            self._error = RuntimeError("an act within an act goes on without it")
         except BaseException as error:
             self._error = error
-        self._release_held()
+        self._settle(self._release_held)
         with self._guard:
             self._is_over = True
             if self._is_left and self._has_begun and self._ended is not None:
-                self._ended()
+                self._settle(self._ended)
             if self._is_abandoned:
-                self._release()
+                self._settle(self._release)
+
+    def _settle(self, end: Callable[[], None]) -> None:
+        """Whatever it raises, all of the ends are made, and whoever waits is told."""
+        try:
+            end()
+        except BaseException as error:
+            self._error = self._error or error
 
     def tell(self) -> None:
         """It is over."""
@@ -100,6 +110,11 @@ class Job:
             if self._has_begun and self._left is not None:
                 self._left()
             return Unfinished(self, has_begun=self._has_begun)
+
+    @property
+    def has_begun(self) -> bool:
+        with self._guard:
+            return self._has_begun
 
     def is_over_within(self, patience_s: float) -> bool:
         if not self._over.acquire(timeout=patience_s):
@@ -139,7 +154,9 @@ class Aside:
 
     def __init__(self) -> None:
         self._idle: collections.deque[_Helper] = collections.deque()
+        self._jobs: set[Job] = set()  # that are not over
         self._count = 0
+        self._is_closed = False
 
     def run(
         self,
@@ -162,6 +179,7 @@ class Aside:
             release()
             raise
         job = Job(act, first, left, ended, release)
+        self._jobs.add(job)
         helper.take(job)
         if not job.is_over_within(PATIENCE_S):
             unfinished = job.leave()
@@ -170,19 +188,37 @@ class Aside:
         return job.outcome()
 
     def _helper(self) -> _Helper:
+        full = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if self._is_closed:
+            raise full
         try:
             return self._idle.pop()
         except IndexError:
             pass
         if self._count >= _THREADS_MAX:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise full
+        try:
+            helper = _Helper(self._idle, self._jobs)
+        except RuntimeError:  # the kernel has no more threads for us
+            raise full from None
         self._count += 1
-        return _Helper(self._idle)
+        return helper
+
+    def close(self, patience_s: float) -> bool:
+        """When nobody asks any more. True: what has begun is over, and nothing else is going to begin.
+
+        False: it goes on, with all that it uses.
+        """
+        self._is_closed = True
+        end_s = time.monotonic() + patience_s
+        begun = [job for job in list(self._jobs) if job.has_begun]
+        return all(job.is_over_within(max(0.0, end_s - time.monotonic())) for job in begun)
 
 
 class _Helper:
-    def __init__(self, idle: collections.deque[_Helper]) -> None:
+    def __init__(self, idle: collections.deque[_Helper], jobs: set[Job]) -> None:
         self._idle = idle
+        self._jobs = jobs
         self._job: Job | None = None
         self._wake = _thread.allocate_lock()
         self._wake.acquire()
@@ -198,8 +234,7 @@ class _Helper:
             job, self._job = self._job, None
             assert job is not None
             job.carry_out()
-            self._idle.append(
-                self
-            )  # before it is told: who has been told finds this thread, and starts no other
+            self._jobs.discard(job)
+            self._idle.append(self)  # who has been told finds this thread, and starts no other
             job.tell()
             del job

@@ -355,7 +355,8 @@ class Engine:
     def park_trees(self, *, parked: bool) -> None:
         """Another thread changes them: C leaves them alone. From any thread."""
         self.trees_are_parked = parked
-        lib.slk_engine_park_trees(self._engine, parked)
+        if self._engine:
+            lib.slk_engine_park_trees(self._engine, parked)
 
     def set_disk(self, disk: Disk) -> None:
         """What the trees hold is limited; borrowed."""

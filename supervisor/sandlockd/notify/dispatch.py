@@ -7,6 +7,7 @@ be had), the audit log gets the cause.
 from __future__ import annotations
 
 import errno
+import math
 import time
 from functools import partial
 from typing import Any
@@ -98,6 +99,7 @@ class Dispatcher:
         self._tried_again = 0  # calls that wait for their turn in _try_again
         self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
+        self._ends: Any = None
         self._waiting: list[Callable[[], Any]] = []
         self._start_task: StartTask | None = None
 
@@ -213,7 +215,8 @@ class Dispatcher:
 
         if self._workers is None:
             self._workers = trio.CapacityLimiter(_WORKERS_MAX)
-        if not self._workers.available_tokens:
+            self._ends = trio.CapacityLimiter(math.inf)  # there are no more than what goes on aside
+        if not later.has_begun and not self._workers.available_tokens:
             later.abandon()
             # Waiting here would let one blocked open block another for ever.
             full = BlockingIOError(
@@ -224,7 +227,7 @@ class Dispatcher:
             result = await in_a_worker(
                 request,
                 later,
-                self._workers,
+                self._ends if later.has_begun else self._workers,
                 alive=self._engine.alive,
                 interrupt=self._have_interrupted,
                 poke=self._poke,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.context import Context
     from sandlockd.handlers.merged.acquaintance import Acquaintance
+    from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sandlockd.store.tree import Tree
 
 _START_PATIENCE_S = 30.0
+_ASIDE_PATIENCE_S = 10.0  # at the end; whoever of the program wrote to the file is dead
 _SETTLING_S, _SETTLING_STEP_S = 1.0, 0.001
 
 # What a failed step means, and what to do about it.
@@ -104,6 +106,7 @@ class Sandbox:
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None
         self._dispatcher: Dispatcher | None = None
+        self._aside: Aside | None = None
         self._unregistered: list[int] = []  # threads seen before there was anybody to watch them
         self._left_over: list[Request] = []  # asked while one thread stopped serving, for the next
         self._status: int | None = None
@@ -187,9 +190,11 @@ class Sandbox:
 
         assert self._index is not None
         prepared = self._prepared
+        files = Prompt(self._mounts)
+        self._aside = files.aside
         context = Context(
             engine=self._engine,
-            files=Prompt(self._mounts),
+            files=files,
             patient=self._patient,
             zones=prepared.wall.zones,
             index=self._index,
@@ -496,7 +501,10 @@ class Sandbox:
             pass  # init is gone, and everything with it
 
     def close(self) -> None:
-        """Release everything; whatever still lives dies with the leash. The result is final afterwards."""
+        """Release everything; whatever still lives dies with the leash. The result is final afterwards.
+
+        Raises OSError: a change that the program asked for goes on all the same: the trees are not to be touched.
+        """
         self.result.wall_s = time.monotonic() - self._started_at if self._started_at else 0.0
         registered = self._index.registered if self._index is not None else 0
         self.result.processes = max(registered, self.result.processes)
@@ -514,6 +522,8 @@ class Sandbox:
         if self._index is not None:
             self._index.on_unregister = None
             self._index.clear()
+        if self._aside is not None and not self._aside.close(_ASIDE_PATIENCE_S):
+            raise OSError(errno.EBUSY, "a file that the program changed last is locked by somebody else")
         self._engine.close()
         for tree in self._trees:
             tree.close()

@@ -74,3 +74,37 @@ def test_others_are_served_while_the_space_of_a_large_file_is_freed(runner: Runn
     expected, found = json.loads(bare.stdout), json.loads(sandboxed.stdout)
     assert found["size"] == expected["size"]
     assert found["looks"] > _LOOKS, found
+
+
+# Who watches has every file that it has open waited for by another thread before a name of it goes.
+_ENDED_MEANWHILE = """
+import ctypes, os, sys, threading, time
+
+libc = ctypes.CDLL(None)
+os.mkdir("watched")
+assert libc.inotify_add_watch(libc.inotify_init1(0), b"watched", 0xFFF) > 0
+chunk = os.urandom(1 << 20)
+with open("big", "wb") as big:
+    for _ in range(1024):
+        big.write(chunk)
+threading.Thread(target=lambda: os.unlink("big"), daemon=True).start()
+time.sleep(float(sys.argv[1]))
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0, 0.01, 0.03, 0.06])
+def test_a_program_that_ends_meanwhile_has_its_change_made_or_not(runner: Runner, after_s: float) -> None:
+    """What goes on in another thread then needs all that the end of a run releases."""
+    work = runner.place.empty_work()
+    line = [system_python(), "-I", "-c", _ENDED_MEANWHILE, str(after_s)]
+    options = ["--workdir", work, "--on-exit", "commit", "--status-file", runner.status_path]
+    for _ in range(3):
+        ended = runner.sandboxed(line, options=options, timeout=120)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        status = runner.status()
+        assert status is not None and status["changes"]["state"] == "committed"
+        left = {path.name for path in work.iterdir()}
+        assert left in ({"watched"}, {"watched", "big"})
+        for path in work.iterdir():
+            path.rmdir() if path.is_dir() else path.unlink()

@@ -209,3 +209,42 @@ def _empty(work: Path) -> None:
     for path in (*work.glob("dir/*"), *work.glob("*")):
         if path.is_file():
             path.unlink()
+
+
+# As many opens wait for a writer as there are workers for calls that wait.
+_AMONG_WAITING_OPENS = """
+import mmap, os, threading, time
+
+threading.stack_size(1 << 16)
+os.mkfifo("fifo")
+source = mmap.mmap(-1, 3 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+fd = os.open("big", os.O_RDWR | os.O_CREAT, 0o644)
+
+def wait():
+    try:
+        os.open("fifo", os.O_RDONLY)
+    except OSError:
+        pass
+
+def write():
+    while True:
+        os.pwrite(fd, source, 0)
+
+for _ in range(300):
+    threading.Thread(target=wait, daemon=True).start()
+time.sleep(2.5)
+threading.Thread(target=write, daemon=True).start()
+for number in range(10):
+    time.sleep(0.05)
+    mode = 0o600 + number
+    os.chmod("big", mode)
+    assert os.stat("big").st_mode & 0o777 == mode
+os._exit(0)
+"""
+
+
+def test_what_is_being_made_is_never_answered_as_if_it_were_not(runner: Runner) -> None:
+    line = [system_python(), "-I", "-c", _AMONG_WAITING_OPENS]
+    options = ["--workdir", runner.place.empty_work(), "--on-exit", "discard"]
+    ended = runner.sandboxed(line, options=options, timeout=120)
+    assert ended.returncode == 0, ended.stderr.decode()

@@ -54,7 +54,7 @@ def noted_when_over(tree: Tree, unfinished: Unfinished, opened: OwnedFd) -> Late
             holding.disk.note(held, b"")
         return Value(0)
 
-    return Later(unfinished.job.wait, then, held.close)
+    return Later(unfinished.job.wait, then, held.close, has_begun=True)
 
 
 def changed_files(
