@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.kernel.aside import Unfinished
+    from sandlockd.kernel.fds import OwnedFd
     from sandlockd.policy.verdict import Verdict, Want
 
 
@@ -128,6 +129,57 @@ class Later(NamedTuple):
 def when_over(unfinished: Unfinished, then: Callable[[Any], Answer | Later]) -> Later:
     """What goes on without the loop is answered when it is over (kernel/aside.py)."""
     return Later(unfinished.job.wait, then, unfinished.job.abandon, has_begun=True)
+
+
+def holding(unfinished: Unfinished, held: OwnedFd, then: Callable[[Any], Answer | Later]) -> Later:
+    """As when_over. held: closed where `then` does not come to it."""
+
+    def work() -> Any:
+        try:
+            return unfinished.job.wait()
+        except BaseException:
+            held.close()
+            raise
+
+    def give_up() -> None:
+        unfinished.job.abandon()
+        held.close()
+
+    return Later(work, then, give_up, has_begun=True)
+
+
+def when_over_or_blocked(
+    unfinished: Unfinished,
+    then: Callable[[Any], Answer],
+    blocked: Callable[[], Later],
+    abandon: Callable[[], None],
+) -> Later:
+    """As when_over. blocked: where it would have had to wait for somebody, and did nothing (BlockingIOError).
+
+    abandon: releases what `blocked` would take.
+    """
+
+    def work() -> tuple[Any, bool]:
+        try:
+            return unfinished.job.wait(), False
+        except BlockingIOError:
+            return None, True
+        except BaseException:
+            abandon()
+            raise
+
+    def decide(found: tuple[Any, bool]) -> Answer | Later:
+        result, is_blocked = found
+        if is_blocked:
+            return blocked()
+        abandon()
+        return then(result)
+
+    def give_up() -> None:
+        unfinished.job.abandon()
+        abandon()
+
+    return Later(work, decide, give_up, has_begun=True)
 
 
 Settled = Continue | Errno | Value | Fd | Write | Restart | Kill

@@ -10,11 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
 
 from sandlockd.handlers import lookup, record
-from sandlockd.handlers.answers import LANDLOCK_FILES, LANDLOCK_NAMES, LOOKUP_FAILS, Errno, Later, Value
+from sandlockd.handlers.answers import (
+    LANDLOCK_FILES,
+    LANDLOCK_NAMES,
+    LOOKUP_FAILS,
+    Errno,
+    Later,
+    Value,
+    when_over_or_blocked,
+)
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import acts, memory
+from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 
@@ -232,19 +242,24 @@ def truncate_served(
 
     is_watched: it is not to be opened, of which a watch would be told.
     """
+
+    def patiently(held: OwnedFd) -> Later:
+        def wait_and_truncate() -> None:
+            with held.unless_interrupted():
+                caller.wait_for(acts.truncate_unopened, held, length)
+
+        return Later(wait_and_truncate, lambda _: Value(0), held.close)
+
     try:
         if not is_watched:
             caller.act(acts.truncate, opened, length, os.O_NONBLOCK)
             return Value(0)
+    except Unfinished as unfinished:
+        held = OwnedFd(opened.take())
+        return when_over_or_blocked(unfinished, lambda _: Value(0), partial(patiently, held), held.close)
     except BlockingIOError:
         pass
-    held = OwnedFd(opened.take())
-
-    def wait_and_truncate() -> None:
-        with held.unless_interrupted():
-            caller.wait_for(acts.truncate_unopened, held, length)
-
-    return Later(wait_and_truncate, lambda _: Value(0), held.close)
+    return patiently(OwnedFd(opened.take()))
 
 
 def _rename(caller: Caller) -> Answer:

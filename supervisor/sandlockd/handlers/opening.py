@@ -11,9 +11,19 @@ import errno
 import os
 import stat
 import struct
+from functools import partial
 
 from sandlockd.handlers import lookup, procfiles, record
-from sandlockd.handlers.answers import EACCES, LANDLOCK_FILES, LOOKUP_FAILS, Errno, Fd, Later, when_over
+from sandlockd.handlers.answers import (
+    EACCES,
+    LANDLOCK_FILES,
+    LOOKUP_FAILS,
+    Errno,
+    Fd,
+    Later,
+    holding,
+    when_over_or_blocked,
+)
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import acts, memory
 from sandlockd.kernel.aside import Unfinished
@@ -231,23 +241,29 @@ def reopen(caller: Caller, opened: OwnedFd, how: How, mode: int) -> Answer | Lat
     flags = (how.flags & ~_FINDING) | os.O_CLOEXEC
     close_on_exec = bool(how.flags & os.O_CLOEXEC)
     at_once = stat.S_ISFIFO(mode) and how.flags & os.O_NONBLOCK
+
+    def given(file: OwnedFd) -> Answer:
+        return Fd(file.take(), close_on_exec)
+
+    def patiently(held: OwnedFd) -> Later:
+        def open_and_wait() -> OwnedFd:
+            with held.unless_interrupted():
+                return caller.wait_for(acts.reopen, held, flags)
+
+        return Later(open_and_wait, given, held.close)
+
     if at_once or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         try:
             # A lease on a regular file would make us wait for its holder.
-            return Fd(caller.act(acts.reopen_at_once, opened, flags).take(), close_on_exec)
+            return given(caller.act(acts.reopen_at_once, opened, flags))
         except Unfinished as unfinished:
-            return when_over(unfinished, lambda file: Fd(file.take(), close_on_exec))
+            held = OwnedFd(opened.take())
+            return when_over_or_blocked(unfinished, given, partial(patiently, held), held.close)
         except BlockingIOError:
             pass
         except OSError as error:
             return Errno(error.errno or errno.EIO)
-    held = OwnedFd(opened.take())
-
-    def open_and_wait() -> OwnedFd:
-        with held.unless_interrupted():
-            return caller.wait_for(acts.reopen, held, flags)
-
-    return Later(open_and_wait, lambda file: Fd(file.take(), close_on_exec), held.close)
+    return patiently(OwnedFd(opened.take()))
 
 
 def _not_found(caller: Caller, place: Place, how: How, error: int) -> Answer | Later:
@@ -341,9 +357,7 @@ def _create(caller: Caller, how: How, parent: OwnedFd, name: bytes) -> Answer | 
                 caller.act(acts.truncate, made, 0, os.O_NONBLOCK)
             except Unfinished as unfinished:
                 held = OwnedFd(made.take())
-                return Later(
-                    unfinished.job.wait, lambda _: Fd(held.take(), close_on_exec), held.close, has_begun=True
-                )
+                return holding(unfinished, held, lambda _: Fd(held.take(), close_on_exec))
             except OSError as error:
                 return Errno(error.errno or errno.EIO)
         return Fd(made.take(), close_on_exec)

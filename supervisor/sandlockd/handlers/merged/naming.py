@@ -9,13 +9,13 @@ import stat
 from functools import partial
 
 from sandlockd.handlers import lookup, record
-from sandlockd.handlers.answers import Errno, Value
+from sandlockd.handlers.answers import Errno, Later, Value
 from sandlockd.handlers.merged.doing import Call, change, denied, is_being_executed
 from sandlockd.handlers.merged.places import Elsewhere, Place, last_name, of_descriptor, resolve
-from sandlockd.handlers.merged.waiting import nobody_locks, noted_when_over
+from sandlockd.handlers.merged.waiting import nobody_locks, noted
 from sandlockd.handlers.naming import truncate_served
 from sandlockd.kernel import beneath, memory, procfs
-from sandlockd.kernel.aside import Unfinished
+from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FILE_TYPES, FsError, Kind
 from sandlockd.overlay.lookup import Goal
@@ -25,9 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandlockd.handlers.answers import Answer, Later
+    from sandlockd.handlers.answers import Answer
     from sandlockd.handlers.context import Caller
-    from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.paths import Object
     from sandlockd.overlay.plans import Steps
     from sandlockd.store.tree import Tree
@@ -147,10 +146,17 @@ def truncate(call: Call) -> Handled:
     def finish(_: OwnedFd | None) -> Answer | Later:
         with place.tree.open_copy(place.found.path) as opened:
             call.caller.nobody_locks = nobody_locks(call.caller, opened)
+            held = None if place.tree.holding is None else OwnedFd(os.dup(opened.fd))
             try:
                 answer = truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
-            except Unfinished as unfinished:
-                return noted_when_over(place.tree, unfinished, opened)
+            except OSError:
+                if held is not None:
+                    held.close()
+                raise
+        if isinstance(answer, Later):
+            return noted(place.tree, held, answer)
+        if held is not None:
+            held.close()
         if place.tree.holding is not None:
             place.tree.holding.note(place.found.path)
         return answer

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 
+from sandlockd.handlers import answers
 from sandlockd.handlers.answers import Later, Value, when_over
 from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Unfinished
@@ -54,7 +55,37 @@ def noted_when_over(tree: Tree, unfinished: Unfinished, opened: OwnedFd) -> Late
             holding.disk.note(held, b"")
         return Value(0)
 
-    return Later(unfinished.job.wait, then, held.close, has_begun=True)
+    return answers.holding(unfinished, held, then)
+
+
+def noted(tree: Tree, held: OwnedFd | None, later: Later) -> Later:
+    """The same of a call that is answered later. Takes `held`; None: there is no limit."""
+    holding = tree.holding
+    if holding is None or held is None:
+        return later
+
+    def then(found: object) -> Answer | Later:
+        answer = later.then(found)
+        if isinstance(answer, Later):
+            return noted(tree, held, answer)
+        with held:
+            holding.disk.note(held, b"")
+        return answer
+
+    def work() -> object:
+        try:
+            return later.work()
+        except InterruptedError:  # it is asked again, or given up
+            raise
+        except BaseException:
+            held.close()
+            raise
+
+    def give_up() -> None:
+        later.abandon()
+        held.close()
+
+    return later._replace(work=work, then=then, abandon=give_up)
 
 
 def changed_files(
