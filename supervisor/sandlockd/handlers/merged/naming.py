@@ -149,7 +149,7 @@ def truncate(call: Call) -> Handled:
             held = None if place.tree.holding is None else OwnedFd(os.dup(opened.fd))
             try:
                 answer = truncate_served(call.caller, opened, length, is_watched=bool(place.tree.watches))
-            except OSError:
+            except BaseException:  # MayWait, too: it is asked again
                 if held is not None:
                     held.close()
                 raise
