@@ -22,8 +22,9 @@ from sandlockd.overlay.entries import KINDS, FsError, Kind
 from sandlockd.overlay.view import Found, View
 from sandlockd.store import storage
 from sandlockd.store.access import DiskAccess
-from sandlockd.store.executor import Executor, Making
+from sandlockd.store.executor import Executor
 from sandlockd.store.layer import DirectoryLayer, HardLinks
+from sandlockd.store.making import Making
 from sandlockd.store.watches import Watches
 
 _MAKING = {"mkdir": 0o755, "symlink": 0o777}

@@ -12,7 +12,7 @@ from sandlockd.kernel import beneath, inotify
 from sandlockd.kernel.native import lib
 from sandlockd.kernel.paths import self_link
 from sandlockd.store import watches
-from sandlockd.store.executor import Making
+from sandlockd.store.making import Making
 
 
 def _operation(call: str, path: bytes, other: bytes = b"", *flags: str) -> Operation:

@@ -19,8 +19,8 @@ from sandlockd.kernel.paths import Identity
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
-from sandlockd.store.executor import Making
 from sandlockd.store.layer import DirectoryLayer
+from sandlockd.store.making import Making
 
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -15,7 +15,7 @@ from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE
 from sandlockd.overlay.view import Found
 from sandlockd.store import storage
-from sandlockd.store.executor import Making
+from sandlockd.store.making import Making
 from sandlockd.store.tree import Tree
 
 _NAMES = (b"file", b"closed", b"dir", b"dir/in", b"link", b"fifo", b"hard")

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandlockd.store.executor import Making
+    from sandlockd.store.making import Making
 
 _OPEN_TO_CALLER = 0o777  # nobody else gets as far as here
 _HEIGHT = b"up"  # what `..` leaves

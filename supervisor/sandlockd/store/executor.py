@@ -20,15 +20,13 @@ import itertools
 import os
 import stat
 from functools import partial
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.overlay import plans
-from sandlockd.overlay.entries import FILE_TYPES, Kind
-from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Origin, encode_origin
-from sandlockd.overlay.identity import Identity as ObjectIdentity
+from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.steps import (
     Clear,
     CopyTree,
@@ -45,7 +43,10 @@ from sandlockd.overlay.steps import (
 from sandlockd.overlay.view import View
 from sandlockd.store import watches
 from sandlockd.store.binding import Binding, bind_below
-from sandlockd.store.layer import DirectoryLayer, kind_of_status
+from sandlockd.store.copier import Copier, Staged
+from sandlockd.store.layer import DirectoryLayer
+from sandlockd.store.lending import lent
+from sandlockd.store.making import DEFAULT_ACL, Making, make_alike, make_as_caller
 from sandlockd.store.removal import remove
 from sandlockd.store.watched_names import OPAQUE_ATTRIBUTE, WatchedNames, mark_opaque
 from sandlockd.store.watches import Watches
@@ -57,57 +58,19 @@ if TYPE_CHECKING:
     from sandlockd.store.holding import Holding
     from sandlockd.store.origins import Origins
 
-_DEFAULT_ACL = b"system.posix_acl_default"
-_SAME = 0xFFFFFFFF
 # In the work directory; whatever else is there is left from an end.
 WHITEOUT_NAME = b"whiteout"
 STAGE_NAME = b"stage"
-LENT_PREFIX = b"lent#"  # symbolic links, see _lent
-
-
-class Making(NamedTuple):
-    """What the caller's new object is like.
-
-    mode: as the caller gave it; umask: the caller's, which a default ACL overrules (umask(2)).
-    target: of a symbolic link. device: st_rdev of a device.
-    open_flags: a new file is opened at once with these (access mode and file status flags).
-    unnamed: the caller's O_TMPFILE, borrowed, for `Link(None, ...)`.
-    identity: the caller's; None where it is ours.
-    binding: what a new socket is to be bound to; without it nobody listens there.
-    """
-
-    mode: int = 0o666
-    umask: int = 0
-    target: bytes = b""
-    device: int = 0
-    open_flags: int = os.O_WRONLY
-    unnamed: OwnedFd | None = None
-    identity: Identity | None = None
-    binding: Binding | None = None
-
-
-class Staged(NamedTuple):
-    """The data of a lower file, copied to the work directory beforehand.
-
-    copy: its own; whoever takes it over closes it. size: as in `CopyUp`. The times are those that the original had.
-    """
-
-    name: bytes
-    copy: OwnedFd
-    size: int | None
-    mtime_ns: int
-    ctime_ns: int
+_numbers = itertools.count()  # of all trees: what resists being removed keeps its name
 
 
 class Executor:
     """Of one tree. The process's umask must be 0: modes are given in full.
 
     upper, work: on one file system; borrowed, as the view's layers.
-    stop: asked between the slices of a long copy.
     carried_out: told of each step that was. origins: told of each object that is made. holding: told of both.
     known: who watches what, who is not to notice how a tree is stored.
-    staged: by device and inode of the original; taken from here where it serves.
-    lost: LOST_* (kernel/copying) of what copies could not keep so far.
+    stop, staged: as of a Copier.
     """
 
     def __init__(
@@ -127,18 +90,21 @@ class Executor:
         self._carried_out = carried_out
         self._origins = origins
         self._holding = holding
-        self._staged = {} if staged is None else staged
+        self._lent = partial(lent, work)
+        self._copier = Copier(work, {} if staged is None else staged, stop, holding)
         self._view = view
         self._upper = upper
         self._work = work
         self._lower = lower
-        self._stop = stop
-        self._numbers = itertools.count()
         root = None if lower is None else lower.root
         self._watched = WatchedNames(
             upper, work, root, Watches() if known is None else known, self._new_whiteout
         )
-        self.lost = 0
+
+    @property
+    def lost(self) -> int:
+        """As of a Copier."""
+        return self._copier.lost
 
     def carry_out(self, steps: Iterable[Step], making: Making) -> OwnedFd | None:
         """All of a plan. Returns: the new file, opened, where one was made.
@@ -214,10 +180,10 @@ class Executor:
             self._watched.quiet(path),
             beneath.open_below(self._lower.root.fd, path, os.O_PATH) as seen,
             self._in_work() as name,
-            self._copy(seen, path, kind, size, name) as copy,
+            self._copier.copy(seen, path, kind, size, name) as copy,
             self._parent(path) as parent,
             self._lent(parent, path.rpartition(b"/")[0]),
-            self._lent(copy, path),
+            self._lent(copy, path) if kind is Kind.DIRECTORY else contextlib.nullcontext(),
             _times_kept(parent),
         ):
             original = os.fstat(seen.fd)
@@ -226,56 +192,6 @@ class Executor:
             beneath.rename(self._work, name, parent, _name(path), beneath.RENAME_NOREPLACE)
             if self._origins is not None:
                 self._origins.copied(copy, original)
-
-    def _copy(self, seen: OwnedFd, path: bytes, kind: Kind, size: int | None, name: bytes) -> OwnedFd:
-        """A copy in work, complete."""
-        status = os.fstat(seen.fd)
-        staged = self._staged_copy(status, size, name) if kind is Kind.FILE else None
-        match kind:
-            case Kind.FILE:
-                copy = staged or beneath.create_file(self._work, name, os.O_WRONLY, 0o600)
-            case Kind.DIRECTORY:
-                beneath.make_directory(self._work, name, 0o700)
-            case Kind.SYMLINK:
-                beneath.make_symlink(self._work, name, os.readlink(b"", dir_fd=seen.fd))
-            case _:
-                beneath.make_node(self._work, name, FILE_TYPES[kind] | 0o600, status.st_rdev)
-        if kind is not Kind.FILE:
-            copy = beneath.open_below(self._work.fd, name, os.O_PATH)
-        try:
-            if kind is Kind.FILE and size != 0 and staged is None:
-                with copying.open_source(seen) as source:
-                    copying.copy_data(source, copy, size, self._stop)
-            if kind in (Kind.FILE, Kind.DIRECTORY):
-                # Before the mode, which may forbid it. What it says was so before the data were read: whoever
-                # changed the original meanwhile is found out.
-                beneath.set_attribute(copy, ORIGIN_ATTRIBUTE, encode_origin(_origin(path, kind, status)))
-            self.lost |= copying.copy_metadata(seen, copy)
-            if kind is not Kind.FILE:
-                return copy
-            # What was written is closed before it shows: who watches the directory would be told of that, too.
-            with copy:
-                return beneath.open_below(copy.fd, b"", os.O_PATH)
-        except BaseException:
-            copy.close()
-            raise
-
-    def _staged_copy(self, status: os.stat_result, size: int | None, name: bytes) -> OwnedFd | None:
-        """What was copied beforehand, under its new name; None where there is none, or the original changed since."""
-        staged = self._staged.pop((status.st_dev, status.st_ino), None)
-        if staged is None:
-            return None
-        is_whole = staged.size is None or staged.size == size
-        if not is_whole or (staged.mtime_ns, staged.ctime_ns) != (status.st_mtime_ns, status.st_ctime_ns):
-            staged.copy.close()
-            if self._holding is not None:
-                self._holding.leaving_work(staged.name)
-            beneath.unlink(self._work, staged.name)
-            return None
-        if size is not None:
-            os.ftruncate(staged.copy.fd, min(size, status.st_size))
-        beneath.rename(self._work, staged.name, self._work, name)
-        return staged.copy
 
     def _clear(self, path: bytes) -> None:
         with self._opened(path) as old, self._parent(path) as parent:
@@ -299,27 +215,27 @@ class Executor:
         self, path: bytes, kind: Kind, making: Making, over_whiteout: bool, opaque: bool
     ) -> OwnedFd | None:
         with self._parent(path) as parent:
-            has_acl = beneath.attribute(parent, _DEFAULT_ACL) is not None
+            has_acl = beneath.attribute(parent, DEFAULT_ACL) is not None
             if has_acl:
                 making = making._replace(umask=0)
             if kind is Kind.SOCKET and making.binding is not None:
                 self._bind(parent, _name(path), making, making.binding, over_whiteout, has_acl)
                 return None
             if not over_whiteout:
-                opened = _make_as_caller(parent, _name(path), kind, making)
+                opened = make_as_caller(parent, _name(path), kind, making)
                 self._note_new(parent, _name(path), opened)
                 return opened
             if self._watched.watch(parent):
                 with self._watched.in_place_of_whiteout(parent, path, opaque=opaque):
-                    opened = _make_as_caller(parent, _name(path), kind, making)
+                    opened = make_as_caller(parent, _name(path), kind, making)
                 self._note_new(parent, _name(path), opened)
                 return opened
             with self._stage(parent, has_acl) as stage, self._named(stage) as name:
-                opened = _make_as_caller(stage, name, kind, making)
+                opened = make_as_caller(stage, name, kind, making)
                 try:
                     self._note_new(stage, name, opened)
                     if opaque:
-                        mark_opaque(stage, name)
+                        mark_opaque(self._work, stage, name, path)
                     self._show(stage, name, parent, path, kind)
                 except BaseException:
                     if opened is not None:
@@ -340,7 +256,7 @@ class Executor:
             beneath.make_directory(self._work, stage_name, 0o777)
             with (
                 beneath.open_directory(self._work.fd, stage_name) as stage,
-                bind_below(stage, binding, making, partial(_make_alike, parent, has_acl)) as made,
+                bind_below(stage, binding, making, partial(make_alike, parent, has_acl)) as made,
             ):
                 flags = 0 if over_whiteout else beneath.RENAME_NOREPLACE
                 self._note_new(made, name, None)
@@ -486,35 +402,13 @@ class Executor:
     @contextlib.contextmanager
     def _named(self, directory: OwnedFd) -> Iterator[bytes]:
         """A free name in a directory of ours; whatever has it in the end is removed."""
-        name = b"#%d" % next(self._numbers)
+        name = b"#%d" % next(_numbers)
         try:
             yield name
         finally:
             # What resists is swept later.
             with contextlib.suppress(OSError):
                 remove(directory, name)
-
-    @contextlib.contextmanager
-    def _lent(
-        self, opened: OwnedFd, path: bytes, needed: int = stat.S_IWUSR | stat.S_IXUSR
-    ) -> Iterator[None]:
-        """Where we are an ordinary user, a directory of ours that nobody may write is open to us meanwhile.
-
-        path: where it is in the upper, or will be. The record in work has its mode given back after an end.
-        """
-        status = os.fstat(opened.fd)
-        mode = stat.S_IMODE(status.st_mode)
-        if os.geteuid() == 0 or not stat.S_ISDIR(status.st_mode) or mode & needed == needed:
-            yield
-            return
-        record = b"%b%d" % (LENT_PREFIX, next(self._numbers))
-        beneath.make_symlink(self._work, record, b"%o %b" % (mode, path))
-        beneath.set_owner_and_mode(opened, _SAME, _SAME, mode | needed)
-        try:
-            yield
-        finally:
-            beneath.set_owner_and_mode(opened, _SAME, _SAME, mode)
-            beneath.unlink(self._work, record)
 
     @contextlib.contextmanager
     def _to_be_moved(self, path: bytes) -> Iterator[None]:
@@ -545,7 +439,7 @@ class Executor:
             # Open to the caller, whoever it is; nobody else gets as far as here.
             beneath.make_directory(self._work, name, 0o777)
             with beneath.open_directory(self._work.fd, name) as stage:
-                _make_alike(parent, has_acl, stage)
+                make_alike(parent, has_acl, stage)
                 yield stage
 
 
@@ -558,53 +452,9 @@ def _is_whiteout(parent: OwnedFd, path: bytes) -> bool:
     return beneath.is_whiteout(seen.mode, seen.special)
 
 
-def _make_as_caller(parent: OwnedFd, name: bytes, kind: Kind, making: Making) -> OwnedFd | None:
-    mode = making.mode & ~making.umask
-    with acting_as(making.identity):
-        match kind:
-            case Kind.FILE:
-                return beneath.create_file(parent, name, making.open_flags, mode)
-            case Kind.DIRECTORY:
-                beneath.make_directory(parent, name, mode)
-            case Kind.SYMLINK:
-                beneath.make_symlink(parent, name, making.target)
-            case _:
-                beneath.make_node(parent, name, FILE_TYPES[kind] | mode, making.device)
-    return None
-
-
-def _make_alike(parent: OwnedFd, has_acl: bool, stage: OwnedFd) -> None:
-    """What is made in a fresh directory of ours shall become what it would become in `parent`."""
-    acl = beneath.attribute(parent, _DEFAULT_ACL) if has_acl else None
-    if acl is not None:
-        beneath.set_attribute(stage, _DEFAULT_ACL, acl)
-    status = os.fstat(parent.fd)
-    if status.st_mode & stat.S_ISGID:
-        beneath.set_owner_and_mode(stage, _SAME, status.st_gid, 0o2777)
-
-
 @contextlib.contextmanager
 def _times_kept(directory: OwnedFd) -> Iterator[None]:
     """What is done here is no change of the program's."""
     status = os.fstat(directory.fd)
     yield
     beneath.set_times(directory, status.st_atime_ns, status.st_mtime_ns)
-
-
-def _origin(path: bytes, kind: Kind, status: os.stat_result) -> Origin:
-    mode = stat.S_IMODE(status.st_mode)
-    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Origin(path, ObjectIdentity(kind, *numbers, mode))
-
-
-def give_back(upper: OwnedFd, record: bytes) -> None:
-    """What `_lent` noted, after an end."""
-    mode, _, path = record.partition(b" ")
-    try:
-        with beneath.open_below(upper.fd, path, os.O_PATH) as opened:
-            status = os.fstat(opened.fd)
-            # What was taken out of the tree has a whiteout in its place.
-            if not stat.S_ISLNK(status.st_mode) and kind_of_status(status) is not Kind.WHITEOUT:
-                beneath.set_owner_and_mode(opened, _SAME, _SAME, int(mode, 8))
-    except FileNotFoundError:
-        return  # it was not in its place yet

@@ -19,8 +19,8 @@ from sandlockd.overlay.entries import Kind
 from sandlockd.overlay.identity import ORIGIN_ATTRIBUTE, Facts, Origin, decode_origin
 from sandlockd.overlay.view import View
 from sandlockd.store.content import content_digest, same_content
-from sandlockd.store.executor import LENT_PREFIX, give_back
 from sandlockd.store.layer import DirectoryLayer, fs_error, kind_of_status, require_prompt
+from sandlockd.store.lending import LENT_PREFIX, give_back, note_lent
 from sandlockd.store.restored import Restored
 from sandlockd.store.storage import Storage
 
@@ -128,7 +128,7 @@ class Unlocked:
             if mode & needed == needed or status.st_uid != os.geteuid():
                 return
             record = _record(len(self._lent))
-            beneath.make_symlink(self._storage.work, record, b"%o %b" % (mode, path))
+            note_lent(self._storage.work, record, mode, path)
             self._lent[status.st_dev, status.st_ino] = Lent(path, mode)
             beneath.set_owner_and_mode(opened, _SAME, _SAME, mode | needed)
 

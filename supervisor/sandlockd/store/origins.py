@@ -24,7 +24,7 @@ from sandlockd.kernel.numbers import Numbers, read_origin
 from sandlockd.kernel.paths import openat2
 from sandlockd.kernel.status import STATX_BORN, Status
 from sandlockd.overlay.entries import Kind
-from sandlockd.store.executor import LENT_PREFIX
+from sandlockd.store.lending import lent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 ORIGINS_NAME = b"origins"
 _READ_BYTES = 1 << 20
 _BEARS_RECORD = (Kind.FILE, Kind.DIRECTORY)
-_LENT_NAME = LENT_PREFIX + b"origin"
-_SAME = 0xFFFFFFFF
 
 
 class Origins:
@@ -91,17 +89,13 @@ class Origins:
         return None if born_ns is None else self._written.get((inode, born_ns))
 
     def _of_closed(self, directory: OwnedFd, path: bytes) -> Number | None:
-        """Of what its owner, who we are, may not read; it is open to us meanwhile (store/executor.py, `_lent`)."""
-        name, work = path.rpartition(b"/")[2], self._storage.work
-        with beneath.open_below(directory.fd, name, os.O_PATH) as opened:
-            mode = stat.S_IMODE(os.fstat(opened.fd).st_mode)
-            beneath.make_symlink(work, _LENT_NAME, b"%o %b" % (mode, path))
-            beneath.set_owner_and_mode(opened, _SAME, _SAME, mode | stat.S_IRUSR)
-            try:
-                return read_origin(directory, name)
-            finally:
-                beneath.set_owner_and_mode(opened, _SAME, _SAME, mode)
-                beneath.unlink(work, _LENT_NAME)
+        """Of what its owner, who we are, may not read."""
+        name = path.rpartition(b"/")[2]
+        with (
+            beneath.open_below(directory.fd, name, os.O_PATH) as opened,
+            lent(self._storage.work, opened, path, stat.S_IRUSR),
+        ):
+            return read_origin(directory, name)
 
     def record(self, copy: OwnedFd, original: os.stat_result) -> None:
         """Of a copy that does not show yet, and bears no record. Raises OSError: ENOSPC ..."""

@@ -25,12 +25,8 @@ from sandlockd.kernel.beneath import CONFINED
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.mounts import Mounts
 from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
-from sandlockd.store.executor import (
-    LENT_PREFIX,
-    STAGE_NAME,
-    WHITEOUT_NAME,
-    give_back,
-)
+from sandlockd.store.executor import STAGE_NAME, WHITEOUT_NAME
+from sandlockd.store.lending import LENT_PREFIX, give_back
 from sandlockd.store.removal import remove
 from sandlockd.store.watched_names import GONE_PREFIX, MADE_PREFIX, OPAQUE_ATTRIBUTE, settle
 

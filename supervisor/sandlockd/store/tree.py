@@ -29,10 +29,12 @@ from sandlockd.overlay.entries import FsError, Kind, NoLayer
 from sandlockd.overlay.steps import Clear, CopyTree, CopyUp, Exchange, Link, Move, Remove, Whiteout
 from sandlockd.overlay.view import Found, View
 from sandlockd.store.access import DiskAccess
-from sandlockd.store.executor import Executor, Making, Staged
+from sandlockd.store.copier import Staged
+from sandlockd.store.executor import Executor
 from sandlockd.store.holding import Holding, NoRoom
 from sandlockd.store.index import IndexedLayer, UpperIndex
 from sandlockd.store.layer import DirectoryLayer, HardLinks, require_prompt
+from sandlockd.store.making import Making
 from sandlockd.store.origins import Origins
 from sandlockd.store.remainders import Remainders
 from sandlockd.store.watches import Watches

@@ -18,6 +18,7 @@ from sandlockd.kernel import beneath
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.entries import Kind
 from sandlockd.store import watches
+from sandlockd.store.lending import lent
 from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
@@ -159,7 +160,7 @@ class WatchedNames:
                 yield
                 if opaque:
                     with self.quiet(path, itself=True):
-                        mark_opaque(parent, name)
+                        mark_opaque(self._work, parent, name, path)
             except BaseException:
                 settled = removal.pop_all()
                 self._put_back(parent, path, aside)
@@ -177,16 +178,13 @@ class WatchedNames:
             beneath.rename(self._work, aside, parent, name)
 
 
-def mark_opaque(parent: OwnedFd, name: bytes) -> None:
-    """Of a directory that nobody has opened yet."""
-    with beneath.open_directory(parent.fd, name) as directory:
-        mode = stat.S_IMODE(os.fstat(directory.fd).st_mode)
-        if mode & stat.S_IWUSR:
-            beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
-            return
-        beneath.set_owner_and_mode(directory, 0xFFFFFFFF, 0xFFFFFFFF, mode | stat.S_IWUSR)
+def mark_opaque(work: OwnedFd, parent: OwnedFd, name: bytes, path: bytes) -> None:
+    """Of a directory that nobody has opened yet. path: where it is in the upper, or will be."""
+    with (
+        beneath.open_directory(parent.fd, name) as directory,
+        lent(work, directory, path, stat.S_IWUSR),
+    ):
         beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
-        beneath.set_owner_and_mode(directory, 0xFFFFFFFF, 0xFFFFFFFF, mode)
 
 
 def _put_whiteout(work: OwnedFd, reserve: bytes, parent: OwnedFd, name: bytes) -> None:
@@ -217,7 +215,7 @@ def settle(upper: OwnedFd, work: OwnedFd, record: bytes, path: bytes, new_whiteo
             mode = 0
         if record.startswith(MADE_PREFIX) and mode:
             if stat.S_ISDIR(mode):
-                mark_opaque(parent, name)
+                mark_opaque(work, parent, name, path)
             return
         reserve = b"reserve#settled"
         new_whiteout(work, reserve)

@@ -167,17 +167,6 @@ static void prepare(void)
 	address = own;
 }
 
-/* Half of one address and half of the other names something else; what is bound outside stays, to be found there. */
-static void remove_torn(int fd)
-{
-	struct sockaddr_un bound = {0};
-	socklen_t size = sizeof(bound) - 1;
-
-	if (getsockname(fd, (struct sockaddr *)&bound, &size) == 0 && bound.sun_path[0] == '/' &&
-	    strcmp(bound.sun_path, other.sun_path) != 0)
-		unlink(bound.sun_path);
-}
-
 static void call_once(void)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), result;
@@ -189,8 +178,6 @@ static void call_once(void)
 		result = connect(fd, (struct sockaddr *)&address, length);
 	calls++;
 	done += result == 0;
-	if (binds() && result == 0)
-		remove_torn(fd);
 	close(fd);
 	if (binds()) { /* wherever it is */
 		unlink("own/new");

@@ -17,8 +17,8 @@ from sandlockd.kernel.copying import Stopped
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.steps import Link, Make, Move
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
-from sandlockd.store.executor import Making
 from sandlockd.store.holding import NoRoom
+from sandlockd.store.making import Making
 from sandlockd.store.tree import is_object, kernel_error
 
 TYPE_CHECKING = False

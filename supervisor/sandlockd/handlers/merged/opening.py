@@ -24,7 +24,7 @@ from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.lookup import Goal
 from sandlockd.policy.verdict import Want
-from sandlockd.store.executor import Making
+from sandlockd.store.making import Making
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.entries import FsError
-from sandlockd.store.executor import Making
+from sandlockd.store.making import Making
 from sandlockd.store.tree import copies_of, kernel_error
 
 TYPE_CHECKING = False
