@@ -17,7 +17,7 @@ from harness.compiling import Compiler
 from harness.places import Place, new_place
 from harness.running import Runner
 from harness.session_end import end_session, interrupt_workers, sweep
-from harness.sharing import TogetherScheduling, Turns, is_alone, number_of_workers, ordered
+from harness.sharing import TogetherScheduling, Turns, is_alone, is_users_turn, number_of_workers, ordered
 from harness.survivors import end, marked
 from harness.users import User, current, temporary_user, why_unable_to_run
 from harness.waiting import Patience, until
@@ -121,6 +121,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items[:] = ordered(items, is_shared=_TURNS in config.stash)
     if not config.getoption("--soak"):
+        if os.geteuid() == 0:
+            others = [
+                item for item in items if item.get_closest_marker("one_user") and not is_users_turn(item)
+            ]
+            config.hook.pytest_deselected(items=others)
+            items[:] = [item for item in items if item not in set(others)]
         for item in items:
             if item.get_closest_marker("soak"):
                 item.add_marker(pytest.mark.skip(reason="a long run, only with --soak"))

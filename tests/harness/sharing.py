@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 _MOST_WORKERS = 4
+_USERS = ("root", "ordinary")
 
 # Bytes of the file of turns.
 _QUEUE, _MACHINE = 0, 1
@@ -66,6 +68,15 @@ def ordered(items: list[pytest.Item], *, is_shared: bool) -> list[pytest.Item]:
 
 def is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
+
+
+def is_users_turn(item: Any) -> bool:
+    """Of a test marked `one_user`: root runs those of one half of the subjects, the ordinary user those of the other.
+
+    The subject is the first word of the case besides the user, as `renaming` of `root-renaming-one_file`.
+    """
+    words = [word for word in item.callspec.id.split("-") if word not in _USERS]
+    return item.callspec.params["as_user"] == _USERS[zlib.crc32(words[0].encode()) % 2]
 
 
 class TogetherScheduling(LoadScopeScheduling):

@@ -24,6 +24,7 @@ from sandlockd.kernel.paths import openat2
 from sandlockd.overlay import journal
 from sandlockd.overlay.commit import CommitPlan
 from sandlockd.overlay.journal import Next
+from sandlockd.review import reviewing
 from sandlockd.review.reviewing import NotCommitted, open_review
 from sandlockd.store import commit_forward, committer
 from sandlockd.store.commit_forward import Forward
@@ -499,6 +500,7 @@ def test_a_commit_taken_back_on_a_full_disk_can_be_tried_again(place: Place) -> 
 
 def test_two_commits_to_one_directory_exclude_each_other(place: Place) -> None:
     def check() -> None:
+        reviewing.LOCK_PATIENCE_S = 0.5
         one, two = _kept(place), KeptRun(place, [new_file(b"of two")]).ended()
         with (
             open_review(one.state_dir, one.run_id) as first,

@@ -77,6 +77,7 @@ def _judge(found: list[str], table: Differences, program: Program, user: User, *
         assert found, f"no longer different, remove it from the table: {known}"
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("program", _PROGRAMS)
 def test_bare_again(runs: Runs, as_user: User, program: Program) -> None:
     """What a program prints does not depend on chance, and no program of ours is wrong."""

@@ -30,6 +30,7 @@ def tmp_runs(request: pytest.FixtureRequest, users: None, compiler: Compiler) ->
         yield made
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("program", _PROGRAMS)
 def test_in_tmp(tmp_runs: Runs, as_user: User, program: Program) -> None:
     group, name = program

@@ -420,6 +420,7 @@ def _same(differences: list[str]) -> None:
     assert not differences, "\n" + "\n".join(differences)
 
 
+@pytest.mark.one_user
 def test_bare_again(found: Found) -> None:
     assert found.of(BARE).ended == 0, "\n".join(found.of(BARE).lines)
     _same(found.differences(BARE_AGAIN) + found.left(BARE_AGAIN))
