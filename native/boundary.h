@@ -611,6 +611,8 @@ int slk_disk_watch(struct slk_disk *disk, int control_fd);
 void slk_disk_stop(struct slk_disk *disk);
 /* What is there now (""; dirfd itself) counts with what it holds now. Any number of times. */
 int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path);
+/* Likewise of an opened file, of which the program has reserved space beyond its end. */
+int slk_disk_note_reserved(struct slk_disk *disk, int fd);
 /* This name is about to be taken from what has it; it has been. What is not there, or stays, does no harm. */
 void slk_disk_leaving(struct slk_disk *disk, int dirfd, const char *path);
 void slk_disk_left(struct slk_disk *disk);

@@ -9,6 +9,9 @@
  *
  * An object that has lost its last name holds its space until nobody has it either (inuse.c), and counts until then.
  *
+ * xfs allocates ahead of a file that grows, up to as much again as it holds, and gives that back later. A program does not
+ * know of it, so it does not count, but for what the program itself has reserved beyond the end of a file.
+ *
  * A part of the limit is kept for writing: who meets the limit in making or opening something learns of it by an errno, who
  * meets it in writing can only be ended. So most programs are to meet it there first.
  *
@@ -20,13 +23,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/limits.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define RESERVE_PART 16 /* of the limit is for writing to what is open already, at most */
@@ -105,6 +112,7 @@ int slk_disk_add_upper(struct slk_disk *disk, int upper_fd, const char *path)
 {
 	struct slk_disk_upper *upper = &disk->uppers[disk->upper_count];
 	size_t length = strlen(path);
+	struct statfs file_system;
 	struct stat status;
 
 	if (disk->upper_count == SLK_DISK_UPPERS_MAX)
@@ -116,13 +124,36 @@ int slk_disk_add_upper(struct slk_disk *disk, int upper_fd, const char *path)
 	memcpy(upper->path, path, length);
 	upper->length = (uint32_t)length;
 	upper->device = status.st_dev;
+	if (fstatfs(upper_fd, &file_system) == 0 && file_system.f_type == XFS_SUPER_MAGIC)
+		upper->ahead_block = (uint64_t)file_system.f_bsize;
 	disk->upper_count++;
 	return 0;
 }
 
 /* ---- names and objects that others have changed */
 
-int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path)
+/* What the attributes of a file take at most. */
+static uint64_t attribute_bytes(int dirfd, const char *path)
+{
+	char file[SLK_PATH_MAX + 32], names[XATTR_LIST_MAX];
+	uint64_t bytes = 0;
+	ssize_t length, size;
+
+	if ((size_t)snprintf(file, sizeof(file), "/proc/self/fd/%d/%s", dirfd, path) >= sizeof(file))
+		return UINT32_MAX;
+	if (*path == '\0')
+		file[strlen(file) - 1] = '\0';
+	length = listxattr(file, names, sizeof(names));
+	if (length < 0)
+		return UINT32_MAX;
+	for (const char *name = names; name < names + length; name += strlen(name) + 1) {
+		size = getxattr(file, name, NULL, 0);
+		bytes += 2 * (strlen(name) + (size > 0 ? (uint64_t)size : 0)) + SLK_DISK_BLOCK;
+	}
+	return bytes;
+}
+
+static int note(struct slk_disk *disk, int dirfd, const char *path, int is_reserved)
 {
 	struct stat status;
 	struct slk_held *held;
@@ -139,6 +170,10 @@ int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path)
 	slk_disk_settle(disk); /* its number may have been that of something that is gone */
 	held = slk_held_entry(disk, &status);
 	if (held) {
+		if (is_reserved)
+			held->is_reserved = 1;
+		if (S_ISREG(status.st_mode) && slk_disk_ahead_block(disk, status.st_dev))
+			held->attribute_bytes = attribute_bytes(dirfd, path);
 		before = disk->total > disk->limit ? disk->total : disk->limit;
 		slk_held_set_bytes(disk, held, &status);
 		/* What an open file has taken was not by this call. */
@@ -148,6 +183,16 @@ int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path)
 	}
 	pthread_mutex_unlock(&disk->lock);
 	return held ? 0 : -ENOMEM;
+}
+
+int slk_disk_note(struct slk_disk *disk, int dirfd, const char *path)
+{
+	return note(disk, dirfd, path, 0);
+}
+
+int slk_disk_note_reserved(struct slk_disk *disk, int fd)
+{
+	return note(disk, fd, "", 1);
 }
 
 static int may_hold(const struct slk_held *held, const struct stat *status)

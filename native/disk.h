@@ -20,12 +20,14 @@ struct slk_held {
 	struct slk_held *watched; /* in the bucket of its watch */
 	uint64_t device, inode;
 	uint64_t bytes;
+	uint64_t attribute_bytes; /* where the upper allocates ahead: what its attributes take at most */
 	int64_t changed_ns; /* of an open file, when it was last looked at */
 	uint32_t position;  /* among the open ones */
 	int fd;             /* O_PATH, as long as it is one of those; else -1 */
 	int watch;          /* -1: none */
 	uint8_t had_names;  /* several, at one time */
 	uint8_t is_unlinked;
+	uint8_t is_reserved; /* beyond its end as well, because the program asked for it */
 	uint8_t asked; /* how often in vain whether it is closed, and */
 	uint8_t rests; /* how many looks it is not asked now */
 };
@@ -34,6 +36,7 @@ struct slk_disk_upper {
 	char path[SLK_PATH_MAX];
 	uint32_t length;
 	uint64_t device;
+	uint64_t ahead_block; /* of a file system that allocates more than is written, by itself; else 0 */
 };
 
 struct slk_disk {
@@ -73,6 +76,8 @@ int slk_held_is_told(const struct slk_held *held);
 int slk_held_keep_open(struct slk_disk *disk, struct slk_held *held, int dirfd, const char *path);
 void slk_held_close(struct slk_disk *disk, struct slk_held *held);
 void slk_held_now_unlinked(struct slk_disk *disk, struct slk_held *held);
+/* As of an upper, by its device. */
+uint64_t slk_disk_ahead_block(const struct slk_disk *disk, uint64_t device);
 uint64_t slk_disk_above_limit(const struct slk_disk *disk);
 
 /* ---- disk_looks.c: what the open ones hold by now */

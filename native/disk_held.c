@@ -69,10 +69,29 @@ static void trim_excess(struct slk_disk *disk)
 		disk->excess = slk_disk_above_limit(disk);
 }
 
+uint64_t slk_disk_ahead_block(const struct slk_disk *disk, uint64_t device)
+{
+	for (uint32_t i = 0; i < disk->upper_count; i++)
+		if (disk->uppers[i].device == device)
+			return disk->uppers[i].ahead_block;
+	return 0;
+}
+
+/* What a file takes at most: blocks up to its end, its attributes, and where the file system notes all that (16 bytes for
+ * each run of blocks, in a tree that is at least half full). */
+static uint64_t without_ahead(const struct slk_held *held, const struct stat *status, uint64_t block)
+{
+	uint64_t blocks = ((uint64_t)status->st_size + block - 1) / block;
+
+	return blocks * (block + 32) + held->attribute_bytes + block;
+}
+
 void slk_held_set_bytes(struct slk_disk *disk, struct slk_held *held, const struct stat *status)
 {
-	uint64_t bytes = (uint64_t)status->st_blocks * 512u;
+	uint64_t bytes = (uint64_t)status->st_blocks * 512u, block = slk_disk_ahead_block(disk, status->st_dev);
 
+	if (block && S_ISREG(status->st_mode) && !held->is_reserved && bytes > without_ahead(held, status, block))
+		bytes = without_ahead(held, status, block);
 	disk->total += bytes - held->bytes;
 	held->bytes = bytes;
 	if (held->is_unlinked && status->st_nlink > 0) { /* it was given a name: the kernel has two of it from now on */

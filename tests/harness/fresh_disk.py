@@ -22,7 +22,24 @@ _DISK_SIZE = 2 << 30
 _MEMORY = Path("/dev/shm")
 
 
-def on_a_fresh_disk(place: Place, action: Callable[[], T]) -> T:
+# What makes a file system in an image, and how it is mounted.
+_MAKERS = {
+    "ext4": (
+        ["mkfs.ext4", "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"],
+        "loop,noinit_itable",
+    ),
+    "xfs": (["mkfs.xfs", "-q", "-K"], "loop"),
+}
+
+
+def why_no_fresh_disk(kind: str) -> str | None:
+    maker = _MAKERS[kind][0][0]
+    if os.geteuid() != 0:
+        return "mounting needs root"
+    return None if shutil.which(maker) else f"there is no {maker}"
+
+
+def on_a_fresh_disk(place: Place, action: Callable[[], T], kind: str = "ext4") -> T:
     """Act in a process of its own, with an empty file system of its own at the place's root, which goes with it.
 
     A file system that has just lost tens of thousands of files takes 50 times as long to make new ones: ext4 looks for
@@ -35,7 +52,7 @@ def on_a_fresh_disk(place: Place, action: Callable[[], T]) -> T:
         try:
             os.close(read_end)
             with open(write_end, "wb") as pipe:
-                pipe.write(pickle.dumps(_outcome(place, action)))
+                pipe.write(pickle.dumps(_outcome(place, action, kind)))
             status = 0
         finally:
             os._exit(status)
@@ -48,10 +65,10 @@ def on_a_fresh_disk(place: Place, action: Callable[[], T]) -> T:
     return result  # type: ignore[no-any-return]
 
 
-def _outcome(place: Place, action: Callable[[], T]) -> tuple[T | None, str | None]:
+def _outcome(place: Place, action: Callable[[], T], kind: str) -> tuple[T | None, str | None]:
     try:
-        if os.geteuid() == 0 and shutil.which("mkfs.ext4"):
-            _mount_fresh_disk(place)
+        if why_no_fresh_disk(kind) is None:
+            _mount_fresh_disk(place, *_MAKERS[kind])
         return action(), None
     except BaseException:
         return None, traceback.format_exc()
@@ -70,7 +87,7 @@ def _available_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
-def _mount_fresh_disk(place: Place) -> None:
+def _mount_fresh_disk(place: Place, maker: list[str], options: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
@@ -79,8 +96,7 @@ def _mount_fresh_disk(place: Place) -> None:
         image = directory / "image"
         with open(image, "wb") as file:
             file.truncate(_DISK_SIZE)
-        options = ["-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
-        subprocess.run(["mkfs.ext4", *options, image], check=True)
+        subprocess.run([*maker, image], check=True)
         # The loop device keeps the image for as long as it is mounted.
-        subprocess.run(["mount", "-o", "loop,noinit_itable", image, place.root], check=True)
+        subprocess.run(["mount", "-o", options, image, place.root], check=True)
     place.make_directories()

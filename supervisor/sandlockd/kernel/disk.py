@@ -16,7 +16,10 @@ BLOCK_BYTES = lib.SLK_DISK_BLOCK
 
 
 class Disk:
-    """Allocated bytes, as st_blocks has them. Those of a file with several names count once."""
+    """Allocated bytes, as st_blocks has them, without what a file system allocates ahead by itself.
+
+    Those of a file with several names count once.
+    """
 
     __slots__ = ("_native", "limit_bytes")
 
@@ -44,6 +47,10 @@ class Disk:
     def note(self, directory: OwnedFd, path: bytes) -> None:
         """What is there now (b"": the directory itself) counts. Raises OSError."""
         check(lib.slk_disk_note(self._native, directory.fd, path), path)
+
+    def note_reserved(self, opened: OwnedFd) -> None:
+        """Likewise, of a file that has space beyond its end because the program reserved it. Raises OSError."""
+        check(lib.slk_disk_note_reserved(self._native, opened.fd))
 
     def leaving(self, directory: OwnedFd, path: bytes) -> None:
         """This name is about to be taken from what has it. `left` says that it has been."""

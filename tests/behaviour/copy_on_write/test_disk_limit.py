@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from behaviour.copy_on_write.corpus import snapshot
+from harness.fresh_disk import on_a_fresh_disk, why_no_fresh_disk
 from harness.running import Ended, Runner, require, system_python
 
 # What the programs below have in common. `full` leaves no room.
@@ -297,8 +299,8 @@ def test_changes_that_were_made_at_the_limit_are_committed(runner: Runner) -> No
 def test_ordinary_programs_meet_the_limit_as_a_full_disk(runner: Runner) -> None:
     require("cp", "grep")
     script = (
-        "i=0; while cp -r many copy$i 2>/tmp/err; do i=$((i+1)); done; grep -q 'No space left' /tmp/err && rm -r copy*"
-        " && cp -r many another"
+        "i=0; while told=$(cp -r many copy$i 2>&1); do i=$((i+1)); done;"
+        " echo \"$told\" | grep -q 'No space left' && rm -r copy* && cp -r many another"
     )
     work = runner.place.empty_work()
     _prepare(work)
@@ -342,3 +344,65 @@ def _calls(ended: Ended) -> int:
     """As -v tells them at the end."""
     line = next(line for line in ended.stderr.decode().splitlines() if "calls asked for" in line)
     return int(line.removeprefix("sandlockd: ").split()[0])
+
+
+_GROWING = (
+    _HEAD
+    + """
+import time
+fd = os.open("grows", os.O_CREAT | os.O_RDWR, 0o644)
+for _ in range(26):
+    os.write(fd, b"x" * (1 << 18))
+time.sleep(0.3)
+ahead = os.fstat(fd).st_blocks * 512 - os.fstat(fd).st_size
+result = {"too much": tried(fallocate, fd, 1, 1 << 30, 4 << 20)}
+os.ftruncate(fd, 0)
+result["reserved"] = tried(fallocate, fd, 1, 0, 6 << 20)
+result["reserved counts"] = tried(fallocate, fd, 1, 1 << 30, 2 << 20)
+os.close(fd)
+os.unlink("grows")
+open("attributes", "w").close()
+count = 0
+while count < 1000 and tried(os.setxattr, "attributes", f"user.{count}", b"x" * 60_000) == "done":
+    count += 1
+result["attributes count"] = 100 < count < 130
+print(json.dumps([ahead, result]))
+"""
+)
+
+
+def test_what_a_file_system_allocates_ahead_is_not_the_program_s(runner: Runner) -> None:
+    """But what it reserved itself is, and attributes are."""
+    _on_xfs(runner, _growing)
+
+
+def _growing(runner: Runner) -> None:
+    ended = _run(runner, _GROWING, "8M")
+    assert ended.returncode == 0, ended.stderr
+    ahead, result = json.loads(ended.stdout)
+    assert ahead > 1 << 20
+    assert result == {
+        "too much": "ENOSPC",
+        "reserved": "done",
+        "reserved counts": "ENOSPC",
+        "attributes count": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_each_refusal_is_on_record_and_explained,
+        test_what_is_unlinked_counts_until_nobody_has_it_open,
+        test_changes_that_were_made_at_the_limit_are_committed,
+    ],
+)
+def test_on_xfs(runner: Runner, test: Callable[[Runner], None]) -> None:
+    _on_xfs(runner, test)
+
+
+def _on_xfs(runner: Runner, test: Callable[[Runner], None]) -> None:
+    why_not = why_no_fresh_disk("xfs")
+    if why_not is not None:
+        pytest.skip(why_not)
+    on_a_fresh_disk(runner.place, lambda: test(runner), "xfs")

@@ -75,8 +75,8 @@ class _Allocation:
         self._arguments = mode, offset, length
         # Else the kernel knows which error it is.
         self.is_possible = offset >= 0 and length > 0 and offset + length <= _SIZE_MAX
-        takes = self.is_possible and not mode & (_PUNCH_HOLE | _COLLAPSE_RANGE)
-        self._kept_bytes = length + BLOCK_BYTES if takes and disk.holds(opened) else 0
+        self._takes = self.is_possible and not mode & (_PUNCH_HOLE | _COLLAPSE_RANGE)
+        self._kept_bytes = length + BLOCK_BYTES if self._takes and disk.holds(opened) else 0
 
     def has_room(self) -> bool:
         if self._kept_bytes and not self.disk.reserve(self._kept_bytes):
@@ -90,7 +90,10 @@ class _Allocation:
             with acting_as(self._identity):
                 allocate(self.opened, *self._arguments)
             if self.disk.holds(self.opened):
-                self.disk.note(self.opened, b"")
+                if self._takes and self._arguments[0] & _KEEP_SIZE:
+                    self.disk.note_reserved(self.opened)
+                else:
+                    self.disk.note(self.opened, b"")
         except InterruptedError:
             raise  # it will be run again, or abandoned
         except BaseException:
