@@ -279,6 +279,7 @@ struct slk_engine_config {
 	int32_t tell_granted;  /* what the fast path would let through goes to Python first, to be put on record */
 	int32_t mounts_fd;     /* /proc/self/mountinfo, asked with poll(2) whether that is still so; -1: not asked */
 	int32_t ledger_fd;     /* a memfd of slk_ledger_bytes() bytes */
+	int32_t own_pids;      /* processes outside do not exist: whatever path comes by /proc is Python's */
 };
 
 enum slk_notif_state { SLK_NOTIF_EMPTY, SLK_NOTIF_PENDING, SLK_NOTIF_TERMINAL };
@@ -488,6 +489,8 @@ int slk_become_subreaper(void);
 int slk_pidfd_getfd(int pidfd, int fd);
 /* The id of the mount that an open descriptor is on, as in mountinfo; asks no file system server. */
 int slk_mount_id(int fd);
+/* ioprio_get(2) of one thread: 0 is none of its own. */
+int slk_io_priority(int32_t tid);
 /* Reads a directory from its position to its end: 1 if `.` was among what came, plus 2 if `..` was. */
 int slk_dots_ahead(int fd);
 /* 1: the opened object is one of procfs (fstatfs(2), PROC_SUPER_MAGIC). */

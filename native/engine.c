@@ -84,6 +84,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->openat2_nr = config->openat2_nr;
 	engine->slow_lookups = config->slow_lookups;
 	engine->tell_granted = config->tell_granted;
+	engine->own_pids = config->own_pids;
 	engine->mounts_fd = config->mounts_fd;
 	for (uint32_t i = 0; i < config->zone_count; i++)
 		engine->has_trees |= (config->zones[i].flags & SLK_ZONE_TREE) != 0;
@@ -273,6 +274,10 @@ static int judge_descriptor(struct slk_engine *engine, struct slk_request *reque
 {
 	int act = engine->calls[request->nr].act;
 
+	if (act == SLK_ACT_GETDENTS && engine->own_pids && slk_reads_askers(engine, request))
+		return SLK_REASON_ZONE + 1;
+	if (!engine->tree_count)
+		return 0;
 	/* What a listing shows is all of the lower tree; and who is where, the kernel knows. */
 	if ((act == SLK_ACT_GETDENTS || act == SLK_ACT_GETCWD) && slk_trees_are_untouched(engine))
 		return 0;

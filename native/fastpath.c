@@ -221,8 +221,11 @@ static int judge_canonical(struct slk_engine *engine, const struct slk_walk *wal
 			   int *ret_settled, int *ret_may_wait, const struct slk_zone **ret_zone)
 {
 	struct slk_walk real;
-	int result = canonical(engine, walk, follow, &real, ret_may_wait);
+	int result;
 
+	if (engine->own_pids && slk_way_is_askers(engine, "", 0, walk->text, walk->length))
+		return SLK_REASON_ZONE + 1;
+	result = canonical(engine, walk, follow, &real, ret_may_wait);
 	if (result == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
 	if (result == -EINVAL)
@@ -341,6 +344,10 @@ static int walk_of(struct slk_engine *engine, struct slk_request *request, int d
 					  slk_tree_has_anew(engine, base, base_length))))
 			return SLK_REASON_ZONE + 1;
 	}
+	/* What is plain is judged by its letters, or where those have links, by its way (judge_canonical). */
+	if (engine->own_pids && !slk_is_plain(path, length) &&
+	    slk_way_is_askers(engine, base, base_length, path, length))
+		return SLK_REASON_ZONE + 1;
 	return slk_walk_set(ret_walk, base, base_length, path, length) < 0 ? SLK_REASON_ZONE + 1 : 0;
 }
 
@@ -456,7 +463,7 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 		return SLK_REASON_UNREADABLE + 1;
 	}
 	result = read_path(request, row->path);
-	if (result || (flags & O_PATH && !engine->tree_count))
+	if (result || (flags & O_PATH && !engine->tree_count && !engine->own_pids))
 		return result;
 	if (flags & O_PATH)
 		return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
@@ -542,7 +549,7 @@ static int judge_see(struct slk_engine *engine, struct slk_request *request)
 	const struct slk_call *row = &engine->calls[request->nr];
 	int result;
 
-	if (row->act != SLK_ACT_NONE && !engine->tell_granted && slk_trees_are_untouched(engine))
+	if (row->act != SLK_ACT_NONE && !engine->tell_granted && !engine->own_pids && slk_trees_are_untouched(engine))
 		return 0;
 	result = read_path(request, row->path);
 	if (result)
@@ -551,7 +558,7 @@ static int judge_see(struct slk_engine *engine, struct slk_request *request)
 		const struct slk_call *call = &engine->calls[request->nr];
 		int stats = call->act == SLK_ACT_STAT || call->act == SLK_ACT_STATX;
 
-		if (call->flags < 0 || !(request->args[call->flags] & AT_EMPTY_PATH))
+		if (!engine->tree_count || call->flags < 0 || !(request->args[call->flags] & AT_EMPTY_PATH))
 			return 0;
 		if (call->act == SLK_ACT_NONE) /* name_to_handle_at */
 			return SLK_REASON_ZONE + 1;

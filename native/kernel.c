@@ -114,6 +114,13 @@ int slk_is_procfs(int fd)
 	return status.f_type == PROC_SUPER_MAGIC;
 }
 
+int slk_io_priority(int32_t tid)
+{
+	long result = syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS */, tid);
+
+	return result < 0 ? -errno : (int)result;
+}
+
 int slk_mount_id(int fd)
 {
 	struct statx status;

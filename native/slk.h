@@ -60,6 +60,8 @@ struct slk_walk {
 };
 
 int slk_walk_set(struct slk_walk *walk, const char *base, uint32_t base_length, const char *path, uint32_t length);
+/* One more name. The text is not ended by it. */
+int slk_walk_push(struct slk_walk *walk, const char *name, uint32_t length);
 
 struct slk_zone_table;
 int slk_zones_create(const struct slk_zone *zones, uint32_t count, struct slk_zone_table **ret_table);
@@ -258,6 +260,13 @@ uint64_t slk_judged_until(void);
 /* Does the mount table hold a file system whose lookups wait for a server? */
 int slk_lookups_may_wait(struct slk_engine *engine);
 
+/* ---- ways.c: whether a path comes by what depends on who asks */
+
+/* 1 also where that cannot be told. path: as it is written; base: absolute and canonical, where path is relative. */
+int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base_length, const char *path,
+		      uint32_t length);
+int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request);
+
 /* ---- lower.c: what only the lower tree has */
 
 enum slk_look { SLK_LOOK, SLK_LOOK_OPEN, SLK_LOOK_STAT };
@@ -356,6 +365,7 @@ struct slk_engine {
 	int32_t openat_nr, open_nr, creat_nr, openat2_nr;
 	int slow_lookups;
 	int tell_granted;
+	int own_pids; /* processes outside do not exist for the program */
 	int has_trees;
 	uint32_t tree_count;
 	uint32_t umask;

@@ -31,7 +31,7 @@ static uint64_t hash_bytes(uint64_t hash, const char *bytes, uint32_t length)
 	return hash;
 }
 
-static int push(struct slk_walk *walk, const char *name, uint32_t length)
+int slk_walk_push(struct slk_walk *walk, const char *name, uint32_t length)
 {
 	uint64_t before = walk->count ? walk->hashes[walk->count - 1] : FNV_BASIS;
 	uint32_t start = walk->count ? walk->ends[walk->count - 1] : 0;
@@ -59,7 +59,7 @@ static int append(struct slk_walk *walk, const char *path, uint32_t length)
 			if (walk->count)
 				walk->count--;
 		} else if (end > at && !(end - at == 1 && path[at] == '.')) {
-			int result = push(walk, path + at, end - at);
+			int result = slk_walk_push(walk, path + at, end - at);
 
 			if (result < 0)
 				return result;

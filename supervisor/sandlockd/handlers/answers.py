@@ -40,6 +40,10 @@ class Backstop(enum.Enum):
     PATH_ONLY = (
         "an O_PATH descriptor gives no right to its object; what is done by it is judged or trapped (open(2))"
     )
+    OWN_NUMBER = (
+        "the process is named by registers, and was one of the sandbox: whoever has its number by then, Landlock lets"
+        " no signal reach and no tracer (landlock(7)), and nothing else is changed"
+    )
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
 
 

@@ -72,6 +72,7 @@ class Context:
         trees: tuple[Tree, ...] = (),
         trees_lock: _thread.LockType | None = None,
         acquaintance: Acquaintance | None = None,
+        hidden: tuple[bytes, ...] | None = None,
     ) -> None:
         """files, patient: for the loop, and for a worker. zones: what the kernel grants, by path. rule_for: the name of
         the rule that traps or refuses a call with these arguments. errno_for: what a refusal of a call with these
@@ -81,6 +82,7 @@ class Context:
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
         trees_lock: held by whoever looks at the trees or changes them.
         acquaintance: where there are trees, of the sockets in them.
+        hidden: where processes outside do not exist for the program, more of /proc that does not (`proc.hide`).
         """
         self.engine = engine
         self.files: Files = files
@@ -105,6 +107,7 @@ class Context:
         # read it as the kernel lets him: changing it on behalf would change the real tree.
         self.rules_outside = rules.narrowed(WORKDIR_RULE, Want.READ | Want.EXECUTE) if trees else rules
         self.acquaintance = acquaintance
+        self.hidden = hidden
         # For names in the trees. What really is where a tree that starts empty lies, no rule outside grants.
         self.rules_inside = rules.with_temporary(
             [tree.root for tree in trees if tree.lower_directory is None]

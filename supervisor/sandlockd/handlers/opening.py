@@ -18,6 +18,8 @@ from sandlockd.handlers.answers import (
     EACCES,
     LANDLOCK_FILES,
     LOOKUP_FAILS,
+    Backstop,
+    Continue,
     Errno,
     Fd,
     Later,
@@ -45,6 +47,7 @@ _TMPFILE = 0o20000000  # O_TMPFILE without O_DIRECTORY
 _MEMORY_DEVICES = 1  # MEM_MAJOR: /dev/null and its like
 _KNOWN_FLAGS = 0o37777703
 _LINKS_MAX = 40  # path_resolution(7)
+_PATH_ONLY = Continue(Backstop.PATH_ONLY)
 # What only matters for finding or making the object, once it is found.
 _FINDING = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -173,6 +176,8 @@ def handle(context: Context, request: Request) -> Answer | Later:
         opened.close()
         raise
     try:
+        if found.proc and how.flags & os.O_PATH and caller.context.instead is None:
+            return _PATH_ONLY  # nobody can be handed one (seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ADDFD)
         if found.proc:
             return procfiles.open_file(caller, place, how, found)
         return _judge(caller, how, opened, found)

@@ -53,6 +53,13 @@ _SECRET_BELOW = (b"sys/kernel/keys", b"sys/fs/binfmt_misc", b"sys/kernel/usermod
 _DIRECTORIES = frozenset((b"", b"sys", b"tty", b"driver", b"pressure", b"self", b"thread-self"))
 
 
+def shared_names() -> list[bytes]:
+    """What of the machine's lies in /proc itself, in an order that stays; not all of it is there on every machine."""
+    return sorted(
+        {*_SHARED, *(name for name in _DIRECTORIES if name), b"mounts", b"net"} - {b"self", b"thread-self"}
+    )
+
+
 def own_terminal(context: Context, found: Object) -> bool:
     """The terminal that the program was started on, opened again by its own name (`/dev/pts/3`)."""
     if context.terminal_device is None or not stat.S_ISCHR(found.mode):
@@ -62,7 +69,7 @@ def own_terminal(context: Context, found: Object) -> bool:
 
 def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer | Later:
     """Serve, or refuse, an object of procfs."""
-    name = _below_mount(found.path)
+    name = below_mount(found.path)
     if name is None:
         return _refuse(found.path, how)
     first, _, rest = name.partition(b"/")
@@ -73,7 +80,7 @@ def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer |
     return _serve(caller, b"/proc/" + name, how)
 
 
-def _below_mount(path: bytes) -> bytes | None:
+def below_mount(path: bytes) -> bytes | None:
     """The path below /proc; None for procfs mounted elsewhere: no program needs that one."""
     if path == b"/proc":
         return b""

@@ -36,6 +36,10 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
         "seccomp": targets.handle_seccomp,
         "prctl": targets.handle_prctl,
     }
+    if context.hidden is not None:
+        from sandlockd.handlers.private.table import around as around_private  # only where it is wanted
+
+        by_name = around_private(by_name)
     if context.trees:
         from sandlockd.handlers.merged.table import around  # only where there are trees
 

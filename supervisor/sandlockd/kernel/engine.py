@@ -108,11 +108,13 @@ class Engine:
         refusals: Sequence[tuple[int, ...]] = (),
         tell_granted: bool = False,
         mounts: OwnedFd | None = None,
+        own_pids: bool = False,
     ) -> None:
         """rows: as launch/filter_plan.py's c_rows. openers: the numbers of open, openat, creat, openat2, -1: none.
 
         refusals: (number, argument, mask, value, errno). tell_granted: see SLK_REASON_GRANTED.
         mounts: /proc/self/mountinfo, taken, and nobody else's to poll.
+        own_pids: whatever path comes by /proc is Python's, only looked at or not.
         """
         self._mounts = mounts
         self._trees = 0
@@ -138,6 +140,7 @@ class Engine:
         )
         config.refusals, config.refusal_count = native_refusals, len(refusals)
         config.tell_granted = tell_granted
+        config.own_pids = own_pids
         config.native_arch = native_arch
         config.open_nr, config.openat_nr, config.creat_nr, config.openat2_nr = openers
         config.slow_lookups = slow_lookups

@@ -97,10 +97,62 @@ def command_of(pid: int) -> str:
         return ""
 
 
+def capabilities_of(tid: int) -> tuple[int, int, int]:
+    """Effective, permitted, inheritable."""
+    with open(f"/proc/{tid}/status", "rb") as file:
+        fields = dict(line.split(b":", 1) for line in file if line.startswith(b"Cap"))
+    return int(fields[b"CapEff"], 16), int(fields[b"CapPrm"], 16), int(fields[b"CapInh"], 16)
+
+
+def io_priority(tid: int) -> int:
+    """ioprio_get(2); 0: it has none of its own."""
+    return check(lib.slk_io_priority(tid))
+
+
 def parent_of(pid: int) -> int:
     with open(f"/proc/{pid}/stat", "rb") as file:
         text = file.read()
     return int(text[text.rindex(b")") + 2 :].split()[1])
+
+
+def threads_of(pid: int) -> list[int]:
+    """Of one process. Nobody where it is gone."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+def children_of(pid: int) -> list[int]:
+    """Whose parent it is now, zombies included (proc_tid_children(5))."""
+    found: list[int] = []
+    for tid in threads_of(pid):
+        try:
+            with open(f"/proc/{pid}/task/{tid}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except FileNotFoundError:
+            if not _tells_children():
+                return _children_among_all(pid)
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def _tells_children() -> bool:
+    """A kernel without CONFIG_PROC_CHILDREN does not."""
+    return os.path.exists("/proc/thread-self/children")
+
+
+def _children_among_all(pid: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if parent_of(int(name)) == pid:
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
 
 
 def descends_from(pid: int, ancestor: int, *, depth_max: int = 4096) -> bool:

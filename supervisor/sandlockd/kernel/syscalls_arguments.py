@@ -131,6 +131,69 @@ ARGUMENTS: Final[dict[str, Conditions]] = {
     "ioprio_set": Conditions((_pass(Compare(0, 1), Compare(1, 0)),), otherwise_trapped=True),
 }
 
+_ALWAYS: Final = Conditions((), otherwise_trapped=True)
+_MINUS_1: Final = LOW32
+# The clock of a process or thread is its number, inverted, above three bits; in two of them 3 is that of a descriptor
+# (linux/posix-timers_types.h).
+_ON_OWN_CLOCKS: Final = Conditions(
+    (
+        _pass(Compare(0, 0xFFFFFFF8, 0xFFFFFFF8)),
+        _pass(Compare(0, 0x80000003, 0x80000003)),
+        _pass(Compare(0, 0, 0x80000000)),
+    ),
+    otherwise_trapped=True,
+)
+
+# Where processes outside do not exist for the program: the calls that could tell, for the arguments that name one.
+# They come before what stands above. wait4 and waitid tell of children only, whoever else is there.
+OWN_PIDS: Final[dict[str, Conditions]] = {
+    "kill": Conditions((_pass(Compare(0, 0)), _pass(Compare(0, _MINUS_1))), otherwise_trapped=True),
+    "tkill": _ALWAYS,
+    "tgkill": _ALWAYS,
+    "rt_sigqueueinfo": _ALWAYS,
+    "rt_tgsigqueueinfo": _ALWAYS,
+    "getpgid": _ON_ITSELF,
+    "getsid": _ON_ITSELF,
+    "getpriority": Conditions((_pass(Compare(0, 0), Compare(1, 0)),), otherwise_trapped=True),
+    "ioprio_get": Conditions((_pass(Compare(0, 1), Compare(1, 0)),), otherwise_trapped=True),
+    "sched_getparam": _ON_ITSELF,
+    "sched_getscheduler": _ON_ITSELF,
+    "sched_getattr": _ON_ITSELF,
+    "sched_getaffinity": _ON_ITSELF,
+    "sched_rr_get_interval": _ON_ITSELF,
+    "get_robust_list": _ON_ITSELF,
+    "pidfd_open": _ON_ITSELF,
+    "prlimit64": _ON_ITSELF,
+    "setpgid": Conditions((_pass(Compare(0, 0), Compare(1, 0)),), otherwise_trapped=True),
+    "capget": _ALWAYS,  # whose, lies in memory
+    "clock_gettime": _ON_OWN_CLOCKS,
+    "clock_getres": _ON_OWN_CLOCKS,
+    "clock_nanosleep": _ON_OWN_CLOCKS,
+    "timer_create": _ON_OWN_CLOCKS,
+    # F_SETOWN, F_SETOWN_EX
+    "fcntl": Conditions((_trap(Compare(1, 8)), _trap(Compare(1, 15))), otherwise_trapped=False),
+    "ptrace": Conditions(  # where it is given back: PTRACE_ATTACH, PTRACE_SEIZE
+        (_trap(Compare(0, 16)), _trap(Compare(0, 0x4206))), otherwise_trapped=False
+    ),
+    "prctl": Conditions(
+        (
+            *ARGUMENTS["prctl"].clauses,
+            _trap(Compare(0, 62)),  # PR_SCHED_CORE
+            _trap(Compare(0, 0x59616D61)),  # PR_SET_PTRACER
+        ),
+        otherwise_trapped=False,
+    ),
+    # FIOSETOWN, SIOCSPGRP: as fcntl, of sockets; whose, lies in memory.
+    "ioctl": Conditions(
+        (
+            *ARGUMENTS["ioctl"].clauses,
+            _trap(Compare(1, 0x8901), rule="law.proc"),
+            _trap(Compare(1, 0x8902), rule="law.proc"),
+        ),
+        otherwise_trapped=False,
+    ),
+}
+
 # What a refused call gets, where its arguments decide that too: the first comparison that holds. What is not
 # listed gets the errno of its row. Each is what the kernel says to somebody who may not, so programs know it.
 REFUSED_WITH: Final[dict[str, tuple[tuple[Compare, int], ...]]] = {
@@ -146,6 +209,8 @@ REFUSED_WITH: Final[dict[str, tuple[tuple[Compare, int], ...]]] = {
         (Compare(1, 0xC0045877), errno.EPERM),  # FIFREEZE, FITHAW, FITRIM: CAP_SYS_ADMIN
         (Compare(1, 0xC0045878), errno.EPERM),
         (Compare(1, 0xC0185879), errno.EPERM),
+        (Compare(1, 0x8901), errno.ESRCH),  # FIOSETOWN, SIOCSPGRP
+        (Compare(1, 0x8902), errno.ESRCH),
     ),
 }
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Effect, Syscall, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import (
     ARGUMENTS,
+    OWN_PIDS,
     REFUSED_WITH,
     SOCKET_OPEN,
     UNIX_STREAMS,
@@ -86,6 +87,7 @@ _ACTS: Final[dict[str, tuple[int, int, int]]] = {
     **dict.fromkeys(("rename", "renameat", "renameat2"), (_RENAME, -1, -1)),
 }
 _NO_ACT: Final = (0, -1, -1)
+_LISTS: Final = frozenset(("getdents", "getdents64"))
 _LOOKS: Final = Effect.READ | Effect.EXECUTE | Effect.LIST | Effect.SEE
 
 
@@ -104,6 +106,7 @@ class FilterPlan(NamedTuple):
     give_back: of GIVABLE.
     network_closed: the policy has no network rules, so no socket is made.
     trees: there are copy-on-write trees. disk_limited: and what they hold is limited.
+    own_pids: processes outside of the sandbox do not exist for the program.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
@@ -111,6 +114,7 @@ class FilterPlan(NamedTuple):
     network_closed: bool = True
     trees: bool = False
     disk_limited: bool = False
+    own_pids: bool = False
 
 
 class Decision(NamedTuple):
@@ -175,6 +179,12 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.treatment is Treatment.GROW:
         return Decision(Treatment.SLOW, "", 0, None) if plan.disk_limited else _PASS
     conditions = ARGUMENTS.get(row.name)
+    if plan.own_pids and row.name in OWN_PIDS:
+        conditions = OWN_PIDS[row.name]
+        if row.treatment is Treatment.PASS or (row.name == "ptrace" and _given(row.rule, plan)):
+            return Decision(Treatment.SLOW, "", 0, conditions if conditions.clauses else None)
+        if row.name == "ptrace":
+            conditions = None
     if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
         return _PASS
     if conditions is not None:
@@ -184,10 +194,17 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
 
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
+    if not plan.trees and plan.own_pids and row.treatment is Treatment.SEE and _tells_of_proc(row):
+        return Decision(row.treatment if row.paths else Treatment.SLOW, "", 0, None)
     if not plan.trees:
         return _UNKNOWN if row.treatment is Treatment.BEHALF else _PASS
     slow = row.treatment is Treatment.BEHALF or (row.treatment is Treatment.SEE and not row.paths)
     return Decision(Treatment.SLOW if slow else row.treatment, "", 0, ARGUMENTS.get(row.name))
+
+
+def _tells_of_proc(row: Syscall) -> bool:
+    """By its path, or by listing the directory: what a descriptor tells besides, its opening has told."""
+    return bool(row.paths) or row.name in _LISTS
 
 
 def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
@@ -263,7 +280,8 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
     for row in ROWS:
         number = row.number(architecture)
         if number is not None and decided[number].trapped:
-            act = _ACTS.get(row.name, _NO_ACT) if plan.trees else _NO_ACT
+            acts = plan.trees or (plan.own_pids and row.name in _LISTS)
+            act = _ACTS.get(row.name, _NO_ACT) if acts else _NO_ACT
             always = decided[number].conditions is None
             rows[number] = (*_c_row(row, decided[number]), *act, always, _may_touch(row, decided[number]))
     return rows

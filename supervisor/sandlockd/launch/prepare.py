@@ -60,6 +60,7 @@ class Prepared:
         self.executable = b""
         self.environment: dict[bytes, bytes] = {}
         self.directory: bytes | None = None
+        self.hidden: tuple[bytes, ...] = tuple(rule.path for rule in policy.proc.hide)
         self.entered: bytes | None = (
             None  # where the kernel finds that, if the program has it under another name
         )
@@ -289,6 +290,8 @@ def _choose_command(prepared: Prepared, command: Sequence[bytes], private_direct
 
 def _choose_filter(prepared: Prepared) -> None:
     calls = compile_syscalls(prepared.policy)
+    if prepared.hidden and prepared.policy.proc.pids != "own":
+        raise CannotStart('proc.hide needs [proc] pids = "own"')
     prepared.given_back = calls.calls
     prepared.filter_plan = FilterPlan(
         deny=tuple(calls.denied.items()),
@@ -296,6 +299,7 @@ def _choose_filter(prepared: Prepared) -> None:
         network_closed=True,
         trees=prepared.policy.filesystem.workdir is not None,
         disk_limited=prepared.policy.limits.disk is not None,
+        own_pids=prepared.policy.proc.pids == "own",
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)

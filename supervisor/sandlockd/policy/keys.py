@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 # else. Of a list, only a list with something in it is refused.
 NOT_YET: Final = frozenset(
     {
-        "proc.pids",
-        "proc.hide",
         "limits.memory",
         "limits.processes",
         "limits.open_files",
@@ -137,7 +135,7 @@ KEYS: Final = (
     ),
     _one("filesystem.on_error", _disposal, "discard", '"discard"', "What becomes of them otherwise."),
     _one("filesystem.storage", values.directory_to_be, None, '"/tmp/kept"', "Where kept changes are stored."),
-    _one("proc.pids", values.one_of("own", "all"), "own", '"own"', "Which processes the program can see."),
+    _one("proc.pids", values.one_of("own", "all"), "all", '"own"', "Which processes the program can see."),
     _paths(
         "proc.hide", values.any_path, '["/proc/cmdline"]', "More files of /proc that do not exist for it."
     ),

@@ -94,6 +94,7 @@ class Sandbox:
             mounts=watch_changes(),
             refusals=prepared.c_refusals,
             tell_granted=audit.records_allowed,
+            own_pids=prepared.filter_plan.own_pids,
         )
         self._mounts_changed()
         for tree in trees:
@@ -210,6 +211,7 @@ class Sandbox:
             trees=self._trees,
             trees_lock=self._trees[0].lock if self._trees else None,
             acquaintance=_acquaintance(self._init_pid) if self._trees else None,
+            hidden=prepared.hidden if prepared.filter_plan.own_pids else None,
         )
         self._dispatcher = Dispatcher(
             self._engine,

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
 
+TOLD = frozenset(
+    (
+        *seeing.STATS,
+        *("statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "statfs", "chdir"),
+        "name_to_handle_at",
+    )
+)
+
 
 def tell(name: str, context: Context, request: Request) -> Answer:
     """context, request: those of a call whose path is replaced."""

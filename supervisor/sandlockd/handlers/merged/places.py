@@ -91,11 +91,21 @@ def resolve(caller: Caller, text: bytes, dirfd: int, goal: Goal, *, resolve: int
         place = _Resolving(caller, goal, resolve).begin(text, dirfd)
     except FsError as error:
         raise kernel_error(error) from None
+    if isinstance(place, Elsewhere) and caller.context.hidden is not None:
+        _require_shown(caller, text if place.text is None else place.text, dirfd)
     last = _DOTS.get(last_name(text)) if goal is Goal.NAME else None
     if last is None or not isinstance(place, Place):
         return place
     # By way of outside, or of another tree, it may have been found by its own name.
     return place._replace(found=place.found._replace(last=last))
+
+
+def _require_shown(caller: Caller, text: bytes, dirfd: int) -> None:
+    """Raises OSError ENOENT: the path comes by a process that does not exist for the caller."""
+    from sandlockd.handlers.private import walk  # only where it is wanted
+
+    if walk.missing(caller, text, dirfd, follow=False) is not None:
+        raise no_such_name()
 
 
 def last_name(text: bytes) -> bytes:
@@ -218,6 +228,7 @@ class _Resolving:
         raise no_such_name()
 
     def _absolute(self, path: bytes, *, is_base: bool = False) -> Place | Elsewhere:
+        self._require_shown(path)
         magic = None if is_base else _MAGIC.fullmatch(path)
         if magic is not None and not magic[2] and self.goal in (Goal.NOFOLLOW, Goal.NAME):
             return _AS_WRITTEN  # the link itself
@@ -237,6 +248,14 @@ class _Resolving:
         if self._is_surely_outside(path):
             return self._elsewhere(path)
         return self._outside(path)
+
+    def _require_shown(self, path: bytes) -> None:
+        """Of a process that does not exist for the caller nothing is there."""
+        if self.caller.context.hidden is not None and path.startswith(b"/proc/"):
+            from sandlockd.handlers.private import walk  # only where it is wanted
+
+            if walk.is_missing(self.caller, path):
+                raise no_such_name()
 
     def _enter(self, path: bytes) -> tuple[View, bytes] | None:
         return self._entrance()(path)
@@ -330,6 +349,7 @@ class _Resolving:
                 at = at[: at.rindex(b"/")] if at else at
             else:
                 child = at + b"/" + name
+                self._require_shown(child)
                 target = self._link_target(child, is_last=not todo, slash=slash)
                 if target is not None:
                     self.links += 1

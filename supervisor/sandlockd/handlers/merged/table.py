@@ -165,9 +165,9 @@ def _elsewhere(
     if bare is None:
         return outside.tell(name, other, request)
     answer = bare(other, request)
-    if isinstance(answer, Continue):
-        return EACCES
-    return answer
+    if not isinstance(answer, Continue):
+        return answer
+    return outside.tell(name, other, request) if name in outside.TOLD else EACCES
 
 
 def _kernel_agrees(call: Call, text: bytes) -> bool:

@@ -1,0 +1,112 @@
+"""`proc.pids = "own"`: nothing tells a process outside of the sandbox from a number that is free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.running import Runner
+from harness.waiting import line_of
+from security import strangers
+from security.canaries import victim
+from security.raw_calls import Outcome, Script, program
+
+Make = Callable[[int, Path], Script]
+
+_MAKERS: dict[str, Make] = {
+    "paths": strangers.paths,
+    "numbers": lambda number, work: strangers.numbers(number),
+}
+
+
+def _told(script: Script, outcomes: list[Outcome], free: list[Outcome]) -> list[str]:
+    """Which calls gave something else than for the free number."""
+    return [
+        f"{index} {script.lines[index]}: {one.error or one.result}, not {other.error or other.result}"
+        for index, (one, other) in enumerate(zip(outcomes, free, strict=True))
+        if (min(one.result, 0), one.died) != (min(other.result, 0), other.died)
+    ]
+
+
+def _outcomes(runner: Runner, script: Script, number: int) -> list[Outcome]:
+    strangers.make_links(runner, number)
+    return script.sandboxed(runner, "--write", runner.work, policy=strangers.POLICY)[0]
+
+
+# Refused to everybody (ptrace), not for no bytes (process_vm_*), or not there on this kernel (PR_SCHED_CORE).
+_NOT_AS_BARE = {"ptrace", "process_vm_readv", "process_vm_writev", "prctl"}
+
+
+@pytest.mark.parametrize("kind", _MAKERS)
+def test_whoever_is_outside_answers_as_a_free_number_does(runner: Runner, kind: str) -> None:
+    make, number = _MAKERS[kind], strangers.a_free_number()
+    free = make(number, runner.work)
+    strangers.make_links(runner, number)
+    bare = free.bare(runner)
+    without = _outcomes(runner, free, number)
+    differing = {free.names[int(line.split()[0])] for line in _told(free, without, bare)}
+    assert differing <= _NOT_AS_BARE
+    with victim(runner) as (process, _):
+        script = make(process.pid, runner.work)
+        found = _outcomes(runner, script, process.pid)
+        assert process.alive
+    assert _told(script, found, without) == []
+
+
+@pytest.mark.parametrize("kind", _MAKERS)
+def test_its_own_keepers_answer_as_a_free_number_does(runner: Runner, kind: str) -> None:
+    """The program knows both numbers: its parent is init, and init's parent the supervisor."""
+    (runner.place.root / "script").mkdir()
+    waiting = ["sh", "-c", 'echo ready; read go; exec "$@"', "sh", program(runner, "calls")]
+    line = runner.command_line(
+        [*waiting, runner.place.root / "script/calls"],
+        options=["--write", runner.work, "--read", runner.place.root / "script"],
+        policy=strangers.POLICY,
+    )
+    make, number = _MAKERS[kind], strangers.a_free_number()
+    without = _outcomes(runner, make(number, runner.work), number)
+    for target in ("supervisor", "init"):
+        with runner.started(line) as process:
+            assert process.stdout is not None
+            line_of(process.stdout.fileno())
+            init = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+            pid = process.pid if target == "supervisor" else init
+            strangers.make_links(runner, pid)
+            script = make(pid, runner.work)
+            script.command(runner)
+            out, err = process.communicate(b"go\n", timeout=60)
+        assert process.returncode == 0, err
+        assert _told(script, script.results(out), without) == [], target
+
+
+@pytest.mark.parametrize("kind", _MAKERS)
+def test_with_a_tree_as_well(runner: Runner, kind: str) -> None:
+    """Links that only the tree has lead there, too."""
+    make, number = _MAKERS[kind], strangers.a_free_number()
+    policy = strangers.POLICY.replace("[proc]", f'workdir = "{runner.work}"\non_exit = "discard"\n[proc]')
+
+    def outcomes(script: Script, pid: int) -> list[Outcome]:
+        strangers.make_links(runner, pid)
+        prepared = Script()
+        for name, target in strangers.links(pid).items():
+            (runner.work / name).unlink()
+            prepared.symlink(target.encode(), runner.work / name)
+        prepared.lines += script.lines
+        prepared.names += script.names
+        shift = len(strangers.links(pid))
+        prepared.lines = [
+            line
+            if index < shift
+            else " ".join(
+                f"${int(word[1:]) + shift}" if word.startswith("$") else word for word in line.split()
+            )
+            for index, line in enumerate(prepared.lines)
+        ]
+        return prepared.sandboxed(runner, policy=policy)[0][shift:]
+
+    without = outcomes(make(number, runner.work), number)
+    with victim(runner) as (process, _):
+        script = make(process.pid, runner.work)
+        found = outcomes(script, process.pid)
+    assert _told(script, found, without) == []
