@@ -245,3 +245,8 @@ def numbers(number: int) -> Script:
         for kind in range(3):
             script.fcntl(ends, 15, Bytes(struct.pack("=ii", kind, number)))
     return script
+
+
+def moved(line: str, by: int) -> str:
+    """A line of a script, behind so many others."""
+    return " ".join(f"${int(word[1:]) + by}" if word.startswith("$") else word for word in line.split())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness.running import Runner
 from harness.waiting import line_of
-from security import strangers
+from security import broken, strangers
 from security.canaries import victim
 from security.raw_calls import Outcome, Script, program
 
@@ -92,17 +92,9 @@ def test_with_a_tree_as_well(runner: Runner, kind: str) -> None:
         for name, target in strangers.links(pid).items():
             (runner.work / name).unlink()
             prepared.symlink(target.encode(), runner.work / name)
-        prepared.lines += script.lines
-        prepared.names += script.names
         shift = len(strangers.links(pid))
-        prepared.lines = [
-            line
-            if index < shift
-            else " ".join(
-                f"${int(word[1:]) + shift}" if word.startswith("$") else word for word in line.split()
-            )
-            for index, line in enumerate(prepared.lines)
-        ]
+        prepared.lines += [strangers.moved(line, shift) for line in script.lines]
+        prepared.names += script.names
         return prepared.sandboxed(runner, policy=policy)[0][shift:]
 
     without = outcomes(make(number, runner.work), number)
@@ -110,3 +102,63 @@ def test_with_a_tree_as_well(runner: Runner, kind: str) -> None:
         script = make(process.pid, runner.work)
         found = outcomes(script, process.pid)
     assert _told(script, found, without) == []
+
+
+# ---- the tests above can fail ----
+
+_BROKEN = {
+    "everybody belongs to the sandbox": (
+        "from sandlockd.handlers.private import members\nmembers.belongs = lambda context, pid: pid > 0\n",
+        {"openat", "newfstatat", "kill", "getpgid", "pidfd_open", "clock_gettime", "capget"},
+    ),
+    "only where a path ends is looked at": (
+        "from sandlockd.handlers.private import walk\nwalk.missing = lambda *a, **k: None\n",
+        {"newfstatat", "statx", "access", "readlink", "statfs", "chdir", "name_to_handle_at", "mkdir"},
+    ),
+    "C lets a path go on by where its letters lead": (
+        "from sandlockd.kernel import engine\nmake = engine.Engine.__init__\n"
+        "engine.Engine.__init__ = lambda self, **k: make(self, **{**k, 'own_pids': False})\n",
+        {"newfstatat", "stat", "open"},
+    ),
+    "calls that look are not trapped": (
+        "from sandlockd.launch import filter_plan as plan\nplan._tells_of_proc = lambda row: False\n",
+        {"newfstatat", "stat", "access", "readlink", "statfs", "chdir"},
+    ),
+    "numbers are not trapped": (
+        "from sandlockd.launch import filter_plan as plan\nplan.OWN_PIDS = {}\n",
+        {
+            "kill",
+            "tkill",
+            "getsid",
+            "getpriority",
+            "ioprio_get",
+            "sched_getaffinity",
+            "prlimit64",
+            "pidfd_open",
+            "fcntl",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("check", _BROKEN)
+def test_with_the_check_removed_somebody_outside_is_told_from_nobody(runner: Runner, check: str) -> None:
+    patch, telling = _BROKEN[check]
+    number = strangers.a_free_number()
+
+    def outcomes(pid: int) -> tuple[Script, list[Outcome]]:
+        strangers.make_links(runner, pid)
+        script = strangers.paths(pid, runner.work)
+        script.chdir(b"/")
+        more = strangers.numbers(pid)
+        shift = len(script.lines)
+        script.lines += [strangers.moved(line, shift) for line in more.lines]
+        script.names += more.names
+        options = ["--write", str(runner.work)]
+        return script, broken.results(runner, patch, script, *options, policy=strangers.POLICY)
+
+    _, without = outcomes(number)
+    with victim(runner) as (process, _):
+        script, found = outcomes(process.pid)
+    told = {script.names[int(line.split()[0])] for line in _told(script, found, without)}
+    assert told >= telling

@@ -49,6 +49,7 @@ _SHARED = frozenset(
 )
 _SHARED_BELOW = (b"sys/", b"tty/", b"driver/", b"pressure/")
 _SECRET_BELOW = (b"sys/kernel/keys", b"sys/fs/binfmt_misc", b"sys/kernel/usermodehelper", b"tty/driver")
+_LAST_NUMBER = b"sys/kernel/ns_last_pid"
 # Directories whose list is served; what is in them is judged when it is opened.
 _DIRECTORIES = frozenset((b"", b"sys", b"tty", b"driver", b"pressure", b"self", b"thread-self"))
 
@@ -75,7 +76,8 @@ def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer |
     first, _, rest = name.partition(b"/")
     if first.isdigit():
         return _of_process(caller, how, int(first), rest, is_named=_first_of(place.shown) == first)
-    if not _shared(name) or how.want & Want.WRITE:
+    tells_numbers = name == _LAST_NUMBER and caller.context.hidden is not None
+    if not _shared(name) or how.want & Want.WRITE or tells_numbers:
         return _refuse(found.path, how)
     return _serve(caller, b"/proc/" + name, how)
 
@@ -172,9 +174,13 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
             with caller.act(acts.reopen, opened, flags & ~os.O_NOFOLLOW) as file:
                 caller.require_alive()
                 close_on_exec = bool(how.flags & os.O_CLOEXEC)
-                told = None
+                told: Answer | Later | None = None
                 if how.want is Want.READ and not how.flags & os.O_PATH:
-                    told = proctrees.tell(caller, path, file, close_on_exec=close_on_exec)
+                    if caller.context.hidden is not None:
+                        from sandlockd.handlers.private import told as private  # only where it is wanted
+
+                        told = private.tell(caller, path, file, close_on_exec=close_on_exec)
+                    told = told or proctrees.tell(caller, path, file, close_on_exec=close_on_exec)
                 return Fd(file.take(), close_on_exec) if told is None else told
     except OSError as error:
         return Errno(error.errno or errno.EIO)

@@ -54,7 +54,7 @@ def tell(caller: Caller, path: bytes, file: OwnedFd, *, close_on_exec: bool) -> 
             caller, file, partial(_descriptor, link=described[1] + b"fd/" + described[2]), close_on_exec
         )
     if path == b"/proc/locks":
-        return _told(caller, file, _locks, close_on_exec)
+        return _told(caller, file, locks, close_on_exec)
     if leaf == b"maps" and _is_short(file):
         return _told(caller, file, _mappings, close_on_exec)
     if leaf in (b"maps", b"smaps", b"numa_maps"):
@@ -184,7 +184,7 @@ def _is_there(caller: Caller, tree: Tree, name: bytes, inode: int) -> bool:
 
 
 def _descriptor(caller: Caller, text: bytes, *, link: bytes) -> bytes:
-    text = _WATCH.sub(partial(_watch, caller), _locks(caller, text))
+    text = _WATCH.sub(partial(_watch, caller), locks(caller, text))
     try:
         target = os.readlink(link)
         trees = [tree for tree in caller.context.trees if target.startswith(tree.upper_path + b"/")]
@@ -208,7 +208,7 @@ def _watch(caller: Caller, match: re.Match[bytes]) -> bytes:
     return b"%b%x sdev:%x" % (match[1], inode, os.major(told_device) << 20 | os.minor(told_device))
 
 
-def _locks(caller: Caller, text: bytes) -> bytes:
+def locks(caller: Caller, text: bytes) -> bytes:
     return _LOCK.sub(partial(_lock, caller), text)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _LINKS_MAX = 40  # path_resolution(7)
 _OF_PROCESS = re.compile(rb"\A(\d+)(?:/task/\d+)?(?=/|\Z)")
 _ELSEWHERE = b"0"  # nobody has this number, nor what is below it
+# Spelled out, and with nothing behind a link: what comes after the number cannot lead to another process.
+_PLAIN = re.compile(rb"/proc(?:/(?:(\d+)|[a-z-]+))?(/task(?:/\d+(?:/\w+)?)?|/\w+)?")
 _NUMBERED = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
@@ -37,6 +39,12 @@ def missing(caller: Caller, text: bytes, dirfd: int, *, follow: bool) -> Missing
 
     Raises Gone, MayWait.
     """
+    plain = None if caller.context.hidden else _PLAIN.fullmatch(text)
+    if plain is not None:
+        number = int(plain[1] or 0)
+        if not number or number in (caller.tid, caller.tgid) or members.belongs(caller.context, number):
+            return None
+        return "before" if plain[2] else "last"
     try:
         with _Walk(caller) as walk:
             return walk.go(text, dirfd, follow=follow)

@@ -1,0 +1,283 @@
+"""`proc.pids = "own"`: the sandbox's own processes are as bare, and ordinary programs see nobody else's."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.running import Runner, require, system_python
+
+_POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
+
+_NAMED = """
+import ctypes, os, struct, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+child = subprocess.Popen(["sleep", "100"])
+known = {".": 0, "..": 1, "version": 2, "self": 3, "thread-self": 4, str(os.getpid()): 5, str(child.pid): 6}
+"""
+
+_LISTING = (
+    _NAMED
+    + """
+fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+
+def rows(size, limit=1 << 30):
+    buffer = ctypes.create_string_buffer(size)
+    while limit > 0:
+        count = libc.syscall(217, fd, buffer, size)
+        if count <= 0:
+            if count < 0:
+                print(os.strerror(ctypes.get_errno()))
+            return
+        at = 0
+        while at < count:
+            inode, offset, length, kind = struct.unpack_from("=QqHB", buffer.raw, at)
+            yield buffer.raw[at + 19 : at + length].split(b"\\0")[0].decode(), offset, kind, inode
+            at += length
+            limit -= 1
+
+def seen(found):
+    return [(known[name], kind) for name, _, kind, _ in found if name in known]
+
+whole = list(rows(1 << 16))
+print(seen(whole), list(rows(1 << 16)))
+for name, _, kind, inode in whole:
+    if name in known and name not in (".", ".."):
+        print(known[name], os.lstat("/proc/" + name).st_ino == inode)
+for size in (32, 40, 64, 100, 1000):
+    os.lseek(fd, 0, os.SEEK_SET)
+    print(seen(rows(size)) == seen(whole))
+place = [name for name, *_ in whole if name in known]
+after = {}
+for name, offset, *_ in whole:
+    if name in known:
+        os.lseek(fd, offset, os.SEEK_SET)
+        left = [one for one, *_ in rows(1 << 12) if one in known]
+        print(left == place[place.index(name) + 1 :])
+os.lseek(fd, 0, os.SEEK_SET)
+print(list(rows(16)))
+print(sorted(map(int, os.listdir("/proc/self/task"))) == [os.getpid()])
+child.kill()
+child.wait()
+print(str(child.pid) in os.listdir("/proc"))
+"""
+)
+
+
+def test_a_listing_is_exact_with_any_buffer_at_any_offset(runner: Runner) -> None:
+    ended = runner.both([system_python(), "-c", _LISTING], policy=_POLICY)
+    assert b"False" in ended.stdout  # the child has gone
+    assert ended.stdout.count(b"True") >= 15
+
+
+_CALLS = (
+    _NAMED
+    + """
+import resource, signal, threading, time
+own = os.getpid()
+done = threading.Event()
+thread = threading.Thread(target=done.wait, daemon=True)
+thread.start()
+zombie = os.fork()
+if zombie == 0:
+    os._exit(3)
+os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+for pid in (own, child.pid, thread.native_id, zombie, 0):
+    def told(call, *args):
+        ctypes.set_errno(0)
+        result = libc.syscall(call, *args)
+        return os.strerror(ctypes.get_errno()) if result < 0 else result
+    buffer = ctypes.create_string_buffer(128)
+    print(told(62, pid, 0) if pid else "", told(200, pid, 0), told(234, own, pid, 0), told(121, pid) == os.getpgid(0))
+    print(told(124, pid) == os.getsid(0), told(140, 0, pid), told(252, 1, pid), told(145, pid), told(143, pid, buffer))
+    print(told(204, pid, 128, buffer), told(148, pid, buffer))
+    print(told(315, pid, buffer, 48, 0), told(302, pid, 7, 0, buffer))
+    print(told(434, pid, 0) > 0 if pid in (own, child.pid) else told(434, pid, 0))
+    for bits in (2, 6):
+        print(told(228, ctypes.c_int(~pid << 3 | bits), buffer))
+    header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, pid))
+    print(told(125, header, buffer), buffer.raw[:24].hex() if False else "")
+for which in (1, 2):
+    print(libc.syscall(140, which, 0) > 0, libc.syscall(140, which, os.getpgid(0) if which == 1 else os.getuid()) > 0)
+header = ctypes.create_string_buffer(struct.pack("=Ii", 7, 0))
+print(libc.syscall(125, header, None), header.raw[:4].hex())
+group = os.fork()
+if group == 0:
+    signal.pause()
+os.setpgid(group, group)
+print(os.getpgid(group) == group, os.getpriority(os.PRIO_PGRP, group))
+try:
+    os.setpgid(0, group)
+    os.setpgid(0, 0)
+except OSError as error:
+    print(error.strerror)
+os.kill(-group, 0)
+os.kill(-group, signal.SIGKILL)
+child.kill()
+print(child.wait(), os.waitpid(zombie, 0)[1], os.waitpid(group, 0)[1])
+for pid in (child.pid, zombie, group, -group):
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        print(error.strerror)
+r, w = os.pipe()
+import fcntl
+fcntl.fcntl(r, fcntl.F_SETOWN, own)
+print(fcntl.fcntl(r, fcntl.F_GETOWN) == own)
+done.set()
+"""
+)
+
+
+def test_its_own_processes_threads_and_zombies_answer_as_bare(runner: Runner) -> None:
+    runner.both([system_python(), "-c", _CALLS], policy=_POLICY)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 100 & kill -0 $! && kill $!; wait $!; echo $?",
+        "set -m; sleep 100 & kill -TERM -- -$!; wait $!; echo $?; (sleep 0.01) & fg >/dev/null; echo $?",
+        "ulimit -n; prlimit --pid $$ --nofile --noheadings --raw; taskset -p $$ >/dev/null; echo $?",
+        "chrt -p $$ | cut -d: -f2; ionice -p $$",
+        "cat /proc/$$/comm /proc/self/../$$/comm /proc/self/task/../../$$/task/$$/comm; readlink /proc/$$/cwd",
+        "cd /proc/self/task && ls ../../$$/comm | sed 's/[0-9][0-9]*/N/'; ls -d /proc/$$/../version | wc -c",
+        "stat -c %F /proc /proc/self /proc/$$ /proc/version /dev/fd/0; stat -f -c %T /proc/self/",
+        "readlink /proc/mounts; readlink /proc/self/task/../exe; readlink -f /proc/$$/root/proc/$$/../net | wc -l",
+        "ls -ld /proc | cut -c1-10; test -e /proc/$$/status && test -d /proc/self/fd && test -r /proc/uptime; echo $?",
+        "exec 9</proc; ls -d /proc/self/fd/9/version; cat /proc/self/fd/9/self/comm; find /proc/self/fd/9/ -maxdepth 0",
+    ],
+)
+def test_scripts_about_themselves_are_as_bare(runner: Runner, script: str) -> None:
+    require("chrt", "ionice", "taskset", "prlimit")
+    runner.both(["bash", "-c", script], policy=_POLICY)
+
+
+@pytest.fixture
+def stranger(runner: Runner) -> Iterator[int]:
+    """A process outside, of the same user, whose name nobody else has."""
+    with subprocess.Popen(
+        ["bash", "-c", "exec -a stranger-outside sleep 1000"], **runner.popen_arguments()
+    ) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ps aux",
+        "ps -eLf",
+        "top -b -n1",
+        "ls -la /proc",
+        "find /proc -maxdepth 2",
+        "pgrep -l .",
+        "cat /proc/[0-9]*/stat; cat /proc/loadavg",
+    ],
+)
+def test_programs_that_list_processes_show_the_sandboxs_own(
+    runner: Runner, stranger: int, command: str
+) -> None:
+    require("ps", "top", "pgrep")
+    ended = runner.sandboxed(
+        ["sh", "-c", f"sleep 1000 & echo own $$ $! $PPID; {command} 2>&1 | cat; kill $!"], policy=_POLICY
+    )
+    head, _, listed = ended.stdout.decode().partition("\n")
+    _, own, child, init = head.split()
+    numbers = (
+        re.findall(r"(?<![\d.:])\d+(?![\d.:])", listed)
+        if "proc" not in command
+        else re.findall(r"\d+", listed)
+    )
+    assert child in numbers or "loadavg" in command, listed
+    assert str(stranger) not in numbers
+    assert "stranger-outside" not in listed
+    if command != "ps -eLf" and "stat" not in command:  # who their parent is, they know
+        assert init not in numbers
+    assert own in numbers or command.startswith("cat")
+
+
+def test_programs_that_look_for_a_process_find_the_sandboxs_own(runner: Runner, stranger: int) -> None:
+    require("pidof", "pgrep", "pkill")
+    script = (
+        f"sleep 1000 & pidof sleep | wc -w; pgrep -x sleep | wc -l; pgrep -f stranger-outside; echo $?;"
+        f" kill -0 {stranger}; echo $?; ls -d /proc/{stranger} 2>/dev/null; pkill sleep; wait $!; echo $?"
+    )
+    ended = runner.sandboxed(["bash", "-c", script], policy=_POLICY)
+    # The pattern is in pgrep's own command line only, which it leaves out, and in bash's.
+    assert ended.stdout.split()[:2] == [b"1", b"1"]
+    assert ended.stdout.split()[-2:] == [b"1", b"143"], ended
+    assert b"No such process" in ended.stderr
+
+
+def test_psutil_sees_the_sandboxs_own(runner: Runner, stranger: int) -> None:
+    found = importlib.util.find_spec("psutil")
+    if found is None or found.origin is None:
+        pytest.skip("there is no psutil in the environment of the tests")
+    packages = Path(found.origin).parents[1]
+    text = (
+        "import os, psutil; print(psutil.pids() == [os.getpid()], psutil.pid_exists(1),"
+        f" psutil.pid_exists({stranger}), psutil.Process().parent(), [p.name() for p in psutil.process_iter()])"
+    )
+    ended = runner.sandboxed(
+        [system_python(), "-c", text],
+        options=["--read", packages],
+        policy=_POLICY,
+        env={"PYTHONPATH": str(packages)},
+    )
+    if b"ImportError" in ended.stderr or b"ModuleNotFoundError" in ended.stderr:
+        pytest.skip("psutil of the environment is not for the machine's python")
+    assert ended.stdout.startswith(b"True False False None ['python3"), ended
+
+
+def test_what_is_hidden_is_not_there(runner: Runner) -> None:
+    policy = _POLICY + 'hide = ["/proc/version", "/proc/self/environ"]\n'
+    script = (
+        "cat /proc/version; stat /proc/version; cat /proc/self/environ; ls /proc | grep -c version;"
+        " cat /proc/$$/task/$$/environ; cat /proc/self/root/proc/version; cat /proc/uptime >/dev/null && echo others"
+    )
+    ended = runner.sandboxed(["sh", "-c", script], policy=policy)
+    assert ended.stdout == b"0\nothers\n"
+    assert ended.stderr.count(b"No such file or directory") == 5, ended.stderr
+
+
+def test_hiding_needs_own_processes(runner: Runner) -> None:
+    ended = runner.sandboxed(["true"], policy='[proc]\nhide = ["/proc/version"]\n[filesystem]\nbase = true\n')
+    assert ended.returncode == 125
+    assert b'proc.hide needs [proc] pids = "own"' in ended.stderr
+
+
+def test_nothing_of_the_machines_network_locks_and_mounts(runner: Runner, stranger: int) -> None:
+    script = (
+        "cat /proc/net/tcp /proc/net/unix /proc/self/net/dev /proc/thread-self/net/route | wc -l;"
+        " cat /proc/locks | wc -l; cut -d' ' -f4 /proc/loadavg; cat /proc/sys/kernel/ns_last_pid;"
+        " cat /proc/mounts /etc/mtab /proc/self/mountinfo"
+    )
+    ended = runner.sandboxed(["sh", "-c", script], policy=_POLICY)
+    lines = ended.stdout.decode().splitlines()
+    assert lines[:3] == ["5", "0", "1/2"]
+    points = {line.split()[1] for line in lines[3:] if line.endswith(" 0 0")}
+    assert "/proc" in points
+    assert points <= {"/", "/proc", "/sys", "/dev", "/tmp"} | {
+        point for point in points if point.startswith("/usr")
+    }
+    assert not any(" /dev/" in line.partition(" - ")[2] for line in lines)
+    assert b"ns_last_pid: Permission denied" in ended.stderr
+
+
+def test_a_sealed_file_is_read_as_bare(runner: Runner) -> None:
+    text = (
+        "import os, select; f = os.open('/proc/self/mounts', os.O_RDONLY); whole = os.read(f, 1 << 16);"
+        " os.lseek(f, 3, 0); parts = [os.read(f, 1) for _ in range(5)]; print(b''.join(parts) == whole[3:8]);"
+        " poll = select.poll(); poll.register(f, select.POLLIN); print(poll.poll(0)[0][1] & 1);"
+        " print(os.pread(f, 4, 2) == whole[2:6], os.lseek(f, 0, os.SEEK_CUR))\n"
+        "try: os.write(f, b'x')\nexcept OSError as error: print(error.strerror)\n"
+        "try: os.write(os.open('/proc/self/fd/%d' % f, os.O_RDWR), b'x')\nexcept OSError as error: print('no')"
+    )
+    ended = runner.sandboxed([system_python(), "-c", text], policy=_POLICY)
+    assert ended.stdout.splitlines()[:4] == [b"True", b"1", b"True 8", b"Bad file descriptor"], ended
+    assert len(ended.stdout.splitlines()) == 5
