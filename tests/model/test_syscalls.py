@@ -12,7 +12,7 @@ import pytest
 
 from sandlockd._native import lib
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Architecture, Effect, Follow, Kind, Treatment, number_of
-from sandlockd.kernel.syscalls_arguments import ARGUMENTS
+from sandlockd.kernel.syscalls_arguments import ARGUMENTS, OWN_PIDS
 from sandlockd.kernel.syscalls_document import markdown
 from sandlockd.launch.filter_plan import (
     GIVABLE,
@@ -356,6 +356,21 @@ def test_the_rows_for_c_hold_positions_rights_and_errnos() -> None:
     )
     assert with_trees[number_of("getcwd")][0] == 3 and rows[number_of("getcwd")][0] == 0
     assert with_trees[number_of("umask")][0] == 5 and rows[number_of("umask")][0] == 0
+
+
+def test_for_processes_outside_nothing_is_trapped_where_they_may_be_seen() -> None:
+    for own in (FilterPlan(own_pids=True), FilterPlan(own_pids=True, trees=True)):
+        everybody = own._replace(own_pids=False)
+        asking = [name for name in OWN_PIDS if BY_NAME[name].treatment is Treatment.PASS]
+        looking = ["stat", "newfstatat", "access", "readlinkat", "statfs", "chdir", "getdents64"]
+        for name in (*asking, *([] if own.trees else looking)):
+            high = (8, 8, 8) if name == "fcntl" else (-4000 & (1 << 64) - 1, 4000, 4000)
+            assert _treatment(everybody, name, *high) is Treatment.PASS, name
+            assert _treatment(own, name, *high) is not Treatment.PASS, name
+        for name in asking:
+            if OWN_PIDS[name].clauses:  # about itself
+                which = 1 if name == "ioprio_get" else 0
+                assert _treatment(own, name, which, 0) is Treatment.PASS, name
 
 
 def test_what_may_change_a_tree_is_all_that_is_not_known_to_only_look() -> None:

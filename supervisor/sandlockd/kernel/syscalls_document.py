@@ -11,6 +11,7 @@ from sandlockd.kernel.syscalls_arguments import (
     ALL64,
     ARGUMENTS,
     LOW32,
+    OWN_PIDS,
     REFUSED_WITH,
     SOCKET_OPEN,
     UNIX_STREAMS,
@@ -32,7 +33,7 @@ listed gives ENOSYS, as on a kernel that does not know it. A process that calls 
 | pass | the kernel; sandlockd never sees the call |
 | notice | the kernel; with a copy-on-write tree sandlockd takes note that it was called |
 | behalf | as enosys; with a copy-on-write tree sandlockd, on behalf |
-| see | as pass; with a copy-on-write tree sandlockd, where the path or descriptor leads there |
+| see | as pass; with a copy-on-write tree, or `proc.pids = "own"`, sandlockd, where the path leads there |
 | grow | as pass; where what copy-on-write trees hold is limited, sandlockd, on behalf |
 | open | sandlockd, by the flags of open(2) and the rules about the path |
 | path | sandlockd, by the rules about the path or paths |
@@ -50,6 +51,13 @@ The first line that holds decides. What passes never leaves the kernel; what is 
 table says.
 """
 
+_OWN_PIDS_HEAD: Final = """
+## Calls that could tell of other processes
+
+With `proc.pids = "own"`, these instead of what stands above; `ptrace` where it is given back. What is trapped is
+answered by sandlockd. So are `getdents` and `getdents64`, of directories of `/proc`.
+"""
+
 
 def markdown() -> str:
     """The page."""
@@ -64,6 +72,8 @@ def markdown() -> str:
         _conditions("socketpair, and socket with copy-on-write trees, without network rules", UNIX_STREAMS)
     )
     parts.append(_conditions("socket, with network rules", SOCKET_OPEN))
+    parts.append(_OWN_PIDS_HEAD)
+    parts += [_conditions(name, conditions) for name, conditions in OWN_PIDS.items()]
     return "".join(parts)
 
 
