@@ -239,6 +239,9 @@ def numbers(number: int) -> Script:
             script.clock_nanosleep(clock, 0, Bytes(bytes(16)), 0)
             script.timer_create(clock, 0, Buffer(8))
         script.socketpair(1, 1, 0, Buffer(8))
+        namespace = script.openat(AT_FDCWD, b"/proc/self/ns/pid", os.O_RDONLY)
+        for command in range(0x8004B706, 0x8004B70A):
+            script.ioctl(namespace, command, number)
         ends = script.eventfd2(0, 0)
         script.fcntl(ends, 8, number)
         script.fcntl(ends, 8, -number)

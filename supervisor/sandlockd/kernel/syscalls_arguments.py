@@ -189,6 +189,11 @@ OWN_PIDS: Final[dict[str, Conditions]] = {
             *ARGUMENTS["ioctl"].clauses,
             _trap(Compare(1, 0x8901), rule="law.proc"),
             _trap(Compare(1, 0x8902), rule="law.proc"),
+            # NS_GET_PID_FROM_PIDNS and the three behind it (linux/nsfs.h): is this number in use?
+            _trap(Compare(1, 0x8004B706), rule="law.proc"),
+            _trap(Compare(1, 0x8004B707), rule="law.proc"),
+            _trap(Compare(1, 0x8004B708), rule="law.proc"),
+            _trap(Compare(1, 0x8004B709), rule="law.proc"),
         ),
         otherwise_trapped=False,
     ),
@@ -211,6 +216,7 @@ REFUSED_WITH: Final[dict[str, tuple[tuple[Compare, int], ...]]] = {
         (Compare(1, 0xC0185879), errno.EPERM),
         (Compare(1, 0x8901), errno.ESRCH),  # FIOSETOWN, SIOCSPGRP
         (Compare(1, 0x8902), errno.ESRCH),
+        *((Compare(1, 0x8004B706 + one), errno.ESRCH) for one in range(4)),
     ),
 }
 

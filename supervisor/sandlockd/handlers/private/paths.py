@@ -14,7 +14,6 @@ from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import walk
 from sandlockd.kernel import acts, memory
-from sandlockd.kernel.paths import AT_FDCWD
 from sandlockd.kernel.syscalls import BY_NAME, Follow, Treatment
 
 TYPE_CHECKING = False
@@ -53,17 +52,13 @@ def _handle(name: str, bare: Handler | None, context: Context, request: Request)
     row = context.rows[request.nr]
     text = _first_text(caller, row)
     if text:
-        follow = _follows(caller, row, row.paths[0])
-        missing = walk.missing(caller, text, _dirfd(caller, 0), follow=follow)
+        follow, in_root = _follows(caller, row, row.paths[0]), name == "openat2" and _is_confined(caller)
+        missing = walk.missing(caller, text, lookup.dirfd_of(caller), follow=follow, in_root=in_root)
         if missing is not None:
             return _as_if_free(name, bare, caller, text, is_last=missing == "last")
         if len(row.paths) > 1 and bare is not None:
             return _with_second(bare, caller, row, text)
     return _SEEN if bare is None else bare(context, request)
-
-
-def _dirfd(caller: Caller, which: int) -> int:
-    return AT_FDCWD if which == 0 and caller.context.instead else lookup.dirfd_of(caller, which)
 
 
 def _first_text(caller: Caller, row: Syscall) -> bytes:
@@ -101,16 +96,24 @@ def _follows(caller: Caller, row: Syscall, operand: PathOperand) -> bool:
     return operand.follow is Follow.ALWAYS
 
 
+def _is_confined(caller: Caller) -> bool:
+    """RESOLVE_IN_ROOT of openat2(2)."""
+    try:
+        return bool(opening.how_of(caller).resolve & 0x10)
+    except OSError:
+        return False
+
+
 def _with_second(bare: Handler, caller: Caller, row: Syscall, first: bytes) -> Answer | Later:
     """rename, link."""
     text = _text(caller, row.paths[1])
-    missing = walk.missing(caller, text, _dirfd(caller, 1), follow=False) if text else None
+    missing = walk.missing(caller, text, lookup.dirfd_of(caller, 1), follow=False) if text else None
     if missing is None:
         return bare(caller.context, caller.request)
     if missing == "last" and row.name.startswith("rename"):
         return _renamed_over(caller, first, 0)
     try:  # what the kernel finds first
-        place = lookup.place_of(caller, first, _dirfd(caller, 0))
+        place = lookup.place_of(caller, first, lookup.dirfd_of(caller, 0))
         if row.name.startswith("link"):
             lookup.open_object(caller, place, follow=_follows(caller, row, row.paths[0])).close()
         else:
@@ -123,7 +126,7 @@ def _with_second(bare: Handler, caller: Caller, row: Syscall, first: bytes) -> A
 def _renamed_over(caller: Caller, text: bytes, which: int) -> Answer:
     """One name is a free number in /proc. text: the other path, the which-th. Mounts are compared before names."""
     try:
-        parent, _ = lookup.open_parent(caller, lookup.place_of(caller, text, _dirfd(caller, which)))
+        parent, _ = lookup.open_parent(caller, lookup.place_of(caller, text, lookup.dirfd_of(caller, which)))
         with parent:
             return ENOENT if caller.context.files.run(acts.is_procfs, parent) else Errno(errno.EXDEV)
     except OSError as error:

@@ -14,6 +14,7 @@ import stat
 from sandlockd.handlers import procfiles
 from sandlockd.handlers.private import members
 from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.fds import OwnedFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from sandlockd.handlers.context import Caller
-    from sandlockd.kernel.fds import OwnedFd
 
     # Where the way comes by something that does not exist: is that the last name?
     Missing = Literal["last", "before"]
@@ -34,12 +34,15 @@ _PLAIN = re.compile(rb"/proc(?:/(?:(\d+)|[a-z-]+))?(/task(?:/\d+(?:/\w+)?)?|/\w+
 _NUMBERED = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
-def missing(caller: Caller, text: bytes, dirfd: int, *, follow: bool) -> Missing | None:
+def missing(
+    caller: Caller, text: bytes, dirfd: int, *, follow: bool, in_root: bool = False
+) -> Missing | None:
     """Does the path come by something that does not exist for the caller? None: no, or the kernel finds an error.
 
+    in_root: what the path starts from is its `/` (RESOLVE_IN_ROOT).
     Raises Gone, MayWait.
     """
-    plain = None if caller.context.hidden else _PLAIN.fullmatch(text)
+    plain = None if caller.context.hidden or in_root else _PLAIN.fullmatch(text)
     if plain is not None:
         number = int(plain[1] or 0)
         if not number or number in (caller.tid, caller.tgid) or members.belongs(caller.context, number):
@@ -47,7 +50,7 @@ def missing(caller: Caller, text: bytes, dirfd: int, *, follow: bool) -> Missing
         return "before" if plain[2] else "last"
     try:
         with _Walk(caller) as walk:
-            return walk.go(text, dirfd, follow=follow)
+            return walk.go(text, dirfd, follow=follow, in_root=in_root)
     except OSError:
         return None
 
@@ -76,24 +79,28 @@ class _Walk:
         self._at: OwnedFd | None = None
         self._todo: list[bytes] = []  # the next name last
         self._links = 0
+        self._root: OwnedFd | None = None  # what the walk is confined to
 
     def __enter__(self) -> _Walk:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._at is not None:
-            self._at.close()
+        for owned in (self._at, self._root):
+            if owned is not None:
+                owned.close()
 
-    def go(self, text: bytes, dirfd: int, *, follow: bool) -> Missing | None:
+    def go(self, text: bytes, dirfd: int, *, follow: bool, in_root: bool) -> Missing | None:
         """Raises OSError where the kernel will find an error as well."""
         caller = self._caller
-        if text.startswith(b"/"):
+        if text.startswith(b"/") and not in_root:
             self._enter(self._open(None, b"/"))
         else:
             self._enter(self._files.jump(procfs.directory_of(caller.tid, dirfd)))
             caller.require_alive()
             if self._is_missing(self._inside()):
                 return "before"
+        if in_root:
+            self._root = OwnedFd(os.dup(self._directory.fd))
         self._prepend(text)
         follow = follow or text.endswith(b"/")
         while self._todo:
@@ -133,7 +140,8 @@ class _Walk:
         if name == b".":
             return True
         if name == b"..":
-            self._enter(self._open(self._directory, b".."))
+            if self._root is None or not os.path.sameopenfile(self._root.fd, self._directory.fd):
+                self._enter(self._open(self._directory, b".."))
             return True
         follow = follow or bool(self._todo)
         inside = self._inside()
@@ -171,5 +179,5 @@ class _Walk:
             return
         target = self._files.run(acts.read_link, link, b"")
         if target.startswith(b"/"):
-            self._enter(self._open(None, b"/"))
+            self._enter(self._open(None, b"/") if self._root is None else OwnedFd(os.dup(self._root.fd)))
         self._prepend(target)
