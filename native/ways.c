@@ -52,6 +52,16 @@ static int follow(struct way *way, const char *rest, const char *target, size_t 
 	return 0;
 }
 
+#define DELETED " (deleted)"
+
+/* A directory that was removed is nowhere, but what is above it is still there. */
+static int may_be_removed(const char *base, uint32_t length)
+{
+	size_t end = strlen(DELETED);
+
+	return length >= end && memcmp(base + length - end, DELETED, end) == 0;
+}
+
 static int is_askers(const struct slk_engine *engine, struct slk_walk *at)
 {
 	const struct slk_zone *zone;
@@ -96,7 +106,8 @@ int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base
 	if (length && path[0] == '/')
 		base_length = 0;
 	way.at.count = 0;
-	if (base_length + 1 + length >= sizeof(way.todo) || slk_lookups_may_wait(engine))
+	if (base_length + 1 + length >= sizeof(way.todo) || may_be_removed(base, base_length) ||
+	    slk_lookups_may_wait(engine))
 		return 1;
 	memcpy(way.todo, base, base_length);
 	way.todo[base_length] = '/';

@@ -99,11 +99,13 @@ static void test_a_way_from_somewhere(void)
 	CHECK_EQUAL(1, comes_by(below("plain"), "../asker/../plain/file"));
 	CHECK_EQUAL(1, comes_by(below("asker/number"), "../../plain/file"));
 	CHECK_EQUAL(0, comes_by(below("asker/number"), below("plain/file")));
+	CHECK_EQUAL(1, comes_by(below("gone (deleted)"), "../plain/near"));
+	CHECK_EQUAL(0, comes_by(below("gone (deleted)"), below("plain/near")));
 }
 
 static void test_a_way_that_is_too_long_is_pythons(void)
 {
-	static char path[2 * SLK_PATH_MAX];
+	static char path[2 * SLK_PATH_MAX + 3];
 
 	for (size_t at = 0; at + 2 < sizeof(path); at += 2)
 		memcpy(path + at, "/a", 2);

@@ -10,7 +10,7 @@ from harness.running import Runner
 from harness.waiting import line_of
 from security import broken, strangers
 from security.canaries import victim
-from security.raw_calls import Outcome, Script, program
+from security.raw_calls import AT_FDCWD, Buffer, Outcome, Script, program
 
 Make = Callable[[int, Path], Script]
 
@@ -102,6 +102,21 @@ def test_with_a_tree_as_well(runner: Runner, kind: str) -> None:
         script = make(process.pid, runner.work)
         found = outcomes(script, process.pid)
     assert _told(script, found, without) == []
+
+
+def test_from_a_directory_that_was_removed(runner: Runner) -> None:
+    """What is above it is still there, links included."""
+    with victim(runner) as (process, _):
+        strangers.make_links(runner, process.pid)
+        script = Script()
+        script.mkdir(runner.work / "gone", 0o700)
+        script.chdir(runner.work / "gone")
+        script.rmdir(runner.work / "gone")
+        asked = [b"../process", b"../root/../etc/passwd", b"../dots/passwd", b"../me/etc/passwd", b"../file"]
+        for path in asked:
+            script.newfstatat(AT_FDCWD, path, Buffer(144), 0)
+        outcomes, _ = script.sandboxed(runner, "--write", runner.work, policy=strangers.POLICY)
+    assert [outcome.error for outcome in outcomes[3:]] == ["ENOENT"] * 3 + [""] * 2
 
 
 # ---- the tests above can fail ----
