@@ -54,6 +54,7 @@ def test_whoever_is_outside_answers_as_a_free_number_does(runner: Runner, kind: 
     assert _told(script, found, without) == []
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("kind", _MAKERS)
 def test_its_own_keepers_answer_as_a_free_number_does(runner: Runner, kind: str) -> None:
     """The program knows both numbers: its parent is init, and init's parent the supervisor."""
@@ -80,10 +81,9 @@ def test_its_own_keepers_answer_as_a_free_number_does(runner: Runner, kind: str)
         assert _told(script, script.results(out), without) == [], target
 
 
-@pytest.mark.parametrize("kind", _MAKERS)
-def test_with_a_tree_as_well(runner: Runner, kind: str) -> None:
+def test_with_a_tree_as_well(runner: Runner) -> None:
     """Links that only the tree has lead there, too."""
-    make, number = _MAKERS[kind], strangers.a_free_number()
+    make, number = strangers.paths, strangers.a_free_number()
     policy = strangers.POLICY.replace("[proc]", f'workdir = "{runner.work}"\non_exit = "discard"\n[proc]')
 
     def outcomes(script: Script, pid: int) -> list[Outcome]:
@@ -156,6 +156,7 @@ _BROKEN = {
 }
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("check", _BROKEN)
 def test_with_the_check_removed_somebody_outside_is_told_from_nobody(runner: Runner, check: str) -> None:
     patch, telling = _BROKEN[check]
