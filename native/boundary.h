@@ -332,6 +332,10 @@ void slk_engine_destroy(struct slk_engine *engine);
 int slk_engine_attach(struct slk_engine *engine, int listener_fd);
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts);
 int slk_listener_state(int listener_fd);
+/* Does a path come by what depends on who asks? 1 also where that cannot be told. path: as it is written; base: absolute and
+ * canonical, where path is relative. By the thread that drains or pumps. */
+int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base_length, const char *path,
+		      uint32_t length);
 int slk_notif_id_valid(int listener_fd, uint64_t notif_id);
 /* Receive all that is queued, answer what the fast path can, put the rest into batch. Returns the state. */
 int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count);

@@ -262,9 +262,6 @@ int slk_lookups_may_wait(struct slk_engine *engine);
 
 /* ---- ways.c: whether a path comes by what depends on who asks */
 
-/* 1 also where that cannot be told. path: as it is written; base: absolute and canonical, where path is relative. */
-int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base_length, const char *path,
-		      uint32_t length);
 int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request);
 
 /* ---- lower.c: what only the lower tree has */

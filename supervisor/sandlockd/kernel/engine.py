@@ -310,6 +310,10 @@ class Engine:
             return False
         return bool(lib.slk_notif_id_valid(listener.fd, request.notif_id) == 1)
 
+    def comes_by_asker(self, base: bytes, path: bytes) -> bool:
+        """Does a path come by what depends on who asks? base: absolute, where it is relative."""
+        return bool(lib.slk_way_is_askers(self._engine, base, len(base), path, len(path)))
+
     def set_mounts(self, *, slow_lookups: bool, local: Sequence[int]) -> None:
         """What the mount table says now. The engine itself only ever sees that it has changed.
 
