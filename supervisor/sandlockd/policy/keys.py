@@ -20,7 +20,6 @@ NOT_YET: Final = frozenset(
     {
         "proc.pids",
         "proc.hide",
-        "limits.memory",
         "limits.processes",
         "limits.open_files",
         "limits.cpu",
