@@ -214,6 +214,8 @@ int slk_give_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32_t c
 		return -EBADSLT;
 	if (engine->disk && slk_disk_given(engine->disk, fd) < 0)
 		return -EIO;
+	if (engine->memory && slk_memory_given(engine->memory, fd) < 0)
+		return -EIO;
 	slk_note_given(engine, fd);
 	return inject(engine, slot, fd, close_on_exec);
 }

@@ -14,6 +14,7 @@
 #define SLK_CALLS_MAX 1024
 #define SLK_BATCH_MAX 64
 #define SLK_RLIMITS_MAX 16
+#define SLK_SYSINFO_BYTES 112 /* on 64-bit architectures */
 #define SLK_GROUPS_MAX 65536 /* NGROUPS_MAX (linux/limits.h) */
 
 /* ---- kernel.c: what this kernel has ---------------------------------------------------------------------- */
@@ -39,6 +40,8 @@ int slk_landlock_add_port(int ruleset_fd, uint64_t port, uint64_t access);
 int slk_landlock_restrict(int ruleset_fd);
 /* fallocate(2). */
 int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
+/* sysinfo(2) as the kernel writes it: SLK_SYSINFO_BYTES. */
+int slk_sysinfo(void *ret_info);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 
@@ -141,6 +144,7 @@ struct slk_restart {
 	int32_t nr;
 	int32_t end;      /* enum slk_restart_end */
 	int32_t close_fd; /* a descriptor of the program's that is closed after the call, -1: none; not with LEAVE */
+	int32_t fd_argument; /* which argument is the number of an injected descriptor */
 	uint64_t args[6];
 };
 
@@ -195,6 +199,7 @@ enum slk_treatment {
 	SLK_CALL_REFUSE, /* answered here with refuse_errno, told to Python for the audit; can never continue */
 	SLK_CALL_NOTICE, /* the kernel's; C takes note of it */
 	SLK_CALL_SEE,    /* tells what is there: the kernel's, unless the path leads into a tree */
+	SLK_CALL_MEMORY, /* asks for memory, which is limited: the kernel's, where there is room (memlimit_calls.c) */
 };
 
 /* What a call does, as far as C knows it in a tree (trees.c). From MKDIR on it makes or takes names. */
@@ -218,6 +223,15 @@ enum slk_act {
 	SLK_ACT_UNLINK,
 	SLK_ACT_RMDIR,
 	SLK_ACT_RENAME,
+};
+
+/* Of SLK_CALL_MEMORY, in the place of `mode`. */
+enum slk_asks {
+	SLK_ASKS_BRK,
+	SLK_ASKS_MMAP,
+	SLK_ASKS_MPROTECT,
+	SLK_ASKS_MREMAP,
+	SLK_ASKS_OBJECT, /* Python makes it; or what it asks is how much there is */
 };
 
 /* One row of the system call table, at the index of its number. Arguments that it lacks are -1. */
@@ -293,6 +307,7 @@ enum slk_reason {
 	SLK_REASON_LOOKUP,      /* a lookup may block */
 	SLK_REASON_GRANTED,     /* the kernel's own judgement suffices; only with tell_granted */
 	SLK_REASON_FAILED,      /* path_error says why it could not be served; answered already, if anybody can */
+	SLK_REASON_NO_ROOM,     /* memory is limited, and it asks for more than is left */
 };
 
 struct slk_request {
@@ -356,7 +371,7 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t slot);
  * anew, by the handler's flags. 1: answered; 0: not to be had, and the call waits on. */
 int slk_answer_interrupted(struct slk_engine *engine, uint32_t slot, int control_fd, int32_t timeout_ms);
 /* Have the caller make another call in its place. If that one is trapped as well, it is let through, once.
- * fd: -1, or one of ours: the caller is given a duplicate, closed on exec, whose number is the first argument and, but for
+ * fd: -1, or one of ours: the caller is given a duplicate, closed on exec, whose number is one of the arguments and, but for
  * LEAVE, close_fd; not before it is in our hands. Where it cannot be, the call was answered with EMFILE or EIO.
  * -EPERM: somebody else traces the caller, or the table refuses the call; -EAGAIN: its process is in execve. It waits on
  * then, to be answered, and has been given nothing. By a thread that goes on to drain or pump this engine. control_fd:
@@ -637,6 +652,36 @@ int slk_disk_holds(struct slk_disk *disk, int fd);
 void slk_disk_state(struct slk_disk *disk, struct slk_disk_state *ret_state);
 /* Of this engine's calls in trees; borrowed. */
 void slk_engine_set_disk(struct slk_engine *engine, struct slk_disk *disk);
+
+/* ---- memlimit*.c: how much memory a sandbox uses, and the limit of that ------------------------------------------ */
+
+struct slk_memory;
+
+struct slk_memory_state {
+	uint64_t used_bytes; /* at the last look */
+	uint64_t peak_bytes; /* of all looks; what processes share after a fork may be in it more than once, below the limit */
+	uint32_t processes;
+	int32_t is_over; /* everything was ended for it, or is to be */
+};
+
+int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory);
+void slk_memory_destroy(struct slk_memory *memory);
+/* A file or directory that the program may write. 1; 0: it lies in no memory. What lies there now does not count. */
+int slk_memory_add_place(struct slk_memory *memory, int fd);
+/* Shared memory will be made that slk_memory_note is not told of: what is mapped of it counts. */
+void slk_memory_count_mapped(struct slk_memory *memory);
+/* From now on look at all that descends from init; above the limit, it is told by control_fd to end everything. */
+int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid);
+void slk_memory_stop(struct slk_memory *memory);
+/* This object lives in memory, and is about to be the program's. An error: it must not be. */
+int slk_memory_note(struct slk_memory *memory, int fd);
+/* 1: so much may be taken. Does not wait for long. */
+int slk_memory_asks(struct slk_memory *memory, uint64_t size_bytes);
+void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_state);
+/* Of this engine's calls; borrowed. */
+void slk_engine_set_memory(struct slk_engine *engine, struct slk_memory *memory);
+/* The end of its heap, as far as this thread has asked for it; 0: it is not known. */
+uint64_t slk_break_of(struct slk_engine *engine, int32_t tid);
 
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 

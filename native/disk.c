@@ -278,16 +278,11 @@ static int is_of_upper(const struct slk_disk *disk, const struct stat *status, c
 	return 0;
 }
 
-static int given(struct slk_disk *disk, const struct stat *status, const char *link)
+int slk_held_given(struct slk_disk *disk, const struct stat *status, const char *link)
 {
-	struct slk_held *held;
+	struct slk_held *held = slk_held_entry(disk, status);
 	int result;
 
-	slk_disk_settle(disk);
-	held = *slk_held_place(disk, status->st_dev, status->st_ino);
-	if (!held && !is_of_upper(disk, status, link))
-		return 0;
-	held = held ? held : slk_held_entry(disk, status);
 	if (!held)
 		return -ENOMEM;
 	slk_held_set_bytes(disk, held, status);
@@ -302,6 +297,14 @@ static int given(struct slk_disk *disk, const struct stat *status, const char *l
 			slk_held_set_watch(disk, held, slk_watch_gone(disk->inotify_fd, held->fd, "", 1));
 	}
 	return 0;
+}
+
+static int given(struct slk_disk *disk, const struct stat *status, const char *link)
+{
+	slk_disk_settle(disk);
+	if (!*slk_held_place(disk, status->st_dev, status->st_ino) && !is_of_upper(disk, status, link))
+		return 0;
+	return slk_held_given(disk, status, link);
 }
 
 int slk_disk_given(struct slk_disk *disk, int fd)

@@ -59,6 +59,11 @@ struct slk_disk {
 	pthread_t watcher;
 };
 
+/* ---- disk.c */
+
+/* Its entry, among the open ones, whatever lies where. link: it in /proc. */
+int slk_held_given(struct slk_disk *disk, const struct stat *status, const char *link);
+
 /* ---- disk_held.c: the objects */
 
 /* Where the entry of this object is pointed to, or would be. */

@@ -45,20 +45,11 @@ void slk_disk_hurry(struct slk_disk *disk)
 		return; /* full: it is awake */
 }
 
-/* 0: init cannot take it yet. Where it is gone, so is everything else. */
-static int end_everything(struct slk_disk *disk)
-{
-	struct slk_order order = {.kind = SLK_ORDER_KILL};
-	int result = slk_order_send(disk->control_fd, &order);
-
-	return result != -EAGAIN && result != -EINTR && result != -ENOBUFS && result != -ENOMEM;
-}
-
 static void until_everything_is_ended(struct slk_disk *disk)
 {
 	static const struct timespec soon = {0, END_AGAIN_AFTER_NS};
 
-	while (!disk->stop && !end_everything(disk)) {
+	while (!disk->stop && !slk_order_everything_ended(disk->control_fd)) {
 		pthread_mutex_unlock(&disk->lock);
 		nanosleep(&soon, NULL);
 		pthread_mutex_lock(&disk->lock);

@@ -349,6 +349,20 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		engine->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
+	case SLK_CALL_MEMORY:
+		judged = slk_memory_call(engine, request);
+		if (judged != 0 && slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
+			slk_slot_release(&engine->slots[request->slot]);
+			engine->counts.vanished++;
+			return 0;
+		}
+		if (judged == 0 && engine->tell_granted)
+			request->reason = SLK_REASON_GRANTED;
+		if (judged != 0 || engine->tell_granted)
+			break;
+		engine->counts.continued++;
+		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+		break;
 	case SLK_CALL_NOTICE:
 		engine->umask_changed |= row->act == SLK_ACT_UMASK;
 		engine->ids_changed |= row->act == SLK_ACT_IDS && changes_ids(engine, row, request);

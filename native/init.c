@@ -378,6 +378,7 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 		give_up(control_fd, SLK_STAGE_SIGNAL_SCOPE, -result);
 	init.scoped = plan->scope_signals;
 	init.program = fork_program(plan, control_fd);
+	slk_be_prompt(); /* it has to make an end of all others while they run */
 	if ((result = release_stdio()) < 0)
 		give_up(control_fd, SLK_STAGE_DESCRIPTORS, -result);
 	if (dup3(control_fd, 3, O_CLOEXEC) < 0 && errno != EINVAL) /* EINVAL: it is 3 already */

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <time.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #define SLK_LANDLOCK_RULE_NET_PORT 2
@@ -181,4 +182,10 @@ int slk_become_subreaper(void)
 int slk_fallocate(int fd, int mode, int64_t offset, int64_t length)
 {
 	return fallocate(fd, mode, offset, length) < 0 ? -errno : 0;
+}
+
+int slk_sysinfo(void *ret_info)
+{
+	_Static_assert(sizeof(struct sysinfo) == SLK_SYSINFO_BYTES, "sysinfo");
+	return sysinfo(ret_info) < 0 ? -errno : 0;
 }

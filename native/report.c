@@ -151,3 +151,11 @@ int slk_signal_read(int signal_fd, int32_t *ret_code, int32_t *ret_pid)
 	*ret_pid = (int32_t)info.ssi_pid;
 	return (int)info.ssi_signo;
 }
+
+int slk_order_everything_ended(int control_fd)
+{
+	struct slk_order order = {.kind = SLK_ORDER_KILL};
+	int result = slk_order_send(control_fd, &order);
+
+	return result != -EAGAIN && result != -EINTR && result != -ENOBUFS && result != -ENOMEM;
+}

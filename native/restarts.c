@@ -80,6 +80,8 @@ void slk_rewrite_forget(struct slk_engine *engine, int32_t tid)
 
 static int is_trapped(const struct slk_engine *engine, const struct slk_rewrite *rewrite)
 {
+	if (engine->calls[rewrite->call.nr].treatment == SLK_CALL_MEMORY)
+		return slk_memory_is_asked(engine, rewrite->call.nr, rewrite->call.args);
 	return engine->calls[rewrite->call.nr].treatment != SLK_CALL_NONE;
 }
 
@@ -144,7 +146,7 @@ static int give(struct slk_engine *engine, uint32_t index, int32_t fd, struct sl
 	}
 	if (fd < 0)
 		return 0;
-	rewrite->call.args[0] = (uint64_t)number;
+	rewrite->call.args[rewrite->call.fd_argument] = (uint64_t)number;
 	if (rewrite->call.end != SLK_RESTART_LEAVE)
 		rewrite->call.close_fd = number;
 	return 0;
@@ -254,6 +256,8 @@ int slk_answer_restart(struct slk_engine *engine, uint32_t index, int control_fd
 
 	if (!slot)
 		return -EBADSLT;
+	if (call->fd_argument < 0 || call->fd_argument > 5)
+		return -EINVAL;
 	if (call->nr < 0 || call->nr >= SLK_CALLS_MAX || engine->calls[call->nr].treatment == SLK_CALL_REFUSE)
 		return -EPERM;
 	slk_rewrites_finish(engine);

@@ -46,6 +46,8 @@ _Noreturn void slk_child_main(const struct slk_launch_plan *plan, int control_fd
 /* Tell the supervisor what failed. Errors are ignored: if it is gone, the leash has said so already. */
 void slk_report_failure(int control_fd, enum slk_stage stage, int error);
 int slk_report_send(int control_fd, const struct slk_report *report, int passed_fd);
+/* 0: init cannot take it yet. Where it is gone, so is everything else. */
+int slk_order_everything_ended(int control_fd);
 
 /* ---- the fast path's own parts */
 
@@ -280,6 +282,18 @@ void slk_note_given(struct slk_engine *engine, int fd);
 int slk_tree_takes_long(struct slk_engine *engine, const struct slk_tree *tree, const char *path);
 int slk_trees_parked(const struct slk_engine *engine);
 
+/* ---- memlimit.c */
+
+/* This descriptor is about to be the program's: is it one more of an object that counts? An error: it must not be. */
+int slk_memory_given(struct slk_memory *memory, int fd);
+
+/* ---- memlimit_calls.c */
+
+/* 0: it may go on. Else reason + 1. */
+int slk_memory_call(struct slk_engine *engine, struct slk_request *request);
+/* Does the filter trap this call, whose number it traps at times? */
+int slk_memory_is_asked(const struct slk_engine *engine, int32_t nr, const uint64_t *args);
+
 /* ---- inuse.c: whether anybody still has a file */
 
 /* Is it open for writing (by_readers: at all) anywhere? fd: O_PATH. 1 also where that cannot be told. */
@@ -344,6 +358,14 @@ struct slk_new_thread {
 	uint64_t since_ns;
 };
 
+#define SLK_BREAKS_MAX 1024
+
+/* What a thread asked for last by brk(2), and got as far as we know. */
+struct slk_break {
+	int32_t tid;
+	uint64_t end;
+};
+
 #define SLK_BASES_MAX 64
 
 /* A thread that asked from its working directory (AT_FDCWD) or by a descriptor. fd: of that link in /proc, or -1. */
@@ -371,6 +393,7 @@ struct slk_engine {
 	uint32_t uid, gid; /* of all at the start */
 	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_disk *disk; /* borrowed; NULL: no limit */
+	struct slk_memory *memory; /* likewise */
 	int has_watches;       /* the program watches something in a tree, or did */
 	int trees_parked;      /* another thread changes them, and waits */
 	uint64_t given[SLK_GIVEN_BITS / 64];
@@ -402,10 +425,18 @@ struct slk_engine {
 	struct slk_judged judged[SLK_JUDGED_MAX];
 	int32_t seen[SLK_SEEN_MAX];
 	struct slk_base bases[SLK_BASES_MAX];
+	struct slk_break breaks[SLK_BREAKS_MAX];
 	struct slk_new_thread new_threads[SLK_NEW_MAX]; /* the oldest first */
 };
 
 uint64_t slk_now_ns(void);
+
+/* ---- prompt.c */
+
+/* This thread, from now on. */
+void slk_be_prompt(void);
+/* What this thread has used. */
+uint64_t slk_cpu_ns(void);
 
 /* ---- bases.c: where relative paths start */
 

@@ -16,6 +16,7 @@ from sandlockd.handlers import lookup, opening, record
 from sandlockd.handlers.answers import (
     LANDLOCK_FILES,
     LANDLOCK_NAMES,
+    Backstop,
     Continue,
     Errno,
     Fd,
@@ -92,6 +93,9 @@ class AllowedCalls:
         """A call that C found granted: the kernel judges it. Asks the rules for nothing but the record."""
         caller = Caller(self._context, request)
         row = self._context.rows[request.nr]
+        if row.treatment is Treatment.MEMORY:
+            caller.require_alive()
+            return Continue(Backstop.MEMORY_COUNTED)
         for which, operand in enumerate(row.paths):
             try:
                 address = request.args[operand.position]

@@ -45,6 +45,9 @@ class Backstop(enum.Enum):
         " no signal reach and no tracer (landlock(7)), and nothing else is changed"
     )
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
+    MEMORY_COUNTED = (
+        "what it takes is counted when it is there, and above the limit everything is ended (memlimit.c)"
+    )
 
 
 class Continue(NamedTuple):
@@ -84,13 +87,16 @@ class Restart(NamedTuple):
 
     backstop: Backstop
     nr: int
-    args: tuple[int, ...]  # six; the first is the number of the injected descriptor, where there is one
+    args: tuple[
+        int, ...
+    ]  # six; that of fd_argument is the number of the injected descriptor, where there is one
     fd: int  # whoever sends the answer closes it, when it was sent or is given up (abandon); -1: none
     returns: bool  # else the call ends in another program (execve), or fails with the descriptor left open
     again: bool = False  # the old call is made again after it, and Engine.restart_result has the result
     opens: bool = False  # it is openat, and what it opens takes the number of the injected descriptor
     enters: bool = False  # it is openat, and what it opens is entered (fchdir), and closed
     is_retry: bool = False
+    fd_argument: int = 0
 
     def abandon(self) -> None:
         if self.fd >= 0:

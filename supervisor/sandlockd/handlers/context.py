@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Engine, Request, Zone
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.files import Files, Patient, Prompt
+    from sandlockd.kernel.memlimit import Memory
     from sandlockd.kernel.paths import Object
     from sandlockd.kernel.questions import Questions
     from sandlockd.kernel.syscalls import Syscall
@@ -73,6 +74,8 @@ class Context:
         trees_lock: _thread.LockType | None = None,
         acquaintance: Acquaintance | None = None,
         hidden: tuple[bytes, ...] | None = None,
+        memory: Memory | None = None,
+        makes_shared_memory: bool = False,
     ) -> None:
         """files, patient: for the loop, and for a worker. zones: what the kernel grants, by path. rule_for: the name of
         the rule that traps or refuses a call with these arguments. errno_for: what a refusal of a call with these
@@ -83,6 +86,7 @@ class Context:
         trees_lock: held by whoever looks at the trees or changes them.
         acquaintance: where there are trees, of the sockets in them.
         hidden: where processes outside do not exist for the program, more of /proc that does not (`proc.hide`).
+        memory: where it is limited. makes_shared_memory: callers can be made to make it of an object that we have.
         """
         self.engine = engine
         self.files: Files = files
@@ -108,6 +112,8 @@ class Context:
         self.rules_outside = rules.narrowed(WORKDIR_RULE, Want.READ | Want.EXECUTE) if trees else rules
         self.acquaintance = acquaintance
         self.hidden = hidden
+        self.memory = memory
+        self.makes_shared_memory = makes_shared_memory
         # For names in the trees. What really is where a tree that starts empty lies, no rule outside grants.
         self.rules_inside = rules.with_temporary(
             [tree.root for tree in trees if tree.lower_directory is None]

@@ -44,6 +44,10 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
         from sandlockd.handlers.merged.table import around  # only where there are trees
 
         by_name = around(by_name)
+    if context.memory is not None:
+        from sandlockd.handlers import memory  # only where it is limited
+
+        by_name = memory.around(context.memory, by_name)
     return _numbered(context, by_name)
 
 

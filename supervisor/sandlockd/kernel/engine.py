@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sandlockd.kernel.disk import Disk
     from sandlockd.kernel.layers import Layers
+    from sandlockd.kernel.memlimit import Memory
     from sandlockd.kernel.numbers import Numbers
 
 LEDGER_BYTES: int = lib.slk_ledger_bytes()
@@ -31,6 +32,7 @@ REASON_REFUSED = lib.SLK_REASON_REFUSED
 REASON_LOOKUP = lib.SLK_REASON_LOOKUP
 REASON_GRANTED = lib.SLK_REASON_GRANTED
 REASON_FAILED = lib.SLK_REASON_FAILED
+REASON_NO_ROOM = lib.SLK_REASON_NO_ROOM
 
 # How a call ends that the caller was made to make: see native/boundary.h, enum slk_restart_end.
 LEAVE = lib.SLK_RESTART_LEAVE
@@ -254,17 +256,27 @@ class Engine:
         check(lib.slk_exchange_fd(self._engine, slot, fd, close_on_exec, number))
 
     def answer_restart(
-        self, slot: int, nr: int, args: Sequence[int], *, end: int = RETURN, fd: int = -1
+        self,
+        slot: int,
+        nr: int,
+        args: Sequence[int],
+        *,
+        end: int = RETURN,
+        fd: int = -1,
+        fd_argument: int = 0,
     ) -> int:
         """Have the caller make another call in the place of its own (native/rewrite.c).
 
         end: LEAVE, RETURN, AGAIN, OPEN, ENTER.
-        fd: borrowed; the caller gets a duplicate, closed on exec, whose number is the first argument and which is
-            closed after the call; not with LEAVE.
+        fd: borrowed; the caller gets a duplicate, closed on exec, whose number is that argument and which is closed
+            after the call; not with LEAVE.
         -EPERM: somebody else traces it, -EAGAIN: its process is in execve; the call waits on then, and nothing was
         given. From the thread that drains or pumps.
         """
-        call = ffi.new("struct slk_restart *", {"nr": nr, "end": end, "close_fd": -1, "args": args})
+        call = ffi.new(
+            "struct slk_restart *",
+            {"nr": nr, "end": end, "close_fd": -1, "fd_argument": fd_argument, "args": args},
+        )
         patience = _RESTART_PATIENCE_MS
         return int(lib.slk_answer_restart(self._engine, slot, self.control_fd, call, fd, patience))
 
@@ -368,6 +380,14 @@ class Engine:
     def set_disk(self, disk: Disk) -> None:
         """What the trees hold is limited; borrowed."""
         lib.slk_engine_set_disk(self._engine, disk.native)
+
+    def set_memory(self, memory: Memory) -> None:
+        """Memory is limited; borrowed."""
+        lib.slk_engine_set_memory(self._engine, memory.native)
+
+    def break_of(self, tid: int) -> int:
+        """Where the heap of this thread's process ends; 0: that is not known."""
+        return int(lib.slk_break_of(self._engine, tid))
 
     def ids_changed(self) -> None:
         """A process of the program may have other rights than it started with: C does nothing on behalf any more."""

@@ -22,6 +22,7 @@ class Treatment(enum.Enum):
     BEHALF = "behalf"  # ENOSYS without copy-on-write trees; with them Python, which never lets it go on
     SEE = "see"  # PASS without copy-on-write trees; with them C, by where the path leads, else Python
     GROW = "grow"  # PASS without a limit of what copy-on-write trees hold; with it Python, which never lets it go on
+    MEMORY = "memory"  # PASS without a limit of memory; with it C, by what is left; else Python
     OPEN = "open"  # the C fast path, by the flags of open(2); else Python
     PATH = "path"  # the C fast path, by the row's rights; else Python
     SLOW = "slow"  # Python

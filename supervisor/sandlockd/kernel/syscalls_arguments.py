@@ -95,7 +95,26 @@ _TERMINAL_IOCTLS: Final = tuple(
     )
 )
 
+# Where memory is limited. Smaller ones are seen when they are touched (native/memlimit.c): kernel/memlimit.py.
+_SMALL: Final = ALL64 & ~((1 << 20) - 1)
+_PRIVATE: Final = Compare(3, 0x2, 0xF)  # MAP_PRIVATE of MAP_TYPE
+_PROTECTS: Final = Conditions(
+    (_pass(Compare(2, 0, 0x2)), _pass(Compare(1, 0, _SMALL))), otherwise_trapped=True
+)  # no PROT_WRITE
+
 ARGUMENTS: Final[dict[str, Conditions]] = {
+    "brk": Conditions((_pass(Compare(0, 0, ALL64)),), otherwise_trapped=True),  # where it is
+    "mmap": Conditions(
+        (
+            _pass(_PRIVATE, Compare(2, 0, 0x2)),  # not PROT_WRITE
+            _pass(_PRIVATE, Compare(1, 0, _SMALL)),
+            _pass(Compare(3, 0x4002, 0x400F)),  # MAP_NORESERVE as well
+        ),
+        otherwise_trapped=True,
+    ),
+    "mprotect": _PROTECTS,
+    "pkey_mprotect": _PROTECTS,
+    "mremap": Conditions((_pass(Compare(2, 0, _SMALL)),), otherwise_trapped=True),
     "alarm": Conditions((_pass(Compare(0, 0)),), otherwise_trapped=True),  # alarm(0) only takes one back
     "clone": Conditions((_pass(Compare(0, 0, _CLONE_NEW)),), otherwise_trapped=True),
     "unshare": Conditions((_pass(Compare(0, 0, _CLONE_NEW | _CLONE_NEWTIME)),), otherwise_trapped=True),

@@ -6,8 +6,8 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, notice, see, grow, behalf, open, path, slow, refuse, enosys: see syscalls.Treatment. For
-                      some calls it also depends on arguments: syscalls_arguments.
+    treat             pass, notice, see, grow, memory, behalf, open, path, slow, refuse, enosys: see
+                      syscalls.Treatment. For some calls it also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
                       f flags (of openat2: struct open_how), i process or thread id,
@@ -45,6 +45,11 @@ Why a row is as it is, where the row does not say it:
   there is no socket to name, with one they are answered on behalf and never let through with an address.
 - `grow` is for what takes any amount of a disk within a moment: only with a limit of what the trees hold. What a
   `write` takes is counted afterwards: no program could pay for each write being asked for.
+- `memory` is for calls that ask for memory, or make an object that lies in it: only with a limit of that. What is
+  smaller than 1 MiB passes, but for shared memory; `brk` tells no size, and is asked about. `memfd_secret` is ENOSYS
+  then: what it makes is told as no process's.
+- `sysinfo` is `memory`, too: it tells of a machine with no more than that, or a virtual machine of a language takes a
+  heap that is larger than the limit for a small one.
 - `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
@@ -64,10 +69,10 @@ fstat                        5      80  see    o0             -      -          
 lstat                        6       -  see    p0             s      never            -
 poll                         7       -  pass   -              -      -                -
 lseek                        8      62  pass   o0             -      -                -
-mmap                         9     222  pass   o4             -      -                -
-mprotect                    10     226  pass   -              -      -                -
+mmap                         9     222  memory o4             -      -                -
+mprotect                    10     226  memory -              -      -                -
 munmap                      11     215  pass   -              -      -                -
-brk                         12     214  pass   -              -      -                -
+brk                         12     214  memory -              -      -                -
 rt_sigaction                13     134  pass   -              -      -                -
 rt_sigprocmask              14     135  pass   -              -      -                -
 rt_sigreturn                15     139  pass   -              -      -                -
@@ -80,7 +85,7 @@ access                      21       -  see    p0             s      always     
 pipe                        22       -  pass   -              -      -                -
 select                      23       -  pass   -              -      -                -
 sched_yield                 24     124  pass   -              -      -                -
-mremap                      25     216  pass   -              -      -                -
+mremap                      25     216  memory -              -      -                -
 msync                       26     227  pass   -              -      -                -
 mincore                     27     232  pass   -              -      -                -
 madvise                     28     233  pass   -              -      -                -
@@ -154,7 +159,7 @@ umask                       95     166  notice -              -      -          
 gettimeofday                96     169  pass   -              -      -                -
 getrlimit                   97     163  pass   -              -      -                -
 getrusage                   98     165  pass   -              -      -                -
-sysinfo                     99     179  pass   -              -      -                -
+sysinfo                     99     179  memory -              -      -                -
 times                      100     153  pass   -              -      -                -
 ptrace                     101     117  refuse i1             -      -                law.ptrace
 getuid                     102     174  pass   -              -      -                -
@@ -374,7 +379,7 @@ sched_getattr              315     275  pass   i0             -      -          
 renameat2                  316     276  path   d0,p1,d2,p3,f4 dc,dc  never            REMOVE_FILE,MAKE_REG
 seccomp                    317     277  slow   -              -      -                law.seccomp
 getrandom                  318     278  pass   -              -      -                -
-memfd_create               319     279  pass   -              -      -                -
+memfd_create               319     279  memory -              -      -                -
 kexec_file_load            320     294  refuse -              -      -                law.kexec
 bpf                        321     280  refuse -              -      -                law.bpf
 execveat                   322     281  path   d0,p1,f4       x      unless:0x100     EXECUTE
@@ -384,7 +389,7 @@ mlock2                     325     284  pass   -              -      -          
 copy_file_range            326     285  pass   o0,o2          -      -                -
 preadv2                    327     286  pass   o0             -      -                -
 pwritev2                   328     287  pass   o0             -      -                -
-pkey_mprotect              329     288  pass   -              -      -                -
+pkey_mprotect              329     288  memory -              -      -                -
 pkey_alloc                 330     289  pass   -              -      -                -
 pkey_free                  331     290  pass   -              -      -                -
 statx                      332     291  see    d0,p1,f2       s      unless:0x100     -
@@ -415,7 +420,7 @@ quotactl_fd                443     443  refuse o0             -      -          
 landlock_create_ruleset    444     444  pass   -              -      -                -
 landlock_add_rule          445     445  pass   o0             -      -                -
 landlock_restrict_self     446     446  pass   o0             -      -                -
-memfd_secret               447     447  pass   -              -      -                -
+memfd_secret               447     447  memory -              -      -                -
 process_mrelease           448     448  slow   o0             -      -                law.process_access
 futex_waitv                449     449  pass   -              -      -                -
 set_mempolicy_home_node    450     450  pass   -              -      -                -

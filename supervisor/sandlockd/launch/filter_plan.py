@@ -41,6 +41,7 @@ _C_TREATMENT: Final = {
     Treatment.NOTICE: 5,
     Treatment.SEE: 6,
     Treatment.GROW: 0,
+    Treatment.MEMORY: 7,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
     Treatment.SLOW: 3,
@@ -88,6 +89,18 @@ _ACTS: Final[dict[str, tuple[int, int, int]]] = {
 }
 _NO_ACT: Final = (0, -1, -1)
 _LISTS: Final = frozenset(("getdents", "getdents64"))
+# Where memory is limited: enum slk_asks, in the place of the mode's position.
+_BRK, _MMAP, _MPROTECT, _MREMAP, _OBJECT = range(5)
+_ASKS: Final[dict[str, tuple[int, int, int]]] = {
+    "brk": (0, -1, _BRK),
+    "mmap": (0, -1, _MMAP),
+    "mprotect": (0, -1, _MPROTECT),
+    "pkey_mprotect": (0, -1, _MPROTECT),
+    "mremap": (0, -1, _MREMAP),
+    "memfd_create": (0, -1, _OBJECT),
+    "sysinfo": (0, -1, _OBJECT),
+}
+_UNCOUNTED: Final = frozenset({"memfd_secret"})  # what they make, nobody tells us of
 _LOOKS: Final = Effect.READ | Effect.EXECUTE | Effect.LIST | Effect.SEE
 
 
@@ -107,6 +120,7 @@ class FilterPlan(NamedTuple):
     network_closed: the policy has no network rules, so no socket is made.
     trees: there are copy-on-write trees. disk_limited: and what they hold is limited.
     own_pids: processes outside of the sandbox do not exist for the program.
+    memory_limited: how much memory all processes use is limited.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
@@ -115,6 +129,7 @@ class FilterPlan(NamedTuple):
     trees: bool = False
     disk_limited: bool = False
     own_pids: bool = False
+    memory_limited: bool = False
 
 
 class Decision(NamedTuple):
@@ -177,7 +192,10 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.treatment in (Treatment.SEE, Treatment.NOTICE, Treatment.BEHALF):
         return _decide_with_trees(row, plan)
     if row.treatment is Treatment.GROW:
-        return Decision(Treatment.SLOW, "", 0, None) if plan.disk_limited else _PASS
+        is_limited = plan.disk_limited or plan.memory_limited
+        return Decision(Treatment.SLOW, "", 0, None) if is_limited else _PASS
+    if row.treatment is Treatment.MEMORY:
+        return _decide_memory(row, plan)
     conditions = ARGUMENTS.get(row.name)
     if plan.own_pids and row.name in OWN_PIDS:
         conditions = OWN_PIDS[row.name]
@@ -185,12 +203,20 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
             return Decision(Treatment.SLOW, "", 0, conditions if conditions.clauses else None)
         if row.name == "ptrace":
             conditions = None
-    if row.treatment is Treatment.REFUSE and _given(row.rule, plan):
+    if row.treatment is Treatment.REFUSE and _given(row.rule, plan) and not _is_uncounted(row, plan):
         return _PASS
     if conditions is not None:
         kept = tuple(clause for clause in conditions.clauses if not _given(clause.rule, plan))
         conditions = Conditions(kept, conditions.otherwise_trapped)
     return Decision(row.treatment, row.rule, row.errno, conditions)
+
+
+def _decide_memory(row: Syscall, plan: FilterPlan) -> Decision:
+    if not plan.memory_limited:
+        return _PASS
+    if row.name in _UNCOUNTED:
+        return _UNKNOWN
+    return Decision(row.treatment, "", 0, ARGUMENTS.get(row.name))
 
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
@@ -219,6 +245,11 @@ def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
 
 def _given(rule: str, plan: FilterPlan) -> bool:
     return rule.removeprefix("law.") in plan.give_back and rule.startswith("law.")
+
+
+def _is_uncounted(row: Syscall, plan: FilterPlan) -> bool:
+    """System V segments stay when everybody has ended, and nobody tells whose they are."""
+    return plan.memory_limited and row.name == "shmget"
 
 
 def _holds(clause: Clause, args: tuple[int, ...]) -> bool:
@@ -282,6 +313,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
         if number is not None and decided[number].trapped:
             acts = plan.trees or (plan.own_pids and row.name in _LISTS)
             act = _ACTS.get(row.name, _NO_ACT) if acts else _NO_ACT
+            act = _ASKS.get(row.name, act)
             always = decided[number].conditions is None
             rows[number] = (*_c_row(row, decided[number]), *act, always, _may_touch(row, decided[number]))
     return rows
@@ -289,7 +321,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
 
 def _may_touch(row: Syscall, decision: Decision) -> bool:
     """Whether the call may change a copy-on-write tree. Of a descriptor's, the table does not tell what it does."""
-    if decision.treatment in (Treatment.REFUSE, Treatment.NOTICE) or row.rule:
+    if decision.treatment in (Treatment.REFUSE, Treatment.NOTICE, Treatment.MEMORY) or row.rule:
         return False
     if row.treatment is Treatment.SEE:
         return row.name == "bind"  # which makes a socket

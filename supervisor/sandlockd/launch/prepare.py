@@ -300,6 +300,7 @@ def _choose_filter(prepared: Prepared) -> None:
         trees=prepared.policy.filesystem.workdir is not None,
         disk_limited=prepared.policy.limits.disk is not None,
         own_pids=prepared.policy.proc.pids == "own",
+        memory_limited=prepared.policy.limits.memory is not None,
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)

@@ -85,7 +85,9 @@ def _restart(engine: Engine, request: Request, answer: Restart) -> int | Restart
         end = OPEN
     if answer.enters:
         end = ENTER
-    result = engine.answer_restart(request.slot, answer.nr, answer.args, end=end, fd=answer.fd)
+    result = engine.answer_restart(
+        request.slot, answer.nr, answer.args, end=end, fd=answer.fd, fd_argument=answer.fd_argument
+    )
     if result == -errno.EAGAIN:
         return answer._replace(is_retry=True)  # its descriptor is ours still, and not in the program
     answer.abandon()

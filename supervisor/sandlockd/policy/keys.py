@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # else. Of a list, only a list with something in it is refused.
 NOT_YET: Final = frozenset(
     {
-        "limits.memory",
         "limits.processes",
         "limits.open_files",
         "limits.cpu",

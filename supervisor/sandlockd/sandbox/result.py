@@ -18,6 +18,7 @@ SANDBOX_FAILED = 125
 class Reason(enum.Enum):
     EXITED = "exited"
     SIGNALED = "signaled"
+    MEMORY = "memory"  # limits.memory was passed
     DISK = "disk"  # limits.disk was passed by writing
     KILLED = "killed"  # by sandlockd: asked to end, or by a rule
     SANDBOX_ERROR = "sandbox_error"

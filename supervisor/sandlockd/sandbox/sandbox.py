@@ -19,6 +19,7 @@ from sandlockd.kernel.files import Patient, Prompt
 from sandlockd.kernel.launching import Plan
 from sandlockd.kernel.mounts import Mounts, watch_changes
 from sandlockd.kernel.orphans import kill_orphans
+from sandlockd.kernel.paths import mounts
 from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
 from sandlockd.process.index import ProcessIndex
 from sandlockd.sandbox.phase import Event, Phase, after
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
+    from sandlockd.kernel.memlimit import Memory
     from sandlockd.launch.prepare import Prepared
     from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
     from sandlockd.sandbox.limits import Limits
     from sandlockd.store.tree import Tree
 
+_WRITES = 1 << 1 | 1 << 8  # LANDLOCK_ACCESS_FS_WRITE_FILE, MAKE_REG
 _START_PATIENCE_S = 30.0
 _ASIDE_PATIENCE_S = 10.0  # at the end; whoever of the program wrote to the file is dead
 _SETTLING_S, _SETTLING_STEP_S = 1.0, 0.001
@@ -103,6 +106,9 @@ class Sandbox:
             tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
         if limits is not None and limits.disk is not None:
             self._engine.set_disk(limits.disk)
+        if limits is not None and limits.memory is not None:
+            self._engine.set_memory(limits.memory)
+            self._add_places(limits.memory)
         self._init_pid = 0
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None
@@ -120,6 +126,26 @@ class Sandbox:
         self._started_at = 0.0
         self.on_stopped: Callable[[int], None] | None = None  # the program was stopped by job control
         self.on_process_exit: Callable[[object], None] | None = None
+
+    def _add_places(self, memory: Memory) -> None:
+        """Where the program can make files that lie in memory. Raises CannotStart."""
+        places = [zone.path for zone in self._prepared.wall.zones.values() if zone.rights & _WRITES]
+        places += [tree.upper_path for tree in self._trees]
+        places += [
+            mount.point
+            for mount in mounts()
+            if mount.kind == b"tmpfs"
+            and any(mount.point.startswith(path.rstrip(b"/") + b"/") for path in places)
+        ]
+        try:
+            for path in dict.fromkeys(places):
+                memory.add_place(path)
+        except OSError:
+            raise CannotStart(
+                "limits.memory: the policy grants too many directories that lie in memory (tmpfs)"
+            ) from None
+        if not self._may_trace:
+            memory.count_mapped()
 
     # ---- starting ----
 
@@ -161,7 +187,7 @@ class Sandbox:
         prepared.wall.close()  # the child has its own
         self._advance(Event.FORKED)
         if self._limits is not None:
-            self._limits.watch(self._control.fd)
+            self._limits.watch(self._control.fd, self._init_pid)
         self._index = ProcessIndex(self._init_pid)
         self._make_dispatcher()
         self._await_listener()
@@ -212,6 +238,8 @@ class Sandbox:
             trees_lock=self._trees[0].lock if self._trees else None,
             acquaintance=_acquaintance(self._init_pid) if self._trees else None,
             hidden=prepared.hidden if prepared.filter_plan.own_pids else None,
+            memory=None if self._limits is None else self._limits.memory,
+            makes_shared_memory=self._may_trace,
         )
         self._dispatcher = Dispatcher(
             self._engine,

@@ -2,9 +2,10 @@
 /*
  * The floor: a command under the smallest supervisor that seccomp user notification allows.
  *
- *     floor [-a | -t] -- COMMAND [ARGUMENT...]
+ *     floor [-a | -t | -m] -- COMMAND [ARGUMENT...]
  *
- * It traps open and execve, with -a also what makes, moves and removes names, with -t also what asks about them; reads
+ * It traps open and execve, with -a also what makes, moves and removes names, with -t also what asks about them, with -m
+ * also mmap of 1 MiB and more (what is asked for memory and how much stands in registers); reads
  * the path, asks whether the caller is still the one that called, and lets the kernel go on. It judges nothing, so it
  * protects nothing: it is what any supervisor pays that looks at these calls in user space, written in C with nothing
  * left to leave out. With -t a file whose absolute path ends in `/upper.txt` is opened on behalf and injected, the caller
@@ -45,7 +46,9 @@
 
 #define PATH_BYTES 256 /* enough for what the suite opens; a longer one is read as far as that */
 
-enum extent { OPENS, NAMES, TREE };
+#define LARGE_MAP (1u << 20)
+
+enum extent { OPENS, NAMES, TREE, MEMORY };
 
 struct trapped {
 	int nr;
@@ -88,16 +91,23 @@ _Noreturn static void fail(const char *what)
 
 static int install_filter(enum extent extent)
 {
-	struct sock_filter code[2 * TRAPPED_COUNT + 2];
+	struct sock_filter code[2 * TRAPPED_COUNT + 7];
 	struct sock_fprog program = {0, code};
 
 	code[program.len++] =
 		(struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
 	for (size_t i = 0; i < TRAPPED_COUNT; i++) {
-		if (trapped_calls[i].from > extent)
+		if (trapped_calls[i].from > (extent == MEMORY ? OPENS : extent))
 			continue;
 		code[program.len++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
 								    (uint32_t)trapped_calls[i].nr, 0, 1);
+		code[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
+	}
+	if (extent == MEMORY) {
+		code[program.len++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 3);
+		code[program.len++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+								    offsetof(struct seccomp_data, args[1]));
+		code[program.len++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, LARGE_MAP, 0, 1);
 		code[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
 	}
 	code[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
@@ -214,7 +224,7 @@ static void answer(int listener_fd, const struct seccomp_notif *notif, const cha
 {
 	int fd;
 
-	if (extent < TREE || !is_of_the_upper(notif, path)) {
+	if (extent != TREE || !is_of_the_upper(notif, path)) {
 		go_on(listener_fd, notif->id, 0);
 		return;
 	}
@@ -273,6 +283,8 @@ static enum extent extent_of(const char *option)
 {
 	if (strcmp(option, "-a") == 0)
 		return NAMES;
+	if (strcmp(option, "-m") == 0)
+		return MEMORY;
 	return strcmp(option, "-t") == 0 ? TREE : OPENS;
 }
 
@@ -285,7 +297,7 @@ int main(int argc, char **argv)
 	pid_t pid;
 
 	if (argc < 3 + options || strcmp(argv[1 + options], "--") != 0) {
-		fprintf(stderr, "floor: usage: floor [-a | -t] -- COMMAND [ARGUMENT...]\n");
+		fprintf(stderr, "floor: usage: floor [-a | -t | -m] -- COMMAND [ARGUMENT...]\n");
 		return 125;
 	}
 	if (sched_getaffinity(0, sizeof(everywhere), &everywhere) < 0)

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define MAPPED_BYTES 65536
+#define LARGE_BYTES (2u << 20)
 #define IDLE_US 2000
 #define LOOK_EVERY_US 250
 #define BIG_FILES 3
@@ -220,6 +221,14 @@ static int map_and_unmap(long number)
 	return mapped == MAP_FAILED ? -1 : munmap(mapped, MAPPED_BYTES);
 }
 
+static int map_and_unmap_large(long number)
+{
+	void *mapped = mmap(NULL, LARGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)number;
+	return mapped == MAP_FAILED ? -1 : munmap(mapped, LARGE_BYTES);
+}
+
 static int wait_for(pid_t pid)
 {
 	int status;
@@ -386,6 +395,7 @@ static const struct operation operations[] = {
 	{"stat", stat_relative, make_here, NULL, TOGETHER, NULL},
 	{"access", access_relative, make_here, NULL, TOGETHER, NULL},
 	{"mmap", map_and_unmap, NULL, NULL, TOGETHER, NULL},
+	{"mmap_large", map_and_unmap_large, NULL, NULL, TOGETHER, NULL},
 	{"open_absolute", open_absolute, NULL, NULL, TOGETHER, NULL},
 	{"open_relative", open_relative, make_here, NULL, TOGETHER, NULL},
 	{"open_lower", open_lower, NULL, NULL, TOGETHER, NULL},

@@ -78,6 +78,17 @@ OPERATIONS = (
 )
 
 
+def _limited(row: str, what: str, word: str, count: int, budget: Budget | None) -> Operation:
+    return Operation(f"limited_{row}", what, word, count, budget, group=Group.LIMITED)
+
+
+LIMITED_OPERATIONS = (
+    _limited("mmap", "mmap + munmap of 64 KiB: the filter lets them pass", "mmap", 10_000, _UNTRAPPED),
+    _limited("mmap_large", "mmap + munmap of 2 MiB", "mmap_large", 5000, _PASSED_THROUGH),
+    _limited("spawn", "vfork, exec of /bin/true, wait", "spawn", 50, _NEW_PROCESS),
+)
+
+
 def _in_tree(row: str, what: str, word: str, count: int, budget: Budget | None) -> Operation:
     return Operation(f"tree_{row}", what, word, count, budget, group=Group.TREE)
 
@@ -115,7 +126,7 @@ class Plan:
 
 def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], plan: Plan) -> None:
     """One round, into the rows."""
-    by_name = {operation.row: operation for operation in (*OPERATIONS, *TREE_OPERATIONS)}
+    by_name = {operation.row: operation for operation in (*OPERATIONS, *LIMITED_OPERATIONS, *TREE_OPERATIONS)}
     chosen = [(by_name[row.name], row) for row in rows]
     place.renew_work(())
     with contextlib.ExitStack() as stack:

@@ -47,6 +47,18 @@ def subjects(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
     return found
 
 
+def subjects_limited(place: Place, sandlockd: Path) -> list[Subject]:
+    """With a limit of memory, far above what is measured."""
+    floor = (str(place.programs / "floor"), "-m", "--")
+    free = _sandboxed(place, str(sandlockd))
+    limited = (*free.for_operations[:-1], "--memory", "2G", "--")
+    return [
+        Subject(Kind.BARE, (), (), ()),
+        Subject(Kind.FLOOR, floor, floor, floor),
+        Subject(Kind.SANDBOXED, limited, limited, limited),
+    ]
+
+
 def subjects_in_tree(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
     """The same with copy-on-write. Work is committed at its end, so that it can be compared with bare's."""
     floor = (str(place.programs / "floor"), "-t", "--")

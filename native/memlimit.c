@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How much memory a sandbox uses, all its processes together, and the limit of that, where no cgroup counts it.
+ *
+ * Nothing is booked: what is in use is what the kernel says. So exec, exit, fork and a number that is used again need no
+ * care, and nothing drifts. It has three parts:
+ * - what processes hold of their own (memlimit_members.c): private pages, those that are swapped out, page tables. The
+ *   sum over all processes is too high by what a fork shares; only where that sum is above the limit each page is counted
+ *   once, which takes the kernel a walk through the page tables.
+ * - objects that need nobody who maps them. Each is made by us on behalf (memfd_create, shared anonymous memory), so that
+ *   we have a descriptor of each, and are told when it is gone (disk.c, inuse.c). Mapped, they count here and not there.
+ * - files on a tmpfs that the policy lets the program write (memlimit_places.c).
+ *
+ * Who asks for more than is left gets ENOMEM (memlimit_calls.c). That is a courtesy, for programs that can do with less, and
+ * a part of the limit is kept for what they need to go on then: memory is taken by touching it, and what was granted may be
+ * touched long after. The limit is kept by the thread that
+ * looks, and ends everything (memlimit_watcher.c).
+ */
+#define _GNU_SOURCE
+#include "memlimit.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "disk.h"
+
+#define RESERVE_PART 16 /* of the limit is for what is not asked for, at most */
+#define RESERVE_BYTES_MAX (UINT64_C(16) << 20)
+#define NO_LIMIT (UINT64_C(1) << 62)
+#define LOOP_PATIENCE_NS 2000000 /* the loop does not wait for a look that takes longer, nor make one */
+
+static unsigned processors(void)
+{
+	cpu_set_t set;
+	int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+
+	return count > 0 ? (unsigned)count : 1;
+}
+
+int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
+{
+	struct slk_memory *memory = calloc(1, sizeof(*memory));
+	int result;
+
+	if (!memory)
+		return -ENOMEM;
+	memory->limit = limit_bytes;
+	memory->asked_below = limit_bytes - (limit_bytes / RESERVE_PART < RESERVE_BYTES_MAX ? limit_bytes / RESERVE_PART :
+											     RESERVE_BYTES_MAX);
+	memory->processors = processors();
+	pthread_mutex_init(&memory->lock, NULL);
+	result = slk_disk_create(NO_LIMIT, &memory->objects);
+	memory->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (result == 0 && memory->wake_fd < 0)
+		result = -errno;
+	if (result < 0) {
+		slk_memory_destroy(memory);
+		return result;
+	}
+	*ret_memory = memory;
+	return 0;
+}
+
+void slk_memory_destroy(struct slk_memory *memory)
+{
+	slk_memory_stop(memory);
+	slk_members_forget(memory);
+	slk_places_forget(memory);
+	if (memory->objects)
+		slk_disk_destroy(memory->objects);
+	if (memory->wake_fd >= 0)
+		close(memory->wake_fd);
+	pthread_mutex_destroy(&memory->lock);
+	free(memory);
+}
+
+void slk_memory_count_mapped(struct slk_memory *memory)
+{
+	memory->counts_mapped = 1;
+}
+
+/* ---- objects */
+
+int slk_memory_note(struct slk_memory *memory, int fd)
+{
+	struct slk_disk *objects = memory->objects;
+	struct stat status;
+	char link[32];
+	int result;
+
+	if (fstat(fd, &status) < 0)
+		return -errno;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	pthread_mutex_lock(&objects->lock);
+	result = slk_held_given(objects, &status, link);
+	pthread_mutex_unlock(&objects->lock);
+	return result;
+}
+
+int slk_memory_given(struct slk_memory *memory, int fd)
+{
+	return slk_disk_given(memory->objects, fd);
+}
+
+/*
+ * To know when an object is gone, our own descriptor of it has to go (disk_looks.c); what is still there then is held by
+ * somebody who cannot write to it now: by a path (O_PATH), or for reading. By what he has he can open it for writing, and
+ * nobody asks us. So those are looked for among what the members have, and we have a descriptor of each again.
+ */
+static void find_among(struct slk_disk *objects, pid_t pid)
+{
+	char path[64];
+	DIR *directory;
+	const struct dirent *entry;
+	struct stat status;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	directory = opendir(path);
+	if (!directory)
+		return;
+	while ((entry = readdir(directory))) {
+		struct slk_held *held;
+
+		if (entry->d_name[0] == '.' || fstatat(dirfd(directory), entry->d_name, &status, 0) < 0 ||
+		    !S_ISREG(status.st_mode))
+			continue;
+		held = *slk_held_place(objects, status.st_dev, status.st_ino);
+		if (!held || held->fd >= 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, atoi(entry->d_name));
+		if (slk_held_keep_open(objects, held, AT_FDCWD, path) < 0)
+			continue;
+		/* It may be another one by now. */
+		if (fstat(held->fd, &status) < 0 || status.st_dev != held->device || status.st_ino != held->inode)
+			slk_held_close(objects, held);
+		else
+			slk_held_set_bytes(objects, held, &status);
+	}
+	closedir(directory);
+}
+
+static void find_again(struct slk_memory *memory)
+{
+	for (const struct slk_member *member = memory->first;
+	     member && memory->objects->count > memory->objects->open_count; member = member->next)
+		find_among(memory->objects, member->pid);
+}
+
+static uint64_t objects_look(struct slk_memory *memory)
+{
+	struct slk_disk *objects = memory->objects;
+	uint64_t total;
+
+	pthread_mutex_lock(&objects->lock);
+	if (objects->count)
+		slk_disk_look(objects);
+	find_again(memory);
+	total = objects->total;
+	pthread_mutex_unlock(&objects->lock);
+	return total;
+}
+
+/* Each is asked now whether anybody has it: what nobody has is gone when our descriptor of it is. */
+static uint64_t objects_exactly(struct slk_memory *memory)
+{
+	struct slk_disk *objects = memory->objects;
+	uint64_t total;
+
+	pthread_mutex_lock(&objects->lock);
+	for (uint32_t i = objects->open_count; i-- > 0;) {
+		slk_disk_look_once(objects, objects->open[i]);
+		slk_disk_let_go(objects, objects->open[i]);
+	}
+	slk_disk_settle(objects);
+	find_again(memory);
+	total = objects->total;
+	pthread_mutex_unlock(&objects->lock);
+	return total;
+}
+
+/* ---- all of it */
+
+static uint64_t exactly(struct slk_memory *memory)
+{
+	uint64_t began_ns = slk_cpu_ns(), mapped = 0;
+	uint64_t used = slk_members_exactly(memory, &mapped);
+	uint64_t shared = objects_exactly(memory) + slk_places_exactly(memory);
+
+	memory->exact_ns = slk_cpu_ns() - began_ns;
+	memory->exact_at_ns = slk_now_ns();
+	return used + (memory->counts_mapped && mapped > shared ? mapped : shared);
+}
+
+static uint64_t left(const struct slk_memory *memory)
+{
+	return memory->used < memory->asked_below ? memory->asked_below - memory->used : 0;
+}
+
+void slk_memory_look(struct slk_memory *memory, int may_walk)
+{
+	uint64_t began_ns = slk_cpu_ns();
+	uint64_t used = slk_members_look(memory) + objects_look(memory) + slk_places_look(memory);
+
+	memory->look_ns = slk_cpu_ns() - began_ns;
+	if ((used > memory->limit || memory->counts_mapped) && may_walk)
+		used = exactly(memory);
+	memory->used = used;
+	if (used > memory->peak && (used <= memory->limit || may_walk))
+		memory->peak = used;
+	memory->looked_ns = slk_now_ns();
+	__atomic_store_n(&memory->room, (int64_t)left(memory), __ATOMIC_RELEASE);
+}
+
+/* Where a look takes long it is not made for each who asks. */
+static int is_stale(const struct slk_memory *memory)
+{
+	uint64_t age_ns = slk_now_ns() - memory->looked_ns;
+
+	return age_ns > SLK_MEMORY_FRESH_NS && age_ns > 8 * memory->look_ns;
+}
+
+/* What was granted and not touched is no more in use than what was never asked for: so once it was looked, it counts only
+ * towards the moment at which to look again. */
+static int fits(struct slk_memory *memory, uint64_t bytes)
+{
+	if (is_stale(memory))
+		slk_memory_look(memory, 0);
+	if (left(memory) < bytes && memory->exact_ns < LOOP_PATIENCE_NS &&
+	    slk_now_ns() - memory->exact_at_ns > 8 * memory->exact_ns) {
+		memory->used = exactly(memory);
+		memory->looked_ns = slk_now_ns();
+	}
+	if (left(memory) < bytes)
+		return 0;
+	__atomic_store_n(&memory->room, (int64_t)(left(memory) - bytes), __ATOMIC_RELEASE);
+	return 1;
+}
+
+int slk_memory_asks(struct slk_memory *memory, uint64_t bytes)
+{
+	struct timespec until;
+	int result;
+
+	if (bytes > memory->asked_below)
+		return 0;
+	if (__atomic_sub_fetch(&memory->room, (int64_t)bytes, __ATOMIC_ACQ_REL) >= 0)
+		return 1;
+	__atomic_add_fetch(&memory->room, (int64_t)bytes, __ATOMIC_ACQ_REL);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += LOOP_PATIENCE_NS;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	if (pthread_mutex_clocklock(&memory->lock, CLOCK_MONOTONIC, &until) != 0)
+		return left(memory) >= bytes; /* by what was found last */
+	result = fits(memory, bytes);
+	pthread_mutex_unlock(&memory->lock);
+	return result;
+}
+
+void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_state)
+{
+	/* Without the lock: the loop asks, too, and a look may take long. */
+	ret_state->used_bytes = __atomic_load_n(&memory->used, __ATOMIC_RELAXED);
+	ret_state->peak_bytes = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);
+	ret_state->processes = __atomic_load_n(&memory->member_count, __ATOMIC_RELAXED);
+	ret_state->is_over = __atomic_load_n(&memory->is_over, __ATOMIC_ACQUIRE);
+}

@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who is in the sandbox, and what memory each holds (memlimit.c). All descend from init: the kernel lists the children of
+ * each thread (proc_pid_children of fs/proc/array.c). Somebody whose parent ends in the middle of a look may be missed by
+ * that one, and is found by the next.
+ *
+ * A process is read from /proc/<pid>/status. Its first thread may have ended before the others: then that line of the
+ * kernel's is silent about memory, and another thread is asked. Where two have one memory (vfork), it counts once.
+ */
+#define _GNU_SOURCE
+#include "memlimit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define KEPT_MAX 256u /* of how many the files stay open */
+#define STATUS_FOR_NS 16000000u /* what changes slowly is read as seldom: swap, page tables */
+#define CHILDREN_BYTES 65536
+#define LARGE_PART 32 /* of the limit: who holds more than that */
+#define TASK_LINKS 2 /* of /proc/<pid>/task, besides one for each thread (proc_task_getattr of fs/proc/base.c) */
+#define INIT_NAME "Name:\tsandlockd-init\n"
+
+enum slk_file { STATUS, STATM, CHILDREN, TASK, FILES };
+
+/* ---- the table */
+
+static struct slk_member **bucket_of(struct slk_memory *memory, pid_t pid)
+{
+	return &memory->buckets[(uint32_t)pid % SLK_MEMBER_BUCKETS];
+}
+
+static void close_files(struct slk_memory *memory, struct slk_member *member)
+{
+	memory->kept_count -= member->fds[STATUS] >= 0;
+	for (int i = 0; i < FILES; i++) {
+		if (member->fds[i] >= 0)
+			close(member->fds[i]);
+		member->fds[i] = -1;
+	}
+}
+
+static struct slk_member *member_of(struct slk_memory *memory, pid_t pid)
+{
+	struct slk_member **bucket = bucket_of(memory, pid), *member = *bucket;
+
+	while (member && member->pid != pid)
+		member = member->chain;
+	if (member)
+		return member;
+	member = calloc(1, sizeof(*member));
+	if (!member)
+		return NULL;
+	member->pid = pid;
+	for (int i = 0; i < FILES; i++)
+		member->fds[i] = -1;
+	member->chain = *bucket;
+	*bucket = member;
+	return member;
+}
+
+/* Those that this look has not met. */
+static void drop_gone(struct slk_memory *memory)
+{
+	for (uint32_t i = 0; i < SLK_MEMBER_BUCKETS; i++) {
+		struct slk_member **at = &memory->buckets[i];
+
+		while (*at) {
+			struct slk_member *member = *at;
+
+			if (member->seen == memory->serial) {
+				at = &member->chain;
+				continue;
+			}
+			*at = member->chain;
+			close_files(memory, member);
+			free(member);
+		}
+	}
+}
+
+void slk_members_forget(struct slk_memory *memory)
+{
+	memory->serial++;
+	drop_gone(memory);
+	memory->first = memory->last = NULL;
+	memory->member_count = 0;
+}
+
+/* ---- reading */
+
+static int open_of(pid_t pid, pid_t thread, const char *name)
+{
+	char path[64];
+
+	if (thread == pid)
+		snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	else
+		snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", (int)pid, (int)thread, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static ssize_t read_at_start(int fd, char *ret_text, size_t size)
+{
+	ssize_t got;
+
+	do
+		got = pread(fd, ret_text, size - 1, 0);
+	while (got < 0 && errno == EINTR);
+	ret_text[got > 0 ? got : 0] = '\0';
+	return got < 0 ? -errno : got;
+}
+
+static ssize_t read_of(pid_t pid, pid_t thread, const char *name, char *ret_text, size_t size)
+{
+	int fd = open_of(pid, thread, name);
+	ssize_t got;
+
+	ret_text[0] = '\0';
+	if (fd < 0)
+		return -errno;
+	got = read_at_start(fd, ret_text, size);
+	close(fd);
+	return got;
+}
+
+/* Their numbers lead to this process and no other, as long as they are open. -ESRCH: it has ended. */
+static int open_files(struct slk_memory *memory, struct slk_member *member)
+{
+	char path[64];
+
+	if (memory->kept_count >= KEPT_MAX)
+		return -EMFILE;
+	member->has_executed = 0;
+	member->read_ns = 0;
+	member->fds[STATUS] = open_of(member->pid, member->pid, "status");
+	if (member->fds[STATUS] < 0)
+		return -errno;
+	memory->kept_count++;
+	member->fds[STATM] = open_of(member->pid, member->pid, "statm");
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)member->pid);
+	member->fds[TASK] = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	snprintf(path, sizeof(path), "%d/children", (int)member->pid);
+	member->fds[CHILDREN] = openat(member->fds[TASK], path, O_RDONLY | O_CLOEXEC);
+	for (int i = 0; i < FILES; i++)
+		if (member->fds[i] < 0) {
+			close_files(memory, member);
+			return -ESRCH;
+		}
+	return 0;
+}
+
+static ssize_t read_status(struct slk_memory *memory, struct slk_member *member, char *ret_text, size_t size)
+{
+	ssize_t got;
+
+	if (member->fds[STATUS] >= 0) {
+		got = read_at_start(member->fds[STATUS], ret_text, size);
+		if (got > 0)
+			return got;
+		close_files(memory, member); /* its number may be another one's by now */
+	}
+	if (open_files(memory, member) == 0)
+		return read_at_start(member->fds[STATUS], ret_text, size);
+	return read_of(member->pid, member->pid, "status", ret_text, size);
+}
+
+static uint64_t kilobytes(const char *text, const char *name)
+{
+	long number = slk_status_number(text, name);
+
+	return number > 0 ? (uint64_t)number * 1024u : 0;
+}
+
+static void take_sizes(struct slk_member *member, const char *text)
+{
+	member->unswapped = kilobytes(text, "\nVmPTE:") + kilobytes(text, "\nHugetlbPages:");
+	member->beside = member->unswapped + kilobytes(text, "\nVmSwap:");
+	member->bytes = kilobytes(text, "\nRssAnon:") + member->beside;
+	member->mapped = kilobytes(text, "\nVmSize:");
+}
+
+/* ---- threads and children */
+
+struct walk {
+	struct slk_memory *memory;
+	struct slk_member *member;
+	char *text; /* of CHILDREN_BYTES */
+	uint64_t now_ns;
+};
+
+static void enter_children(struct walk *walk)
+{
+	struct slk_memory *memory = walk->memory;
+
+	for (char *at = walk->text; *at;) {
+		char *end;
+		pid_t pid = (pid_t)strtol(at, &end, 10);
+		struct slk_member *child = end == at ? NULL : member_of(memory, pid);
+
+		if (!child)
+			return;
+		at = end + (*end == ' ');
+		if (child->seen == memory->serial)
+			continue;
+		child->seen = memory->serial;
+		child->parent = walk->member ? walk->member->pid : memory->init;
+		child->next = NULL;
+		if (memory->last)
+			memory->last->next = child;
+		else
+			memory->first = child;
+		memory->last = child;
+	}
+}
+
+/* More than fit: read on where the file goes on. */
+static void read_children(struct walk *walk, int fd)
+{
+	size_t kept = 0;
+	off_t offset = 0;
+	ssize_t got;
+
+	while ((got = pread(fd, walk->text + kept, CHILDREN_BYTES - 1 - kept, offset)) > 0) {
+		char *cut;
+
+		offset += got;
+		walk->text[kept + (size_t)got] = '\0';
+		cut = strrchr(walk->text, ' ');
+		if (!cut)
+			return;
+		*cut = '\0';
+		enter_children(walk);
+		kept = strlen(cut + 1);
+		memmove(walk->text, cut + 1, kept + 1);
+	}
+}
+
+static void each_thread(struct walk *walk, void (*act)(struct walk *, pid_t))
+{
+	_Alignas(struct slk_dirent) char buffer[4096];
+	char path[32];
+	int dir;
+	long got;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)walk->member->pid);
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return;
+	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0)
+		for (long at = 0; at < got;) {
+			const struct slk_dirent *entry = (const void *)(buffer + at);
+
+			at += entry->length;
+			if (entry->name[0] >= '1' && entry->name[0] <= '9')
+				act(walk, (pid_t)atoi(entry->name));
+		}
+	close(dir);
+}
+
+static void children_of_thread(struct walk *walk, pid_t thread)
+{
+	char name[64];
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/%d/task/%d/children", (int)walk->member->pid, (int)thread);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	read_children(walk, fd);
+	close(fd);
+}
+
+static void children_of_one(struct walk *walk)
+{
+	if (walk->member->fds[CHILDREN] >= 0)
+		read_children(walk, walk->member->fds[CHILDREN]);
+	else
+		children_of_thread(walk, walk->member->pid);
+}
+
+/* Its first thread has none any more, others may. */
+static void memory_of_thread(struct walk *walk, pid_t thread)
+{
+	char status[SLK_STATUS_BYTES_MAX];
+
+	if (walk->member->thread || read_of(walk->member->pid, thread, "status", status, sizeof(status)) <= 0 ||
+	    !strstr(status, "\nRssAnon:"))
+		return;
+	walk->member->thread = thread;
+	take_sizes(walk->member, status);
+}
+
+/* "size resident shared ...", in pages (proc_pid_statm(5)). 0: it cannot be told so, or has not been read for long. */
+static int look_briefly(struct walk *walk, long *ret_threads)
+{
+	struct slk_member *member = walk->member;
+	unsigned long size, resident, shared;
+	uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+	char text[128];
+	struct stat status;
+
+	if (member->thread != member->pid || member->fds[STATM] < 0 ||
+	    walk->now_ns - member->read_ns > STATUS_FOR_NS || fstat(member->fds[TASK], &status) < 0 ||
+	    read_at_start(member->fds[STATM], text, sizeof(text)) <= 0 ||
+	    sscanf(text, "%lu %lu %lu", &size, &resident, &shared) != 3 || resident < shared || !resident)
+		return 0;
+	*ret_threads = (long)status.st_nlink - TASK_LINKS;
+	member->mapped = size * page_bytes;
+	member->bytes = (resident - shared) * page_bytes + member->beside;
+	return *ret_threads > 0;
+}
+
+static int look_closely(struct walk *walk, long *ret_threads)
+{
+	struct slk_member *member = walk->member;
+	char status[SLK_STATUS_BYTES_MAX];
+	ssize_t got = read_status(walk->memory, member, status, sizeof(status));
+
+	member->bytes = member->mapped = member->beside = 0;
+	member->thread = 0;
+	if (got <= 0)
+		return 0;
+	if (member->parent == walk->memory->init && !member->has_executed &&
+	    strncmp(status, INIT_NAME, strlen(INIT_NAME)) == 0)
+		return 0; /* it will be the program */
+	member->has_executed = 1;
+	member->read_ns = walk->now_ns;
+	if (strstr(status, "\nRssAnon:")) {
+		member->thread = member->pid;
+		take_sizes(member, status);
+	}
+	*ret_threads = slk_status_number(status, "\nThreads:");
+	return 1;
+}
+
+static void look_at(struct walk *walk)
+{
+	long threads = 0;
+
+	if (!look_briefly(walk, &threads) && !look_closely(walk, &threads))
+		return;
+	if (threads <= 1) {
+		children_of_one(walk);
+		return;
+	}
+	if (!walk->member->thread)
+		each_thread(walk, memory_of_thread);
+	each_thread(walk, children_of_thread);
+}
+
+/* ---- one memory of two processes */
+
+static int has_memory_of(const struct slk_member *member, pid_t other)
+{
+	return syscall(SYS_kcmp, member->pid, other, KCMP_VM, 0, 0) == 0;
+}
+
+static const struct slk_member *parent_of(const struct slk_memory *memory, const struct slk_member *member)
+{
+	const struct slk_member *parent = memory->buckets[(uint32_t)member->parent % SLK_MEMBER_BUCKETS];
+
+	while (parent && parent->pid != member->parent)
+		parent = parent->chain;
+	return parent && parent->seen == memory->serial ? parent : NULL;
+}
+
+uint64_t slk_members_look(struct slk_memory *memory)
+{
+	static _Thread_local char text[CHILDREN_BYTES];
+	struct walk walk = {memory, NULL, text, slk_now_ns()};
+	uint64_t total = 0;
+	char path[64];
+	int fd;
+
+	memory->serial++;
+	memory->first = memory->last = NULL;
+	memory->member_count = 0;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)memory->init, (int)memory->init);
+	fd = memory->init > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd >= 0) {
+		read_children(&walk, fd);
+		close(fd);
+	}
+	for (struct slk_member *member = memory->first; member; member = member->next) {
+		const struct slk_member *parent;
+
+		walk.member = member;
+		look_at(&walk);
+		memory->member_count++;
+		parent = parent_of(memory, member);
+		if (member->bytes && parent && parent->mapped == member->mapped && has_memory_of(member, parent->pid))
+			member->bytes = 0;
+		total += member->bytes;
+	}
+	drop_gone(memory);
+	return total;
+}
+
+static uint64_t exactly(const struct slk_memory *memory, const struct slk_member *member, uint64_t *ret_shared)
+{
+	char rollup[4096];
+	ssize_t got;
+
+	/* Its threads may have mapped something between the two looks at their sizes. */
+	if (!member->bytes || (parent_of(memory, member) && has_memory_of(member, member->parent)))
+		return 0;
+	got = read_of(member->pid, member->thread, "smaps_rollup", rollup, sizeof(rollup));
+	if (got == -ESRCH || got == -ENOENT || got == 0)
+		return 0; /* it has ended */
+	if (got < 0 || !strstr(rollup, "\nPss_Anon:"))
+		return member->bytes; /* it hides its memory */
+	*ret_shared += kilobytes(rollup, "\nPss_Shmem:");
+	/* Of what is swapped out, only its share counts here. */
+	return kilobytes(rollup, "\nPss_Anon:") + kilobytes(rollup, "\nSwapPss:") + member->unswapped;
+}
+
+/* The largest come first: where they alone are too much, the others need not be walked. */
+uint64_t slk_members_exactly(const struct slk_memory *memory, uint64_t *ret_shared)
+{
+	uint64_t total = 0;
+
+	*ret_shared = 0;
+	/* Who shares with nobody is told exactly already; to walk its tables would wait for what its threads map. */
+	if (memory->member_count == 1 && !memory->counts_mapped)
+		return memory->first->bytes;
+	for (int is_large = 1; is_large >= 0; is_large--)
+		for (const struct slk_member *member = memory->first; member; member = member->next) {
+			if (total > memory->limit)
+				return total;
+			if ((member->bytes > memory->limit / LARGE_PART) == is_large)
+				total += exactly(memory, member, ret_shared);
+		}
+	return total;
+}

@@ -1,0 +1,372 @@
+"""`limits.memory` against whoever takes more, in each way that there is: refused, or everything is ended.
+
+Bare each takes 200 MiB: that is the oracle. How far it got within stands in a file that it counts in; `-v` shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import ledger
+from harness.running import Ended, Runner, system_python
+from security import broken
+
+MEGA = 1 << 20
+LIMIT = 64 * MEGA
+SIZE = 200 * MEGA
+# Who is not asked tries for more, so that it shows where it was stopped: what two processors fill until a thread that
+# looks every few milliseconds has had its turn on a busy machine, and everything is killed.
+MUCH = 512 * MEGA
+FURTHER = 384 * MEGA
+
+# Refused in time: what is asked for is more than there is.
+_ASKS = ("brk", "brk-in-steps", "mmap", "private-file", "memfd-allocated", "shared", "mremap", "mprotect")
+# Nobody is asked, or what was granted is touched later.
+_TAKES = (
+    *("small-pieces", "granted-then-touched", "not-reserved", "memfd-written", "memfd-mapped"),
+    *(
+        "memfd-on-its-way",
+        "memfd-by-path",
+        "memfd-reopened",
+        "mprotect-in-pieces",
+        "many-children",
+        "stacks",
+    ),
+    *("first-thread-has-ended", "written-after-fork", "passed-on-by-fork"),
+)
+# By the one or the other.
+_EITHER = ("threads", "shared-let-go", "shared-small-let-go", "shared-of-zero", "thread-stacks")
+_IN_SHM = ("shm-file", "shm-file-without-a-name")
+
+Measured = Callable[[str, object], None]
+
+
+@pytest.fixture
+def shm(runner: Runner) -> Iterator[Path]:
+    """A directory of the user's on a tmpfs."""
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("there is no tmpfs at /dev/shm")
+    with ledger.directory("shm", Path("/dev/shm")) as directory:
+        runner.place.give(directory)
+        yield directory
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("how", _ASKS)
+def test_who_asks_for_more_than_there_is_is_refused(runner: Runner, how: str) -> None:
+    _takes_it_all_bare(runner, how)
+    ended, taken = _run(runner, how)
+    assert (ended.returncode, ended.reason) == (3, "exited"), ended.stderr
+    assert b"Cannot allocate memory" in ended.stderr or b"No space left" in ended.stderr
+    assert ended.refusals[0]["rule"] == "limits.memory"
+    assert taken < LIMIT
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("how", (*_TAKES, *_EITHER))
+def test_who_takes_more_than_there_is_is_ended(runner: Runner, measured: Measured, how: str) -> None:
+    _takes_it_all_bare(runner, how)
+    ended, taken = _run(runner, how, size=MUCH)
+    _is_stopped(ended, how)
+    measured("further_mib", round((taken - LIMIT) / MEGA, 1))
+    assert taken < LIMIT + FURTHER
+
+
+@pytest.mark.parametrize("how", _IN_SHM)
+def test_files_that_lie_in_memory_count(runner: Runner, shm: Path, measured: Measured, how: str) -> None:
+    _takes_it_all_bare(runner, how, {"SHM": str(shm)})
+    (shm / "taken").unlink(missing_ok=True)
+    ended, taken = _run(runner, how, "--write", shm, env={"SHM": str(shm)}, size=MUCH)
+    _is_stopped(ended, how)
+    measured("further_mib", round((taken - LIMIT) / MEGA, 1))
+    assert taken < LIMIT + FURTHER
+
+
+def test_what_others_put_there_does_not_count(runner: Runner, shm: Path) -> None:
+    """The whole file system holds more; the directory that is granted does not."""
+    with ledger.directory("shm", Path("/dev/shm")) as beside:
+        script = "read word; for i in $(seq 100); do /bin/true; done; echo $word"
+        line = runner.command_line(["sh", "-c", script], options=["--memory", "64M", "--write", shm])
+        with runner.started(line) as process:
+            (beside / "other").write_bytes(bytes(SIZE))
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(b"unharmed\n")
+            assert process.stdout.read() == b"unharmed\n"
+            assert process.wait(timeout=20) == 0
+
+
+def test_system_v_memory_is_not_given_back(runner: Runner) -> None:
+    """It stays when everybody has ended, and nobody tells whose it is."""
+    _takes_it_all_bare(runner, "sysv")
+    policy = '[filesystem]\nbase = true\n[syscalls]\nallow = ["sysv_ipc"]\n'
+    ended, taken = _run(runner, "sysv", policy=policy)
+    assert ended.returncode == 3 and taken == 0
+
+
+_HIDING = """
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void)
+{
+	for (int i = 0; i < 400; i++) {
+		char *piece = mmap(0, 1 << 19, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		for (int at = 0; at < 1 << 19; at += 4096)
+			piece[at] = 1;
+	}
+	if (write(1, "taken", 5) == 5)
+		pause();
+	return 0;
+}
+"""
+
+
+def test_who_hides_its_memory_is_counted_all_the_same(runner: Runner) -> None:
+    """A file that it may not read, and opens nothing: nobody who is no root may look into it."""
+    own = runner.place.file("work/hiding", "")
+    own.write_bytes(runner.compiler.compile(_HIDING, static=True).read_bytes())
+    own.chmod(0o111)
+    ended = runner.sandboxed([own], options=["--write", runner.work, "--memory", "64M"], timeout=60)
+    _is_stopped(ended, "hiding")
+
+
+def test_how_it_ended_is_told_with_limit_and_peak(runner: Runner) -> None:
+    ended, _ = _run(runner, "small-pieces")
+    assert ended.returncode == 137 and ended.status is not None
+    assert (ended.reason, ended.status["rule"]) == ("memory", "limits.memory")
+    assert LIMIT < ended.status["usage"]["peak_memory"] < LIMIT + FURTHER
+    assert ended.stderr.count(b"limits.memory: everything was ended") == 1
+    assert b"64M is the limit" in ended.stderr
+    assert ended.audit[-1]["reason"] == "memory" and ended.audit[-1]["rule"] == "limits.memory"
+    assert [record["subject"] for record in ended.audit if record["kind"] == "note"] == ["limits.memory"]
+
+
+def test_never_is_more_in_use_than_the_limit_and_what_is_told(runner: Runner, measured: Measured) -> None:
+    """As seen from outside, by what the kernel says of each process."""
+    line = runner.command_line(
+        [_takers(runner), "many-children", "200", runner.work / "counter"],
+        options=["--write", runner.work, "--memory", "64M"],
+    )
+    most = 0
+    with runner.started(line, env=runner.environment({"HOLD": "1"})) as process:
+        while process.poll() is None:
+            most = max(most, sum(_private_bytes(pid) for pid in _descendants(process.pid)))
+    measured("most_mib", round(most / MEGA, 1))
+    assert process.returncode == 137
+    assert 0 < most < LIMIT + FURTHER
+
+
+# ---- what is no reason
+
+_HARMLESS = {
+    "reserves 64 GB": "mmap.mmap(-1, 64 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)",
+    "threads that touch nothing": """
+import threading
+held = threading.Event()
+threads = [threading.Thread(target=held.wait) for _ in range(20)]
+[thread.start() for thread in threads]
+held.set()
+""",
+    "shared after fork": """
+data = bytearray(b'x') * (30 << 20)
+children = []
+for _ in range(8):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.3)
+        os._exit(0)
+    children.append(pid)
+[os.waitpid(pid, 0) for pid in children]
+""",
+    "vfork": """
+data = bytearray(b'x') * (40 << 20)
+import subprocess
+for _ in range(40):
+    subprocess.run(['/bin/true'], close_fds=False, check=True)
+""",
+    "objects that are let go": """
+for _ in range(8):
+    fd = os.memfd_create('x')
+    os.write(fd, bytes(15 << 20))
+    os.close(fd)
+for _ in range(8):
+    area = mmap.mmap(-1, 15 << 20)
+    area.write(bytes(15 << 20))
+    area.close()
+""",
+    "what is closed for writing and opened again": """
+size = 40 << 20
+libc.mmap.restype = ctypes.c_void_p
+at = libc.mmap(None, ctypes.c_size_t(size), 3, 0x22, -1, ctypes.c_long(0))
+ctypes.memset(at, 1, size)
+for _ in range(5):
+    assert libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(size), 1) == 0
+    assert libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(size), 3) == 0
+ctypes.memset(at, 2, size)
+""",
+    "grown and moved": """
+data = bytearray(1 << 20)
+for _ in range(30):
+    data += bytes(1 << 20)
+""",
+    "much address space": """
+libc.mmap.restype = ctypes.c_void_p
+assert libc.mmap(None, ctypes.c_size_t(1 << 44), 3, 0x4022, -1, ctypes.c_long(0)) not in (None, 2**64 - 1)
+""",
+}
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("what", _HARMLESS)
+def test_what_takes_no_memory_is_no_reason(runner: Runner, what: str) -> None:
+    script = "import ctypes, mmap, os, time\nlibc = ctypes.CDLL(None, use_errno=True)\n" + _HARMLESS[what]
+    command = [system_python(), "-S", "-c", script]
+    assert runner.bare(command).returncode == 0
+    ended = runner.sandboxed(command, options=["--memory", "64M"])
+    assert (ended.returncode, ended.reason) == (0, "exited"), ended.stderr
+
+
+_BREAK = r"""
+#define _DEFAULT_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+int main(void)
+{
+	char *before = sbrk(0);
+	long told = syscall(SYS_brk, before + (400L << 20));
+	printf("%d %d ", told == (long)before, sbrk(0) == before);
+	printf("%d\n", malloc(100000) != NULL);
+	return 0;
+}
+"""
+
+
+def test_a_refused_break_is_told_as_the_kernel_tells_it(runner: Runner) -> None:
+    """It returns where the heap ends, and the C library compares."""
+    ended = runner.sandboxed([runner.compiler.compile(_BREAK)], options=["--memory", "64M"])
+    assert ended.stdout == b"1 1 1\n", ended.stderr
+
+
+def test_shared_memory_is_shared(runner: Runner) -> None:
+    """It is made of something else, and nobody can tell."""
+    script = """
+import ctypes, mmap, os
+area = mmap.mmap(-1, 3 << 20)
+if os.fork() == 0:
+    area[0:5] = b'child'
+    os._exit(0)
+os.wait()
+print(area[0:5], sorted(os.listdir('/proc/self/fd'))[:4])
+"""
+    runner.both([system_python(), "-S", "-c", script], options=["--memory", "64M"])
+
+
+# ---- each check shown to fail once
+
+_NO_WATCHER = """
+from sandlockd.kernel import memlimit
+memlimit.Memory.watch = lambda self, *a: None
+"""
+
+_NO_HANDLERS = """
+from sandlockd.launch import filter_plan as plan
+decide = plan._decide_memory
+plan._decide_memory = lambda row, given: plan._PASS if row.name not in ('memfd_secret',) else decide(row, given)
+"""
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("how", ["small-pieces", "many-children", "not-reserved"])
+def test_without_the_watcher_it_is_taken(runner: Runner, how: str) -> None:
+    assert b"taken" in _broken(runner, _NO_WATCHER, how).stdout
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("how", ["mmap", "brk", "mremap", "mprotect"])
+def test_without_the_handlers_nobody_is_refused(runner: Runner, how: str) -> None:
+    ended = _broken(runner, _NO_HANDLERS, how)
+    assert ended.returncode != 3 and not ended.refusals
+
+
+def test_without_the_handlers_objects_are_not_counted(runner: Runner) -> None:
+    assert b"taken" in _broken(runner, _NO_HANDLERS, "memfd-written").stdout
+
+
+def _broken(runner: Runner, patch: str, how: str) -> Ended:
+    command = [_takers(runner), how, "200", runner.work / "counter"]
+    return broken.run(runner, patch, command, options=["--write", runner.work, "--memory", "64M"], timeout=60)
+
+
+# ----
+
+
+def _takers(runner: Runner) -> Path:
+    return runner.compiler.compile((Path(__file__).parent / "attacks" / "takers.c").read_text())
+
+
+def _takes_it_all_bare(runner: Runner, how: str, env: dict[str, str] | None = None) -> None:
+    command = [_takers(runner), how, str(SIZE // MEGA), runner.work / "counter"]
+    ended = runner.bare(command, env=runner.environment(env))
+    assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, [b"taken"]), ended.stderr
+
+
+def _run(
+    runner: Runner,
+    how: str,
+    *options: str | Path,
+    policy: str | None = None,
+    env: dict[str, str] | None = None,
+    size: int = SIZE,
+) -> tuple[Ended, int]:
+    """And how much it took. It holds that until it is ended."""
+    counter = runner.work / "counter"
+    counter.unlink(missing_ok=True)
+    ended = runner.sandboxed(
+        [_takers(runner), how, str(size // MEGA), counter],
+        options=["--write", runner.work, "--memory", "64M", *options],
+        policy=policy,
+        env={"HOLD": "1", **(env or {})},
+        timeout=60,
+    )
+    (taken,) = struct.unpack("=Q", counter.read_bytes()[:8])
+    return ended, taken
+
+
+def _is_stopped(ended: Ended, how: str) -> None:
+    assert ended.status is not None and b"taken" not in ended.stdout, (how, ended.stderr)
+    if ended.reason == "exited":
+        assert how in _EITHER and ended.returncode == 3, ended.stderr
+    else:
+        assert (ended.returncode, ended.reason, ended.status["rule"]) == (137, "memory", "limits.memory")
+
+
+def _descendants(pid: int) -> list[int]:
+    """Of sandlockd, those below init."""
+    found: list[int] = []
+    level = [pid]
+    for depth in range(6):
+        level = [child for parent in level for child in _children(parent)]
+        found += level if depth else []
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    wanted = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
