@@ -75,6 +75,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->listener_fd = -1;
 	engine->newcomers_fd = -1;
 	slk_bases_create(engine);
+	engine->timing = slk_timing_create();
 	engine->uid = (uint32_t)geteuid();
 	engine->gid = (uint32_t)getegid();
 	engine->native_arch = config->native_arch;
@@ -110,6 +111,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 		timer_delete(engine->patience);
 	slk_newcomers_destroy(engine);
 	slk_bases_destroy(engine);
+	slk_timing_destroy(engine->timing);
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
 	munmap(engine->shared, sizeof(*engine->shared));
@@ -230,6 +232,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	slot->tid = (int32_t)notif.pid;
 	slot->nr = notif.data.nr;
 	slot->phase = SLK_PHASE_RECEIVED;
+	slk_timing_begin(slot);
 	return 1;
 }
 
@@ -359,8 +362,11 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		engine->counts.refused++;
 		told = settle(engine, request, ENOSYS, 0);
 	}
-	if (told)
+	if (told) {
 		engine->counts.to_python++;
+		if (request->slot < SLK_SLOTS_MAX)
+			engine->slots[request->slot].is_pythons = 1;
+	}
 	return told;
 }
 

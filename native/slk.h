@@ -80,6 +80,54 @@ long slk_status_number(const char *text, const char *name);
 int slk_scope_signals(void);
 /* Where that is not to be had. Orphans become our children, so passes reach every depth. */
 void slk_kill_children_once(void);
+/* Each process that /proc shows, in ascending order. */
+void slk_each_process(void (*visit)(void *, pid_t), void *context);
+/* Is it of our sandbox? scoped: it was proven that we can signal nobody else. We ourselves are not. */
+int slk_is_inside(int scoped, pid_t pid);
+/* To all of the sandbox. */
+void slk_signal_all(int scoped, int number);
+
+/* ---- cputime.c: what the processes of a sandbox have used of processors, together */
+
+struct slk_cpu_process;
+
+struct slk_cputime {
+	int scoped;
+	uint64_t looked_ns; /* when */
+	uint64_t lost_ns;   /* of those that nobody waited for, as far as their parents are gone, too */
+	uint64_t still_lost_ns;
+	struct slk_cpu_process *before, *now; /* who there was at the last look, and at the one before; or NULL */
+	uint32_t before_count, now_count;
+};
+
+void slk_cputime_begin(struct slk_cputime *cpu, int scoped);
+/* Nanoseconds, of the living and the dead. Rather too few than too many. */
+uint64_t slk_cputime_look(struct slk_cputime *cpu);
+/* When all are dead and reaped. */
+uint64_t slk_cputime_end(const struct slk_cputime *cpu);
+
+/* ---- limits.c: what init ends its sandbox for */
+
+enum slk_due { SLK_DUE_NOTHING, SLK_DUE_ASK, SLK_DUE_END };
+
+struct slk_limits {
+	uint64_t timeout_ns, grace_ns, cpu_time_ns;
+	uint64_t ask_ns, end_ns, look_ns; /* when what is due (slk_now_ns); 0: never */
+	uint32_t processors;
+	int reached; /* enum slk_limit */
+	uint64_t used_ns;
+	struct slk_cputime cpu;
+};
+
+void slk_limits_begin(struct slk_limits *limits, const struct slk_launch_plan *plan, int scoped);
+/* Until something is due: milliseconds, -1: for ever. */
+int slk_limits_wait_ms(const struct slk_limits *limits);
+/* What is due now; `reached` says for what. */
+enum slk_due slk_limits_due(struct slk_limits *limits);
+/* Everything is about to be killed, */
+void slk_limits_ending(struct slk_limits *limits);
+/* and is dead, and reaped. 1: it turns out that a limit was passed. */
+int slk_limits_ended(struct slk_limits *limits);
 
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
@@ -300,6 +348,8 @@ struct slk_slot {
 	uint32_t phase;
 	int32_t error;
 	int64_t value;
+	uint64_t began; /* times.c */
+	uint64_t is_pythons;
 };
 
 /* A call that was let go on and may wait in the kernel, as it waits bare: for the other end of a FIFO, say. */
@@ -391,6 +441,7 @@ struct slk_engine {
 	int32_t last_tid;    /* whose calls the last ones were, and how many of them in a row */
 	uint32_t in_a_row;
 	struct slk_engine_counts counts;
+	struct slk_timing *timing;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];
 	int32_t seen[SLK_SEEN_MAX];
@@ -420,6 +471,16 @@ int slk_newcomer_is_due(struct slk_engine *engine);
 /* So that newcomers_fd becomes readable when the oldest is due. */
 void slk_newcomers_set_timer(struct slk_engine *engine);
 void slk_newcomers_timer_ran(struct slk_engine *engine);
+
+/* ---- times.c: how long calls wait for their answer */
+
+struct slk_timing;
+
+/* NULL: there is no memory for it. */
+struct slk_timing *slk_timing_create(void);
+void slk_timing_destroy(struct slk_timing *timing);
+void slk_timing_begin(struct slk_slot *slot);
+void slk_timing_end(struct slk_timing *timing, const struct slk_slot *slot);
 
 /* ---- affinity.c: which CPU a caller wakes on */
 
