@@ -5,12 +5,15 @@
  * The living tell it themselves: a process its own time, that of its dead threads included (a CPU clock, clock_getres(2)),
  * and that of the children that it has waited for, with theirs (/proc/<pid>/stat). Whose parent died is init's child.
  *
- * What nobody waits for, the kernel adds to nobody: children of who ignores SIGCHLD, or set SA_NOCLDWAIT. Those are found
- * while they live. init remembers at each look who there was; what a process had used that is gone at the next one, and that
- * its parent's children's time does not show, is lost, and counts. Who lives for shorter than it is between two looks is
- * found by chance only; so where times get lost, each that is found running counts for all that were not found: for the
- * time since the look before, times the part of its own life for which it had a processor. That is what they have used on
- * average, neither more nor less. It is not done where a parent's children's time shows what is gone.
+ * What nobody waits for, the kernel adds to nobody: children of who ignores SIGCHLD, or set SA_NOCLDWAIT. So books are kept.
+ * init remembers at each look who there was. What those had used that are gone at the next one must show in some children's
+ * time, or in what init has waited for: whoever it was that did. What does not show is lost, and counts.
+ *
+ * Who lives for a shorter time than it is between two looks is seen by chance only. One that was seen once, and running,
+ * stands for all that were not: it counts for the time between two looks, times the part of its own life in which it had the
+ * processor that it wanted. On average that is what they all have used, for who is waited for as for who is not; and so the
+ * books come out even, but for chance, where nothing is lost. What may be chance (five standard deviations) is none. Looks
+ * come at random, so that nobody can be there between them only (limits.c).
  */
 #define _GNU_SOURCE
 #include "slk.h"
@@ -27,20 +30,19 @@
 
 #define REMEMBERED_MAX 65536 /* those beyond count while they live */
 #define NS_PER_S 1000000000u
-/* Children's times are told in whole ticks, two of them: a difference is known to so much. */
+/* Children's times are told in whole ticks, user's and system's: a difference is known to so much. */
 #define TOLD_TO_TICKS 2
+#define DEVIATIONS 5.0
 
 struct slk_cpu_process {
 	int32_t pid;
-	int32_t parent;
 	uint64_t birth; /* in ticks since the machine's start */
 	uint64_t own_ns;
 	uint64_t children_ns;
 	uint64_t first_children_ns; /* when it was seen first */
-	uint64_t gone_ns;           /* what its children had used that were seen, and are gone */
-	uint64_t estimated_ns;      /* the same, with those that were not seen */
-	uint64_t stands_for_ns;     /* seen once, running: for how much */
-	int is_running;
+	uint64_t stands_for_ns;
+	int32_t threads;
+	int32_t was_seen; /* before, too */
 };
 
 static uint64_t tick_ns(void)
@@ -65,7 +67,7 @@ void slk_cputime_begin(struct slk_cputime *cpu, int scoped)
 	size_t size = REMEMBERED_MAX * sizeof(struct slk_cpu_process);
 	void *room = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	*cpu = (struct slk_cputime){.scoped = scoped, .looked_ns = slk_now_ns()};
+	*cpu = (struct slk_cputime){.scoped = scoped, .dead_ns = dead_ns()};
 	if (room == MAP_FAILED)
 		return; /* then nobody is remembered */
 	cpu->before = room;
@@ -91,22 +93,21 @@ static int read_stat(pid_t pid, struct slk_cpu_process *ret_process)
 	struct slk_cpu_process found = {.pid = pid};
 	uint64_t user, system, birth;
 	int64_t children_user, children_system;
-	char path[32], text[512], state;
+	char path[32], text[512];
 	const char *name_end;
-	int parent;
+	int threads;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	if (read_file(path, text, sizeof(text)) <= 0)
 		return -ESRCH;
 	name_end = strrchr(text, ')'); /* the name may hold any */
 	if (!name_end || sscanf(name_end + 1,
-				" %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64
-				" %*d %*d %*d %*d %" SCNu64,
-				&state, &parent, &user, &system, &children_user, &children_system, &birth) != 7)
+				" %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64
+				" %*d %*d %d %*d %" SCNu64,
+				&user, &system, &children_user, &children_system, &threads, &birth) != 6)
 		return -ESRCH;
-	found.parent = parent;
+	found.threads = threads;
 	found.birth = birth;
-	found.is_running = state == 'R';
 	found.own_ns = (user + system) * tick_ns();
 	found.children_ns = (uint64_t)(children_user + children_system) * tick_ns();
 	*ret_process = found;
@@ -123,18 +124,51 @@ static void read_clock(struct slk_cpu_process *process)
 		process->own_ns = (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
 }
 
-/* Of the time for which it wanted a processor, the part for which it had one (Documentation/scheduler/sched-stats.rst):
- * of `interval`. Where the kernel keeps no account of waits, all of it. */
-static uint64_t running_part(pid_t pid, uint64_t interval)
+/* Of a thread: 0 if it wants no processor now; else the part of the time, since it began, in which it had the one that it
+ * wanted (Documentation/scheduler/sched-stats.rst). Where the kernel keeps no account of waits: all. */
+static double running_part(const char *of)
 {
 	uint64_t ran, waited;
-	char path[32], text[128];
+	char path[64], text[512];
+	const char *name_end;
 
-	snprintf(path, sizeof(path), "/proc/%d/schedstat", (int)pid);
+	snprintf(path, sizeof(path), "%s/stat", of);
+	if (read_file(path, text, sizeof(text)) <= 0 || !(name_end = strrchr(text, ')')) ||
+	    strncmp(name_end, ") R", 3) != 0)
+		return 0;
+	snprintf(path, sizeof(path), "%s/schedstat", of);
 	if (read_file(path, text, sizeof(text)) <= 0 || sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &waited) != 2 ||
 	    ran + waited == 0)
-		return interval;
-	return (uint64_t)((double)interval * ((double)ran / (double)(ran + waited)));
+		return 1;
+	return (double)ran / (double)(ran + waited);
+}
+
+struct threads {
+	pid_t pid;
+	double part;
+};
+
+static void add_thread(void *context, pid_t tid)
+{
+	struct threads *threads = context;
+	char path[48];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", (int)threads->pid, (int)tid);
+	threads->part += running_part(path);
+}
+
+static double running_parts(const struct slk_cpu_process *process)
+{
+	struct threads threads = {.pid = process->pid};
+	char path[32];
+
+	if (process->threads <= 1)
+		add_thread(&threads, process->pid);
+	else {
+		snprintf(path, sizeof(path), "/proc/%d/task", (int)process->pid);
+		slk_each_number(path, add_thread, &threads);
+	}
+	return threads.part;
 }
 
 struct looking {
@@ -183,73 +217,83 @@ static struct slk_cpu_process *still(struct slk_cputime *cpu, const struct slk_c
 	return now && now->birth == before->birth ? now : NULL;
 }
 
-static uint64_t lost_of(const struct slk_cpu_process *process)
+/* What the gone had used. Of who was seen once, its own children's time was seen as theirs, if at all. */
+static double used_by_gone(struct slk_cputime *cpu)
 {
-	uint64_t shown = process->children_ns - process->first_children_ns;
+	double used = 0;
 
-	if (process->gone_ns <= shown + TOLD_TO_TICKS * tick_ns() || process->gone_ns < 2 * shown)
-		return 0;
-	return (process->estimated_ns > process->gone_ns ? process->estimated_ns : process->gone_ns) - shown;
+	for (uint32_t i = 0; i < cpu->before_count; i++) {
+		const struct slk_cpu_process *gone = &cpu->before[i];
+		double stands_for = (double)gone->stands_for_ns;
+
+		if (still(cpu, gone))
+			continue;
+		if (gone->was_seen) {
+			used += (double)(gone->own_ns + gone->children_ns - gone->first_children_ns);
+			continue;
+		}
+		used += stands_for;
+		cpu->variance += stands_for * stands_for;
+	}
+	return used;
 }
 
-static void went(struct slk_cputime *cpu, const struct slk_cpu_process *gone)
+/* And what shows of it. */
+static double shown(struct slk_cputime *cpu, uint64_t between_ns)
 {
-	const struct slk_cpu_process *parent_before = find(cpu->before, cpu->before_count, gone->parent);
-	struct slk_cpu_process *parent = parent_before ? still(cpu, parent_before) : NULL;
-	uint64_t used = gone->own_ns + gone->children_ns;
+	double shows = 0;
 
-	cpu->lost_ns += lost_of(gone);
-	if (!parent)
-		return; /* whoever took it over, init at last, has waited for it, or tells of it */
-	parent->gone_ns += used;
-	parent->estimated_ns += used > gone->stands_for_ns ? used : gone->stands_for_ns;
-}
-
-static void remember(struct slk_cputime *cpu, uint64_t interval)
-{
+	cpu->parents = 0;
 	for (uint32_t i = 0; i < cpu->now_count; i++) {
 		struct slk_cpu_process *now = &cpu->now[i];
 		const struct slk_cpu_process *before = find(cpu->before, cpu->before_count, now->pid);
 
+		cpu->parents += now->children_ns != 0;
 		if (before && before->birth == now->birth) {
+			now->was_seen = 1;
 			now->first_children_ns = before->first_children_ns;
-			now->gone_ns = before->gone_ns;
-			now->estimated_ns = before->estimated_ns;
+			shows += (double)(now->children_ns - before->children_ns);
 		} else {
 			now->first_children_ns = now->children_ns;
-			now->stands_for_ns = now->is_running ? running_part(now->pid, interval) : 0;
+			now->stands_for_ns = (uint64_t)((double)between_ns * running_parts(now));
 		}
 	}
-	for (uint32_t i = 0; i < cpu->before_count; i++)
-		if (!still(cpu, &cpu->before[i]))
-			went(cpu, &cpu->before[i]);
-	cpu->still_lost_ns = 0;
-	for (uint32_t i = 0; i < cpu->now_count; i++)
-		cpu->still_lost_ns += lost_of(&cpu->now[i]);
+	return shows;
 }
 
-uint64_t slk_cputime_look(struct slk_cputime *cpu)
+static uint64_t lost_ns(const struct slk_cputime *cpu)
 {
-	uint64_t now = slk_now_ns();
+	double unsure = (double)(TOLD_TO_TICKS * tick_ns()) * (cpu->parents + 1);
+	double over = cpu->missing_ns - unsure;
+
+	if (over <= 0 || over * over <= DEVIATIONS * DEVIATIONS * cpu->variance)
+		return 0;
+	return (uint64_t)cpu->missing_ns;
+}
+
+uint64_t slk_cputime_look(struct slk_cputime *cpu, uint64_t between_ns)
+{
 	struct slk_cpu_process *free_one = cpu->before;
 	/* Before all else: who is waited for by us later is still a living one now. */
-	struct looking looking = {.cpu = cpu, .total_ns = dead_ns()};
+	uint64_t dead = dead_ns();
+	struct looking looking = {.cpu = cpu, .total_ns = dead};
 
-	slk_each_process(visit, &looking);
+	slk_each_number("/proc", visit, &looking);
 	for (uint32_t i = 0; i < cpu->now_count; i++) {
 		read_clock(&cpu->now[i]);
 		looking.total_ns += cpu->now[i].own_ns;
 	}
-	remember(cpu, now - cpu->looked_ns);
-	cpu->looked_ns = now;
+	cpu->missing_ns -= shown(cpu, between_ns) + (double)(dead - cpu->dead_ns);
+	cpu->missing_ns += used_by_gone(cpu);
+	cpu->dead_ns = dead;
 	cpu->before = cpu->now;
 	cpu->before_count = cpu->now_count;
 	cpu->now = free_one;
 	cpu->now_count = 0;
-	return looking.total_ns + cpu->lost_ns + cpu->still_lost_ns;
+	return looking.total_ns + lost_ns(cpu);
 }
 
 uint64_t slk_cputime_end(const struct slk_cputime *cpu)
 {
-	return dead_ns() + cpu->lost_ns + cpu->still_lost_ns;
+	return dead_ns() + lost_ns(cpu);
 }

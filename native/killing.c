@@ -81,10 +81,10 @@ static pid_t parent_of(pid_t pid)
 	return after && strlen(after) > 4 ? (pid_t)atoi(after + 4) : -1;
 }
 
-void slk_each_process(void (*visit)(void *, pid_t), void *context)
+void slk_each_number(const char *directory, void (*visit)(void *, pid_t), void *context)
 {
 	_Alignas(struct slk_dirent) char buffer[8192];
-	int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	long got;
 
 	if (dir < 0)
@@ -113,7 +113,7 @@ void slk_kill_children_once(void)
 {
 	pid_t self = getpid();
 
-	slk_each_process(kill_child, &self);
+	slk_each_number("/proc", kill_child, &self);
 }
 
 /* Landlock refuses a signal to anybody else, also the one that is none (security/landlock/task.c, hook_task_kill). */
@@ -144,5 +144,5 @@ void slk_signal_all(int scoped, int number)
 	if (scoped)
 		kill(-1, number);
 	else
-		slk_each_process(signal_one, &number);
+		slk_each_number("/proc", signal_one, &number);
 }

@@ -80,8 +80,8 @@ long slk_status_number(const char *text, const char *name);
 int slk_scope_signals(void);
 /* Where that is not to be had. Orphans become our children, so passes reach every depth. */
 void slk_kill_children_once(void);
-/* Each process that /proc shows, in ascending order. */
-void slk_each_process(void (*visit)(void *, pid_t), void *context);
+/* Each process that /proc shows, or thread that /proc/<pid>/task does, in ascending order. */
+void slk_each_number(const char *directory, void (*visit)(void *, pid_t), void *context);
 /* Is it of our sandbox? scoped: it was proven that we can signal nobody else. We ourselves are not. */
 int slk_is_inside(int scoped, pid_t pid);
 /* To all of the sandbox. */
@@ -93,16 +93,17 @@ struct slk_cpu_process;
 
 struct slk_cputime {
 	int scoped;
-	uint64_t looked_ns; /* when */
-	uint64_t lost_ns;   /* of those that nobody waited for, as far as their parents are gone, too */
-	uint64_t still_lost_ns;
-	struct slk_cpu_process *before, *now; /* who there was at the last look, and at the one before; or NULL */
+	uint64_t dead_ns;  /* what those had used that we had waited for, at the last look */
+	double missing_ns; /* what the gone had used and does not show; less than nothing, too, by chance */
+	double variance;   /* of that */
+	uint32_t parents;  /* the living that children's time shows with */
+	struct slk_cpu_process *before, *now; /* who there was at the last look, and a place for the next; or NULL */
 	uint32_t before_count, now_count;
 };
 
 void slk_cputime_begin(struct slk_cputime *cpu, int scoped);
-/* Nanoseconds, of the living and the dead. Rather too few than too many. */
-uint64_t slk_cputime_look(struct slk_cputime *cpu);
+/* Nanoseconds, of the living and the dead. between_ns: how long it is between two looks, on average. */
+uint64_t slk_cputime_look(struct slk_cputime *cpu, uint64_t between_ns);
 /* When all are dead and reaped. */
 uint64_t slk_cputime_end(const struct slk_cputime *cpu);
 
@@ -114,6 +115,8 @@ struct slk_limits {
 	uint64_t timeout_ns, grace_ns, cpu_time_ns;
 	uint64_t ask_ns, end_ns, look_ns; /* when what is due (slk_now_ns); 0: never */
 	uint32_t processors;
+	uint64_t between_ns; /* the looks, as it is to be expected */
+	uint64_t random;
 	int reached; /* enum slk_limit */
 	uint64_t used_ns;
 	struct slk_cputime cpu;
