@@ -54,6 +54,7 @@ struct init {
 	uint64_t reaped;
 	const struct slk_launch_plan *plan;
 	struct slk_limits limits;
+	struct slk_outbox outbox;
 };
 
 struct taken {
@@ -112,11 +113,11 @@ static void kill_all_and_reap(struct init *init)
 	}
 }
 
-static void report(const struct init *init, enum slk_report_kind kind, int status)
+static void report(struct init *init, enum slk_report_kind kind, int status)
 {
 	struct slk_report message = {.kind = (int32_t)kind, .pid = init->program, .status = status, .fd = -1};
 
-	slk_report_send(init->control_fd, &message, -1); /* a dead supervisor shows as a hang-up */
+	slk_tell(&init->outbox, init->control_fd, &message);
 }
 
 /* By which signal; 0: it goes on. */
@@ -130,16 +131,16 @@ static void told_of_stop(struct init *init, int number)
 		init->stops++;
 	}
 	message.stop = init->stops;
-	slk_report_send(init->control_fd, &message, -1);
+	slk_tell(&init->outbox, init->control_fd, &message);
 }
 
-static void tell_limit(const struct init *init)
+static void tell_limit(struct init *init)
 {
 	struct slk_report message = {.kind = SLK_REPORT_LIMIT, .pid = init->program, .fd = -1};
 
 	message.status = init->limits.reached;
 	message.used_ns = init->limits.used_ns;
-	slk_report_send(init->control_fd, &message, -1);
+	slk_tell(&init->outbox, init->control_fd, &message);
 }
 
 static uint64_t number_behind(const char *text, const char *name)
@@ -180,7 +181,8 @@ static _Noreturn void finish(struct init *init)
 	message.reaped = init->reaped;
 	message.used_ns = init->limits.used_ns;
 	tell_written(&message);
-	slk_report_send(init->control_fd, &message, -1);
+	slk_tell(&init->outbox, init->control_fd, &message);
+	slk_tell_waiting(&init->outbox, init->control_fd, 1);
 	_exit(0);
 }
 
@@ -377,6 +379,7 @@ static _Noreturn void serve(struct init *init)
 	for (;;) {
 		struct signalfd_siginfo info;
 
+		waiting[0].events = init->outbox.count ? POLLIN | POLLOUT : POLLIN;
 		if (poll(waiting, 2, patience_ms(init)) < 0)
 			continue; /* EINTR: every signal is blocked, so only a debugger gets here */
 		if (waiting[1].revents || init->more) {
@@ -386,7 +389,9 @@ static _Noreturn void serve(struct init *init)
 					look_after_supervisor(init);
 			reap(init);
 		}
-		if (waiting[0].revents)
+		if (waiting[0].revents & POLLOUT)
+			slk_tell_waiting(&init->outbox, init->control_fd, 0);
+		if (waiting[0].revents & ~POLLOUT)
 			obey(init);
 		if (init->late_traces)
 			init->late_traces = slk_trace_late();

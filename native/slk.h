@@ -47,6 +47,18 @@ _Noreturn void slk_child_main(const struct slk_launch_plan *plan, int control_fd
 void slk_report_failure(int control_fd, enum slk_stage stage, int error);
 int slk_report_send(int control_fd, const struct slk_report *report, int passed_fd);
 
+/* What init has to say while nobody listens: a stopped supervisor must not keep it from its work. Of stops that follow one
+ * another only the last counts; the rest is said once each. */
+#define SLK_OUTBOX_MAX 8
+struct slk_outbox {
+	uint32_t count;
+	struct slk_report waiting[SLK_OUTBOX_MAX];
+};
+
+void slk_tell(struct slk_outbox *outbox, int control_fd, const struct slk_report *report);
+/* What waits; wait: until it is said, or nobody is there to hear it. */
+void slk_tell_waiting(struct slk_outbox *outbox, int control_fd, int wait);
+
 /* ---- the fast path's own parts */
 
 /* An absolute path, normalised by its letters alone, with the hash of each prefix that ends at a component. */

@@ -110,6 +110,19 @@ __attribute__((noreturn)) static void be_parent_of_many(int waits)
 	}
 }
 
+/* A supervisor that hears nothing: more stops than its socket holds. */
+__attribute__((noreturn)) static void be_restless(void)
+{
+	pid_t self = getpid();
+
+	say('r');
+	if (fork() == 0)
+		while (kill(self, SIGCONT) == 0)
+			;
+	while (1)
+		raise(SIGSTOP);
+}
+
 /* ---- */
 
 struct watched {
@@ -198,6 +211,21 @@ static void test_who_is_stopped_goes_on_to_end(void)
 	CHECK_EQUAL(1, check_all_dead(&watched));
 }
 
+static void test_nobody_has_to_listen_for_it(void)
+{
+	struct slk_launch_plan limits = {.timeout_ns = 300 * MS, .grace_ns = 20000 * MS};
+	struct watched watched = start("restless", limits, 1);
+	struct pollfd waiting = {watched.end, POLLIN, 0};
+	char byte;
+
+	CHECK_EQUAL(1, poll(&waiting, 1, PATIENCE_MS));
+	CHECK_EQUAL(0, read(watched.end, &byte, 1)); /* all are dead, and we have read no report so far */
+	hear(&watched.launched, SLK_REPORT_DONE);
+	CHECK(HAS(&watched.launched, SLK_REPORT_STOPPED) && HAS(&watched.launched, SLK_REPORT_LIMIT));
+	close(watched.end);
+	let_go(&watched.launched);
+}
+
 static void test_who_has_ended_by_itself_is_told_so(void)
 {
 	struct slk_launch_plan plan = plan_of(SHELL("exit 4")), limits = {.timeout_ns = 60000 * MS};
@@ -258,6 +286,7 @@ static void run_all(void)
 	RUN(test_all_are_asked_to_end_when_the_time_is_over);
 	RUN(test_who_does_not_is_killed_after_the_grace);
 	RUN(test_who_is_stopped_goes_on_to_end);
+	RUN(test_nobody_has_to_listen_for_it);
 	RUN(test_who_has_ended_by_itself_is_told_so);
 	RUN(test_the_clock_does_not_run_before_it_is_begun);
 	RUN(test_what_children_used_that_are_waited_for_counts);
@@ -273,6 +302,8 @@ static void take_role(const char *role)
 		be_tree(1);
 	if (!strcmp(role, "stopped"))
 		be_stopped();
+	if (!strcmp(role, "restless"))
+		be_restless();
 	if (!strcmp(role, "parent"))
 		be_parent_of_many(1);
 	if (!strcmp(role, "careless"))
