@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def test_the_clock_of_a_long_run_is_the_same_one(runner: Runner) -> None:
 def test_a_program_may_clean_up_when_it_is_asked_to_end(runner: Runner) -> None:
     """What it says then is told, and is no success."""
     script = "trap 'echo cleaned; exit 0' TERM; while :; do sleep 0.01; done"
-    ended = _run(runner, "200ms", ["sh", "-c", script])
+    ended = _run(runner, "1s", ["sh", "-c", script])
     assert _timed_out(ended) and ended.stdout == b"cleaned\n"
     assert ended.status is not None
     assert (ended.status["exit_code"], ended.status["signal"]) == (0, None)
@@ -68,7 +69,7 @@ while :; do sleep 0.01; done
 
 def test_every_process_is_asked_and_not_only_the_first(runner: Runner) -> None:
     require("setsid")
-    ended = _run(runner, "300ms", ["sh", "-c", _ALL_ARE_ASKED])
+    ended = _run(runner, "1s", ["sh", "-c", _ALL_ARE_ASKED])
     assert _timed_out(ended) and ended.status is not None
     assert sorted(ended.stdout.split()) == [b"child", b"session"]
     assert ended.status["exit_code"] == 3
@@ -76,12 +77,12 @@ def test_every_process_is_asked_and_not_only_the_first(runner: Runner) -> None:
 
 def test_a_stopped_program_is_ended_at_its_time_too(runner: Runner) -> None:
     """The clock goes on, and the program goes on when it is over, to be able to end."""
-    ended = _run(runner, "300ms", ["sh", "-c", "trap 'echo awake; exit 1' TERM; kill -STOP $$; sleep 1000"])
+    ended = _run(runner, "1s", ["sh", "-c", "trap 'echo awake; exit 1' TERM; kill -STOP $$; sleep 1000"])
     assert _timed_out(ended) and ended.stdout == b"awake\n"
 
 
 def test_a_stopped_sandlockd_keeps_nobody_alive(runner: Runner) -> None:
-    line = runner.command_line(["sh", "-c", "echo ready; sleep 1000"], options=["--timeout", "300ms"])
+    line = runner.command_line(["sh", "-c", "echo ready; sleep 1000"], options=["--timeout", "1s"])
     with runner.started(line) as process:
         assert process.stdout is not None
         line_of(process.stdout.fileno())
@@ -94,8 +95,8 @@ def test_a_stopped_sandlockd_keeps_nobody_alive(runner: Runner) -> None:
 
 
 def test_who_was_asked_to_end_before_ends_for_that(runner: Runner) -> None:
-    script = "trap 'sleep 0.6; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
-    line = runner.command_line(["sh", "-c", script], options=["--timeout", "500ms"])
+    script = "trap 'sleep 2.2; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
+    line = runner.command_line(["sh", "-c", script], options=["--timeout", "2s"])
     with runner.started(line) as process:
         assert process.stdout is not None
         line_of(process.stdout.fileno())
@@ -123,7 +124,7 @@ def test_where_both_come_at_once_one_of_them_is_told_and_not_half_of_each(runner
 def test_what_it_changed_is_disposed_of_as_an_error(runner: Runner) -> None:
     work = runner.place.empty_work()
     script = "echo half > file; sleep 1000"
-    ended = _run(runner, "300ms", ["sh", "-c", script], "--workdir", work, "--on-exit", "commit")
+    ended = _run(runner, "1s", ["sh", "-c", script], "--workdir", work, "--on-exit", "commit")
     assert _timed_out(ended)
     assert list(work.iterdir()) == []
     assert ended.status is not None and ended.status["changes"]["state"] == "discarded"
@@ -148,6 +149,7 @@ def test_what_processes_used_together_ends_them(runner: Runner) -> None:
     assert (ended.returncode, ended.reason, ended.status["rule"]) == (137, "killed", "limits.cpu_time")
     assert (ended.status["exit_code"], ended.status["signal"]) == (None, signal.SIGKILL)
     (line,) = ended.stderr.decode().splitlines()
-    assert line.startswith("sandlockd: limits.cpu_time: everything was ended: its processes had used 0.3")
-    assert line.endswith("s of processors together, and 0.3 s is the limit")
+    said = "sandlockd: limits.cpu_time: everything was ended: its processes had used (.*) s of processors together,"
+    told = re.fullmatch(said + " and 0.3 s is the limit", line)
+    assert told is not None and float(told[1]) >= 0.3, line
     assert ended.audit[-2]["subject"] == "limits.cpu_time"
