@@ -232,7 +232,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	slot->tid = (int32_t)notif.pid;
 	slot->nr = notif.data.nr;
 	slot->phase = SLK_PHASE_RECEIVED;
-	slk_timing_begin(slot);
+	slk_timing_begin(engine->timing, request->slot);
 	return 1;
 }
 
@@ -364,8 +364,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	}
 	if (told) {
 		engine->counts.to_python++;
-		if (request->slot < SLK_SLOTS_MAX)
-			engine->slots[request->slot].is_pythons = 1;
+		slk_timing_by_python(engine->timing, request->slot);
 	}
 	return told;
 }

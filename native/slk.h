@@ -363,8 +363,6 @@ struct slk_slot {
 	uint32_t phase;
 	int32_t error;
 	int64_t value;
-	uint64_t began; /* times.c */
-	uint64_t is_pythons;
 };
 
 /* A call that was let go on and may wait in the kernel, as it waits bare: for the other end of a FIFO, say. */
@@ -494,8 +492,10 @@ struct slk_timing;
 /* NULL: there is no memory for it. */
 struct slk_timing *slk_timing_create(void);
 void slk_timing_destroy(struct slk_timing *timing);
-void slk_timing_begin(struct slk_slot *slot);
-void slk_timing_end(struct slk_timing *timing, const struct slk_slot *slot);
+void slk_timing_begin(struct slk_timing *timing, uint32_t slot);
+/* It is Python's from now on. */
+void slk_timing_by_python(struct slk_timing *timing, uint32_t slot);
+void slk_timing_end(struct slk_timing *timing, uint32_t slot, int32_t nr);
 
 /* ---- affinity.c: which CPU a caller wakes on */
 

@@ -23,6 +23,8 @@ struct histogram {
 struct slk_timing {
 	uint64_t began_ticks;
 	uint64_t began_ns;
+	uint64_t began[SLK_SLOTS_MAX];
+	uint8_t is_pythons[SLK_SLOTS_MAX];
 	uint32_t counts[2][SLK_CALLS_MAX];
 	struct histogram histograms[2][SLK_CALLS_MAX]; /* of those not in use there are no pages */
 };
@@ -78,22 +80,32 @@ static double end_of(uint32_t bucket)
 	return (double)(PARTS + part + 1) * (double)(UINT64_C(1) << (exponent - 1));
 }
 
-void slk_timing_begin(struct slk_slot *slot)
+void slk_timing_begin(struct slk_timing *timing, uint32_t slot)
 {
-	slot->is_pythons = 0;
-	slot->began = ticks();
+	if (!timing)
+		return;
+	timing->is_pythons[slot] = 0;
+	timing->began[slot] = ticks();
 }
 
-void slk_timing_end(struct slk_timing *timing, const struct slk_slot *slot)
+void slk_timing_by_python(struct slk_timing *timing, uint32_t slot)
 {
-	uint64_t now = ticks();
-	int by = slot->is_pythons != 0;
+	if (timing && slot < SLK_SLOTS_MAX)
+		timing->is_pythons[slot] = 1;
+}
 
-	if (!timing || slot->nr < 0 || slot->nr >= SLK_CALLS_MAX)
+void slk_timing_end(struct slk_timing *timing, uint32_t slot, int32_t nr)
+{
+	uint64_t now = ticks(), began;
+	int by;
+
+	if (!timing || nr < 0 || nr >= SLK_CALLS_MAX)
 		return;
-	timing->counts[by][slot->nr]++;
+	began = timing->began[slot];
+	by = timing->is_pythons[slot];
+	timing->counts[by][nr]++;
 	/* Counters of two processors may differ a little. */
-	timing->histograms[by][slot->nr].counts[bucket_of(now > slot->began ? now - slot->began : 0)]++;
+	timing->histograms[by][nr].counts[bucket_of(now > began ? now - began : 0)]++;
 }
 
 /* Of `count` calls, the longest of the shortest `part` of them. */

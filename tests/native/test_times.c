@@ -8,15 +8,15 @@ static struct slk_engine engine;
 static void note(int nr, int is_pythons, long wait_us, int count)
 {
 	for (int i = 0; i < count; i++) {
-		struct slk_slot slot = {.nr = nr};
 		uint64_t until;
 
-		slk_timing_begin(&slot);
-		slot.is_pythons = (uint64_t)is_pythons;
+		slk_timing_begin(timing, 7);
+		if (is_pythons)
+			slk_timing_by_python(timing, 7);
 		until = slk_now_ns() + (uint64_t)wait_us * 1000u;
 		while (slk_now_ns() < until)
 			;
-		slk_timing_end(timing, &slot);
+		slk_timing_end(timing, 7, nr);
 	}
 }
 
@@ -69,7 +69,10 @@ static void test_numbers_that_are_none_are_left_out(void)
 {
 	note(-1, 0, 0, 1);
 	note(SLK_CALLS_MAX, 0, 0, 1);
-	slk_timing_end(NULL, &(struct slk_slot){.nr = 1});
+	slk_timing_begin(NULL, 0);
+	slk_timing_by_python(NULL, 0);
+	slk_timing_by_python(timing, SLK_SLOTS_MAX);
+	slk_timing_end(NULL, 0, 1);
 }
 
 /* The cost of both ends, for whoever looks: no check, the machine may be busy. */
@@ -81,10 +84,10 @@ static void test_cost(void)
 	note(9, 0, -1000, 1);
 	start = slk_now_ns();
 	for (int i = 0; i < TIMES; i++) {
-		struct slk_slot slot = {.nr = 9};
+		uint32_t slot = (uint32_t)i % SLK_SLOTS_MAX;
 
-		slk_timing_begin(&slot);
-		slk_timing_end(timing, &slot);
+		slk_timing_begin(timing, slot);
+		slk_timing_end(timing, slot, 9);
 	}
 	printf("  %.1f ns a call\n", (double)(slk_now_ns() - start) / TIMES);
 }
