@@ -43,6 +43,7 @@ def test_the_reason_is_on_record_and_explained(runner: Runner) -> None:
     assert "timeout by signal 15 (limits.timeout)" in explained
 
 
+@pytest.mark.one_user
 def test_the_clock_of_a_long_run_is_the_same_one(runner: Runner) -> None:
     """Served by the loop, which a short run never has."""
     ended = _run(runner, "2300ms", ["sh", "-c", "while :; do : < /proc/self/status; done"])
@@ -94,6 +95,7 @@ def test_a_stopped_sandlockd_keeps_nobody_alive(runner: Runner) -> None:
     assert status is not None and status["reason"] == "timeout"
 
 
+@pytest.mark.one_user
 def test_who_was_asked_to_end_before_ends_for_that(runner: Runner) -> None:
     script = "trap 'sleep 2.2; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
     line = runner.command_line(["sh", "-c", script], options=["--timeout", "2s"])

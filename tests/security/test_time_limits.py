@@ -47,12 +47,14 @@ def test_whoever_uses_the_processors_is_ended(
     measured("used_s", ended.status["usage"]["cpu"])
 
 
+@pytest.mark.one_user
 def test_on_a_build_that_counts_only_each_process_by_itself_children_are_free(runner: Runner) -> None:
     for way in ("children", "ignored"):
         ended = broken.run(runner, _NO_CLOCKS, _burners(runner, way, 800, 3), policy=_POLICY.format("400ms"))
         assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.one_user
 def test_the_kernel_ends_a_single_process_where_nobody_counts(runner: Runner) -> None:
     """It has whole seconds, and comes one later."""
     command = _burners(runner, "alone", _WALL_MS, 3)
@@ -60,6 +62,7 @@ def test_the_kernel_ends_a_single_process_where_nobody_counts(runner: Runner) ->
     assert (ended.returncode, ended.reason) == (137, "signaled"), ended.stderr
 
 
+@pytest.mark.one_user
 def test_who_uses_less_is_let_be_whoever_waits_for_it(runner: Runner) -> None:
     """Nobody waits for the sleepers: what they use is lost, and little."""
     for command in (_burners(runner, "sleepers", 1500, 0), _burners(runner, "children", 150, 3)):
@@ -86,6 +89,7 @@ while time.monotonic() < end:
 """
 
 
+@pytest.mark.one_user
 def test_who_ignores_that_it_is_asked_is_killed_wherever_it_is(runner: Runner) -> None:
     """Sessions of their own, dead parents, forks all the time. That nobody is left, the runner looks after."""
     command = ["python3", "-S", "-c", _DEAF.format(wall_s=60)]
@@ -94,6 +98,7 @@ def test_who_ignores_that_it_is_asked_is_killed_wherever_it_is(runner: Runner) -
     assert ended.status is not None and ended.status["signal"] == 9
 
 
+@pytest.mark.one_user
 def test_without_the_clock_it_goes_on(runner: Runner) -> None:
     command = ["python3", "-S", "-c", _DEAF.format(wall_s=1)]
     ended = broken.run(runner, _NO_CLOCKS, command, options=["--timeout", "300ms"])
