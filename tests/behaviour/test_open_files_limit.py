@@ -36,6 +36,17 @@ def test_one_more_is_emfile_whoever_opens_it(runner: Runner, path: str) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (bare.returncode, bare.stdout, bare.stderr)
 
 
+@pytest.mark.parametrize("flags", ["os.O_RDONLY", "os.O_RDWR", "os.O_WRONLY | os.O_CREAT"])
+def test_one_more_is_emfile_in_a_tree_too(runner: Runner, flags: str) -> None:
+    """What is written is a copy, which the supervisor opens."""
+    (runner.work / "file").write_text("text")
+    runner.place.give(runner.work / "file")
+    script = _OPENS_ALL.format(path="file").replace("os.O_RDONLY", flags)
+    options = ["--workdir", runner.work, "--on-exit", "discard"]
+    ended = runner.sandboxed([*_PYTHON, script], options=options, policy=_POLICY.format(24))
+    assert (ended.returncode, ended.stdout) == (0, b"EMFILE 23 21\n"), ended.stderr
+
+
 _RAISES = """
 import resource
 which = resource.RLIMIT_NOFILE
