@@ -80,6 +80,7 @@ int slk_answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t
 		engine->counts.failed++;
 		slk_respond(engine, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
 	}
+	slk_timing_end(engine->timing, index, slot->nr);
 	slk_slot_release(slot);
 	return result;
 }

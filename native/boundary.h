@@ -95,18 +95,31 @@ struct slk_launch_plan {
 	uint64_t blocked_signals; /* the program's signal mask: bit n-1 is signal n */
 	uint32_t rlimit_count;
 	struct slk_rlimit rlimits[16];
+	/* What init ends the sandbox for (limits.c). 0: never. The clocks run from SLK_ORDER_BEGIN on. */
+	uint64_t timeout_ns; /* then all are asked to end (SIGTERM) */
+	uint64_t grace_ns;   /* and so long after that they are killed */
+	uint64_t cpu_time_ns; /* of all processors, by all processes together, the dead included */
 };
 
 enum slk_report_kind {
 	SLK_REPORT_STARTED,   /* pid: the program, before exec */
-	SLK_REPORT_LISTENER,  /* fd: the seccomp listener, from the program-to-be */
+	SLK_REPORT_LISTENER,  /* fd: the seccomp listener, from the program-to-be, which is pid */
 	SLK_REPORT_FAILED,    /* stage, error */
 	SLK_REPORT_STOPPED,   /* status: the signal; stop: the how manieth of the program */
 	SLK_REPORT_CONTINUED,
 	SLK_REPORT_EXITED,    /* status: as wait(2) gives it */
+	SLK_REPORT_LIMIT,     /* status: enum slk_limit, for which everything is ended now; used_ns */
 	SLK_REPORT_DONE,      /* nothing of the sandbox is left; usage of all that was reaped */
 	SLK_REPORT_GONE,      /* init has closed its end */
 };
+
+enum slk_limit {
+	SLK_LIMIT_NONE,
+	SLK_LIMIT_TIMEOUT,
+	SLK_LIMIT_CPU_TIME,
+};
+
+#define SLK_NOT_TOLD 0xffffffffffffffff
 
 struct slk_report {
 	int32_t kind;
@@ -120,6 +133,9 @@ struct slk_report {
 	uint64_t system_us;
 	uint64_t peak_rss_bytes;
 	uint64_t reaped;
+	uint64_t used_ns;       /* of processors */
+	uint64_t passed_bytes;  /* to write(2) and its like, wherever it went (proc_pid_io(5), wchar); SLK_NOT_TOLD */
+	uint64_t stored_bytes;  /* that it made the kernel write to storage (write_bytes); SLK_NOT_TOLD */
 };
 
 enum slk_order_kind {
@@ -128,6 +144,7 @@ enum slk_order_kind {
 	SLK_ORDER_INTERRUPT, /* trace it, and have this thread stop before it returns to the program */
 	SLK_ORDER_RESTART,   /* have this thread, which init traces, make another call; see rewrite.c */
 	SLK_ORDER_CONTINUE,  /* SIGCONT to the program's process group, if it is still in this stop */
+	SLK_ORDER_BEGIN,     /* the program is about to be executed: time runs */
 	SLK_ORDER_KILL,      /* everything, now */
 };
 
@@ -335,6 +352,15 @@ struct slk_engine_counts {
 	uint64_t failed; /* not served for want of a slot, or the answer could not be sent to a caller that is there */
 };
 
+/* How long calls with one number waited for their answer, from being received on. */
+struct slk_times {
+	int32_t nr;
+	int32_t is_by_python; /* it was answered there; else here */
+	uint32_t count;
+	uint64_t p50_ns; /* an eighth too long at most, never too short */
+	uint64_t p99_ns;
+};
+
 /* Give init an order about a thread that waits in a call (enum slk_order_kind), and wait until it is carried out. Of a
  * process that init traces, no signal with a handler makes other calls fail for our delay.
  * 1: done; 0: not to be had (no such init, or no answer in time). */
@@ -346,6 +372,8 @@ void slk_engine_destroy(struct slk_engine *engine);
 /* The listener stays the caller's; returns 1 where SYNC_WAKE_UP took, 0 where the kernel lacks it. */
 int slk_engine_attach(struct slk_engine *engine, int listener_fd);
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts);
+/* Of each number that was answered: how many were filled in. */
+int slk_engine_times(const struct slk_engine *engine, struct slk_times *ret_times, uint32_t capacity);
 int slk_listener_state(int listener_fd);
 /* Does a path come by what depends on who asks? 1 also where that cannot be told. path: as it is written; base: absolute and
  * canonical, where path is relative. By the thread that drains or pumps. */

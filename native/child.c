@@ -162,10 +162,10 @@ static int install_filter(const struct slk_launch_plan *plan)
 	return fd < 0 ? -errno : (int)fd;
 }
 
-static int hand_over(int listener_fd)
+static int hand_over(int listener_fd, pid_t self)
 {
 	/* Every call from here to exec may be trapped, and nobody has the listener yet: sendmsg and close only. */
-	struct slk_report report = {.kind = SLK_REPORT_LISTENER, .fd = -1};
+	struct slk_report report = {.kind = SLK_REPORT_LISTENER, .pid = self, .fd = -1};
 	int result = slk_report_send(CONTROL_FD, &report, listener_fd);
 
 	close(listener_fd);
@@ -182,6 +182,7 @@ static int hand_over(int listener_fd)
 /* Returns only on failure. */
 static struct failure become_program(const struct slk_launch_plan *plan, int control_fd)
 {
+	pid_t self = getpid(); /* later it may be trapped */
 	int swept = 0;
 	int listener;
 
@@ -197,7 +198,7 @@ static struct failure become_program(const struct slk_launch_plan *plan, int con
 	STEP(SLK_STAGE_RLIMITS, set_rlimits(plan));
 	STEP(SLK_STAGE_SIGNALS, reset_signals(plan));
 	STEP(SLK_STAGE_SECCOMP, listener = install_filter(plan));
-	STEP(SLK_STAGE_HANDOVER, hand_over(listener));
+	STEP(SLK_STAGE_HANDOVER, hand_over(listener, self));
 	execve(plan->executable, plan->argv, plan->envp);
 	if (errno == ENOEXEC && plan->shell_argv)
 		execve(plan->shell_argv[0], plan->shell_argv, plan->envp);

@@ -75,6 +75,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->listener_fd = -1;
 	engine->newcomers_fd = -1;
 	slk_bases_create(engine);
+	engine->timing = slk_timing_create();
 	engine->uid = (uint32_t)geteuid();
 	engine->gid = (uint32_t)getegid();
 	engine->native_arch = config->native_arch;
@@ -111,6 +112,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 		timer_delete(engine->patience);
 	slk_newcomers_destroy(engine);
 	slk_bases_destroy(engine);
+	slk_timing_destroy(engine->timing);
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
 	munmap(engine->shared, sizeof(*engine->shared));
@@ -231,6 +233,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	slot->tid = (int32_t)notif.pid;
 	slot->nr = notif.data.nr;
 	slot->phase = SLK_PHASE_RECEIVED;
+	slk_timing_begin(engine->timing, request->slot);
 	return 1;
 }
 
@@ -378,8 +381,10 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		engine->counts.refused++;
 		told = settle(engine, request, ENOSYS, 0);
 	}
-	if (told)
+	if (told) {
 		engine->counts.to_python++;
+		slk_timing_by_python(engine->timing, request->slot);
+	}
 	return told;
 }
 

@@ -52,6 +52,9 @@ struct init {
 	int more;        /* may be left to reap */
 	int stops;       /* how many stops of the program were told */
 	uint64_t reaped;
+	const struct slk_launch_plan *plan;
+	struct slk_limits limits;
+	struct slk_outbox outbox;
 };
 
 struct taken {
@@ -110,11 +113,11 @@ static void kill_all_and_reap(struct init *init)
 	}
 }
 
-static void report(const struct init *init, enum slk_report_kind kind, int status)
+static void report(struct init *init, enum slk_report_kind kind, int status)
 {
 	struct slk_report message = {.kind = (int32_t)kind, .pid = init->program, .status = status, .fd = -1};
 
-	slk_report_send(init->control_fd, &message, -1); /* a dead supervisor shows as a hang-up */
+	slk_tell(&init->outbox, init->control_fd, &message);
 }
 
 /* By which signal; 0: it goes on. */
@@ -128,7 +131,37 @@ static void told_of_stop(struct init *init, int number)
 		init->stops++;
 	}
 	message.stop = init->stops;
-	slk_report_send(init->control_fd, &message, -1);
+	slk_tell(&init->outbox, init->control_fd, &message);
+}
+
+static void tell_limit(struct init *init)
+{
+	struct slk_report message = {.kind = SLK_REPORT_LIMIT, .pid = init->program, .fd = -1};
+
+	message.status = init->limits.reached;
+	message.used_ns = init->limits.used_ns;
+	slk_tell(&init->outbox, init->control_fd, &message);
+}
+
+static uint64_t number_behind(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	return at ? strtoull(at + strlen(name), NULL, 10) : SLK_NOT_TOLD;
+}
+
+/* What we reaped was added to our own (kernel/exit.c, wait_task_zombie); we ourselves write nothing, but send. */
+static void tell_written(struct slk_report *message)
+{
+	char text[512];
+	int fd = open("/proc/self/io", O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[got > 0 ? got : 0] = '\0';
+	message->passed_bytes = number_behind(text, "\nwchar: ");
+	message->stored_bytes = number_behind(text, "\nwrite_bytes: ");
 }
 
 static _Noreturn void finish(struct init *init)
@@ -136,14 +169,20 @@ static _Noreturn void finish(struct init *init)
 	struct slk_report message = {.kind = SLK_REPORT_DONE, .pid = init->program, .fd = -1};
 	struct rusage usage;
 
+	slk_limits_ending(&init->limits);
 	kill_all_and_reap(init);
+	if (slk_limits_ended(&init->limits))
+		tell_limit(init);
 	if (getrusage(RUSAGE_CHILDREN, &usage) == 0) {
 		message.user_us = (uint64_t)usage.ru_utime.tv_sec * 1000000u + (uint64_t)usage.ru_utime.tv_usec;
 		message.system_us = (uint64_t)usage.ru_stime.tv_sec * 1000000u + (uint64_t)usage.ru_stime.tv_usec;
 		message.peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024u;
 	}
 	message.reaped = init->reaped;
-	slk_report_send(init->control_fd, &message, -1);
+	message.used_ns = init->limits.used_ns;
+	tell_written(&message);
+	slk_tell(&init->outbox, init->control_fd, &message);
+	slk_tell_waiting(&init->outbox, init->control_fd, 1);
 	_exit(0);
 }
 
@@ -264,6 +303,8 @@ static void obey(struct init *init)
 		restart(init, &order);
 	else if (order.kind == SLK_ORDER_CONTINUE)
 		end_stop(init, order.number);
+	else if (order.kind == SLK_ORDER_BEGIN)
+		slk_limits_begin(&init->limits, init->plan, init->scoped);
 	else
 		finish(init);
 }
@@ -300,11 +341,35 @@ static void look_after_supervisor(struct init *init)
 	}
 }
 
+/* Who is stopped goes on, to be able to end; so timeout(1) does it. */
+static void look_at_limits(struct init *init)
+{
+	switch (slk_limits_due(&init->limits)) {
+	case SLK_DUE_NOTHING:
+		return;
+	case SLK_DUE_ASK:
+		reap(init); /* a program that has ended by now has done so by itself */
+		tell_limit(init);
+		slk_signal_all(init->scoped, SIGTERM);
+		slk_signal_all(init->scoped, SIGCONT);
+		return;
+	case SLK_DUE_END:
+		if (init->limits.reached == SLK_LIMIT_CPU_TIME)
+			tell_limit(init);
+		reap(init);
+		finish(init);
+	}
+}
+
 static int patience_ms(const struct init *init)
 {
+	int limits_ms = slk_limits_wait_ms(&init->limits);
+
 	if (init->more)
 		return 0;
-	return init->late_traces ? TRACE_LATE_MS : -1;
+	if (init->late_traces && (limits_ms < 0 || limits_ms > TRACE_LATE_MS))
+		return TRACE_LATE_MS;
+	return limits_ms;
 }
 
 static _Noreturn void serve(struct init *init)
@@ -314,6 +379,7 @@ static _Noreturn void serve(struct init *init)
 	for (;;) {
 		struct signalfd_siginfo info;
 
+		waiting[0].events = init->outbox.count ? POLLIN | POLLOUT : POLLIN;
 		if (poll(waiting, 2, patience_ms(init)) < 0)
 			continue; /* EINTR: every signal is blocked, so only a debugger gets here */
 		if (waiting[1].revents || init->more) {
@@ -323,10 +389,13 @@ static _Noreturn void serve(struct init *init)
 					look_after_supervisor(init);
 			reap(init);
 		}
-		if (waiting[0].revents)
+		if (waiting[0].revents & POLLOUT)
+			slk_tell_waiting(&init->outbox, init->control_fd, 0);
+		if (waiting[0].revents & ~POLLOUT)
 			obey(init);
 		if (init->late_traces)
 			init->late_traces = slk_trace_late();
+		look_at_limits(init);
 	}
 }
 
@@ -358,7 +427,7 @@ static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
 
 _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 {
-	struct init init = {.control_fd = control_fd, .supervisor = getppid(), .engine = plan->engine};
+	struct init init = {.control_fd = control_fd, .supervisor = getppid(), .engine = plan->engine, .plan = plan};
 	sigset_t all;
 	int result;
 

@@ -22,6 +22,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Who is deeper below us than that is not found, where the kernel has no scope. */
+#define ANCESTORS_MAX 4096
+
 /* Linking and renaming between directories is the one right that every domain takes away unless a rule gives it, also
  * one that handles no files (landlock(7), LANDLOCK_ACCESS_FS_REFER); and the program's domain is nested in ours. */
 static int allow_refer(int ruleset)
@@ -58,14 +61,14 @@ int slk_scope_signals(void)
 }
 
 /* The parent of a process, from /proc/<pid>/stat: the second field after the last ')'. */
-static pid_t parent_of(const char *pid)
+static pid_t parent_of(pid_t pid)
 {
 	char path[64], text[512];
 	const char *after;
 	ssize_t got;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -1;
@@ -78,24 +81,68 @@ static pid_t parent_of(const char *pid)
 	return after && strlen(after) > 4 ? (pid_t)atoi(after + 4) : -1;
 }
 
-/* One pass: SIGKILL every child of ours. Orphans become our children, so passes reach every depth. */
-void slk_kill_children_once(void)
+void slk_each_number(const char *directory, void (*visit)(void *, pid_t), void *context)
 {
 	_Alignas(struct slk_dirent) char buffer[8192];
-	pid_t self = getpid();
-	int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	long got;
 
 	if (dir < 0)
-		return; /* the caller tries again as long as there are children */
+		return;
 	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0) {
 		for (long at = 0; at < got;) {
 			const struct slk_dirent *entry = (const void *)(buffer + at);
 
 			at += entry->length;
-			if (entry->name[0] >= '1' && entry->name[0] <= '9' && parent_of(entry->name) == self)
-				kill((pid_t)atoi(entry->name), SIGKILL);
+			if (entry->name[0] >= '1' && entry->name[0] <= '9')
+				visit(context, (pid_t)atoi(entry->name));
 		}
 	}
 	close(dir);
+}
+
+static void kill_child(void *self, pid_t pid)
+{
+	if (parent_of(pid) == *(pid_t *)self)
+		kill(pid, SIGKILL);
+}
+
+/* One pass: SIGKILL every child of ours. Orphans become our children, so passes reach every depth. The caller tries again
+ * as long as there are children. */
+void slk_kill_children_once(void)
+{
+	pid_t self = getpid();
+
+	slk_each_number("/proc", kill_child, &self);
+}
+
+/* Landlock refuses a signal to anybody else, also the one that is none (security/landlock/task.c, hook_task_kill). */
+int slk_is_inside(int scoped, pid_t pid)
+{
+	pid_t self = getpid();
+
+	if (pid <= 1 || pid == self)
+		return 0;
+	if (scoped)
+		return kill(pid, 0) == 0;
+	for (int depth = 0; depth < ANCESTORS_MAX && pid > 1; depth++) {
+		pid = parent_of(pid);
+		if (pid == self)
+			return 1;
+	}
+	return 0;
+}
+
+static void signal_one(void *number, pid_t pid)
+{
+	if (slk_is_inside(0, pid))
+		kill(pid, *(int *)number);
+}
+
+void slk_signal_all(int scoped, int number)
+{
+	if (scoped)
+		kill(-1, number);
+	else
+		slk_each_number("/proc", signal_one, &number);
 }

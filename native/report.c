@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-int slk_report_send(int control_fd, const struct slk_report *report, int passed_fd)
+static int send_report(int control_fd, const struct slk_report *report, int passed_fd, int flags)
 {
 	struct iovec text = {(void *)(uintptr_t)report, sizeof(*report)};
 	union {
@@ -34,9 +34,40 @@ int slk_report_send(int control_fd, const struct slk_report *report, int passed_
 		memcpy(CMSG_DATA(header), &passed_fd, sizeof(int));
 	}
 	do
-		sent = sendmsg(control_fd, &message, MSG_NOSIGNAL);
+		sent = sendmsg(control_fd, &message, MSG_NOSIGNAL | flags);
 	while (sent < 0 && errno == EINTR);
 	return sent < 0 ? -errno : 0;
+}
+
+int slk_report_send(int control_fd, const struct slk_report *report, int passed_fd)
+{
+	return send_report(control_fd, report, passed_fd, 0);
+}
+
+void slk_tell_waiting(struct slk_outbox *outbox, int control_fd, int wait)
+{
+	uint32_t told = 0;
+
+	while (told < outbox->count &&
+	       send_report(control_fd, &outbox->waiting[told], -1, wait ? 0 : MSG_DONTWAIT) != -EAGAIN)
+		told++; /* a dead supervisor shows as a hang-up */
+	outbox->count -= told;
+	memmove(outbox->waiting, outbox->waiting + told, outbox->count * sizeof(outbox->waiting[0]));
+}
+
+static int is_of_stops(const struct slk_report *report)
+{
+	return report->kind == SLK_REPORT_STOPPED || report->kind == SLK_REPORT_CONTINUED;
+}
+
+void slk_tell(struct slk_outbox *outbox, int control_fd, const struct slk_report *report)
+{
+	if (outbox->count && is_of_stops(report) && is_of_stops(&outbox->waiting[outbox->count - 1]))
+		outbox->count--;
+	if (outbox->count == SLK_OUTBOX_MAX)
+		slk_tell_waiting(outbox, control_fd, 1);
+	outbox->waiting[outbox->count++] = *report;
+	slk_tell_waiting(outbox, control_fd, 0);
 }
 
 void slk_report_failure(int control_fd, enum slk_stage stage, int error)

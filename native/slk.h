@@ -49,6 +49,18 @@ int slk_report_send(int control_fd, const struct slk_report *report, int passed_
 /* 0: init cannot take it yet. Where it is gone, so is everything else. */
 int slk_order_everything_ended(int control_fd);
 
+/* What init has to say while nobody listens: a stopped supervisor must not keep it from its work. Of stops that follow one
+ * another only the last counts; the rest is said once each. */
+#define SLK_OUTBOX_MAX 8
+struct slk_outbox {
+	uint32_t count;
+	struct slk_report waiting[SLK_OUTBOX_MAX];
+};
+
+void slk_tell(struct slk_outbox *outbox, int control_fd, const struct slk_report *report);
+/* What waits; wait: until it is said, or nobody is there to hear it. */
+void slk_tell_waiting(struct slk_outbox *outbox, int control_fd, int wait);
+
 /* ---- the fast path's own parts */
 
 /* An absolute path, normalised by its letters alone, with the hash of each prefix that ends at a component. */
@@ -84,6 +96,57 @@ long slk_status_number(const char *text, const char *name);
 int slk_scope_signals(void);
 /* Where that is not to be had. Orphans become our children, so passes reach every depth. */
 void slk_kill_children_once(void);
+/* Each process that /proc shows, or thread that /proc/<pid>/task does, in ascending order. */
+void slk_each_number(const char *directory, void (*visit)(void *, pid_t), void *context);
+/* Is it of our sandbox? scoped: it was proven that we can signal nobody else. We ourselves are not. */
+int slk_is_inside(int scoped, pid_t pid);
+/* To all of the sandbox. */
+void slk_signal_all(int scoped, int number);
+
+/* ---- cputime.c: what the processes of a sandbox have used of processors, together */
+
+struct slk_cpu_process;
+
+struct slk_cputime {
+	int scoped;
+	uint64_t dead_ns;  /* what those had used that we had waited for, at the last look */
+	double missing_ns; /* what the gone had used and does not show; less than nothing, too, by chance */
+	double variance;   /* of that */
+	uint32_t parents;  /* the living that children's time shows with */
+	struct slk_cpu_process *before, *now; /* who there was at the last look, and a place for the next; or NULL */
+	uint32_t before_count, now_count;
+};
+
+void slk_cputime_begin(struct slk_cputime *cpu, int scoped);
+/* Nanoseconds, of the living and the dead. between_ns: how long it is between two looks, on average. */
+uint64_t slk_cputime_look(struct slk_cputime *cpu, uint64_t between_ns);
+/* When all are dead and reaped. */
+uint64_t slk_cputime_end(const struct slk_cputime *cpu);
+
+/* ---- limits.c: what init ends its sandbox for */
+
+enum slk_due { SLK_DUE_NOTHING, SLK_DUE_ASK, SLK_DUE_END };
+
+struct slk_limits {
+	uint64_t timeout_ns, grace_ns, cpu_time_ns;
+	uint64_t ask_ns, end_ns, look_ns; /* when what is due (slk_now_ns); 0: never */
+	uint32_t processors;
+	uint64_t between_ns; /* the looks, as it is to be expected */
+	uint64_t random;
+	int reached; /* enum slk_limit */
+	uint64_t used_ns;
+	struct slk_cputime cpu;
+};
+
+void slk_limits_begin(struct slk_limits *limits, const struct slk_launch_plan *plan, int scoped);
+/* Until something is due: milliseconds, -1: for ever. */
+int slk_limits_wait_ms(const struct slk_limits *limits);
+/* What is due now; `reached` says for what. */
+enum slk_due slk_limits_due(struct slk_limits *limits);
+/* Everything is about to be killed, */
+void slk_limits_ending(struct slk_limits *limits);
+/* and is dead, and reaped. 1: it turns out that a limit was passed. */
+int slk_limits_ended(struct slk_limits *limits);
 
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
@@ -421,6 +484,7 @@ struct slk_engine {
 	int32_t last_tid;    /* whose calls the last ones were, and how many of them in a row */
 	uint32_t in_a_row;
 	struct slk_engine_counts counts;
+	struct slk_timing *timing;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];
 	int32_t seen[SLK_SEEN_MAX];
@@ -458,6 +522,18 @@ int slk_newcomer_is_due(struct slk_engine *engine);
 /* So that newcomers_fd becomes readable when the oldest is due. */
 void slk_newcomers_set_timer(struct slk_engine *engine);
 void slk_newcomers_timer_ran(struct slk_engine *engine);
+
+/* ---- times.c: how long calls wait for their answer */
+
+struct slk_timing;
+
+/* NULL: there is no memory for it. */
+struct slk_timing *slk_timing_create(void);
+void slk_timing_destroy(struct slk_timing *timing);
+void slk_timing_begin(struct slk_timing *timing, uint32_t slot);
+/* It is Python's from now on. */
+void slk_timing_by_python(struct slk_timing *timing, uint32_t slot);
+void slk_timing_end(struct slk_timing *timing, uint32_t slot, int32_t nr);
 
 /* ---- affinity.c: which CPU a caller wakes on */
 

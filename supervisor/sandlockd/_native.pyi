@@ -90,8 +90,13 @@ class _Lib:
     SLK_REPORT_STOPPED: Final[int]
     SLK_REPORT_CONTINUED: Final[int]
     SLK_REPORT_EXITED: Final[int]
+    SLK_REPORT_LIMIT: Final[int]
     SLK_REPORT_DONE: Final[int]
     SLK_REPORT_GONE: Final[int]
+    SLK_LIMIT_NONE: Final[int]
+    SLK_LIMIT_TIMEOUT: Final[int]
+    SLK_LIMIT_CPU_TIME: Final[int]
+    SLK_NOT_TOLD: Final[int]
     SLK_POKE_SIGNAL: Final[int]
     SLK_PATIENCE_SIGNAL: Final[int]
     SLK_RESTART_LEAVE: Final[int]
@@ -107,6 +112,7 @@ class _Lib:
     SLK_ORDER_INTERRUPT: Final[int]
     SLK_ORDER_RESTART: Final[int]
     SLK_ORDER_CONTINUE: Final[int]
+    SLK_ORDER_BEGIN: Final[int]
     SLK_ORDER_KILL: Final[int]
     SLK_CALL_NONE: Final[int]
     SLK_CALL_OPEN: Final[int]
@@ -170,6 +176,7 @@ class _Lib:
         length: int,
         /,
     ) -> int: ...
+    def slk_engine_times(self, engine: ffi.CData, ret_times: ffi.CData, capacity: int, /) -> int: ...
     def slk_listener_state(self, listener_fd: int, /) -> int: ...
     def slk_notif_id_valid(self, listener_fd: int, notif_id: int, /) -> int: ...
     def slk_drain(

@@ -35,6 +35,13 @@ def test_the_start_says_what_is_granted_and_by_what_it_is_enforced(runner: Runne
     assert any(line.startswith("enforced by seccomp: a filter of ") for line in told)
 
 
+def test_the_start_says_what_is_limited(runner: Runner) -> None:
+    policy = '[filesystem]\nbase = true\n[limits]\ncpu_time = "1m"\nopen_files = 50\n'
+    ended = runner.sandboxed(["true"], options=["-v", "--timeout", "1h"], policy=policy)
+    said = "limited: 3600 s of time, then SIGTERM; 60 s of processors, all together; 50 open files each"
+    assert said in _told(ended.stderr)
+
+
 def test_each_refusal_is_told_when_it_happens(runner: Runner) -> None:
     secret = runner.place.file("secret.txt", "classified")
     script = f"cat {secret} 2>/dev/null; echo met; read -r go; exit 4"  # no words of its own in between ours

@@ -73,9 +73,10 @@ def is_alone(item: pytest.Item) -> bool:
 def is_users_turn(item: Any) -> bool:
     """Of a test marked `one_user`: root runs those of one half of the subjects, the ordinary user those of the other.
 
-    The subject is the first word of the case besides the user, as `renaming` of `root-renaming-one_file`.
+    The subject is the first word of the case besides the user, as `renaming` of `root-renaming-one_file`; where
+    there is no other, the test.
     """
-    words = [word for word in item.callspec.id.split("-") if word not in _USERS]
+    words = [*(word for word in item.callspec.id.split("-") if word not in _USERS), item.originalname]
     return item.callspec.params["as_user"] == _USERS[zlib.crc32(words[0].encode()) % 2]
 
 

@@ -37,7 +37,7 @@ from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
 from sandlockd.launch.temporary import temporary_of
 from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
-from sandlockd.sandbox.limits import Limits
+from sandlockd.sandbox.limits import TERM_GRACE_S, Limits
 from sandlockd.sandbox.result import SANDBOX_FAILED, Result, require_replaceable, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
 
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from sandlockd.store.tree import Tree
 
 EARLY_S = 2.0  # how long we do without trio, where nothing asks for it: importing it takes 80 ms of a CPU
-_TERM_GRACE_S = 5.0
 
 # What is passed on to the program. SIGKILL and SIGSTOP cannot be caught; SIGCHLD and faults are our own.
 _PASSED_ON = tuple(
@@ -473,7 +472,7 @@ class _Foreground:
                     self._stop_with(sandbox, number)
             if number == signal.SIGTERM:
                 sandbox.asked_to_end()
-                self._terminate_by = self._terminate_by or time.monotonic() + _TERM_GRACE_S
+                self._terminate_by = self._terminate_by or time.monotonic() + TERM_GRACE_S
 
     def _stop_with(self, sandbox: Sandbox, number: int) -> None:
         """The program was stopped (^Z): stop too, so that the shell sees its job stopped; go on with it.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandlockd.audit.log import AuditLog
     from sandlockd.kernel.engine import Counts
     from sandlockd.launch.prepare import Prepared
+    from sandlockd.policy import model
     from sandlockd.policy.files import Grant
     from sandlockd.sandbox.result import Result
 
@@ -150,10 +151,25 @@ def _enforcement_lines(prepared: Prepared) -> Iterator[str]:
     plan = prepared.filter_plan
     network = "no network" if plan.network_closed else "network by rules"
     yield f"enforced by seccomp: a filter of {instructions} instructions, {network}"
+    limits = _limits(prepared.policy.limits)
+    if limits:
+        yield f"limited: {'; '.join(limits)}"
     if prepared.given_back:
         yield f"given back: {' '.join(sorted(prepared.given_back))}"
     if missing:
         yield f"runs without: {' '.join(missing)} ([degrade] allow)"
+
+
+def _limits(limits: model.Limits) -> list[str]:
+    """Those that say how much; what trees may hold is told with them."""
+    found = []
+    if limits.timeout is not None:
+        found.append(f"{limits.timeout:g} s of time, then SIGTERM")
+    if limits.cpu_time is not None:
+        found.append(f"{limits.cpu_time:g} s of processors, all together")
+    if limits.open_files is not None:
+        found.append(f"{limits.open_files} open files each")
+    return found
 
 
 def _refusal_line(event: Refusal | Failure, count: int) -> str:

@@ -68,6 +68,15 @@ if TYPE_CHECKING:
         wakes: int
         failed: int
 
+    class Times(NamedTuple):
+        """How long calls with one number waited for their answer."""
+
+        nr: int
+        is_by_python: bool
+        calls: int
+        p50_ns: int
+        p99_ns: int
+
     class Request(NamedTuple):
         """One call of the program."""
 
@@ -86,6 +95,7 @@ else:  # without importing typing
     Counts = collections.namedtuple(
         "Counts", "received continued answered refused to_python vanished wakes failed"
     )
+    Times = collections.namedtuple("Times", "nr is_by_python calls p50_ns p99_ns")
     Request = collections.namedtuple(
         "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
     )
@@ -410,6 +420,15 @@ class Engine:
             native.wakes,
             native.failed,
         )
+
+    def times(self) -> list[Times]:
+        """Of each number that was answered, in C and in Python."""
+        native = ffi.new("struct slk_times[]", 2 * lib.SLK_CALLS_MAX)
+        count = lib.slk_engine_times(self._engine, native, 2 * lib.SLK_CALLS_MAX)
+        return [
+            Times(row.nr, bool(row.is_by_python), row.count, row.p50_ns, row.p99_ns)
+            for row in (native[index] for index in range(max(count, 0)))
+        ]
 
     def close(self) -> None:
         """Release everything. Trapped calls of a program that still lives get ENOSYS from now on."""

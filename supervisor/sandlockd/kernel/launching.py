@@ -24,8 +24,12 @@ FAILED = lib.SLK_REPORT_FAILED
 STOPPED = lib.SLK_REPORT_STOPPED
 CONTINUED = lib.SLK_REPORT_CONTINUED
 EXITED = lib.SLK_REPORT_EXITED
+LIMIT = lib.SLK_REPORT_LIMIT
 DONE = lib.SLK_REPORT_DONE
 GONE = lib.SLK_REPORT_GONE
+
+LIMIT_TIMEOUT = lib.SLK_LIMIT_TIMEOUT
+LIMIT_CPU_TIME = lib.SLK_LIMIT_CPU_TIME
 
 STAGES: tuple[str, ...] = (
     "none",
@@ -54,17 +58,22 @@ if TYPE_CHECKING:
         pid: int
         stage: int  # index into STAGES
         error: int
-        status: int  # as wait(2) gives it, or a signal number
+        status: int  # as wait(2) gives it, or a signal number, or a limit
         stop: int  # how many times the program was stopped so far
         fd: OwnedFd | None
         user_us: int
         system_us: int
         peak_rss_bytes: int  # of the largest single process
         reaped: int
+        used_ns: int  # of processors, the lost ones included; 0: not counted
+        passed_bytes: int | None  # to write(2) and its like
+        stored_bytes: int | None  # to storage
 
 else:  # without importing typing
     Report = collections.namedtuple(
-        "Report", "kind pid stage error status stop fd user_us system_us peak_rss_bytes reaped"
+        "Report",
+        "kind pid stage error status stop fd user_us system_us peak_rss_bytes reaped used_ns passed_bytes"
+        " stored_bytes",
     )
 
 
@@ -74,18 +83,21 @@ class Plan:
     __slots__ = (
         "argv",
         "blocked_signals",
+        "cpu_time_s",
         "directory",
         "drop_capabilities",
         "engine",
         "environment",
         "executable",
         "filter_program",
+        "grace_s",
         "kept_capabilities",
         "new_session",
         "rlimits",
         "ruleset_fd",
         "scope_signals",
         "stdio",
+        "timeout_s",
         "umask",
         "wait_killable",
     )
@@ -108,6 +120,9 @@ class Plan:
         kept_capabilities: int | None = None,
         blocked_signals: int = 0,
         rlimits: Sequence[tuple[int, int, int]] = (),
+        timeout_s: float | None = None,
+        grace_s: float = 0.0,
+        cpu_time_s: float | None = None,
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -125,6 +140,9 @@ class Plan:
         self.kept_capabilities = kept_capabilities or 0
         self.blocked_signals = blocked_signals
         self.rlimits = rlimits
+        self.timeout_s = timeout_s
+        self.grace_s = grace_s
+        self.cpu_time_s = cpu_time_s
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -163,9 +181,17 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     for index, (resource, soft, hard) in enumerate(plan.rlimits):
         limit = native.rlimits[index]
         limit.resource, limit.soft, limit.hard = resource, soft, hard
+    native.timeout_ns = _nanoseconds(plan.timeout_s)
+    native.grace_ns = _nanoseconds(plan.grace_s)
+    native.cpu_time_ns = _nanoseconds(plan.cpu_time_s)
     control = ffi.new("int *")
     init_pid = check(lib.slk_launch(native, control))
     return init_pid, OwnedFd(control[0])
+
+
+def _nanoseconds(seconds: float | None) -> int:
+    """0: never."""
+    return 0 if seconds is None else max(int(seconds * 1e9), 1)
 
 
 def read_report(control_fd: int, timeout_ms: int = 0) -> Report | None:
@@ -189,7 +215,14 @@ def read_report(control_fd: int, timeout_ms: int = 0) -> Report | None:
         native.system_us,
         native.peak_rss_bytes,
         native.reaped,
+        native.used_ns,
+        _told(native.passed_bytes),
+        _told(native.stored_bytes),
     )
+
+
+def _told(number: int) -> int | None:
+    return None if number == lib.SLK_NOT_TOLD else number
 
 
 def _order(control_fd: int, kind: int, number: int = 0) -> None:
@@ -206,6 +239,11 @@ def order_signal(control_fd: int, signal: int) -> None:
 def order_continue(control_fd: int, stop: int) -> None:
     """SIGCONT to the program's process group if it is still in this stop, counted from 1 by the reports."""
     _order(control_fd, lib.SLK_ORDER_CONTINUE, stop)
+
+
+def order_begin(control_fd: int) -> None:
+    """The program is about to be executed: from now on its time runs."""
+    _order(control_fd, lib.SLK_ORDER_BEGIN)
 
 
 def order_kill(control_fd: int) -> None:

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 NOT_YET: Final = frozenset(
     {
         "limits.processes",
-        "limits.open_files",
         "limits.cpu",
-        "limits.cpu_time",
-        "limits.timeout",
         "limits.output",
         "network.allow",
         "network.deny",
@@ -141,11 +138,27 @@ KEYS: Final = (
     _one("limits.memory", values.size, None, '"512M"', "All memory of all processes together."),
     _one("limits.processes", values.integer(1, 1 << 22, "processes"), None, "64", "Processes and threads."),
     _one(
-        "limits.open_files", values.integer(4, 1 << 30, "open files"), None, "1024", "Open files per process."
+        "limits.open_files",
+        values.integer(4, 1 << 30, "open files"),
+        None,
+        "1024",
+        "Descriptors of each process (RLIMIT_NOFILE); at most as many as sandlockd itself was given.",
     ),
     _one("limits.cpu", values.percent, None, '"150%"', "Share of the processors; 100% is one of them."),
-    _one("limits.cpu_time", values.duration, None, '"60s"', "Processor time of all processes together."),
-    _one("limits.timeout", values.duration, None, '"5m"', "Time from start to the end that is enforced."),
+    _one(
+        "limits.cpu_time",
+        values.duration,
+        None,
+        '"60s"',
+        "Processor time of all processes together, of those that have ended too; then everything is ended.",
+    ),
+    _one(
+        "limits.timeout",
+        values.duration,
+        None,
+        '"5m"',
+        "Time from the start, stopped or not; then all processes are asked to end (SIGTERM), and after 5 s killed.",
+    ),
     _one(
         "limits.disk",
         values.size,

@@ -5,6 +5,10 @@ Nothing is made for a limit that the policy does not set.
 
 from __future__ import annotations
 
+import math
+import resource
+
+from sandlockd.kernel import launching
 from sandlockd.launch.prepare import CannotStart
 from sandlockd.sandbox.result import Reason
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
     from sandlockd.kernel.disk import Disk
     from sandlockd.kernel.memlimit import Memory
+    from sandlockd.kernel.launching import Report
     from sandlockd.policy import model
     from sandlockd.sandbox.result import Result
 
@@ -29,23 +34,31 @@ else:  # without importing typing
 
     Passed = collections.namedtuple("Passed", "reason rule text")
 
+# Who is asked to end (SIGTERM) has so long to do it.
+TERM_GRACE_S = 5.0
+_CPU, _OPEN_FILES = resource.RLIMIT_CPU, resource.RLIMIT_NOFILE
 _UNITS = (("G", 30), ("M", 20), ("K", 10))
 
 
 class Limits:
-    """disk: told by the trees what they hold; None: no limit. memory: likewise None."""
+    """disk: told by the trees what they hold; None: no limit. memory: likewise None.
+
+    timeout_s, cpu_time_s: init looks after them.
+    """
 
     def __init__(self, limits: model.Limits, *, trees: bool) -> None:
         """trees: the run has copy-on-write trees. Raises CannotStart."""
         self.disk: Disk | None = None
         self.memory = None if limits.memory is None else _memory(limits.memory)
+        self.timeout_s = limits.timeout
+        self.cpu_time_s = limits.cpu_time
+        self._open_files = limits.open_files
+        self._reached: Passed | None = None
+        problems = [problem for problem in (_trees_problem(limits, trees), _files_problem(limits)) if problem]
+        if problems:
+            raise CannotStart(problems[0], further=tuple(problems[1:]))
         if limits.disk is None:
             return
-        if not trees:
-            raise CannotStart(
-                "limits.disk limits what copy-on-write trees hold, and this run has none:"
-                " give --workdir, or leave it out"
-            )
         from sandlockd.kernel.disk import Disk  # only where it is asked for
 
         try:
@@ -55,6 +68,45 @@ class Limits:
                 f"limits.disk: what is written cannot be watched: {error.strerror};"
                 " is fs.inotify.max_user_instances used up?"
             ) from None
+
+    def rlimits(self) -> tuple[tuple[int, int, int], ...]:
+        """What the program is started with, as setrlimit(2) takes it.
+
+        Of processor time: for each process alone, what init counts for all together. It comes later than init's word,
+        and holds without it.
+        """
+        if self.cpu_time_s is None:
+            return ()
+        soft, hard = resource.getrlimit(_CPU)
+        most = math.ceil(self.cpu_time_s) + 1
+        hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
+        return ((_CPU, soft, hard),)
+
+    def confine(self, pid: int) -> None:
+        """The program is about to be executed, and needs no more descriptors for that. Raises CannotStart."""
+        if self._open_files is None:
+            return
+        try:
+            resource.prlimit(pid, _OPEN_FILES, (self._open_files, self._open_files))
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"limits.open_files: {self._open_files}: {error}") from None
+
+    def reached(self, report: Report) -> None:
+        """init says that everything is ended now."""
+        if report.status == launching.LIMIT_TIMEOUT and self.timeout_s is not None:
+            self._reached = Passed(
+                Reason.TIMEOUT,
+                "limits.timeout",
+                f"everything was ended: it had not come to an end within {_seconds(self.timeout_s)}",
+            )
+        elif report.status == launching.LIMIT_CPU_TIME and self.cpu_time_s is not None:
+            self._reached = Passed(
+                Reason.KILLED,
+                "limits.cpu_time",
+                f"everything was ended: its processes had used {_seconds(report.used_ns / 1e9)} of processors together,"
+                f" and {_seconds(self.cpu_time_s)} is the limit",
+            )
 
     def watch(self, control_fd: int, init_pid: int) -> None:
         """The program is about to run; control_fd: init's. Raises CannotStart."""
@@ -71,8 +123,8 @@ class Limits:
 
     def passed(self, result: Result) -> Passed | None:
         """When nothing of the program is left. What it used goes into the result."""
-        passed = self._passed_memory(result)
-        return self._passed_disk(result) or passed
+        memory, disk = self._passed_memory(result), self._passed_disk(result)
+        return disk or memory or self._reached
 
     def _passed_memory(self, result: Result) -> Passed | None:
         if self.memory is None:
@@ -124,6 +176,30 @@ def _memory(limit_bytes: int) -> Memory:
             f"limits.memory: nobody can look at it: {error.strerror};"
             " is fs.inotify.max_user_instances used up?"
         ) from None
+
+
+def _trees_problem(limits: model.Limits, trees: bool) -> str | None:
+    if limits.disk is None or trees:
+        return None
+    return (
+        "limits.disk limits what copy-on-write trees hold, and this run has none:"
+        " give --workdir, or leave it out"
+    )
+
+
+def _files_problem(limits: model.Limits) -> str | None:
+    """The program gets no more than we have been given ourselves, whatever rights we have."""
+    _, most = resource.getrlimit(_OPEN_FILES)
+    if limits.open_files is None or most == resource.RLIM_INFINITY or limits.open_files <= most:
+        return None
+    return (
+        f"limits.open_files is {limits.open_files}, and sandlockd itself was given {most} (`ulimit -Hn`):"
+        " ask for less, or raise that"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
 
 
 def _size(size_bytes: int) -> str:

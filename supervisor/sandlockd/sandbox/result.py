@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from sandlockd.kernel.launching import Report
 
 SANDBOX_FAILED = 125
+TIMED_OUT = 124
 
 
 class Reason(enum.Enum):
     EXITED = "exited"
     SIGNALED = "signaled"
     MEMORY = "memory"  # limits.memory was passed
+    TIMEOUT = "timeout"  # limits.timeout was over
     DISK = "disk"  # limits.disk was passed by writing
-    KILLED = "killed"  # by sandlockd: asked to end, or by a rule
+    KILLED = "killed"  # by sandlockd: asked to end, or by a rule, as limits.cpu_time is one
     SANDBOX_ERROR = "sandbox_error"
 
 
@@ -36,12 +38,18 @@ class Result:
         self.has_run = False  # the program was started
         self.exit_status = SANDBOX_FAILED  # of sandlockd itself
         self.wall_s = 0.0
-        self.cpu_s = 0.0
+        self.user_s = 0.0
+        self.system_s = 0.0
         self.peak_memory_bytes = 0
         # At least so many. Forking is not trapped, and no source that every user has counts it: those are told
         # that init reaped (orphans), or that lived long enough to be registered.
         self.processes = 0
         self.disk_bytes: int | None = None  # what the trees held in the end, where that is limited
+        # What processes gave to write(2) and its like, wherever it went, and what the kernel wrote to storage for it.
+        self.passed_bytes: int | None = None  # None: this kernel does not count it
+        self.stored_bytes: int | None = None
+        self.calls: dict[str, int] = {}
+        self.handlers: list[dict[str, object]] = []
         self.denials = 0
         self.run_id: str | None = None
         self.changes: dict[str, object] | None = None  # of a copy-on-write tree, and what became of them
@@ -81,10 +89,16 @@ class Result:
         self.exit_status = 128 + signals.SIGKILL
 
     def over_limit(self, reason: Reason, rule: str, text: str) -> None:
-        """Everything was ended for it; if the program was faster in ending itself, it counts all the same."""
+        """Everything was ended for it; if the program was faster in ending itself, it counts all the same.
+
+        Of time, it was asked to end first: how it did is told, too.
+        """
         self.reason = reason
         self.rule = rule
         self.error = f"{rule}: {text}"
+        if reason is Reason.TIMEOUT:
+            self.exit_status = TIMED_OUT
+            return
         self.exit_code = None
         self.signal = signals.SIGKILL
         self.exit_status = 128 + signals.SIGKILL
@@ -96,9 +110,14 @@ class Result:
         self.exit_status = exit_status
 
     def usage_told(self, report: Report) -> None:
-        self.cpu_s = (report.user_us + report.system_us) / 1e6
+        self.user_s, self.system_s = report.user_us / 1e6, report.system_us / 1e6
+        self.passed_bytes, self.stored_bytes = report.passed_bytes, report.stored_bytes
         self.peak_memory_bytes = report.peak_rss_bytes
         self.processes = report.reaped
+
+    @property
+    def cpu_s(self) -> float:
+        return self.user_s + self.system_s
 
     @property
     def succeeded(self) -> bool:
@@ -115,10 +134,16 @@ class Result:
             "usage": {
                 "wall": round(self.wall_s, 6),
                 "cpu": round(self.cpu_s, 6),
+                "user": round(self.user_s, 6),
+                "system": round(self.system_s, 6),
                 "peak_memory": self.peak_memory_bytes,
                 "processes": self.processes,
                 "processes_exact": False,
                 "disk": self.disk_bytes,
+                "written": self.passed_bytes,
+                "written_to_storage": self.stored_bytes,
+                "calls": self.calls,
+                "handlers": self.handlers,
             },
             "changes": self.changes,
             "denials": self.denials,

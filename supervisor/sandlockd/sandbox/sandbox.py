@@ -22,6 +22,7 @@ from sandlockd.kernel.orphans import kill_orphans
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
 from sandlockd.process.index import ProcessIndex
+from sandlockd.sandbox.limits import TERM_GRACE_S
 from sandlockd.sandbox.phase import Event, Phase, after
 from sandlockd.sandbox.result import Reason, Result
 
@@ -178,7 +179,13 @@ class Sandbox:
             new_session=new_session,
             kept_capabilities=KEPT_CAPABILITIES if os.geteuid() == 0 else None,
             blocked_signals=blocked_signals,
-            rlimits=[(7, *descriptor_limit)] if descriptor_limit else (),  # RLIMIT_NOFILE
+            rlimits=[
+                *([(7, *descriptor_limit)] if descriptor_limit else ()),  # RLIMIT_NOFILE
+                *(self._limits.rlimits() if self._limits is not None else ()),
+            ],
+            timeout_s=self._limits.timeout_s if self._limits is not None else None,
+            cpu_time_s=self._limits.cpu_time_s if self._limits is not None else None,
+            grace_s=TERM_GRACE_S,
         )
         self._started_at = time.monotonic()
         self._init_pid, self._control = launching.start(plan)
@@ -311,6 +318,10 @@ class Sandbox:
                 self._advance(Event.BROKEN)
                 return
             self._engine.attach(report.fd)
+            # It waits in execve, the first call that is trapped.
+            if self._limits is not None:
+                self._limits.confine(report.pid)
+            self._tell_init(partial(launching.order_begin, self.control_fd))
             self.result.has_run = True
             self._advance(Event.LISTENING)
         elif kind == launching.FAILED:
@@ -326,6 +337,10 @@ class Sandbox:
             self.stopped_by = 0
         elif kind == launching.EXITED:
             self._program_exited(report.status)
+        elif kind == launching.LIMIT:
+            # Who was asked to end before, or was ended by a rule, ends for that.
+            if self._limits is not None and not self._killed:
+                self._limits.reached(report)
         elif kind == launching.DONE:
             self._done(report)
         elif kind == launching.GONE:
@@ -376,6 +391,19 @@ class Sandbox:
         if not self.over and self.result.error is None:
             self.result.failed("init of the sandbox was killed from outside; everything in it was ended")
         self._advance(Event.BROKEN)
+
+    def _tell_calls(self) -> None:
+        self.result.calls = self._engine.counts()._asdict()
+        self.result.handlers = [
+            {
+                "call": row.name if (row := self._prepared.rows.get(times.nr)) is not None else str(times.nr),
+                "by": "python" if times.is_by_python else "c",
+                "calls": times.calls,
+                "p50": round(times.p50_ns / 1e9, 9),
+                "p99": round(times.p99_ns / 1e9, 9),
+            }
+            for times in self._engine.times()
+        ]
 
     # ---- serving ----
 
@@ -554,6 +582,8 @@ class Sandbox:
             self._index.clear()
         if self._aside is not None and not self._aside.close(_ASIDE_PATIENCE_S):
             raise OSError(errno.EBUSY, "a file that the program changed last is locked by somebody else")
+        if self.result.has_run:
+            self._tell_calls()
         self._engine.close()
         for tree in self._trees:
             tree.close()
