@@ -364,6 +364,7 @@ struct slk_engine {
 	uint32_t uid, gid; /* of all at the start */
 	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_disk *disk; /* borrowed; NULL: no limit */
+	struct slk_forks *forks; /* NULL: processes are not limited */
 	int has_watches;       /* the program watches something in a tree, or did */
 	int trees_parked;      /* another thread changes them, and waits */
 	uint64_t given[SLK_GIVEN_BITS / 64];

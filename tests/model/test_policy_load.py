@@ -202,7 +202,6 @@ def test_an_empty_list_of_what_is_not_supported_yet_asks_for_nothing_and_is_acce
     [
         (Overrides(allow_net=("example.org:443",)), "--allow-net", "network.allow"),
         (Overrides(memory="512M"), "--memory", "limits.memory"),
-        (Overrides(processes="64"), "--processes", "limits.processes"),
         (Overrides(timeout="5m"), "--timeout", "limits.timeout"),
     ],
 )

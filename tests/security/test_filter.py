@@ -60,7 +60,8 @@ OPEN = FilterPlan(network_closed=False)
 GIVEN = FilterPlan(give_back=frozenset({"ptrace", "sysv_ipc", "mqueue", "personality", "dumpable"}))
 DENYING = FilterPlan(deny=(("uname", "syscalls.deny[0]"), ("ioctl", "syscalls.deny[1]")))
 TREES = FilterPlan(trees=True)
-PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES]
+COUNTED = FilterPlan(processes_limited=True)
+PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES, COUNTED]
 
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 has more than one way in")
 

@@ -33,7 +33,12 @@ OPTIONS = (
     (("--allow-net",), MANY, "SPEC", "(not supported yet; default: no network)"),
     (("--disk",), ONE, "SIZE", "how much the trees may hold: bytes, or with K, M, G (default: no limit)"),
     (("--memory",), ONE, "SIZE", "(not supported yet; bytes, or with K, M, G; default: no limit)"),
-    (("--processes",), ONE, "N", "(not supported yet; default: no limit)"),
+    (
+        ("--processes",),
+        ONE,
+        "N",
+        "how many processes may live at once; 16 times as many threads (default: no limit)",
+    ),
     (("--timeout",), ONE, "TIME", "(not supported yet; seconds, or with ms, s, m, h; default: none)"),
     (("--env",), MANY, "K=V", "set a variable; repeatable (default: the environment as it is)"),
     (("--clean-env",), FLAG, None, "begin with an empty environment (default: yours)"),

@@ -40,6 +40,7 @@ class Backstop(enum.Enum):
     PATH_ONLY = (
         "an O_PATH descriptor gives no right to its object; what is done by it is judged or trapped (open(2))"
     )
+    REGISTERS = "what it does is in its registers, which nobody can change while it waits; it is trapped to be counted"
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
 
 
@@ -195,4 +196,5 @@ EINVAL: Final = Errno(22)
 LANDLOCK_FILES: Final = Continue(Backstop.LANDLOCK_FILES)
 LANDLOCK_NAMES: Final = Continue(Backstop.LANDLOCK_NAMES)
 LOOKUP_FAILS: Final = Continue(Backstop.LOOKUP_FAILS)
+COUNTED: Final = Continue(Backstop.REGISTERS)
 OWN_PROCESS: Final = Continue(Backstop.OWN_PROCESS)

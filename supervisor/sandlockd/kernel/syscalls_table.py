@@ -6,8 +6,8 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, notice, see, grow, behalf, open, path, slow, refuse, enosys: see syscalls.Treatment. For
-                      some calls it also depends on arguments: syscalls_arguments.
+    treat             pass, notice, see, count, grow, behalf, open, path, slow, refuse, enosys: see syscalls.Treatment.
+                      For some calls it also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
                       f flags (of openat2: struct open_how), i process or thread id,
@@ -45,6 +45,8 @@ Why a row is as it is, where the row does not say it:
   there is no socket to name, with one they are answered on behalf and never let through with an address.
 - `grow` is for what takes any amount of a disk within a moment: only with a limit of what the trees hold. What a
   `write` takes is counted afterwards: no program could pay for each write being asked for.
+- `count` is for what makes processes: trapped only where their number is limited, as it would cost every program. With
+  that limit all of `clone` is counted, too, but for what is refused.
 - `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
@@ -112,8 +114,8 @@ socketpair                  53     199  refuse -              -      -          
 setsockopt                  54     208  pass   o0             -      -                -
 getsockopt                  55     209  see    o0             -      -                -
 clone                       56     220  refuse f0             -      -                law.namespaces
-fork                        57       -  pass   -              -      -                -
-vfork                       58       -  pass   -              -      -                -
+fork                        57       -  count  -              -      -                -
+vfork                       58       -  count  -              -      -                -
 execve                      59     221  path   p0             x      always           EXECUTE
 exit                        60      93  pass   -              -      -                -
 wait4                       61     260  pass   i0             -      -                -

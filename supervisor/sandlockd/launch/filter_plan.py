@@ -39,6 +39,7 @@ _C_TREATMENT: Final = {
     Treatment.BEHALF: 0,
     Treatment.NOTICE: 5,
     Treatment.SEE: 6,
+    Treatment.COUNT: 7,
     Treatment.GROW: 0,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
@@ -103,7 +104,7 @@ class FilterPlan(NamedTuple):
     deny: (call, rule): refused with EPERM; rule is the audit's name for it, such as `syscalls.deny[0]`.
     give_back: of GIVABLE.
     network_closed: the policy has no network rules, so no socket is made.
-    trees: there are copy-on-write trees. disk_limited: and what they hold is limited.
+    trees: there are copy-on-write trees. disk_limited: and what they hold is limited. processes_limited: their number.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
@@ -111,6 +112,7 @@ class FilterPlan(NamedTuple):
     network_closed: bool = True
     trees: bool = False
     disk_limited: bool = False
+    processes_limited: bool = False
 
 
 class Decision(NamedTuple):
@@ -170,6 +172,8 @@ def _check(plan: FilterPlan) -> None:
 def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name in ("socket", "socketpair"):
         return _decide_socket(row, plan)
+    if row.treatment is Treatment.COUNT or row.name == "clone":
+        return _decide_counted(row, plan)
     if row.treatment in (Treatment.SEE, Treatment.NOTICE, Treatment.BEHALF):
         return _decide_with_trees(row, plan)
     if row.treatment is Treatment.GROW:
@@ -181,6 +185,14 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
         kept = tuple(clause for clause in conditions.clauses if not _given(clause.rule, plan))
         conditions = Conditions(kept, conditions.otherwise_trapped)
     return Decision(row.treatment, row.rule, row.errno, conditions)
+
+
+def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
+    if plan.processes_limited:
+        return Decision(Treatment.COUNT, row.rule, row.errno, None)  # C refuses what the row's rule refuses
+    if row.treatment is Treatment.COUNT:
+        return _PASS
+    return Decision(row.treatment, row.rule, row.errno, ARGUMENTS[row.name])
 
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
@@ -271,7 +283,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
 
 def _may_touch(row: Syscall, decision: Decision) -> bool:
     """Whether the call may change a copy-on-write tree. Of a descriptor's, the table does not tell what it does."""
-    if decision.treatment in (Treatment.REFUSE, Treatment.NOTICE) or row.rule:
+    if decision.treatment in (Treatment.REFUSE, Treatment.NOTICE, Treatment.COUNT) or row.rule:
         return False
     if row.treatment is Treatment.SEE:
         return row.name == "bind"  # which makes a socket
@@ -281,7 +293,8 @@ def _may_touch(row: Syscall, decision: Decision) -> bool:
 def _c_row(row: Syscall, decision: Decision) -> tuple[int, int, int, int, int, int, int, int, int]:
     dirfd, path, need = _place(row, 0)
     dirfd2, path2, need2 = _place(row, 1)
-    refuse_errno = decision.refuse_errno if decision.treatment is Treatment.REFUSE else 0
+    refuses = decision.treatment in (Treatment.REFUSE, Treatment.COUNT)
+    refuse_errno = decision.refuse_errno if refuses else 0
     code = _C_TREATMENT[decision.treatment]
     return (code, dirfd, path, row.flags, dirfd2, path2, refuse_errno, need, need2)
 

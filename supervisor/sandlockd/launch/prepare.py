@@ -296,6 +296,7 @@ def _choose_filter(prepared: Prepared) -> None:
         network_closed=True,
         trees=prepared.policy.filesystem.workdir is not None,
         disk_limited=prepared.policy.limits.disk is not None,
+        processes_limited=prepared.policy.limits.processes is not None,
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)
