@@ -23,7 +23,7 @@ from suite.place import Place, clean_machine, new_place
 from suite.processes import Failure
 from suite.report import Report
 from suite.rows import Group, Row, wanted
-from suite.subjects import Subject, subjects, subjects_in_tree
+from suite.subjects import Subject, subjects, subjects_in_tree, subjects_with_limits
 
 _IMPORTS = "imports"
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _all_rows(*, drop_caches: bool) -> list[Row]:
-    rows = [operation.new_row() for operation in operations.OPERATIONS]
+    rows = [operation.new_row() for operation in (*operations.OPERATIONS, *operations.LIMITED_OPERATIONS)]
     rows += sorted(
         (row for one in work.WORKLOADS for row in one.new_rows()), key=lambda row: row.group == Group.INSIDE
     )
@@ -124,6 +124,7 @@ class _Suite:
         self._place = place
         self._python = _python_of(sandlockd)
         self._subjects: list[Subject] = subjects(place, sandlockd, options.peer)
+        self._limited = subjects_with_limits(place, sandlockd)
         self._in_tree = subjects_in_tree(place, sandlockd, options.tree_peer)
         self._rounds = 1 if options.quick else options.rounds
         self._settle_s = 0.0 if options.quick else options.settle
@@ -160,7 +161,11 @@ class _Suite:
     def _measure(self, round_: int) -> None:
         quick = self._options.quick
         plan = operations.Plan(1, 0.0, 0.01) if quick else operations.Plan(settle_s=self._settle_s)
-        for among, group in ((self._subjects, Group.OPERATIONS), (self._in_tree, Group.TREE)):
+        for among, group in (
+            (self._subjects, Group.OPERATIONS),
+            (self._limited, Group.LIMITED),
+            (self._in_tree, Group.TREE),
+        ):
             if rows := self._rows(group):
                 operations.measure(self._place, among, rows, plan)
                 self._check_idle()

@@ -23,6 +23,8 @@ _UNTRAPPED = Budget(1.05, Measure.TIMES_BARE)
 _PASSED_THROUGH = Budget(1.5, Measure.TIMES_FLOOR)
 _NAMES = Budget(25, Measure.OVER_BARE)
 _NEW_PROCESS = Budget(1.3, Measure.TIMES_BARE)
+# 1.3 x bare, and two round trips of the floor's, 3.6 us each, to some 150 us.
+_NEW_COUNTED_PROCESS = Budget(1.35, Measure.TIMES_BARE)
 _TOLD = Budget(2, Measure.TIMES_FLOOR)
 
 
@@ -78,6 +80,26 @@ OPERATIONS = (
 )
 
 
+LIMITED_OPERATIONS = (
+    Operation(
+        "limited_fork_exit",
+        "fork, exit, wait: each is counted",
+        "fork_exit",
+        200,
+        _NEW_COUNTED_PROCESS,
+        group=Group.LIMITED,
+    ),
+    Operation(
+        "limited_spawn",
+        "vfork, exec of /bin/true, wait",
+        "spawn",
+        50,
+        _NEW_COUNTED_PROCESS,
+        group=Group.LIMITED,
+    ),
+)
+
+
 def _in_tree(row: str, what: str, word: str, count: int, budget: Budget | None) -> Operation:
     return Operation(f"tree_{row}", what, word, count, budget, group=Group.TREE)
 
@@ -115,7 +137,7 @@ class Plan:
 
 def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], plan: Plan) -> None:
     """One round, into the rows."""
-    by_name = {operation.row: operation for operation in (*OPERATIONS, *TREE_OPERATIONS)}
+    by_name = {operation.row: operation for operation in (*OPERATIONS, *LIMITED_OPERATIONS, *TREE_OPERATIONS)}
     chosen = [(by_name[row.name], row) for row in rows]
     place.renew_work(())
     with contextlib.ExitStack() as stack:

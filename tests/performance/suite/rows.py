@@ -12,6 +12,7 @@ from suite.subjects import Kind
 
 class Group(StrEnum):
     OPERATIONS = "operations"
+    LIMITED = "limited"
     WORK = "work"
     INSIDE = "inside"
     TREE = "tree"

@@ -47,6 +47,13 @@ def subjects(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
     return found
 
 
+def subjects_with_limits(place: Place, sandlockd: Path) -> list[Subject]:
+    """bare, floor (which traps no fork) and sandboxed, with room for more processes than are used."""
+    bare, floor, sandboxed = subjects(place, sandlockd, None)
+    limited = (*sandboxed.for_operations[:-1], "--processes", "64", "--")
+    return [bare, floor, Subject(Kind.SANDBOXED, limited, limited, limited)]
+
+
 def subjects_in_tree(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
     """The same with copy-on-write. Work is committed at its end, so that it can be compared with bare's."""
     floor = (str(place.programs / "floor"), "-t", "--")
