@@ -217,6 +217,7 @@ enum slk_treatment {
 	SLK_CALL_NOTICE, /* the kernel's; C takes note of it */
 	SLK_CALL_SEE,    /* tells what is there: the kernel's, unless the path leads into a tree */
 	SLK_CALL_MEMORY, /* asks for memory, which is limited: the kernel's, where there is room (memlimit_calls.c) */
+	SLK_CALL_COUNT,  /* makes a process or thread: the kernel's, as long as there is room; see forks.c */
 };
 
 /* What a call does, as far as C knows it in a tree (trees.c). From MKDIR on it makes or takes names. */
@@ -325,6 +326,7 @@ enum slk_reason {
 	SLK_REASON_GRANTED,     /* the kernel's own judgement suffices; only with tell_granted */
 	SLK_REASON_FAILED,      /* path_error says why it could not be served; answered already, if anybody can */
 	SLK_REASON_NO_ROOM,     /* memory is limited, and it asks for more than is left */
+	SLK_REASON_CROWDED,     /* no more processes: answered already */
 };
 
 struct slk_request {
@@ -710,6 +712,17 @@ void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_st
 void slk_engine_set_memory(struct slk_engine *engine, struct slk_memory *memory);
 /* The end of its heap, as far as this thread has asked for it; 0: it is not known. */
 uint64_t slk_break_of(struct slk_engine *engine, int32_t tid);
+
+/* ---- forks.c, descendants.c: how many processes there are below init, and the limit of that -------------------- */
+
+/* Before the listener is attached. Calls whose row says count are let through as long as no more processes than `limit`
+ * live below init, and no more threads of all of them than task_limit; else they get EAGAIN. control_fd: init's, where it
+ * may trace processes, so that their signals make no fork fail; else -1. -ENOENT: the kernel does not list children
+ * (CONFIG_PROC_CHILDREN). */
+int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, int32_t init_pid,
+			       int control_fd);
+/* 1: some wait for others; to be drained again soon, whether or not anything comes. Pumping does so by itself. */
+int slk_engine_holds_forks(const struct slk_engine *engine);
 
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 

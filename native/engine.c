@@ -7,7 +7,7 @@
  * anything is handled. Each received notification owns a slot of the ledger until it is answered, once.
  */
 #define _GNU_SOURCE
-#include "slk.h"
+#include "forks.h"
 
 #include <errno.h>
 #include <linux/landlock.h>
@@ -110,6 +110,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 	slk_rewrites_end(engine); /* the rest go on when this thread ends */
 	if (engine->patient_tid)
 		timer_delete(engine->patience);
+	slk_forks_destroy(engine->forks);
 	slk_newcomers_destroy(engine);
 	slk_bases_destroy(engine);
 	slk_timing_destroy(engine->timing);
@@ -256,7 +257,8 @@ static int settle(struct slk_engine *engine, struct slk_request *request, int32_
 
 	if (result < 0 && result != -ENOENT)
 		failed(request, -result);
-	return request->reason == SLK_REASON_FAILED || request->reason == SLK_REASON_REFUSED;
+	return request->reason == SLK_REASON_FAILED || request->reason == SLK_REASON_REFUSED ||
+	       request->reason == SLK_REASON_CROWDED;
 }
 
 /* row->mode: how many ids it sets, of those in the first arguments; 0: what else it does. row->buffer: groups, not users.
@@ -288,6 +290,31 @@ static int judge_descriptor(struct slk_engine *engine, struct slk_request *reque
 }
 
 /* 1: Python has something to do with it. */
+static int settle_fork(struct slk_engine *engine, struct slk_request *request, enum slk_fork_answer answer)
+{
+	switch (answer) {
+	case SLK_FORK_HELD:
+		return 0;
+	case SLK_FORK_GOES_ON:
+		if (engine->tell_granted) {
+			request->reason = SLK_REASON_GRANTED;
+			return 1;
+		}
+		engine->counts.continued++;
+		return settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+	case SLK_FORK_FORBIDDEN:
+		request->reason = SLK_REASON_REFUSED;
+		engine->counts.refused++;
+		return settle(engine, request, refuse_errno(engine, request), 0);
+	case SLK_FORK_REFUSED:
+		break;
+	}
+	request->reason = SLK_REASON_CROWDED;
+	engine->counts.refused++;
+	return settle(engine, request, EAGAIN, 0);
+}
+
+/* 1: Python has something to do with it. */
 static int handle(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row;
@@ -300,6 +327,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 	}
 	row = &engine->calls[request->nr];
 	slk_notice_thread(engine, request->tid);
+	if (engine->forks)
+		slk_forks_seen(engine->forks, request->tid);
 	if (engine->passing_count && slk_rewrite_passes(engine, request))
 		return 0;
 	/* A name changes hands: what was judged by it is to be judged anew. */
@@ -372,6 +401,9 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		engine->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
+	case SLK_CALL_COUNT:
+		told = settle_fork(engine, request, slk_forks_ask(engine, request));
+		break;
 	case SLK_CALL_REFUSE:
 		request->reason = SLK_REASON_REFUSED;
 		engine->counts.refused++;
@@ -403,13 +435,33 @@ static int is_alone(struct slk_engine *engine, int32_t tid)
 	return engine->in_a_row >= ALONE_AFTER && engine->in_a_row % LOOK_EVERY;
 }
 
+/* Forks that wait: how many of them Python has something to do with. */
+static uint32_t answer_held(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity)
+{
+	enum slk_fork_answer answer;
+	uint32_t position = 0, kept = 0;
+
+	if (slk_forks_due_ns(engine->forks) != 0)
+		return 0;
+	slk_forks_next_round(engine->forks);
+	while (kept < capacity && slk_forks_take_held(engine, &position, &batch[kept], &answer)) {
+		int told = settle_fork(engine, &batch[kept], answer);
+
+		engine->counts.to_python += (uint64_t)told;
+		kept += (uint32_t)told;
+	}
+	slk_forks_looked_again(engine->forks);
+	return kept;
+}
+
 /* state: what the caller's own poll has just said, so that the first one here can be spared. */
 static int drain(struct slk_engine *engine, int state, struct slk_request *batch, uint32_t capacity,
 		 uint32_t *ret_count)
 {
-	uint32_t kept = 0;
+	uint32_t kept;
 
 	slk_rewrites_finish(engine);
+	kept = answer_held(engine, batch, capacity);
 	for (uint32_t rounds = 1;; rounds++) {
 		uint32_t end = kept;
 		int unseen = 0;
@@ -426,6 +478,8 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 			end += received > 0;
 			state = received < 0 ? received : slk_listener_state(engine->listener_fd);
 		}
+		if (engine->forks)
+			slk_forks_next_round(engine->forks);
 		/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
 		set_sync(engine, end - kept <= 1);
 		for (uint32_t i = kept; i < end; i++) {
@@ -456,10 +510,13 @@ int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t cap
 static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t timeout_ns)
 {
 	struct timespec limit;
+	int64_t fork_due_ns = slk_forks_due_ns(engine->forks);
 
 	slk_newcomers_set_timer(engine);
 	if (slk_rewrites_finish(engine) && (timeout_ns < 0 || timeout_ns > REWRITES_EVERY_NS))
 		timeout_ns = REWRITES_EVERY_NS;
+	if (fork_due_ns >= 0 && (timeout_ns < 0 || timeout_ns > fork_due_ns))
+		timeout_ns = fork_due_ns;
 	limit.tv_sec = timeout_ns / 1000000000;
 	limit.tv_nsec = timeout_ns % 1000000000;
 	engine->counts.wakes++;
@@ -494,7 +551,7 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 			return -errno;
 		if (ready <= 0)
 			waiting[0].revents = waiting[1].revents = waiting[2].revents = 0;
-		if (waiting[0].revents)
+		if (waiting[0].revents || slk_engine_holds_forks(engine))
 			state = drain(engine, state_of(waiting[0].revents), batch, capacity, &count);
 		if (state < 0)
 			return state;

@@ -457,6 +457,7 @@ struct slk_engine {
 	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_disk *disk; /* borrowed; NULL: no limit */
 	struct slk_memory *memory; /* likewise */
+	struct slk_forks *forks; /* NULL: processes are not limited */
 	int has_watches;       /* the program watches something in a tree, or did */
 	int trees_parked;      /* another thread changes them, and waits */
 	uint64_t given[SLK_GIVEN_BITS / 64];

@@ -201,7 +201,6 @@ def test_an_empty_list_of_what_is_not_supported_yet_asks_for_nothing_and_is_acce
     ("overrides", "option", "key"),
     [
         (Overrides(allow_net=("example.org:443",)), "--allow-net", "network.allow"),
-        (Overrides(processes="64"), "--processes", "limits.processes"),
     ],
 )
 def test_an_option_that_is_not_supported_yet_is_refused_by_option_and_key(

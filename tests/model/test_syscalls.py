@@ -461,6 +461,23 @@ def test_a_law_given_back_lets_its_calls_pass_and_no_others(
     assert {"ptrace", "sysv_ipc", "mqueue", "personality", "dumpable"} == GIVABLE
 
 
+@pytest.mark.parametrize("name", [name for name in ("fork", "vfork", "clone") if number_of(name) >= 0])
+def test_forks_are_trapped_only_where_processes_are_limited(name: str) -> None:
+    limited = FilterPlan(processes_limited=True)
+    assert _treatment(FilterPlan(), name) is Treatment.PASS
+    assert _treatment(limited, name) is Treatment.COUNT
+    row = c_rows(limited)[number_of(name)]
+    assert row[0] == lib.SLK_CALL_COUNT and row[-2] == _ALWAYS
+    denying = FilterPlan(deny=((name, "syscalls.deny[0]"),), processes_limited=True)
+    assert _treatment(denying, name) is Treatment.REFUSE
+
+
+def test_a_new_namespace_has_its_own_errno_where_processes_are_limited() -> None:
+    limited = FilterPlan(processes_limited=True)
+    assert c_rows(limited)[number_of("clone")][6] == errno.EPERM
+    assert rule_for(limited, number_of("clone"), (0x10000000, *_NONE[1:])) == "law.namespaces"
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "rule"),
     [

@@ -61,7 +61,8 @@ GIVEN = FilterPlan(give_back=frozenset({"ptrace", "sysv_ipc", "mqueue", "persona
 DENYING = FilterPlan(deny=(("uname", "syscalls.deny[0]"), ("ioctl", "syscalls.deny[1]")))
 TREES = FilterPlan(trees=True)
 OWN = FilterPlan(own_pids=True, give_back=frozenset({"ptrace"}))
-PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES, OWN]
+COUNTED = FilterPlan(processes_limited=True)
+PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES, OWN, COUNTED]
 
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 has more than one way in")
 

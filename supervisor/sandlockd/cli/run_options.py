@@ -38,7 +38,12 @@ OPTIONS = (
         "SIZE",
         "how much memory all processes may use together: bytes, or with K, M, G (default: no limit)",
     ),
-    (("--processes",), ONE, "N", "(not supported yet; default: no limit)"),
+    (
+        ("--processes",),
+        ONE,
+        "N",
+        "how many processes may live at once; 16 times as many threads (default: no limit)",
+    ),
     (("--timeout",), ONE, "TIME", "end it after so long: seconds, or with ms, s, m, h (default: never)"),
     (("--env",), MANY, "K=V", "set a variable; repeatable (default: the environment as it is)"),
     (("--clean-env",), FLAG, None, "begin with an empty environment (default: yours)"),

@@ -14,6 +14,7 @@ from typing import NamedTuple, assert_never
 from sandlockd.audit.records import Allowed, errno_name
 from sandlockd.handlers import lookup, opening, record
 from sandlockd.handlers.answers import (
+    COUNTED,
     LANDLOCK_FILES,
     LANDLOCK_NAMES,
     Backstop,
@@ -104,6 +105,8 @@ class AllowedCalls:
             except (OSError, MayWait):
                 continue  # the kernel will find the same, or knows more
         caller.require_alive()
+        if not row.paths:
+            return COUNTED
         names = (Effect.CREATE | Effect.DELETE) & row.paths[0].effect
         return LANDLOCK_NAMES if names and row.treatment is not Treatment.OPEN else LANDLOCK_FILES
 

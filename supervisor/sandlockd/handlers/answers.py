@@ -44,6 +44,7 @@ class Backstop(enum.Enum):
         "the process is named by registers, and was one of the sandbox: whoever has its number by then, Landlock lets"
         " no signal reach and no tracer (landlock(7)), and nothing else is changed"
     )
+    REGISTERS = "what it does is in its registers, which nobody can change while it waits; it is trapped to be counted"
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
     MEMORY_COUNTED = (
         "what it takes is counted when it is there, and above the limit everything is ended (memlimit.c)"
@@ -205,4 +206,5 @@ EINVAL: Final = Errno(22)
 LANDLOCK_FILES: Final = Continue(Backstop.LANDLOCK_FILES)
 LANDLOCK_NAMES: Final = Continue(Backstop.LANDLOCK_NAMES)
 LOOKUP_FAILS: Final = Continue(Backstop.LOOKUP_FAILS)
+COUNTED: Final = Continue(Backstop.REGISTERS)
 OWN_PROCESS: Final = Continue(Backstop.OWN_PROCESS)

@@ -6,8 +6,9 @@ import errno
 import os
 from functools import partial
 
-from sandlockd.handlers import metadata, naming, opening, record, targets
+from sandlockd.handlers import crowded, metadata, naming, opening, record, targets
 from sandlockd.handlers.answers import Fd
+from sandlockd.kernel.engine import REASON_CROWDED
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.policy.syscalls import refusal
 from sandlockd.policy.verdict import Verdict
@@ -63,6 +64,9 @@ def _numbered(
 
 def refused_by_table(context: Context, request: Request) -> None:
     """C has answered; put it on record."""
+    if request.reason == REASON_CROWDED:
+        crowded.tell(context, request)
+        return
     rule = context.rule_for(request.nr, request.args)
     verdict = refusal(rule, record.call_name(context, request))
     error = context.errno_for(request.nr, request.args)

@@ -33,6 +33,7 @@ REASON_LOOKUP = lib.SLK_REASON_LOOKUP
 REASON_GRANTED = lib.SLK_REASON_GRANTED
 REASON_FAILED = lib.SLK_REASON_FAILED
 REASON_NO_ROOM = lib.SLK_REASON_NO_ROOM
+REASON_CROWDED = lib.SLK_REASON_CROWDED
 
 # How a call ends that the caller was made to make: see native/boundary.h, enum slk_restart_end.
 LEAVE = lib.SLK_RESTART_LEAVE
@@ -99,6 +100,9 @@ else:  # without importing typing
     Request = collections.namedtuple(
         "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
     )
+
+# So many threads of all processes together for each process that is allowed: node has 11, a JVM some 30 and more.
+THREADS_PER_PROCESS = 16
 
 _BATCH = lib.SLK_BATCH_MAX
 _NEW_THREADS = 256
@@ -167,6 +171,7 @@ class Engine:
         self._tids = ffi.new("int32_t[]", _NEW_THREADS)
         self.listener: OwnedFd | None = None
         self.sync_wake_up = False
+        self.process_limit: int | None = None
         self.control_fd = -1  # init's, where it traces processes (native/tracer.c); borrowed
 
     def attach(self, listener: OwnedFd) -> None:
@@ -398,6 +403,20 @@ class Engine:
     def break_of(self, tid: int) -> int:
         """Where the heap of this thread's process ends; 0: that is not known."""
         return int(lib.slk_break_of(self._engine, tid))
+
+    def limit_processes(self, limit: int, init_pid: int) -> None:
+        """How many may live below init (native/forks.c). Before the listener is attached.
+
+        Raises OSError: ENOENT where the kernel does not list children.
+        """
+        tasks = limit * THREADS_PER_PROCESS
+        check(lib.slk_engine_limit_processes(self._engine, limit, tasks, init_pid, self.control_fd))
+        self.process_limit = limit
+
+    @property
+    def holds_forks(self) -> bool:
+        """Some wait until others have happened: who does not pump drains again soon."""
+        return bool(lib.slk_engine_holds_forks(self._engine))
 
     def ids_changed(self) -> None:
         """A process of the program may have other rights than it started with: C does nothing on behalf any more."""

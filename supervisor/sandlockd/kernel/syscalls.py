@@ -21,6 +21,7 @@ class Treatment(enum.Enum):
     NOTICE = "notice"  # PASS without copy-on-write trees; with them the kernel, and C takes note
     BEHALF = "behalf"  # ENOSYS without copy-on-write trees; with them Python, which never lets it go on
     SEE = "see"  # PASS without copy-on-write trees; with them C, by where the path leads, else Python
+    COUNT = "count"  # PASS without a limit of processes; with it C, which lets it go on while there is room
     GROW = "grow"  # PASS without a limit of what copy-on-write trees hold; with it Python, which never lets it go on
     MEMORY = "memory"  # PASS without a limit of memory; with it C, by what is left; else Python
     OPEN = "open"  # the C fast path, by the flags of open(2); else Python

@@ -35,6 +35,7 @@ listed gives ENOSYS, as on a kernel that does not know it. A process that calls 
 | behalf | as enosys; with a copy-on-write tree sandlockd, on behalf |
 | see | as pass; with a copy-on-write tree, or `proc.pids = "own"`, sandlockd, where the path leads there |
 | memory | as pass; where memory is limited, sandlockd: what fits into what is left goes on |
+| count | as pass; where the number of processes is limited the kernel, as long as there is room, and `clone` likewise |
 | grow | as pass; where what copy-on-write trees hold is limited, sandlockd, on behalf |
 | open | sandlockd, by the flags of open(2) and the rules about the path |
 | path | sandlockd, by the rules about the path or paths |

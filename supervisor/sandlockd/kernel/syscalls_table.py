@@ -6,7 +6,7 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, notice, see, grow, memory, behalf, open, path, slow, refuse, enosys: see
+    treat             pass, notice, see, count, grow, memory, behalf, open, path, slow, refuse, enosys: see
                       syscalls.Treatment. For some calls it also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
@@ -50,6 +50,8 @@ Why a row is as it is, where the row does not say it:
   then: what it makes is told as no process's.
 - `sysinfo` is `memory`, too: it tells of a machine with no more than that, or a virtual machine of a language takes a
   heap that is larger than the limit for a small one.
+- `count` is for what makes processes: trapped only where their number is limited, as it would cost every program. With
+  that limit all of `clone` is counted, too, but for what is refused.
 - `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
 - `uselib`, `nfsservctl` and `lookup_dcookie` no longer exist in current kernels, and give what those give.
 - `fgetxattr`, `flistxattr`, `cachestat` tell of a descriptor that was opened under judgement; with trees the first two
@@ -117,8 +119,8 @@ socketpair                  53     199  refuse -              -      -          
 setsockopt                  54     208  pass   o0             -      -                -
 getsockopt                  55     209  see    o0             -      -                -
 clone                       56     220  refuse f0             -      -                law.namespaces
-fork                        57       -  pass   -              -      -                -
-vfork                       58       -  pass   -              -      -                -
+fork                        57       -  count  -              -      -                -
+vfork                       58       -  count  -              -      -                -
 execve                      59     221  path   p0             x      always           EXECUTE
 exit                        60      93  pass   -              -      -                -
 wait4                       61     260  pass   i0             -      -                -

@@ -40,6 +40,7 @@ _C_TREATMENT: Final = {
     Treatment.BEHALF: 0,
     Treatment.NOTICE: 5,
     Treatment.SEE: 6,
+    Treatment.COUNT: 8,
     Treatment.GROW: 0,
     Treatment.MEMORY: 7,
     Treatment.OPEN: 1,
@@ -121,6 +122,7 @@ class FilterPlan(NamedTuple):
     trees: there are copy-on-write trees. disk_limited: and what they hold is limited.
     own_pids: processes outside of the sandbox do not exist for the program.
     memory_limited: how much memory all processes use is limited.
+    processes_limited: how many processes there are is limited.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
@@ -130,6 +132,7 @@ class FilterPlan(NamedTuple):
     disk_limited: bool = False
     own_pids: bool = False
     memory_limited: bool = False
+    processes_limited: bool = False
 
 
 class Decision(NamedTuple):
@@ -189,6 +192,8 @@ def _check(plan: FilterPlan) -> None:
 def _decide(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name in ("socket", "socketpair"):
         return _decide_socket(row, plan)
+    if row.treatment is Treatment.COUNT or row.name == "clone":
+        return _decide_counted(row, plan)
     if row.treatment in (Treatment.SEE, Treatment.NOTICE, Treatment.BEHALF):
         return _decide_with_trees(row, plan)
     if row.treatment is Treatment.GROW:
@@ -217,6 +222,14 @@ def _decide_memory(row: Syscall, plan: FilterPlan) -> Decision:
     if row.name in _UNCOUNTED:
         return _UNKNOWN
     return Decision(row.treatment, "", 0, ARGUMENTS.get(row.name))
+
+
+def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
+    if plan.processes_limited:
+        return Decision(Treatment.COUNT, row.rule, row.errno, None)  # C refuses what the row's rule refuses
+    if row.treatment is Treatment.COUNT:
+        return _PASS
+    return Decision(row.treatment, row.rule, row.errno, ARGUMENTS[row.name])
 
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
@@ -321,7 +334,8 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
 
 def _may_touch(row: Syscall, decision: Decision) -> bool:
     """Whether the call may change a copy-on-write tree. Of a descriptor's, the table does not tell what it does."""
-    if decision.treatment in (Treatment.REFUSE, Treatment.NOTICE, Treatment.MEMORY) or row.rule:
+    made = (Treatment.REFUSE, Treatment.NOTICE, Treatment.MEMORY, Treatment.COUNT)
+    if decision.treatment in made or row.rule:
         return False
     if row.treatment is Treatment.SEE:
         return row.name == "bind"  # which makes a socket
@@ -331,7 +345,8 @@ def _may_touch(row: Syscall, decision: Decision) -> bool:
 def _c_row(row: Syscall, decision: Decision) -> tuple[int, int, int, int, int, int, int, int, int]:
     dirfd, path, need = _place(row, 0)
     dirfd2, path2, need2 = _place(row, 1)
-    refuse_errno = decision.refuse_errno if decision.treatment is Treatment.REFUSE else 0
+    refuses = decision.treatment in (Treatment.REFUSE, Treatment.COUNT)
+    refuse_errno = decision.refuse_errno if refuses else 0
     code = _C_TREATMENT[decision.treatment]
     return (code, dirfd, path, row.flags, dirfd2, path2, refuse_errno, need, need2)
 

@@ -301,6 +301,7 @@ def _choose_filter(prepared: Prepared) -> None:
         disk_limited=prepared.policy.limits.disk is not None,
         own_pids=prepared.policy.proc.pids == "own",
         memory_limited=prepared.policy.limits.memory is not None,
+        processes_limited=prepared.policy.limits.processes is not None,
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)

@@ -26,6 +26,7 @@ from sandlockd.handlers.answers import (
 )
 from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.engine import (
+    REASON_CROWDED,
     REASON_FAILED,
     REASON_GRANTED,
     REASON_LOOKUP,
@@ -105,7 +106,7 @@ class Dispatcher:
 
     def dispatch(self, request: Request) -> None:
         """Answer now, or start the task that will. Never raises, never waits."""
-        if request.reason == REASON_REFUSED:
+        if request.reason in (REASON_REFUSED, REASON_CROWDED):
             self._tell(request, partial(self._refused, request))  # answered by C already
             return
         if request.reason == REASON_FAILED:

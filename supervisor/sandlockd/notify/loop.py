@@ -11,6 +11,7 @@ If the pump fails, it says so to the task, which then works alone.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sandlockd.notify.dispatch import Dispatcher
 
 _SLEEP_MAX_S = 86400.0
+_AGAIN_S = 0.001
 
 
 class Loop:
@@ -62,7 +64,8 @@ class Loop:
 
     async def _run_alone(self) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self._engine.listener_fd)
+            with trio.move_on_after(_AGAIN_S if self._engine.holds_forks else math.inf):
+                await trio.lowlevel.wait_readable(self._engine.listener_fd)
             if self.drain() is NotifFdState.TERMINAL:
                 return
 

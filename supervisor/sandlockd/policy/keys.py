@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # else. Of a list, only a list with something in it is refused.
 NOT_YET: Final = frozenset(
     {
-        "limits.processes",
         "limits.cpu",
         "limits.output",
         "network.allow",
@@ -136,7 +135,14 @@ KEYS: Final = (
         "proc.hide", values.any_path, '["/proc/cmdline"]', "More files of /proc that do not exist for it."
     ),
     _one("limits.memory", values.size, None, '"512M"', "All memory of all processes together."),
-    _one("limits.processes", values.integer(1, 1 << 22, "processes"), None, "64", "Processes and threads."),
+    _one(
+        "limits.processes",
+        values.integer(1, 1 << 22, "processes"),
+        None,
+        "64",
+        "Processes alive at once, the program among them, and those that ended and were not waited for. Threads: all"
+        " together 16 times as many.",
+    ),
     _one(
         "limits.open_files",
         values.integer(4, 1 << 30, "open files"),

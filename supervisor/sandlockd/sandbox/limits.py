@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     from sandlockd.kernel.disk import Disk
-    from sandlockd.kernel.memlimit import Memory
+    from sandlockd.kernel.engine import Engine
     from sandlockd.kernel.launching import Report
+    from sandlockd.kernel.memlimit import Memory
     from sandlockd.policy import model
     from sandlockd.sandbox.result import Result
 
@@ -43,11 +44,12 @@ _UNITS = (("G", 30), ("M", 20), ("K", 10))
 class Limits:
     """disk: told by the trees what they hold; None: no limit. memory: likewise None.
 
-    timeout_s, cpu_time_s: init looks after them.
+    processes: how many may live. timeout_s, cpu_time_s: init looks after them.
     """
 
     def __init__(self, limits: model.Limits, *, trees: bool) -> None:
         """trees: the run has copy-on-write trees. Raises CannotStart."""
+        self.processes = limits.processes
         self.disk: Disk | None = None
         self.memory = None if limits.memory is None else _memory(limits.memory)
         self.timeout_s = limits.timeout
@@ -120,6 +122,18 @@ class Limits:
                 self.disk.watch(control_fd)
         except OSError as error:
             raise CannotStart(f"limits.disk: what is written cannot be watched: {error.strerror}") from None
+
+    def count_processes(self, engine: Engine, init_pid: int) -> None:
+        """The program has not made any yet. Raises CannotStart."""
+        if self.processes is None:
+            return
+        try:
+            engine.limit_processes(self.processes, init_pid)
+        except OSError as error:
+            raise CannotStart(
+                "limits.processes: they cannot be counted: /proc/PID/task/TID/children:"
+                f" {error.strerror}; it needs a kernel with CONFIG_PROC_CHILDREN, or leave it out"
+            ) from None
 
     def passed(self, result: Result) -> Passed | None:
         """When nothing of the program is left. What it used goes into the result."""

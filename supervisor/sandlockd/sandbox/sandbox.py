@@ -195,6 +195,7 @@ class Sandbox:
         self._advance(Event.FORKED)
         if self._limits is not None:
             self._limits.watch(self._control.fd, self._init_pid)
+            self._limits.count_processes(self._engine, self._init_pid)
         self._index = ProcessIndex(self._init_pid)
         self._make_dispatcher()
         self._await_listener()

@@ -14,7 +14,7 @@ from suite.subjects import Kind
 
 _TITLES = {
     Group.OPERATIONS: "Operations",
-    Group.LIMITED: "Operations with a limit of memory",
+    Group.LIMITED: "Operations with limits of memory and of processes",
     Group.WORK: "Work: the whole command, its start included",
     Group.INSIDE: "Work: without the start",
     Group.TREE: "Operations in a copy-on-write tree",

@@ -48,10 +48,10 @@ def subjects(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
 
 
 def subjects_limited(place: Place, sandlockd: Path) -> list[Subject]:
-    """With a limit of memory, far above what is measured."""
+    """With limits of memory and of processes, far above what is measured. The floor traps no fork."""
     floor = (str(place.programs / "floor"), "-m", "--")
     free = _sandboxed(place, str(sandlockd))
-    limited = (*free.for_operations[:-1], "--memory", "2G", "--")
+    limited = (*free.for_operations[:-1], "--memory", "2G", "--processes", "64", "--")
     return [
         Subject(Kind.BARE, (), (), ()),
         Subject(Kind.FLOOR, floor, floor, floor),

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The limit of processes, by counting.
+ *
+ * A fork is asked for, and nobody is told whether or when it happens, nor when somebody ends. So the number is an upper
+ * bound: those alive at the last look, and the forks let through since. As long as that is below the limit, a fork costs a
+ * round trip and nothing more. When it comes to the limit, we look (descendants.c).
+ *
+ * A fork that was let through and has not happened yet is found by no look, and must count. It has happened, or failed, or
+ * never will, when its thread asks for something else, waits in another call, or is gone; and every task that shows up
+ * for the first time is what came of one of them. So what may still come is at most those threads of which none of this is known,
+ * and at most the forks since the last look less the births since then: that no child of the ones may be taken for one of
+ * the others, the lesser of both numbers is added and no more is claimed. Where that makes the difference, the caller is
+ * held, and all is looked at again until it is known: some 100 us.
+ *
+ * Threads are bounded by the same account, with all tasks in the place of processes.
+ *
+ * Letting a fork go on is harmless whatever happens meanwhile: its arguments are registers, which nobody can change.
+ */
+#define _GNU_SOURCE
+#include "forks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define HELD_FOR_NS 1000000000u /* then it is refused: it could not be made sure that there is room */
+#define PAUSE_MIN_NS 100000u
+#define PAUSE_MAX_NS 5000000u
+#define NEW_NAMESPACES                                                                                                 \
+	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+
+static int can_list_children(int32_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+	return access(path, R_OK) == 0 ? 1 : -errno;
+}
+
+int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, int32_t init_pid,
+			       int control_fd)
+{
+	int result = can_list_children(init_pid);
+	struct slk_forks *forks;
+
+	if (result < 0)
+		return result;
+	forks = calloc(1, sizeof(*forks));
+	if (!forks)
+		return -ENOMEM;
+	/* A page for each 4096 numbers that are in use. */
+	forks->flags = mmap(NULL, SLK_TIDS_END, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (forks->flags == MAP_FAILED) {
+		free(forks);
+		return -ENOMEM;
+	}
+	forks->limit = limit;
+	forks->task_limit = task_limit;
+	forks->init_pid = init_pid;
+	forks->control_fd = control_fd;
+	forks->new_processes = forks->new_tasks = 1; /* the program */
+	forks->round = 1;
+	engine->forks = forks;
+	return 0;
+}
+
+void slk_forks_destroy(struct slk_forks *forks)
+{
+	if (!forks)
+		return;
+	munmap(forks->flags, SLK_TIDS_END);
+	free(forks->order.numbers);
+	free(forks->born.numbers);
+	free(forks->makers.numbers);
+	free(forks->found.numbers);
+	free(forks->adopted.numbers);
+	free(forks);
+}
+
+void slk_makes_no_more(struct slk_forks *forks, int32_t tid)
+{
+	uint8_t *flags = &forks->flags[tid];
+
+	forks->making_processes -= (*flags & SLK_TID_MAKES_PROCESS) != 0;
+	forks->making_threads -= (*flags & SLK_TID_MAKES_THREAD) != 0;
+	*flags &= (uint8_t)~SLK_TID_MAKES;
+}
+
+void slk_forks_seen(struct slk_forks *forks, int32_t tid)
+{
+	uint8_t *flags;
+
+	if (tid <= 0 || tid >= (int32_t)SLK_TIDS_END)
+		return;
+	flags = &forks->flags[tid];
+	if (*flags & SLK_TID_MAKES)
+		slk_makes_no_more(forks, tid);
+	slk_forks_born(forks, tid);
+}
+
+void slk_forks_next_round(struct slk_forks *forks)
+{
+	forks->round++;
+}
+
+/* ---- what may still be under way ---- */
+
+/* It waits in a call that makes nothing, or is gone. "running" tells nothing (proc_pid_syscall(5)). */
+static int is_elsewhere(int32_t tid)
+{
+	char path[32], text[32];
+	ssize_t got;
+	int fd;
+	long nr;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return !slk_tid_is_there(tid);
+	got = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (got <= 0)
+		return !slk_tid_is_there(tid);
+	text[got] = '\0';
+	if (text[0] == 'r')
+		return 0;
+	nr = atol(text);
+#ifdef SYS_fork
+	if (nr == SYS_fork || nr == SYS_vfork)
+		return 0;
+#endif
+	return nr != SYS_clone;
+}
+
+/* Before a look: what has happened by now is found by it. */
+static void settle_makers(struct slk_forks *forks)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < forks->makers.count; i++) {
+		int32_t tid = forks->makers.numbers[i];
+
+		if (forks->flags[tid] & SLK_TID_MAKES && is_elsewhere(tid))
+			slk_makes_no_more(forks, tid);
+		if (forks->flags[tid] & SLK_TID_MAKES)
+			forks->makers.numbers[kept++] = tid;
+		else
+			forks->flags[tid] &= (uint8_t)~SLK_TID_LISTED;
+	}
+	forks->makers.count = kept;
+}
+
+/* ---- deciding ---- */
+
+static int is_forbidden(const struct slk_request *request)
+{
+	return request->nr == SYS_clone && (request->args[0] & NEW_NAMESPACES);
+}
+
+static int makes_thread(const struct slk_request *request)
+{
+	return request->nr == SYS_clone && (request->args[0] & CLONE_THREAD);
+}
+
+static int has_room(const struct slk_forks *forks, int is_thread)
+{
+	if (forks->tasks + forks->new_tasks >= forks->task_limit)
+		return 0;
+	return is_thread || forks->processes + forks->new_processes < forks->limit;
+}
+
+/* Whatever may still be under way: so many were alive at the look. */
+static int is_full(const struct slk_forks *forks, int is_thread)
+{
+	return !forks->is_blind &&
+	       (forks->tasks >= forks->task_limit || (!is_thread && forks->processes >= forks->limit));
+}
+
+/* Nobody but init can reap those, and it is about to. */
+static int has_orphans_to_reap(const struct slk_forks *forks)
+{
+	for (uint32_t i = 0; i < forks->adopted.count; i++) {
+		struct pollfd ended = {(int)syscall(SYS_pidfd_open, forks->adopted.numbers[i], 0), POLLIN, 0};
+		int is_dead;
+
+		if (ended.fd < 0) {
+			if (errno == ESRCH)
+				return 1;
+			continue;
+		}
+		is_dead = poll(&ended, 1, 0) == 1;
+		close(ended.fd);
+		if (is_dead)
+			return 1;
+	}
+	return 0;
+}
+
+static int let_through(struct slk_forks *forks, int32_t tid, int is_thread)
+{
+	uint8_t *flags = &forks->flags[tid];
+
+	if (!(*flags & SLK_TID_LISTED)) {
+		if (slk_tids_push(&forks->makers, tid) < 0)
+			return 0;
+		*flags |= SLK_TID_LISTED;
+	}
+	*flags |= SLK_TID_CLONES | (is_thread ? SLK_TID_MAKES_THREAD : SLK_TID_MAKES_PROCESS);
+	forks->making_threads += (uint32_t)is_thread;
+	forks->making_processes += (uint32_t)!is_thread;
+	forks->new_tasks++;
+	forks->new_processes += (uint32_t)!is_thread;
+	return 1;
+}
+
+/* All that was received in this round was so before the look: who was reaped before any of it is not counted. */
+static void look_once_a_round(struct slk_forks *forks)
+{
+	if (forks->looked_in == forks->round)
+		return;
+	forks->looked_in = forks->round;
+	slk_look_at_descendants(forks);
+}
+
+static enum slk_fork_answer decide(struct slk_forks *forks, const struct slk_request *request, int is_held)
+{
+	int is_thread = makes_thread(request);
+
+	if (!has_room(forks, is_thread)) {
+		if (is_held && forks->looked_in != forks->round)
+			settle_makers(forks);
+		look_once_a_round(forks);
+	}
+	if (!has_room(forks, is_thread) && !is_full(forks, is_thread) && !is_held && forks->settled_in != forks->round) {
+		forks->settled_in = forks->round;
+		settle_makers(forks);
+		slk_look_at_descendants(forks);
+	}
+	if (has_room(forks, is_thread) && let_through(forks, request->tid, is_thread))
+		return SLK_FORK_GOES_ON;
+	if (is_full(forks, is_thread) && !has_orphans_to_reap(forks))
+		return SLK_FORK_REFUSED;
+	return SLK_FORK_HELD;
+}
+
+#define TRACE_PATIENCE_MS 100 /* somebody may have stopped init; it needs 0.1 ms */
+
+/*
+ * Bare no signal makes a fork fail, but one that comes before we have received the call does (tracer.c), if its handler
+ * lacks SA_RESTART: a shell's, at the end of each child. So whoever handles SIGCHLD is traced once it forks.
+ */
+static void trace_if_it_handles_children(struct slk_engine *engine, int32_t tid)
+{
+	struct slk_forks *forks = engine->forks;
+	char text[2048];
+	const char *handled;
+
+	if (forks->control_fd < 0 || forks->flags[tid] & SLK_TID_TRACED || slk_read_status(tid, text, sizeof(text)) < 0)
+		return;
+	handled = strstr(text, "\nSigCgt:");
+	if (!handled || !(strtoull(handled + 8, NULL, 16) & 1u << (SIGCHLD - 1)))
+		return;
+	forks->flags[tid] |= SLK_TID_TRACED;
+	slk_order_init(engine, forks->control_fd, SLK_ORDER_TRACE, tid, TRACE_PATIENCE_MS); /* or it is not to be had */
+}
+
+static int hold(struct slk_forks *forks, const struct slk_request *request)
+{
+	struct slk_held_fork *held = &forks->held[forks->held_count];
+	uint64_t now = slk_now_ns();
+
+	if (forks->held_count == SLK_HELD_FORKS_MAX)
+		return 0;
+	if (!forks->held_count++) {
+		forks->pause_ns = PAUSE_MIN_NS;
+		forks->again_ns = now + forks->pause_ns;
+	}
+	*held = (struct slk_held_fork){.notif_id = request->notif_id, .until_ns = now + HELD_FOR_NS, .tid = request->tid,
+				       .nr = request->nr, .slot = request->slot};
+	memcpy(held->args, request->args, sizeof(held->args));
+	return 1;
+}
+
+enum slk_fork_answer slk_forks_ask(struct slk_engine *engine, const struct slk_request *request)
+{
+	struct slk_forks *forks = engine->forks;
+	enum slk_fork_answer answer;
+
+	if (is_forbidden(request))
+		return SLK_FORK_FORBIDDEN;
+	if (!forks || request->tid >= (int32_t)SLK_TIDS_END)
+		return SLK_FORK_REFUSED;
+	answer = decide(forks, request, 0);
+	if (answer != SLK_FORK_REFUSED && !makes_thread(request))
+		trace_if_it_handles_children(engine, request->tid);
+	if (answer == SLK_FORK_HELD && !hold(forks, request))
+		return SLK_FORK_REFUSED;
+	return answer;
+}
+
+/* ---- what is held ---- */
+
+int64_t slk_forks_due_ns(const struct slk_forks *forks)
+{
+	uint64_t now;
+
+	if (!forks || !forks->held_count)
+		return -1;
+	now = slk_now_ns();
+	return forks->again_ns > now ? (int64_t)(forks->again_ns - now) : 0;
+}
+
+int slk_engine_holds_forks(const struct slk_engine *engine)
+{
+	return engine->forks && engine->forks->held_count;
+}
+
+void slk_forks_looked_again(struct slk_forks *forks)
+{
+	forks->pause_ns = forks->pause_ns < PAUSE_MAX_NS / 2 ? 2 * forks->pause_ns : PAUSE_MAX_NS;
+	forks->again_ns = slk_now_ns() + forks->pause_ns;
+}
+
+int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct slk_request *ret_request,
+			enum slk_fork_answer *ret_answer)
+{
+	struct slk_forks *forks = engine->forks;
+
+	while (*position < forks->held_count) {
+		struct slk_held_fork held = forks->held[*position];
+		int is_there = slk_notif_id_valid(engine->listener_fd, held.notif_id) == 1;
+		enum slk_fork_answer answer = SLK_FORK_REFUSED;
+
+		ret_request->notif_id = held.notif_id;
+		memcpy(ret_request->args, held.args, sizeof(held.args));
+		ret_request->tid = held.tid;
+		ret_request->nr = held.nr;
+		ret_request->slot = held.slot;
+		ret_request->reason = SLK_REASON_SLOW;
+		ret_request->path_error = 0;
+		ret_request->may_wait = 0;
+		ret_request->path_length = 0;
+		if (is_there)
+			answer = decide(forks, ret_request, 1);
+		if (answer == SLK_FORK_HELD && slk_now_ns() >= held.until_ns)
+			answer = SLK_FORK_REFUSED;
+		if (answer == SLK_FORK_HELD) {
+			++*position;
+			continue;
+		}
+		forks->held_count--;
+		memmove(&forks->held[*position], &forks->held[*position + 1],
+			(forks->held_count - *position) * sizeof(held));
+		if (!is_there) {
+			slk_slot_release(&engine->slots[held.slot]);
+			engine->counts.vanished++;
+			continue;
+		}
+		*ret_answer = answer;
+		return 1;
+	}
+	return 0;
+}
