@@ -43,8 +43,8 @@ def together(nodeid: str) -> str:
     """
     function, _, case = nodeid.partition("[")
     path = function.partition("::")[0]
-    if case and path.endswith("copy_on_write/test_corpus.py"):
-        return f"{path}[{'-'.join(case.split('-')[:2])}]"  # user, group
+    if case and path.endswith(("copy_on_write/test_corpus.py", "copy_on_write/test_disk_account.py")):
+        return f"corpus[{'-'.join(case.rstrip(']').split('-')[:2])}]"  # user, group
     if case and path.endswith("copy_on_write/test_whole_programs.py"):
         return f"{path}[{case}"
     return function

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from behaviour.copy_on_write.differences import (
@@ -21,8 +21,7 @@ from behaviour.copy_on_write.differences import (
     Differences,
     reason,
 )
-from harness.compiling import Compiler
-from harness.copy_on_write import CORPUS, Result, Runs, every_program, runs_of
+from harness.copy_on_write import CORPUS, Result, Runs, every_program
 from harness.users import User
 from harness.ways import BARE, BARE_AGAIN, COMMITTED, DISCARDED, ELSEWHERE, GRANTED, OVERLAYFS, Way
 
@@ -31,18 +30,6 @@ from sandlockd.kernel.syscalls import BY_NAME, Kind, Treatment
 _PROGRAMS = [pytest.param(program, id="-".join(program)) for program in every_program()]
 
 Program = tuple[str, str]
-
-
-@pytest.fixture(scope="session")
-def runs(request: pytest.FixtureRequest, users: None, compiler: Compiler) -> Iterator[Runs]:
-    """With the programs that this session's selection wants."""
-    selected: dict[str, list[str]] = {}
-    for item in request.session.items:
-        program = getattr(item, "callspec", None) and item.callspec.params.get("program")
-        if program and program[1] not in selected.setdefault(program[0], []):
-            selected[program[0]].append(program[1])
-    with runs_of(compiler, selected) as made:
-        yield made
 
 
 def _possible(way: Way) -> None:
@@ -88,6 +75,7 @@ def test_bare_again(runs: Runs, as_user: User, program: Program) -> None:
     assert again.left == bare.left
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("program", _PROGRAMS)
 def test_overlayfs(runs: Runs, as_user: User, program: Program) -> None:
     _possible(OVERLAYFS)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from behaviour.copy_on_write.corpus import GROUPS
-from harness.compiling import Compiler
-from harness.copy_on_write import Runs, programs_of, runs_of
+from harness.copy_on_write import Runs, programs_of
 from harness.running import Ended, Runner
 from harness.users import User
 from harness.ways import DISCARDED, Line, Sandboxed
@@ -72,19 +71,13 @@ def _held(directory: Path) -> int:
     return sum(seen.values())
 
 
-@pytest.fixture(scope="module")
-def counted_runs(compiler: Compiler) -> Iterator[Runs]:
-    with runs_of(compiler, {group: programs_of(group) for group in GROUPS}) as made:
-        yield made
-
-
 @pytest.mark.parametrize("group", GROUPS)
-def test_what_is_counted_is_what_is_held(counted_runs: Runs, as_user: User, group: str, soak: bool) -> None:
+def test_what_is_counted_is_what_is_held(runs: Runs, as_user: User, group: str, soak: bool) -> None:
     """And no call gives another result for being counted."""
     if not (soak or as_user.is_root or group in _WHERE_RIGHTS_COUNT):
         pytest.skip("a long run, only with --soak: what is counted is as for root")
-    plain = counted_runs.of(as_user, DISCARDED, group)
-    counted = counted_runs.of(as_user, Counted("counted", ("--workdir",), more=_MORE.get(group, 0)), group)
+    plain = runs.of(as_user, DISCARDED, group)
+    counted = runs.of(as_user, Counted("counted", ("--workdir",), more=_MORE.get(group, 0)), group)
     for name in programs_of(group):
         assert counted[name].ended == 0, counted[name].lines[-1][-900:]
         assert _without_events(counted[name].lines) == _without_events(plain[name].lines), name

@@ -426,6 +426,7 @@ def test_bare_again(found: Found) -> None:
     _same(found.differences(BARE_AGAIN) + found.left(BARE_AGAIN))
 
 
+@pytest.mark.one_user
 def test_overlayfs(found: Found) -> None:
     why_not = OVERLAYFS.why_not()
     if why_not is not None:
