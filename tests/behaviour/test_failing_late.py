@@ -136,7 +136,7 @@ def test_with_too_few_descriptors_it_is_said_and_no_storage_stays(runner: Runner
 def test_with_too_little_memory_it_is_said(runner: Runner) -> None:
     outcomes = set()
     imported = [sys.executable, "-c", "import sandlockd.cli.main, sandlockd.cli.run"]
-    for limit_kb in range(16_000, 40_000, 1000):
+    for limit_kb in (*range(17_000, 24_000, 250), 30_000, 40_000):
         limited = ["sh", "-c", f'ulimit -v {limit_kb}; exec "$@"', "sh"]
         if runner.run([*limited, *imported]).returncode != 0:
             continue  # Python itself

@@ -32,6 +32,7 @@ ENOSYS: Final = 0x00050000 | errno.ENOSYS
 KILL_PROCESS: Final = 0x80000000
 
 _ARGUMENTS: Final = 6
+_NEEDED_BYTES: Final = 4 << 20  # for a filter that traps all that can be, and to spare
 
 
 class FilterError(RuntimeError):
@@ -43,10 +44,11 @@ def build(plan: FilterPlan) -> bytes:
     """The plan's program: struct sock_filter[], for seccomp(2) with SECCOMP_FILTER_FLAG_NEW_LISTENER.
 
     Default ENOSYS; any architecture but the native one kills the process, x32 and i386 included.
-    Raises: BadPlan, FilterError.
+    Raises: BadPlan, FilterError, MemoryError.
     """
     try:
         seccomp = _pyseccomp()
+        bytes(_NEEDED_BYTES)  # libseccomp 2.5 frees what it never allocated, where it finds no more memory
         program = _export(_rules(seccomp, plan))
     except (ImportError, OSError, RuntimeError) as cause:
         raise FilterError(
