@@ -10,7 +10,7 @@
  * An object that has lost its last name holds its space until nobody has it either (inuse.c), and counts until then.
  *
  * xfs allocates ahead of a file that grows, up to as much again as it holds, and gives that back later. A program does not
- * know of it, so it does not count, but for what the program itself has reserved beyond the end of a file.
+ * know of it, so it does not count, but for files beyond whose end the program itself has reserved space.
  *
  * A part of the limit is kept for writing: who meets the limit in making or opening something learns of it by an errno, who
  * meets it in writing can only be ended. So most programs are to meet it there first.
@@ -38,6 +38,7 @@
 
 #define RESERVE_PART 16 /* of the limit is for writing to what is open already, at most */
 #define RESERVE_BYTES_MAX (UINT64_C(256) << 20)
+#define ANY_AMOUNT (UINT64_C(1) << 62)
 
 /* ---- its life */
 
@@ -140,15 +141,17 @@ static uint64_t attribute_bytes(int dirfd, const char *path)
 	ssize_t length, size;
 
 	if ((size_t)snprintf(file, sizeof(file), "/proc/self/fd/%d/%s", dirfd, path) >= sizeof(file))
-		return UINT32_MAX;
+		return ANY_AMOUNT;
 	if (*path == '\0')
 		file[strlen(file) - 1] = '\0';
 	length = listxattr(file, names, sizeof(names));
 	if (length < 0)
-		return UINT32_MAX;
+		return ANY_AMOUNT;
 	for (const char *name = names; name < names + length; name += strlen(name) + 1) {
 		size = getxattr(file, name, NULL, 0);
-		bytes += 2 * (strlen(name) + (size > 0 ? (uint64_t)size : 0)) + SLK_DISK_BLOCK;
+		if (size < 0)
+			size = XATTR_SIZE_MAX; /* of what its owner may not read */
+		bytes += 2 * (strlen(name) + (uint64_t)size) + SLK_DISK_BLOCK;
 	}
 	return bytes;
 }

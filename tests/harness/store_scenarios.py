@@ -54,6 +54,7 @@ WATCHED_SCENARIOS = {
     "create over a whiteout": SCENARIOS["create over a whiteout"],
     "mkdir over a whiteout": SCENARIOS["mkdir over a whiteout"],
     "mkdir over a removed directory": SCENARIOS["mkdir over a removed directory"],
+    "mkdir of a closed one over a removed directory": _operation("mkdir", b"away")._replace(number=0o555),
     "link over a whiteout": SCENARIOS["link over a whiteout"],
     "write to a file": _operation("open", b"dir/x", b"", "write"),
     "unlink a lower file": _operation("unlink", b"dir/x"),
@@ -83,7 +84,7 @@ def build_lower(place: Place) -> bytes:
 
 def do(disk: Disk, operation: Operation) -> None:
     steps, _ = disk.steps(operation)
-    opened = disk.disk.carry_out(steps, Making(mode=0o750, target=operation.other))
+    opened = disk.disk.carry_out(steps, Making(mode=operation.number or 0o750, target=operation.other))
     if opened is not None:
         opened.close()
 

@@ -167,8 +167,10 @@ def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta
         _require_workdir(meta, path, workdir)
         work = opened.enter_context(_part(directory, path, _WORK_NAME))
         upper = opened.enter_context(_open_upper(directory, path))
+        _give_back(
+            work, upper
+        )  # first: what is settled lends, too, and notes it by names that are taken else
         _settle(work, upper)
-        _give_back(work, upper)
         _sweep(work)
         _furnish(work)
         opened.pop_all()
@@ -402,10 +404,11 @@ def _make_whiteout(parent: OwnedFd, name: bytes) -> None:
 def _give_back(work: OwnedFd, upper: OwnedFd) -> None:
     with beneath.open_below(work.fd, b"", os.O_RDONLY | os.O_DIRECTORY) as opened:
         names = [name for name, _, _ in beneath.rows(opened) if name.startswith(LENT_PREFIX)]
-        records = [os.readlink(name, dir_fd=opened.fd) for name in names]
+        records = [(os.readlink(name, dir_fd=opened.fd), name) for name in names]
     # What lies deeper first: what is above it is still open.
-    for record in sorted(records, key=lambda record: record.partition(b" ")[2], reverse=True):
+    for record, name in sorted(records, key=lambda record: record[0].partition(b" ")[2], reverse=True):
         give_back(upper, record)
+        beneath.unlink(work, name)
 
 
 def _sweep(work: OwnedFd) -> None:

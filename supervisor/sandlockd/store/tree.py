@@ -347,7 +347,7 @@ class Tree:
             return 0  # carrying it out finds the error
         if (status.st_dev, status.st_ino) in self._staged:
             return 0
-        held = status.st_blocks * 512
+        held = min(status.st_blocks * 512, -(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES)
         return held if step.size is None else min(held, -(-step.size // BLOCK_BYTES) * BLOCK_BYTES)
 
     def _copies(self, side: Side, step: CopyUp | CopyTree) -> list[CopyUp]:

@@ -19,6 +19,7 @@ from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.entries import Kind
 from sandlockd.store import watches
 from sandlockd.store.lending import lent
+from sandlockd.store.removal import remove
 from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
@@ -218,5 +219,6 @@ def settle(upper: OwnedFd, work: OwnedFd, record: bytes, path: bytes, new_whiteo
                 mark_opaque(work, parent, name, path)
             return
         reserve = b"reserve#settled"
+        remove(work, reserve)  # of one who was killed here
         new_whiteout(work, reserve)
         _put_whiteout(work, reserve, parent, name)

@@ -366,6 +366,20 @@ count = 0
 while count < 1000 and tried(os.setxattr, "attributes", f"user.{count}", b"x" * 60_000) == "done":
     count += 1
 result["attributes count"] = 100 < count < 130
+os.unlink("attributes")
+count = 0
+fd = os.open(".", os.O_TMPFILE | os.O_RDWR)
+while count < 1000 and tried(os.setxattr, fd, f"user.{count}", b"x" * 60_000) == "done":
+    count += 1
+result["those of what has no name count"] = 100 < count < 130
+os.close(fd)
+time.sleep(0.3)
+os.close(os.open("closed", os.O_CREAT | os.O_WRONLY, 0o200))
+count = 0
+while count < 1000 and tried(os.setxattr, "closed", f"user.{count}", b"x" * 60_000) == "done":
+    count += 1
+result["those that cannot be read count"] = 50 < count < 130
+os.unlink("closed")
 print(json.dumps([ahead, result]))
 """
 )
@@ -386,6 +400,8 @@ def _growing(runner: Runner) -> None:
         "reserved": "done",
         "reserved counts": "ENOSPC",
         "attributes count": True,
+        "those of what has no name count": True,
+        "those that cannot be read count": True,
     }
 
 

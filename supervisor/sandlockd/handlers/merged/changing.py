@@ -11,9 +11,9 @@ import stat
 from functools import partial
 from typing import NamedTuple
 
-from sandlockd.handlers import lookup, metadata
+from sandlockd.handlers import lookup, metadata, record
 from sandlockd.handlers.answers import Errno, Value, Write
-from sandlockd.handlers.merged.doing import Call, change, denied
+from sandlockd.handlers.merged.doing import Call, change, denied, no_room
 from sandlockd.handlers.merged.following import follow
 from sandlockd.handlers.merged.places import Elsewhere, Place, of_descriptor, resolve
 from sandlockd.handlers.merged.seeing import remainder_of
@@ -127,8 +127,7 @@ def handle(call: Call) -> Handled:
             return act(call.caller, remainder, describe(opened.fd))
     if not isinstance(target, Place):
         with target:
-            call.caller.nobody_locks = nobody_locks(call.caller, target)
-            return act(call.caller, target, describe(target.fd))
+            return _changed_without_a_name(call, target, act)
     refusal = denied(call, target, want)
     if refusal is not None:
         return refusal
@@ -164,6 +163,28 @@ def handle(call: Call) -> Handled:
 
     plan = partial(plans.change_metadata, place.found)
     return change(call, place, plan, finish, more_bytes=_attribute_bytes(call))
+
+
+def _changed_without_a_name(call: Call, opened: OwnedFd, act: Callable[..., Answer]) -> Answer | Later:
+    """opened: borrowed. What an object that has lost its name holds counts as any other."""
+    caller = call.caller
+    trees = (tree for tree in caller.context.trees if tree.holding is not None)
+    holder = next((tree for tree in trees if tree.holding and tree.holding.disk.holds(opened)), None)
+    disk = None if holder is None or holder.holding is None else holder.holding.disk
+    needed = _attribute_bytes(call)
+    if disk is not None and needed and not disk.has_room(needed):
+        path = caller.describe(opened).path
+        return record.refuse(no_room(disk), path=path, wanted=Want.WRITE, error=errno.ENOSPC)
+    caller.nobody_locks = nobody_locks(caller, opened)
+    try:
+        answer = act(caller, opened, describe(opened.fd))
+    except Unfinished as unfinished:
+        if holder is None:
+            raise
+        return noted_when_over(holder, unfinished, opened)
+    if disk is not None:
+        disk.note(opened, b"")
+    return answer
 
 
 def _attribute_bytes(call: Call) -> int:

@@ -87,12 +87,14 @@ class _Allocation:
     def carry_out(self) -> None:
         """In a worker as well. Raises OSError."""
         try:
-            with acting_as(self._identity):
-                allocate(self.opened, *self._arguments)
-            if self.disk.holds(self.opened):
-                if self._takes and self._arguments[0] & _KEEP_SIZE:
-                    self.disk.note_reserved(self.opened)
-                else:
+            is_held = self.disk.holds(self.opened)
+            if is_held and self._takes and self._arguments[0] & _KEEP_SIZE:
+                self.disk.note_reserved(self.opened)
+            try:
+                with acting_as(self._identity):
+                    allocate(self.opened, *self._arguments)
+            finally:  # what failed may have taken a part
+                if is_held:
                     self.disk.note(self.opened, b"")
         except InterruptedError:
             raise  # it will be run again, or abandoned
