@@ -44,6 +44,10 @@ class Backstop(enum.Enum):
         "the process is named by registers, and was one of the sandbox: whoever has its number by then, Landlock lets"
         " no signal reach and no tracer (landlock(7)), and nothing else is changed"
     )
+    SIGNAL_OWNER = (
+        "whoever is the owner of a file's signals by then: Landlock lets none of them reach anybody outside"
+        " (landlock(7))"
+    )
     REGISTERS = "what it does is in its registers, which nobody can change while it waits; it is trapped to be counted"
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
     MEMORY_COUNTED = (

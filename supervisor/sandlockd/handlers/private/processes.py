@@ -202,7 +202,10 @@ def _read(caller: Caller, address: int, size: int) -> bytes:
 
 
 def _file_control(caller: Caller) -> Answer | None:
-    """Who gets SIGIO. (Landlock keeps it from whoever is outside; it is only not told who that is.)"""
+    """Who gets SIGIO. Landlock keeps it from whoever is outside; it is only not told who that is.
+
+    Of F_SETOWN_EX that lies in memory, and may be another one when the kernel reads it.
+    """
     if _int(caller, 1) == _F_SETOWN_EX:
         kind, number = struct.unpack("=ii", _read(caller, caller.request.args[2], 8))
     else:
@@ -212,7 +215,7 @@ def _file_control(caller: Caller) -> Answer | None:
     if number <= 0:
         return None
     is_there = _has_group(caller, number) if kind == _OWNER_GROUP else _is_there(caller, number)
-    return None if is_there else _ESRCH
+    return Continue(Backstop.SIGNAL_OWNER) if is_there else _ESRCH
 
 
 def _process_control(caller: Caller) -> Answer | None:
