@@ -204,7 +204,8 @@ def test_programs_that_list_processes_show_the_sandboxs_own(
 def test_programs_that_look_for_a_process_find_the_sandboxs_own(runner: Runner, stranger: int) -> None:
     require("pidof", "pgrep", "pkill")
     script = (
-        f"sleep 1000 & pidof sleep | wc -w; pgrep -x sleep | wc -l; pgrep -f stranger-outside; echo $?;"
+        "sleep 1000 & until grep -q sleep /proc/$!/comm; do :; done; pidof sleep | wc -w; pgrep -x sleep | wc -l;"
+        " pgrep -f stranger-outside; echo $?;"
         f" kill -0 {stranger}; echo $?; ls -d /proc/{stranger} 2>/dev/null; pkill sleep; wait $!; echo $?"
     )
     ended = runner.sandboxed(["bash", "-c", script], policy=_POLICY)

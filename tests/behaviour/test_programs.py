@@ -32,7 +32,7 @@ def test_three_hundred_pipelines(runner: Runner, shell: str, soak: bool) -> None
 @pytest.mark.parametrize(
     "script",
     [
-        'ls -la /usr/bin | head -50; ls -ld . "$HOME"',
+        'ls -la /usr/bin | head -50; ls -ld --time-style=+ . "$HOME"',
         "id; id -un; groups; whoami",
         "locale; locale -a",
         "date -u -d @0; TZ=Europe/Berlin date -d @0; uname -a; nproc; hostname",
