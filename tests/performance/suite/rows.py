@@ -18,6 +18,7 @@ class Group(StrEnum):
     TREE = "tree"
     TREE_INSIDE = "tree_inside"
     TREE_COPY = "tree_copy"
+    BESIDE = "beside"
     START = "start"
 
 
