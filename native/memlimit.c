@@ -19,10 +19,8 @@
 #define _GNU_SOURCE
 #include "memlimit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,14 +39,6 @@
 #define OBJECT_LINK "/memfd:" /* how /proc/<pid>/fd shows what memfd_create made (mm/memfd.c) */
 #define OBJECTS_PART 2 /* of the descriptors that we may have, at most */
 
-static unsigned processors(void)
-{
-	cpu_set_t set;
-	int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-
-	return count > 0 ? (unsigned)count : 1;
-}
-
 int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
 {
 	struct slk_memory *memory = calloc(1, sizeof(*memory));
@@ -60,11 +50,12 @@ int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
 	memory->limit = limit_bytes;
 	memory->asked_below = limit_bytes - (limit_bytes / RESERVE_PART < RESERVE_BYTES_MAX ? limit_bytes / RESERVE_PART :
 											     RESERVE_BYTES_MAX);
-	memory->processors = processors();
 	memory->descriptors = getrlimit(RLIMIT_NOFILE, &descriptors) == 0 ? descriptors.rlim_cur : 1024;
 	pthread_mutex_init(&memory->lock, NULL);
 	pthread_cond_init(&memory->changed, NULL);
 	result = slk_disk_create(NO_LIMIT, &memory->objects);
+	if (result == 0)
+		memory->processors = memory->objects->processors;
 	memory->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (result == 0 && memory->wake_fd < 0)
 		result = -errno;
@@ -129,45 +120,48 @@ int slk_memory_given(struct slk_memory *memory, int fd)
  * somebody who cannot write to it now: by a path (O_PATH), or for reading. By what he has he can open it for writing, and
  * nobody asks us. So those are looked for among what the members have, and we have a descriptor of each again.
  */
+struct finding {
+	struct slk_disk *objects;
+	pid_t pid;
+};
+
+/* What it leads to may be a file whose server answers when it likes: that is not asked. */
 static int is_object(int directory_fd, const char *number)
 {
 	char text[sizeof(OBJECT_LINK) - 1];
 
-	/* What it leads to may be a file whose server answers when it likes: that is not asked. */
 	return readlinkat(directory_fd, number, text, sizeof(text)) == (ssize_t)sizeof(text) &&
 	       memcmp(text, OBJECT_LINK, sizeof(text)) == 0;
 }
 
+static void find_one(void *context, int directory_fd, const char *number)
+{
+	const struct finding *finding = context;
+	struct slk_disk *objects = finding->objects;
+	struct slk_held *held;
+	struct stat status;
+	char path[64];
+
+	if (!is_object(directory_fd, number) || fstatat(directory_fd, number, &status, 0) < 0)
+		return;
+	held = *slk_held_place(objects, status.st_dev, status.st_ino);
+	if (!held || held->fd >= 0)
+		return;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)finding->pid, atoi(number));
+	if (slk_held_keep_open(objects, held, AT_FDCWD, path) < 0)
+		return;
+	/* It may be another one by now. */
+	if (fstat(held->fd, &status) < 0 || status.st_dev != held->device || status.st_ino != held->inode)
+		slk_held_close(objects, held);
+	else
+		slk_held_set_bytes(objects, held, &status);
+}
+
 static void find_among(struct slk_disk *objects, pid_t pid)
 {
-	char path[64];
-	DIR *directory;
-	const struct dirent *entry;
-	struct stat status;
+	struct finding finding = {objects, pid};
 
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	directory = opendir(path);
-	if (!directory)
-		return;
-	while ((entry = readdir(directory))) {
-		struct slk_held *held;
-
-		if (!is_object(dirfd(directory), entry->d_name) ||
-		    fstatat(dirfd(directory), entry->d_name, &status, 0) < 0)
-			continue;
-		held = *slk_held_place(objects, status.st_dev, status.st_ino);
-		if (!held || held->fd >= 0)
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, atoi(entry->d_name));
-		if (slk_held_keep_open(objects, held, AT_FDCWD, path) < 0)
-			continue;
-		/* It may be another one by now. */
-		if (fstat(held->fd, &status) < 0 || status.st_dev != held->device || status.st_ino != held->inode)
-			slk_held_close(objects, held);
-		else
-			slk_held_set_bytes(objects, held, &status);
-	}
-	closedir(directory);
+	slk_each_descriptor(pid, find_one, &finding);
 }
 
 static void find_again(struct slk_memory *memory)

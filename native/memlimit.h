@@ -121,6 +121,8 @@ void slk_memory_wake(struct slk_memory *memory);
 
 /* Who is there, and what they hold at most, together. */
 uint64_t slk_members_look(struct slk_memory *memory);
+/* Each number in /proc/<pid>/fd, and that directory. */
+void slk_each_descriptor(pid_t pid, void (*look)(void *context, int directory_fd, const char *number), void *context);
 /* Of those that the last look met: so much is in use at least, whatever they share. */
 uint64_t slk_members_at_least(const struct slk_memory *memory);
 /* Fills the list of whom to walk. */

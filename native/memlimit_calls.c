@@ -115,15 +115,21 @@ static int find_heap(void *context, const struct area *area)
 	return 1;
 }
 
+static int open_of(int32_t tid, const char *name)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", tid, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 /* Field 47 of stat, behind the name (proc_pid_stat(5)); 0 to whoever may not know. */
 static uint64_t heap_start(int32_t tid)
 {
-	char path[32], text[1024], *at;
+	char text[1024], *at;
 	ssize_t got;
-	int fd;
+	int fd = open_of(tid, "stat");
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
 	got = read(fd, text, sizeof(text) - 1);
@@ -202,12 +208,9 @@ static uint64_t bytes_there(int32_t tid, const struct range *range)
 {
 	uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE), pages[1024], there = 0;
 	uint64_t at = range->start / page_bytes, end = range->end / page_bytes;
-	char path[32];
 	ssize_t got;
-	int fd;
+	int fd = open_of(tid, "pagemap");
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
 	while (at < end) {

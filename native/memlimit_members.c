@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "memlimit.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -515,6 +516,22 @@ uint64_t slk_members_look(struct slk_memory *memory)
 		;
 	drop_gone(memory);
 	return walk.total;
+}
+
+void slk_each_descriptor(pid_t pid, void (*look)(void *context, int directory_fd, const char *number), void *context)
+{
+	char path[32];
+	DIR *directory;
+	const struct dirent *entry;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	directory = opendir(path);
+	if (!directory)
+		return;
+	while ((entry = readdir(directory)))
+		if (entry->d_name[0] != '.')
+			look(context, dirfd(directory), entry->d_name);
+	closedir(directory);
 }
 
 /* ---- each page once */

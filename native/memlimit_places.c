@@ -174,23 +174,14 @@ static int leads_to_nameless(int directory_fd, const char *number)
 	       (got >= (ssize_t)end && memcmp(text + got - end, NAMELESS_END, end) == 0);
 }
 
-static void add_open(struct nameless *found, pid_t pid)
+static void add_open(void *context, int directory_fd, const char *number)
 {
-	char path[32];
-	DIR *directory;
-	const struct dirent *entry;
+	struct nameless *found = context;
 	struct statx status;
 
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	directory = opendir(path);
-	if (!directory)
-		return;
-	while ((entry = readdir(directory)))
-		if (leads_to_nameless(dirfd(directory), entry->d_name) &&
-		    status_of(dirfd(directory), entry->d_name, 0, &status) == 0 &&
-		    makedev(status.stx_dev_major, status.stx_dev_minor) == found->device && status.stx_nlink == 0)
-			add_nameless(found, status.stx_ino, bytes_of(&status));
-	closedir(directory);
+	if (leads_to_nameless(directory_fd, number) && status_of(directory_fd, number, 0, &status) == 0 &&
+	    makedev(status.stx_dev_major, status.stx_dev_minor) == found->device && status.stx_nlink == 0)
+		add_nameless(found, status.stx_ino, bytes_of(&status));
 }
 
 /* Of what is mapped and not open the kernel tells no size: as much as is mapped. */
@@ -223,7 +214,7 @@ static uint64_t nameless_of(const struct slk_counting *walk, uint64_t device)
 		return UINT64_MAX;
 	found->device = device;
 	for (uint32_t i = 0; i < walk->count; i++)
-		add_open(found, walk->members[i].pid);
+		slk_each_descriptor(walk->members[i].pid, add_open, found);
 	for (uint32_t i = 0; i < walk->count; i++)
 		add_mapped(found, walk->members[i].pid);
 	total = found->total;

@@ -1,4 +1,5 @@
-"""Runtimes that reserve much more than they use run under `limits.memory`, and are told how much there is."""
+"""Runtimes that reserve much more than they use run under `limits.memory`, and are told how much there is; and with all
+their threads under a small `limits.processes`."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ _LIMIT = ["--memory", "256M"]
 
 def _says_hello(runner: Runner, command: list[str | Path], *options: str | Path) -> None:
     assert runner.bare(command).stdout == b"hello\n"
-    ended = runner.sandboxed(command, options=[*_LIMIT, "--quiet", *options], timeout=60)
+    limits = [*_LIMIT, "--processes", "16"]
+    ended = runner.sandboxed(command, options=[*limits, "--quiet", *options], timeout=60)
     assert (ended.returncode, ended.stdout) == (0, b"hello\n"), ended.stderr
     assert ended.status is not None and ended.status["usage"]["peak_memory"] < 256 << 20
 

@@ -118,4 +118,19 @@ __attribute__((unused)) static const char *output_of(struct slk_launch_plan plan
 	return text;
 }
 
+/* With an init that walks its tree, and where the kernel can, with one whose signals are confined: 1. */
+__attribute__((unused)) static int run_both_ways(void (*run_all)(void), int *ret_scoped)
+{
+	printf("init walks its tree:\n");
+	run_all();
+	*ret_scoped = slk_landlock_abi() >= 6;
+	if (!*ret_scoped) {
+		printf("skipped: this kernel does not scope signals (Landlock ABI 6)\n");
+		return 0;
+	}
+	printf("init's signals are confined:\n");
+	run_all();
+	return 1;
+}
+
 #endif

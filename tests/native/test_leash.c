@@ -351,15 +351,7 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		take_role(argv[1]);
 	begin_tests();
-	printf("init walks its tree:\n");
-	run_all();
-	scoped = slk_landlock_abi() >= 6;
-	if (!scoped) {
-		printf("skipped: this kernel does not scope signals (Landlock ABI 6)\n");
-		return 0;
-	}
-	printf("init's signals are confined:\n");
-	run_all();
-	RUN(test_a_chain_of_forks_does_not_outrun_the_leash);
+	if (run_both_ways(run_all, &scoped))
+		RUN(test_a_chain_of_forks_does_not_outrun_the_leash);
 	return 0;
 }

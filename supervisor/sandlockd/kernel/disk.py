@@ -4,7 +4,7 @@ is about to. From any thread.
 
 from __future__ import annotations
 
-from sandlockd.kernel.native import check, ffi, lib
+from sandlockd.kernel.native import check, created, ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ class Disk:
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
         self._native = ffi.NULL
-        holder = ffi.new("struct slk_disk **")
-        check(lib.slk_disk_create(limit_bytes, holder))
-        self._native = holder[0]
+        self._native = created(lib.slk_disk_create, "slk_disk", limit_bytes)
         self.limit_bytes = limit_bytes
 
     @property

@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.kernel.native import check, ffi, lib
+from sandlockd.kernel.native import check, created, ffi, lib
 from sandlockd.kernel.paths import acting_as
 
 TYPE_CHECKING = False
@@ -54,9 +54,7 @@ class Memory:
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
         self._native = ffi.NULL
-        holder = ffi.new("struct slk_memory **")
-        check(lib.slk_memory_create(limit_bytes, holder))
-        self._native = holder[0]
+        self._native = created(lib.slk_memory_create, "slk_memory", limit_bytes)
         self.limit_bytes = limit_bytes
 
     @property

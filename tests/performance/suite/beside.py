@@ -66,7 +66,6 @@ def measure(
 ) -> None:
     """One round, into the rows; the subjects one after the other."""
     samples = 20 if quick else _SAMPLES
-    idle: dict[str, float] = {}
     wanted = {row.name: row for row in rows}
     programs = {name: _compiled(place, name) for name in ("forks", "takers")}
     for bomb in BOMBS:
@@ -75,10 +74,9 @@ def measure(
             continue
         for subject in subjects:
             try:
-                if subject.kind not in idle:
-                    idle[subject.kind] = _percentile_s(place, subject, samples)
+                idle_s = _percentile_s(place, subject, samples)
                 with _bomb(place, sandlockd, bomb, programs):
-                    row.add(subject.kind, _percentile_s(place, subject, samples) / idle[subject.kind])
+                    row.add(subject.kind, _percentile_s(place, subject, samples) / idle_s)
             except Failure as failure:
                 row.fail(subject.kind, str(failure))
     place.renew_work(())
