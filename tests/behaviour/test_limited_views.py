@@ -162,9 +162,11 @@ def test_an_affinity_is_told_and_set_as_bare(runner: Runner, several: None) -> N
     script.sched_getaffinity(-5, 128, mask)
     script.sched_getaffinity((1 << 22) - 1, 128, mask)
     script.sched_getaffinity((1 << 22) - 1, 3, 1)
+    by_number = script.rseq(0, 0, 0, 0)
     bare = script.bare(runner)
     ours, _ = script.sandboxed(runner, policy=_ONE)
-    assert [outcome.result for outcome in ours] == [outcome.result for outcome in bare]
+    assert [outcome.result for outcome in ours[:-1]] == [outcome.result for outcome in bare[:-1]]
+    assert (bare[by_number.index].error, ours[by_number.index].error) == ("EINVAL", "ENOSYS")
     assert {outcome.error for outcome in ours[2:]} >= {"EINVAL", "EFAULT", "ESRCH"}
     text = (
         "import os; own = os.sched_getaffinity(0); os.sched_setaffinity(0, own);"
@@ -338,6 +340,12 @@ def test_each_view_tells_the_machine_when_it_is_not_told(
     assert ours != bare
     found = broken.run(runner, whole, command, policy=_BOTH).stdout
     assert set(found.splitlines()) & set(bare.splitlines()) - set(ours.splitlines())
+
+
+def test_the_number_of_processes_is_the_machines_when_nobody_counts(runner: Runner) -> None:
+    patch = "from sandlockd.handlers.limited import calls\ncalls._count_threads = lambda context: None\n"
+    command = [system_python(), "-c", _COUNTED]
+    assert int(broken.run(runner, patch, command, policy=_OWN).stdout.split()[0]) > 5
 
 
 def test_memory_without_a_trap_is_the_machines(runner: Runner) -> None:

@@ -81,6 +81,7 @@ class View:
                 b"/proc/uptime": self._uptime,
                 **dict.fromkeys((b"/proc/interrupts", b"/proc/softirqs"), counts),
                 **dict.fromkeys(_LISTS, self._shown(texts.processor_list)),
+                b"/proc/sys/kernel/watchdog_cpumask": self._shown(texts.processor_list),
             }
         if processors or counts_processes:
             self._told[b"/proc/stat"] = self._statistics
@@ -115,7 +116,7 @@ class View:
         return texts.page_statistics(text, most, used_bytes, _PAGE_BYTES)
 
     def _uptime(self, caller: Caller, text: bytes) -> bytes:
-        return texts.uptime(text, len(self.processors), os.cpu_count() or 1)
+        return texts.uptime(text, len(self.processors), os.sysconf("SC_NPROCESSORS_ONLN"))
 
     def _statistics(self, caller: Caller, text: bytes) -> bytes:
         if self.processors:
