@@ -42,6 +42,8 @@ int slk_landlock_restrict(int ruleset_fd);
 int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 /* sysinfo(2) as the kernel writes it: SLK_SYSINFO_BYTES. */
 int slk_sysinfo(void *ret_info);
+/* sched_getaffinity(2), the raw call: how many bytes were filled, or -errno. */
+int slk_affinity(int32_t tid, uint32_t size, void *ret_mask);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 
@@ -284,6 +286,7 @@ struct slk_refusal {
 #define SLK_ZONE_TREE 4     /* a copy-on-write tree, or its upper directory; slow as well */
 #define SLK_ZONE_WHOLE 8    /* the root of a tree in which nothing is denied: C may answer */
 #define SLK_ZONE_ASKER 16   /* what is there depends on who asks */
+#define SLK_ZONE_TOLD 32    /* not all that is there is shown: its listings are Python's */
 
 /* What the kernel grants at and beneath a path. */
 struct slk_zone {

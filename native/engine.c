@@ -87,8 +87,10 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->tell_granted = config->tell_granted;
 	engine->own_pids = config->own_pids;
 	engine->mounts_fd = config->mounts_fd;
-	for (uint32_t i = 0; i < config->zone_count; i++)
+	for (uint32_t i = 0; i < config->zone_count; i++) {
 		engine->has_trees |= (config->zones[i].flags & SLK_ZONE_TREE) != 0;
+		engine->tells_listings |= config->own_pids || config->zones[i].flags & SLK_ZONE_TOLD;
+	}
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
 	result = copy_refusals(engine, config);
 	if (result == 0)
@@ -279,7 +281,7 @@ static int judge_descriptor(struct slk_engine *engine, struct slk_request *reque
 {
 	int act = engine->calls[request->nr].act;
 
-	if (act == SLK_ACT_GETDENTS && engine->own_pids && slk_reads_askers(engine, request))
+	if (act == SLK_ACT_GETDENTS && engine->tells_listings && slk_lists_told(engine, request))
 		return SLK_REASON_ZONE + 1;
 	if (!engine->tree_count)
 		return 0;

@@ -327,7 +327,7 @@ int slk_lookups_may_wait(struct slk_engine *engine);
 
 /* ---- ways.c: whether a path comes by what depends on who asks */
 
-int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request);
+int slk_lists_told(struct slk_engine *engine, const struct slk_request *request);
 
 /* ---- lower.c: what only the lower tree has */
 
@@ -448,6 +448,7 @@ struct slk_engine {
 	int slow_lookups;
 	int tell_granted;
 	int own_pids; /* processes outside do not exist for the program */
+	int tells_listings; /* of some directories Python does */
 	int has_trees;
 	uint32_t tree_count;
 	uint32_t umask;

@@ -133,8 +133,8 @@ int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base
 	}
 }
 
-/* Of getdents: is it a directory of /proc that is read? */
-int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request)
+/* Of getdents: is it a directory that is read of which Python tells what is there? */
+int slk_lists_told(struct slk_engine *engine, const struct slk_request *request)
 {
 	char text[SLK_PATH_MAX];
 	struct slk_walk walk;
@@ -146,5 +146,5 @@ int slk_reads_askers(struct slk_engine *engine, const struct slk_request *reques
 	if (length >= (ssize_t)sizeof(text) || slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
 		return 1;
 	zone = slk_zones_find(engine->zones, &walk);
-	return text[0] == '/' && zone && zone->flags & SLK_ZONE_ASKER;
+	return text[0] == '/' && zone && zone->flags & (SLK_ZONE_ASKER | SLK_ZONE_TOLD);
 }

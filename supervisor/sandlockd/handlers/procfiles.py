@@ -180,6 +180,8 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
                         from sandlockd.handlers.private import told as private  # only where it is wanted
 
                         told = private.tell(caller, path, file, close_on_exec=close_on_exec)
+                    if told is None and caller.context.view is not None:
+                        told = caller.context.view.tell(caller, path, file, close_on_exec=close_on_exec)
                     told = told or proctrees.tell(caller, path, file, close_on_exec=close_on_exec)
                 return Fd(file.take(), close_on_exec) if told is None else told
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import fcntl
 import os
-import struct
 from typing import NamedTuple
 
 from sandlockd.kernel.fds import OwnedFd
@@ -23,7 +22,6 @@ THRESHOLD_BYTES = 1 << 20
 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 0x1, 0x2
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-_MEMORY_AT, _UNIT_AT = 32, 104  # in struct sysinfo: totalram, mem_unit
 _MOST = (1 << 63) - 1
 _TMPFS_MAGIC = 0x01021994  # linux/magic.h
 
@@ -137,21 +135,6 @@ class Memory:
     def __del__(self, destroy: Callable[[ffi.CData], None] = lib.slk_memory_destroy) -> None:
         if self._native:
             destroy(self._native)
-
-
-def machine(limit_bytes: int, used_bytes: int) -> bytes:
-    """sysinfo(2) of a machine that has no more memory than that, and no swap. Raises OSError."""
-    info = ffi.new("char[]", lib.SLK_SYSINFO_BYTES)
-    check(lib.slk_sysinfo(info))
-    text = bytearray(ffi.buffer(info, lib.SLK_SYSINFO_BYTES))
-    total, free, shared, buffers, _, _ = struct.unpack_from("=6Q", text, _MEMORY_AT)
-    unit = struct.unpack_from("=I", text, _UNIT_AT)[0] or 1
-    if total * unit > limit_bytes:
-        total = limit_bytes // unit
-        free = min(free, max(limit_bytes - used_bytes, 0) // unit)
-        shared, buffers = min(shared, total), min(buffers, free)
-    struct.pack_into("=6Q", text, _MEMORY_AT, total, free, shared, buffers, 0, 0)
-    return bytes(text)
 
 
 def lies_in_memory(opened: OwnedFd) -> bool:

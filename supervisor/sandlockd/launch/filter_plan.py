@@ -42,6 +42,7 @@ _C_TREATMENT: Final = {
     Treatment.SEE: 6,
     Treatment.COUNT: 8,
     Treatment.GROW: 0,
+    Treatment.TELL: 0,
     Treatment.MEMORY: 7,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
@@ -99,7 +100,6 @@ _ASKS: Final[dict[str, tuple[int, int, int]]] = {
     "pkey_mprotect": (0, -1, _MPROTECT),
     "mremap": (0, -1, _MREMAP),
     "memfd_create": (0, -1, _OBJECT),
-    "sysinfo": (0, -1, _OBJECT),
 }
 # What they make, nobody tells us of; what they put into a pipe is no process's any more (a huge page with each byte).
 _UNCOUNTED: Final = frozenset({"memfd_secret", "vmsplice", "splice"})
@@ -124,6 +124,7 @@ class FilterPlan(NamedTuple):
     own_pids: processes outside of the sandbox do not exist for the program.
     memory_limited: how much memory all processes use is limited.
     processes_limited: how many processes there are is limited.
+    processors_hidden: not all processors are shown.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
@@ -134,6 +135,12 @@ class FilterPlan(NamedTuple):
     own_pids: bool = False
     memory_limited: bool = False
     processes_limited: bool = False
+    processors_hidden: bool = False
+
+    @property
+    def counts_processes(self) -> bool:
+        """How many there are, is how many the sandbox has."""
+        return self.own_pids or self.processes_limited
 
 
 class Decision(NamedTuple):
@@ -202,6 +209,8 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
         return Decision(Treatment.SLOW, "", 0, None) if is_limited else _PASS
     if row.treatment is Treatment.MEMORY:
         return _decide_memory(row, plan)
+    if row.treatment is Treatment.TELL:
+        return _decide_told(row, plan)
     conditions = ARGUMENTS.get(row.name)
     if plan.own_pids and row.name in OWN_PIDS:
         conditions = OWN_PIDS[row.name]
@@ -225,6 +234,17 @@ def _decide_memory(row: Syscall, plan: FilterPlan) -> Decision:
     return Decision(row.treatment, "", 0, ARGUMENTS.get(row.name))
 
 
+def _decide_told(row: Syscall, plan: FilterPlan) -> Decision:
+    if row.name == "rseq":
+        return _UNKNOWN if plan.processors_hidden else _PASS
+    is_told = plan.processors_hidden
+    if row.name == "sysinfo":
+        is_told = plan.memory_limited or plan.counts_processes
+    if not is_told and plan.own_pids and row.name in OWN_PIDS:
+        return Decision(Treatment.SLOW, "", 0, OWN_PIDS[row.name])
+    return Decision(Treatment.SLOW, "", 0, None) if is_told else _PASS
+
+
 def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
     if plan.processes_limited:
         return Decision(Treatment.COUNT, row.rule, row.errno, None)  # C refuses what the row's rule refuses
@@ -236,6 +256,8 @@ def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
     if not plan.trees and plan.own_pids and row.treatment is Treatment.SEE and _tells_of_proc(row):
         return Decision(row.treatment if row.paths else Treatment.SLOW, "", 0, None)
+    if not plan.trees and plan.processors_hidden and row.name in _LISTS:
+        return Decision(Treatment.SLOW, "", 0, None)
     if not plan.trees:
         return _UNKNOWN if row.treatment is Treatment.BEHALF else _PASS
     slow = row.treatment is Treatment.BEHALF or (row.treatment is Treatment.SEE and not row.paths)
@@ -325,7 +347,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
     for row in ROWS:
         number = row.number(architecture)
         if number is not None and decided[number].trapped:
-            acts = plan.trees or (plan.own_pids and row.name in _LISTS)
+            acts = plan.trees or ((plan.own_pids or plan.processors_hidden) and row.name in _LISTS)
             act = _ACTS.get(row.name, _NO_ACT) if acts else _NO_ACT
             act = _ASKS.get(row.name, act)
             always = decided[number].conditions is None

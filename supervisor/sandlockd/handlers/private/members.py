@@ -80,6 +80,11 @@ def _below(init_pid: int) -> set[int]:
     return found
 
 
+def count_threads(leaders: list[int]) -> int:
+    """A zombie is one, too."""
+    return sum(len(procfs.threads_of(leader)) for leader in leaders)
+
+
 def threads(context: Context) -> Iterator[int]:
     """Of all processes of the sandbox."""
     for leader in leaders(context):
