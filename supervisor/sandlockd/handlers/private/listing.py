@@ -15,7 +15,7 @@ from sandlockd.handlers import lookup, metadata, procfiles, record
 from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno, Value, Write
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import members, walk
-from sandlockd.kernel import acts, procfs
+from sandlockd.kernel import acts
 from sandlockd.overlay import listing
 from sandlockd.overlay.entries import FsError, Kind
 from sandlockd.overlay.listing import Row
@@ -54,19 +54,31 @@ def handle(context: Context, request: Request) -> Answer:
 
 def _list(caller: Caller) -> Answer:
     args = caller.request.args
+    size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
     with acts.duplicate_of(caller.tgid, lookup.as_int(args[0])) as stream:
         caller.require_alive()
         offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
-        taken = listing.take(_rows(caller, offset), offset, min(args[2] & 0xFFFFFFFF, _SIZE_MAX))
+        taken = listing.take(_rows(caller, offset, size), offset, size)
         is_old = record.call_name(caller.context, caller.request) == "getdents"
         encoded = listing.encode(taken) if is_old else listing.encode64(taken)
         os.lseek(stream.fd, taken[-1].offset + 1 if taken else _END, os.SEEK_SET)
     return Write(args[1], encoded, len(encoded)) if encoded else Value(0)
 
 
-def _rows(caller: Caller, offset: int) -> list[Row]:
+def _rows(caller: Caller, offset: int, size: int) -> list[Row]:
+    """No more than fill a buffer of this size and one row."""
     rows = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
-    return [*rows, *_of_processes(caller.context, offset)]
+    for pid in members.leaders(caller.context):
+        if size < 0:
+            break
+        if pid + _FIRST_PROCESS < offset:
+            continue
+        # By now it may have ended, and another one have its number: it was one of the sandbox's when it was asked.
+        row = _row(pid + _FIRST_PROCESS, b"%d" % pid)
+        if row is not None:
+            rows.append(row)
+            size -= listing.record_size(row.name)
+    return rows
 
 
 def _of_machine(caller: Caller) -> list[Row]:
@@ -75,27 +87,6 @@ def _of_machine(caller: Caller) -> list[Row]:
     places = [(0, b"."), (1, b".."), *enumerate(names, 2)]
     places += [(_SELF, b"self"), (_THREAD_SELF, b"thread-self")]
     return [row for place, name in places if (row := _row(place, name)) is not None]
-
-
-def _of_processes(context: Context, offset: int) -> list[Row]:
-    rows = []
-    pids = members.leaders(context)
-    parents = {*pids, context.init_pid}
-    for pid in pids:
-        if pid + _FIRST_PROCESS < offset:
-            continue
-        row = _row(pid + _FIRST_PROCESS, b"%d" % pid)
-        if row is not None and _has_parent(pid, parents):
-            rows.append(row)
-    return rows
-
-
-def _has_parent(pid: int, parents: set[int]) -> bool:
-    """Asked after looking: the number could be a stranger's by then."""
-    try:
-        return procfs.parent_of(pid) in parents
-    except OSError:
-        return False
 
 
 def _row(place: int, name: bytes) -> Row | None:
