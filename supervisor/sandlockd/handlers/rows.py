@@ -27,13 +27,18 @@ _SIZE_MAX = 1 << 20  # of one answer; the program asks again
 _KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFREG: Kind.FILE}
 
 
-def tell(caller: Caller, rows_from: Callable[[int], Sequence[Row]], end: int) -> Answer:
-    """rows_from: at least those from an offset on, in their order. end: behind all of them. Raises OSError, FsError."""
+def tell(caller: Caller, rows_from: Callable[[int, int], Sequence[Row]], end: int) -> Answer:
+    """Raises OSError, FsError.
+
+    rows_from: those from an offset on, in their order; as many as fill a buffer of a size, at least, and one more.
+    end: behind all of them.
+    """
     args = caller.request.args
+    size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
     with acts.duplicate_of(caller.tgid, lookup.as_int(args[0])) as stream:
         caller.require_alive()
         offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
-        taken = listing.take(rows_from(offset), offset, min(args[2] & 0xFFFFFFFF, _SIZE_MAX))
+        taken = listing.take(rows_from(offset, size), offset, size)
         is_old = record.call_name(caller.context, caller.request) == "getdents"
         encoded = listing.encode(taken) if is_old else listing.encode64(taken)
         os.lseek(stream.fd, taken[-1].offset + 1 if taken else end, os.SEEK_SET)

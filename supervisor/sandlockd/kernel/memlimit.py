@@ -26,7 +26,7 @@ _TMPFS_MAGIC = 0x01021994  # linux/magic.h
 class Memory:
     """Bytes, of all processes of the sandbox together."""
 
-    __slots__ = ("_native", "limit_bytes")
+    __slots__ = ("_native", "is_by_group", "limit_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
@@ -35,6 +35,8 @@ class Memory:
         check(lib.slk_memory_create(limit_bytes, holder))
         self._native = holder[0]
         self.limit_bytes = limit_bytes
+        # The kernel keeps the limit: it knows of all memory, whatever that is made of.
+        self.is_by_group = False
 
     @property
     def native(self) -> ffi.CData:

@@ -79,7 +79,7 @@ def _list(view: View, before: Handler | None, context: Context, request: Request
         if view.hides(path):
             return ENOENT
         if view.tells_listing(path):
-            return rows.tell(caller, lambda _: _rows(view, path), _END)
+            return rows.tell(caller, lambda *_: _rows(view, path), _END)
     except FsError as error:
         return Errno(error.errno)
     except OSError as error:

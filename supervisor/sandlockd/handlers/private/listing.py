@@ -49,7 +49,7 @@ def handle(context: Context, request: Request) -> Answer:
 
 
 def _list(caller: Caller) -> Answer:
-    return rows.tell(caller, lambda offset: _rows(caller, offset), _END)
+    return rows.tell(caller, lambda offset, _: _rows(caller, offset), _END)
 
 
 def _rows(caller: Caller, offset: int) -> list[Row]:
