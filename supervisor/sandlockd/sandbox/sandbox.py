@@ -55,6 +55,10 @@ _SETTLING_S, _SETTLING_STEP_S = 1.0, 0.001
 # What a failed step means, and what to do about it.
 _STAGE_HELP = {
     "signal_scope": "the kernel did not confine init's signals; `sandlockd doctor` tests it",
+    "throttle": (
+        "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), which this machine forbids;"
+        " kernel.yama.ptrace_scope must be 0 or 1"
+    ),
     "landlock": "the Landlock ruleset could not be entered; `sandlockd doctor` tests it",
     "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
     "directory": "the working directory cannot be entered",
@@ -186,6 +190,9 @@ class Sandbox:
             ],
             timeout_s=self._limits.timeout_s if self._limits is not None else None,
             cpu_time_s=self._limits.cpu_time_s if self._limits is not None else None,
+            cpu_percent=(
+                self._limits.held_to_percent(may_trace=self._may_trace) if self._limits is not None else None
+            ),
             grace_s=TERM_GRACE_S,
         )
         self._started_at = time.monotonic()
