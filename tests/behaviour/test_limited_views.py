@@ -14,8 +14,6 @@ from harness.with_psutil import with_psutil
 from security import broken
 from security.raw_calls import AT_FDCWD, Buffer, Script
 
-from sandlockd.policy.keys import NOT_YET
-
 _BASE = "[filesystem]\nbase = true\n"
 _ONE = _BASE + '[limits]\ncpu = "100%"\n'
 _MEMORY = _BASE + '[limits]\nmemory = "256M"\n'
@@ -29,8 +27,6 @@ _SYSINFO = "=q3Q6QHxxxxxxQQI"
 @pytest.fixture
 def several() -> None:
     """Else nothing is hidden."""
-    if "limits.cpu" in NOT_YET:
-        pytest.skip("this version does not limit processors")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this machine has one processor")
 

@@ -47,7 +47,7 @@ class State(NamedTuple):
 class Memory:
     """Bytes, of all processes of the sandbox together."""
 
-    __slots__ = ("_native", "limit_bytes")
+    __slots__ = ("_native", "is_by_group", "limit_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
@@ -56,6 +56,8 @@ class Memory:
         check(lib.slk_memory_create(limit_bytes, holder))
         self._native = holder[0]
         self.limit_bytes = limit_bytes
+        # The kernel keeps the limit: it knows of all memory, whatever that is made of.
+        self.is_by_group = False
 
     @property
     def native(self) -> ffi.CData:
@@ -106,11 +108,15 @@ class Memory:
             with OwnedFd(os.memfd_create(os.fsdecode(name), flags | _MFD_CLOEXEC)) as first:
                 made = OwnedFd(os.open(b"/proc/self/fd/%d" % first.fd, os.O_RDWR | os.O_CLOEXEC))
         try:
-            check(lib.slk_memory_note(self._native, made.fd))
+            self.note(made)
         except BaseException:
             made.close()
             raise
         return made
+
+    def note(self, opened: OwnedFd) -> None:
+        """It lies in memory, and counts until nobody has it. Raises OSError."""
+        check(lib.slk_memory_note(self._native, opened.fd))
 
     def make_shared(self, size_bytes: int, identity: Identity | None) -> OwnedFd:
         """What shared anonymous memory of that size is made of: nobody can make it larger. Raises OSError."""
