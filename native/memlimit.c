@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How much memory a sandbox uses, all its processes together, and the limit of that, where no cgroup counts it.
+ * How much memory a sandbox uses, all its processes together, and the limit of that. Where a cgroup keeps it, that is asked
+ * in the place of all that follows (memlimit_group.c).
  *
  * Nothing is booked: what is in use is what the kernel says. So exec, exit, fork and a number that is used again need no
  * care, and nothing drifts. It has three parts:
@@ -71,6 +72,7 @@ int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
 void slk_memory_destroy(struct slk_memory *memory)
 {
 	slk_memory_stop(memory);
+	slk_group_forget(memory);
 	slk_members_forget(memory);
 	slk_places_forget(memory);
 	if (memory->objects)
@@ -106,7 +108,7 @@ int slk_memory_note(struct slk_memory *memory, int fd)
 
 int slk_memory_given(struct slk_memory *memory, int fd)
 {
-	return slk_disk_given(memory->objects, fd);
+	return memory->is_by_group ? 0 : slk_disk_given(memory->objects, fd);
 }
 
 /*
@@ -187,15 +189,28 @@ static uint64_t objects_exactly(struct slk_memory *memory)
 
 /* ---- all of it */
 
-static uint64_t exactly(struct slk_memory *memory)
+static uint64_t counted_exactly(struct slk_memory *memory)
 {
-	uint64_t began_ns = slk_cpu_ns(), mapped = 0;
+	uint64_t mapped = 0;
 	uint64_t used = slk_members_exactly(memory, &mapped);
 	uint64_t shared = objects_exactly(memory) + slk_places_exactly(memory);
 
+	return used + (memory->counts_mapped && mapped > shared ? mapped : shared);
+}
+
+static uint64_t exactly(struct slk_memory *memory)
+{
+	uint64_t began_ns = slk_cpu_ns();
+	uint64_t used = memory->is_by_group ? slk_group_exactly(memory) : counted_exactly(memory);
+
 	memory->exact_ns = slk_cpu_ns() - began_ns;
 	memory->exact_at_ns = slk_now_ns();
-	return used + (memory->counts_mapped && mapped > shared ? mapped : shared);
+	return used;
+}
+
+static uint64_t counted(struct slk_memory *memory)
+{
+	return slk_members_look(memory) + objects_look(memory) + slk_places_look(memory);
 }
 
 static uint64_t left(const struct slk_memory *memory)
@@ -206,7 +221,7 @@ static uint64_t left(const struct slk_memory *memory)
 void slk_memory_look(struct slk_memory *memory, int may_walk)
 {
 	uint64_t began_ns = slk_cpu_ns();
-	uint64_t used = slk_members_look(memory) + objects_look(memory) + slk_places_look(memory);
+	uint64_t used = memory->is_by_group ? slk_group_look(memory) : counted(memory);
 
 	memory->look_ns = slk_cpu_ns() - began_ns;
 	if ((used > memory->limit || memory->counts_mapped) && may_walk)
@@ -264,8 +279,22 @@ int slk_memory_asks(struct slk_memory *memory, uint64_t bytes)
 	return result;
 }
 
+static void group_state(struct slk_memory *memory, struct slk_memory_state *ret_state)
+{
+	uint64_t told = slk_group_peak(memory), seen = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);
+
+	ret_state->used_bytes = slk_group_exactly(memory);
+	ret_state->is_over = slk_group_is_over(memory);
+	ret_state->peak_bytes = told > seen ? told : seen;
+	ret_state->processes = 0;
+}
+
 void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_state)
 {
+	if (memory->is_by_group) {
+		group_state(memory, ret_state);
+		return;
+	}
 	/* Without the lock: the loop asks, too, and a look may take long. */
 	ret_state->used_bytes = __atomic_load_n(&memory->used, __ATOMIC_RELAXED);
 	ret_state->peak_bytes = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);

@@ -58,6 +58,9 @@ struct slk_memory {
 	int control_fd, wake_fd;
 	int is_watched, stop, is_over;
 	unsigned processors;
+	int is_by_group; /* the kernel keeps the limit */
+	int ran_out;     /* atomic: of which it has told */
+	struct slk_memory_group group;
 	pthread_t watcher;
 };
 
@@ -79,5 +82,19 @@ void slk_members_forget(struct slk_memory *memory);
 uint64_t slk_places_look(const struct slk_memory *memory);
 uint64_t slk_places_exactly(const struct slk_memory *memory);
 void slk_places_forget(struct slk_memory *memory);
+
+/* ---- memlimit_group.c: where a cgroup counts instead of all these, and keeps the limit */
+
+/* What is in use at most: files that the kernel has in memory and can let go of are in it. */
+uint64_t slk_group_look(const struct slk_memory *memory);
+/* Without those. */
+uint64_t slk_group_exactly(const struct slk_memory *memory);
+/* The most that ever was, those files included; 0: this kernel does not tell. */
+uint64_t slk_group_peak(const struct slk_memory *memory);
+/* Did it run out of memory? */
+int slk_group_is_over(const struct slk_memory *memory);
+/* Until it may have. */
+void slk_group_wait(struct slk_memory *memory);
+void slk_group_forget(struct slk_memory *memory);
 
 #endif /* SLK_MEMLIMIT_H */

@@ -2,6 +2,7 @@
 /*
  * The watcher of the limit of memory: a thread of its own, so that nothing that the loop does delays it. It looks more often
  * the less is left: two looks are not further apart than all processors together need to fill what was left at the first.
+ * Where a cgroup keeps the limit, it waits for the kernel to say that it ran out; which has ended somebody by then.
  * Above the limit, init is told to end everything.
  */
 #define _GNU_SOURCE
@@ -57,6 +58,12 @@ static void wait_until_due(struct slk_memory *memory)
 	pthread_mutex_lock(&memory->lock);
 }
 
+static int is_above(struct slk_memory *memory)
+{
+	slk_memory_look(memory, 1);
+	return memory->used > memory->limit;
+}
+
 static void *watch(void *argument)
 {
 	struct slk_memory *memory = argument;
@@ -64,11 +71,13 @@ static void *watch(void *argument)
 	slk_be_prompt();
 	pthread_mutex_lock(&memory->lock);
 	while (!memory->stop && !memory->is_over) {
-		wait_until_due(memory);
+		if (memory->is_by_group)
+			slk_group_wait(memory);
+		else
+			wait_until_due(memory);
 		if (memory->stop)
 			break;
-		slk_memory_look(memory, 1);
-		memory->is_over = memory->used > memory->limit;
+		memory->is_over = memory->is_by_group ? slk_group_is_over(memory) : is_above(memory);
 		if (memory->is_over)
 			until_everything_is_ended(memory);
 	}

@@ -1,8 +1,8 @@
 """Calls that ask for memory, where it is limited.
 
 C lets go on what fits (native/memlimit_calls.c). Here are the refusals, and what makes shared memory: that needs nobody
-who maps it, so each is made of an object of which the supervisor has a descriptor. Letting one of these calls go on
-grants nothing: what it takes is counted when it is there.
+who maps it, so each is made of an object of which the supervisor has a descriptor, where no cgroup counts. Letting one
+of these calls go on grants nothing: what it takes is counted when it is there.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _map(limit: Memory, context: Context, request: Request) -> Answer:
     size_bytes, prot, flags = request.args[1], request.args[2], request.args[3]
     if request.reason == REASON_NO_ROOM:
         return _refused(limit, size_bytes)
-    if flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
+    if limit.is_by_group or flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
         return COUNTED
     if prot & _PROT_WRITE and not flags & _MAP_NORESERVE and not limit.asks(size_bytes):
         return _refused(limit, size_bytes)
@@ -101,6 +101,8 @@ def _map(limit: Memory, context: Context, request: Request) -> Answer:
 
 def _create(limit: Memory, context: Context, request: Request) -> Answer:
     """memfd_create(name, flags)."""
+    if limit.is_by_group:
+        return COUNTED
     caller = Caller(context, request)
     try:
         name = memory.read_string(caller.tid, request.args[0], _MFD_NAME_MAX + 1)

@@ -91,6 +91,7 @@ class Plan:
         "executable",
         "filter_program",
         "grace_s",
+        "groups",
         "kept_capabilities",
         "new_session",
         "rlimits",
@@ -123,6 +124,7 @@ class Plan:
         timeout_s: float | None = None,
         grace_s: float = 0.0,
         cpu_time_s: float | None = None,
+        groups: Sequence[bytes] = (),
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -143,6 +145,7 @@ class Plan:
         self.timeout_s = timeout_s
         self.grace_s = grace_s
         self.cpu_time_s = cpu_time_s
+        self.groups = groups
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -184,6 +187,8 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.timeout_ns = _nanoseconds(plan.timeout_s)
     native.grace_ns = _nanoseconds(plan.grace_s)
     native.cpu_time_ns = _nanoseconds(plan.cpu_time_s)
+    for index, path in enumerate(plan.groups):
+        native.groups[index] = text(path)
     control = ffi.new("int *")
     init_pid = check(lib.slk_launch(native, control))
     return init_pid, OwnedFd(control[0])

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Engine
     from sandlockd.kernel.launching import Report
     from sandlockd.kernel.memlimit import Memory
+    from sandlockd.launch.prepare import Prepared
     from sandlockd.policy import model
+    from sandlockd.sandbox.grouped import Grouped
     from sandlockd.sandbox.result import Result
 
     class Passed(NamedTuple):
@@ -54,8 +56,10 @@ class Limits:
         self.memory = None if limits.memory is None else _memory(limits.memory)
         self.timeout_s = limits.timeout
         self.cpu_time_s = limits.cpu_time
+        self.cpu_percent = limits.cpu
         self._open_files = limits.open_files
         self._reached: Passed | None = None
+        self._grouped: Grouped | None = None
         problems = [problem for problem in (_trees_problem(limits, trees), _files_problem(limits)) if problem]
         if problems:
             raise CannotStart(problems[0], further=tuple(problems[1:]))
@@ -70,6 +74,28 @@ class Limits:
                 f"limits.disk: what is written cannot be watched: {error.strerror};"
                 " is fs.inotify.max_user_instances used up?"
             ) from None
+
+    def use_groups(self, name: str, prepared: Prepared) -> None:
+        """Before anything is forked: for what cgroups keep, if any are ours to use, nobody else has to look.
+
+        name: of the run.
+        """
+        if self.memory is None and self.processes is None and self.cpu_percent is None:
+            return
+        from sandlockd.sandbox.grouped import grouped
+
+        self._grouped = grouped(name, self, prepared)
+
+    @property
+    def groups(self) -> tuple[bytes, ...]:
+        """The directories of those that the program will be in."""
+        return () if self._grouped is None else self._grouped.paths
+
+    def kept_by(self) -> dict[str, str]:
+        """Of each limit that may be kept by a cgroup, whether it is."""
+        found = {} if self._grouped is None else self._grouped.kept
+        asked = {"memory": self.memory, "processes": self.processes, "cpu": self.cpu_percent}
+        return {name: found.get(name, "sandlockd") for name, limit in asked.items() if limit is not None}
 
     def rlimits(self) -> tuple[tuple[int, int, int], ...]:
         """What the program is started with, as setrlimit(2) takes it.
@@ -87,6 +113,8 @@ class Limits:
 
     def confine(self, pid: int) -> None:
         """The program is about to be executed, and needs no more descriptors for that. Raises CannotStart."""
+        if self._grouped is not None:
+            self._grouped.take(pid)
         if self._open_files is None:
             return
         try:
@@ -147,10 +175,11 @@ class Limits:
         result.peak_memory_bytes = max(peak_bytes, result.peak_memory_bytes if peak_bytes == 0 else 0)
         if not is_over:
             return None
+        how = "came to use" if not self.memory.is_by_group else "needed more when they used"
         return Passed(
             Reason.MEMORY,
             "limits.memory",
-            f"everything was ended: its processes came to use {_size(peak_bytes)} of memory together, and"
+            f"everything was ended: its processes {how} {_size(peak_bytes)} of memory together, and"
             f" {_size(self.memory.limit_bytes)} is the limit",
         )
 
@@ -178,6 +207,11 @@ class Limits:
     def close(self) -> None:
         if self.disk is not None:
             self.disk.close()
+
+    def leave_groups(self) -> list[str]:
+        """All of the program is dead. Returns: what could not be removed, in lines for people."""
+        grouped, self._grouped = self._grouped, None
+        return [] if grouped is None else grouped.close()
 
 
 def _memory(limit_bytes: int) -> Memory:

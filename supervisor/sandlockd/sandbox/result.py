@@ -48,6 +48,7 @@ class Result:
         # What processes gave to write(2) and its like, wherever it went, and what the kernel wrote to storage for it.
         self.passed_bytes: int | None = None  # None: this kernel does not count it
         self.stored_bytes: int | None = None
+        self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
         self.calls: dict[str, int] = {}
         self.handlers: list[dict[str, object]] = []
         self.denials = 0
@@ -142,6 +143,7 @@ class Result:
                 "disk": self.disk_bytes,
                 "written": self.passed_bytes,
                 "written_to_storage": self.stored_bytes,
+                "kept_by": self.kept_by,
                 "calls": self.calls,
                 "handlers": self.handlers,
             },

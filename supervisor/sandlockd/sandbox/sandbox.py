@@ -130,6 +130,8 @@ class Sandbox:
 
     def _add_places(self, memory: Memory) -> None:
         """Where the program can make files that lie in memory. Raises CannotStart."""
+        if memory.is_by_group:
+            return
         places = [zone.path for zone in self._prepared.wall.zones.values() if zone.rights & _WRITES]
         places += [tree.upper_path for tree in self._trees]
         places += [
@@ -186,6 +188,7 @@ class Sandbox:
             timeout_s=self._limits.timeout_s if self._limits is not None else None,
             cpu_time_s=self._limits.cpu_time_s if self._limits is not None else None,
             grace_s=TERM_GRACE_S,
+            groups=self._limits.groups if self._limits is not None else (),
         )
         self._started_at = time.monotonic()
         self._init_pid, self._control = launching.start(plan)
@@ -362,7 +365,10 @@ class Sandbox:
         self._advance(Event.DONE)
 
     def _ask_limits(self) -> None:
-        passed = None if self._limits is None else self._limits.passed(self.result)
+        if self._limits is None:
+            return
+        self.result.kept_by = self._limits.kept_by()
+        passed = self._limits.passed(self.result)
         if passed is None or self.result.reason is Reason.SANDBOX_ERROR:
             return
         from sandlockd.audit.records import Note
