@@ -70,17 +70,25 @@ class Grouped:
         ]
 
 
-def grouped(name: str, limits: Limits, prepared: Prepared) -> Grouped | None:
-    wanted = {
+def hasten(limits: Limits) -> None:
+    """There will be one for these limits."""
+    if not os.environ.get(cgroups.WITHOUT):
+        cgroups.hasten(_wanted(limits))
+
+
+def _wanted(limits: Limits) -> list[bytes]:
+    asked = {
         cgroups.MEMORY: limits.memory,
         cgroups.PIDS: limits.processes,
         cgroups.CPU: limits.cpu_percent,
     }
+    return [controller for controller, limit in asked.items() if limit is not None]
+
+
+def grouped(name: str, limits: Limits, prepared: Prepared) -> Grouped | None:
     if os.environ.get(cgroups.WITHOUT) or _may_be_left(prepared):
         return None
-    found = Grouped(
-        cgroups.Groups(name.encode(), [one for one, limit in wanted.items() if limit is not None])
-    )
+    found = Grouped(cgroups.Groups(name.encode(), _wanted(limits)))
     memory, processes, cpu = limits.memory, limits.processes, limits.cpu_percent
     by_group = "cgroup v{version}"
     if memory is not None:

@@ -63,6 +63,10 @@ class Limits:
         problems = [problem for problem in (_trees_problem(limits, trees), _files_problem(limits)) if problem]
         if problems:
             raise CannotStart(problems[0], further=tuple(problems[1:]))
+        if self._wants_groups:
+            from sandlockd.sandbox.grouped import hasten
+
+            hasten(self)
         if limits.disk is None:
             return
         from sandlockd.kernel.disk import Disk  # only where it is asked for
@@ -75,12 +79,16 @@ class Limits:
                 " is fs.inotify.max_user_instances used up?"
             ) from None
 
+    @property
+    def _wants_groups(self) -> bool:
+        return not (self.memory is None and self.processes is None and self.cpu_percent is None)
+
     def use_groups(self, name: str, prepared: Prepared) -> None:
         """Before anything is forked: for what cgroups keep, if any are ours to use, nobody else has to look.
 
         name: of the run.
         """
-        if self.memory is None and self.processes is None and self.cpu_percent is None:
+        if not self._wants_groups:
             return
         from sandlockd.sandbox.grouped import grouped
 
