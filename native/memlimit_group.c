@@ -81,16 +81,13 @@ static int is_version_1(const struct slk_memory *memory)
 	return memory->group.event_fd >= 0;
 }
 
-uint64_t slk_group_look(const struct slk_memory *memory)
-{
-	return number_in(memory->group.usage_fd);
-}
-
-uint64_t slk_group_exactly(const struct slk_memory *memory)
+uint64_t slk_group_look(const struct slk_memory *memory, uint64_t enough_bytes)
 {
 	uint64_t used = number_in(memory->group.usage_fd), files;
 	char text[STAT_BYTES];
 
+	if (used <= enough_bytes)
+		return used;
 	read_text(memory->group.stat_fd, text, sizeof(text));
 	/* Not those of a tmpfs, nor what mlock(2) holds. */
 	if (is_version_1(memory))
@@ -131,7 +128,8 @@ void slk_group_wait(struct slk_memory *memory)
 	uint64_t count;
 
 	pthread_mutex_unlock(&memory->lock);
-	poll(waiting, 2, -1);
+	if (poll(waiting, 2, -1) > 0 && waiting[0].revents && read(memory->wake_fd, &count, sizeof(count)) < 0)
+		count = 0; /* somebody was faster */
 	pthread_mutex_lock(&memory->lock);
 	/* The kernel says so before it kills anybody. */
 	if (is_1 && read(memory->group.event_fd, &count, sizeof(count)) > 0)

@@ -6,6 +6,7 @@ Nothing is made for a limit that the policy does not set.
 from __future__ import annotations
 
 import math
+import os
 import resource
 
 from sandlockd.kernel import launching
@@ -179,11 +180,18 @@ class Limits:
     def _passed_memory(self, result: Result) -> Passed | None:
         if self.memory is None:
             return None
-        _, peak_bytes, is_over = self.memory.state()
+        _, peak_bytes, is_over, uncounted_error = self.memory.state()
         result.peak_memory_bytes = max(peak_bytes, result.peak_memory_bytes if peak_bytes == 0 else 0)
         if not is_over:
             return None
-        how = "came to use" if not self.memory.is_by_group else "needed more when they used"
+        if uncounted_error:
+            return Passed(
+                Reason.MEMORY,
+                "limits.memory",
+                "everything was ended: what its processes use could not be counted any more:"
+                f" {os.strerror(uncounted_error)}",
+            )
+        how = "needed more when they used" if self.memory.is_by_group else "came to use"
         return Passed(
             Reason.MEMORY,
             "limits.memory",
