@@ -405,6 +405,10 @@ int slk_trees_parked(const struct slk_engine *engine);
 /* This descriptor is about to be the program's: is it one more of an object that counts? An error: it must not be. */
 int slk_memory_given(struct slk_memory *memory, int fd);
 
+/* ---- memlimit_group.c */
+
+int slk_memory_is_by_group(const struct slk_memory *memory);
+
 /* ---- memlimit_calls.c */
 
 /* 0: it may go on. Else reason + 1. */
