@@ -275,7 +275,7 @@ struct slk_call {
 	uint8_t may_touch;         /* it may change a tree; of an open its flags tell more */
 };
 
-/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. */
+/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. 0: Python decides. */
 struct slk_refusal {
 	uint64_t mask;
 	uint64_t value;
@@ -569,6 +569,14 @@ struct slk_status {
 
 /* -E2BIG: it has more groups than fit. */
 int slk_status(int32_t tid, struct slk_status *ret_status);
+
+/* ---- members.c: who belongs to a sandbox ------------------------------------------------------------------- */
+
+/* The leader of a thread that descends from init; 0: it is not there, or not below init. */
+int slk_member_leader(int32_t tid, int32_t init_pid);
+/* All processes below init, zombies included, by number: how many there are, of which at most capacity are filled in.
+ * -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
+int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity);
 
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 
