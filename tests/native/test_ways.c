@@ -28,6 +28,19 @@ static const char *below(const char *name)
 	return path;
 }
 
+static int lists_told(const char *path)
+{
+	struct slk_request request = {.tid = gettid()};
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), result;
+
+	CHECK(fd >= 0);
+	request.args[0] = (uint64_t)fd;
+	result = slk_lists_told(engine, &request);
+	slk_bases_forget(engine, request.tid); /* it keeps the link in /proc open */
+	close(fd);
+	return result;
+}
+
 static void make_scene(void)
 {
 	char real[256];
@@ -65,18 +78,6 @@ static void make_scene(void)
 static int comes_by(const char *base, const char *path)
 {
 	return slk_way_is_askers(engine, base, (uint32_t)strlen(base), path, (uint32_t)strlen(path));
-}
-
-static int lists_told(const char *path)
-{
-	struct slk_request request = {.tid = gettid()};
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), result;
-
-	CHECK(fd >= 0);
-	request.args[0] = (uint64_t)fd;
-	result = slk_lists_told(engine, &request);
-	close(fd);
-	return result;
 }
 
 static void test_a_listing_that_python_tells(void)

@@ -273,40 +273,6 @@ int main(void)
 """
 
 
-_COPIES = """
-import os, sys, time
-def free():
-    with open("/proc/meminfo") as file:
-        return int(file.read().split("MemFree:")[1].split()[0])
-def comes_true(holds):
-    end = time.monotonic() + float(sys.argv[1])
-    while not holds():
-        if time.monotonic() > end:
-            return False
-    return True
-comes_true(lambda: free() < 63 << 10)  # somebody has looked
-before = free()
-held = [os.open("/proc/vmstat", os.O_RDONLY) for _ in range(400)]
-print(comes_true(lambda: free() < before - 1200))
-lowest = free()
-for one in held:
-    os.close(one)
-print(comes_true(lambda: free() > lowest + 1200))
-"""
-
-
-def test_copies_of_files_that_are_told_count_until_they_are_closed(runner: Runner) -> None:
-    """Each is a page at least, and of smaps it can be many."""
-    ended = runner.sandboxed([system_python(), "-S", "-c", _COPIES, "10"], options=["--memory", "64M"])
-    assert ended.stdout == b"True\nTrue\n", ended
-
-
-def test_copies_of_files_do_not_count_when_nobody_notes_them(runner: Runner) -> None:
-    patch = "from sandlockd.kernel import memlimit\nmemlimit.Memory.note = lambda self, opened: None\n"
-    command = [system_python(), "-S", "-c", _COPIES, "0.3"]
-    assert broken.run(runner, patch, command, options=["--memory", "64M"]).stdout.startswith(b"False\n")
-
-
 def test_a_refused_break_is_told_as_the_kernel_tells_it(runner: Runner) -> None:
     """It returns where the heap ends, and the C library compares."""
     ended = runner.sandboxed([runner.compiler.compile(_BREAK)], options=["--memory", "64M"])
