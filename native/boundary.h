@@ -55,6 +55,7 @@ enum slk_stage {
 	SLK_STAGE_SUBREAPER,
 	SLK_STAGE_NO_NEW_PRIVS,
 	SLK_STAGE_SIGNAL_SCOPE,
+	SLK_STAGE_THROTTLE,
 	SLK_STAGE_DESCRIPTORS,
 	SLK_STAGE_SIGNALS,
 	SLK_STAGE_SESSION,
@@ -104,6 +105,7 @@ struct slk_launch_plan {
 	uint64_t cpu_time_ns; /* of all processors, by all processes together, the dead included */
 	/* Directories of cgroups that the program is in: init removes them where the supervisor is dead. NULL: no more. */
 	const char *groups[SLK_CGROUPS_MAX];
+	uint32_t cpu_percent; /* of one processor, which all together may use; whoever wants more waits (throttle.c) */
 };
 
 enum slk_report_kind {
@@ -122,6 +124,7 @@ enum slk_limit {
 	SLK_LIMIT_NONE,
 	SLK_LIMIT_TIMEOUT,
 	SLK_LIMIT_CPU_TIME,
+	SLK_LIMIT_CPU, /* somebody uses processors who cannot be held */
 };
 
 #define SLK_NOT_TOLD 0xffffffffffffffff
@@ -758,6 +761,36 @@ int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32
 			       int control_fd);
 /* 1: some wait for others; to be drained again soon, whether or not anything comes. Pumping does so by itself. */
 int slk_engine_holds_forks(const struct slk_engine *engine);
+
+/* ---- output.c: standard output and error of the program, passed on up to a limit ----------------------------- */
+
+#define SLK_OUTPUT_STREAMS_MAX 2
+#define SLK_OUTPUT_TOLD_MAX 256 /* bytes, with the NUL */
+
+struct slk_output;
+
+struct slk_output_state {
+	uint64_t passed_bytes;
+	uint64_t dropped_bytes; /* above the limit */
+	uint64_t failed_bytes;  /* could not be written, or were left */
+	int32_t error;          /* an errno of writing, other than that nobody reads; 0 */
+	int32_t is_done;        /* all that there was has been passed on */
+};
+
+/* told is written to told_fd (-1: nowhere) when the first byte is dropped. */
+int slk_output_create(uint64_t limit_bytes, const char *told, int told_fd, struct slk_output **ret_output);
+/* Another stream, which goes on to to_fd: the end that the program is to write to, the caller's to close once it has it. */
+int slk_output_add(struct slk_output *output, int to_fd);
+/* From now on it is passed on. */
+int slk_output_start(struct slk_output *output);
+/* Nobody writes any more: what is there is passed on, and that is all. done_fd is readable when a stream has come to its end. */
+void slk_output_ended(struct slk_output *output);
+int slk_output_done_fd(const struct slk_output *output);
+void slk_output_state(const struct slk_output *output, struct slk_output_state *ret_state);
+/* What was not passed on by now is lost. */
+void slk_output_destroy(struct slk_output *output);
+/* Are both descriptors of one open file, with one position? 1, 0 or -errno. */
+int slk_same_open_file(int fd, int other_fd);
 
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 

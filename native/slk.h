@@ -23,6 +23,8 @@
 /* The kernel's own (include/linux/errno.h): no program ever sees them. */
 #define SLK_ERESTARTSYS 512
 #define SLK_ERESTARTNOINTR 513
+#define SLK_ERESTARTNOHAND 514
+#define SLK_TIDS_END (1u << 22) /* PID_MAX_LIMIT (include/linux/threads.h): no number is larger */
 
 /* struct linux_dirent64, getdents64(2) */
 struct slk_dirent {
@@ -85,6 +87,8 @@ const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const 
 
 /* ---- status.c */
 
+/* Of a file of /proc as much as fits, NUL-ended: how much, or -errno. */
+int slk_read_text(const char *path, char *ret_text, size_t size);
 /* Of /proc/<tid>/status as much as fits, NUL-ended: how much, or -errno. */
 int slk_read_status(int32_t tid, char *ret_text, size_t size);
 /* The first number of a line, its name given as "\nName:"; -1: none. */
@@ -148,8 +152,50 @@ void slk_limits_ending(struct slk_limits *limits);
 /* and is dead, and reaped. 1: it turns out that a limit was passed. */
 int slk_limits_ended(struct slk_limits *limits);
 
+/* ---- throttle.c: a share of the processors */
+
+struct slk_throttle {
+	uint32_t percent; /* of one processor */
+	int scoped;
+	uint32_t processors;
+	int holds;       /* whoever computes, until then: */
+	uint64_t until_ns;
+	uint64_t due_ns; /* the next look, or while it holds, search; 0: never */
+	uint64_t pause_ns;
+	uint64_t used_ns;    /* by all, at the last look, */
+	uint64_t counted_ns; /* which was then, */
+	uint64_t allowed_ns; /* and what they might have used by then */
+	uint64_t quota_ns;   /* so much less than that is not saved up */
+	uint64_t random;
+	uint8_t *flags; /* of each thread, by its number; SLK_TIDS_END */
+	pid_t *tids;    /* those that have any */
+	uint32_t tid_count;
+	uint32_t found; /* in this pass */
+	pid_t unheld_tid; /* computes, and cannot be held; so often seen: */
+	uint32_t unheld;
+	int cannot_hold;
+	struct slk_cputime cpu;
+};
+
+/* Can init hold what descends from it? 0, or -errno. */
+int slk_throttle_possible(void);
+/* percent: 0: no limit. There is one of these in a process. */
+void slk_throttle_begin(struct slk_throttle *throttle, uint32_t percent, int scoped);
+/* When something is due (slk_now_ns), -1: never. */
+int64_t slk_throttle_due_ns(const struct slk_throttle *throttle);
+/* Does it, if it is due. 1: somebody computes who cannot be held. */
+int slk_throttle_due(struct slk_throttle *throttle);
+/* A stop of a traced thread. 1: it was for this, and is dealt with. */
+int slk_throttle_takes_stop(pid_t tid, int status);
+/* It was reaped. */
+void slk_throttle_gone(pid_t tid);
+/* For this alone, and will be let go: */
+int slk_throttle_has_seized(pid_t tid);
+
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
+/* PTRACE_SEIZE. 0; -EAGAIN: its process is in execve; or -errno. */
+int slk_trace_seize(pid_t tid, int options);
 /* Every thread of the process. 0, or -EAGAIN: one of them is in execve; reap, and try again. */
 int slk_trace_process(pid_t tid);
 /* Its execve takes long: */

@@ -30,6 +30,7 @@ GONE = lib.SLK_REPORT_GONE
 
 LIMIT_TIMEOUT = lib.SLK_LIMIT_TIMEOUT
 LIMIT_CPU_TIME = lib.SLK_LIMIT_CPU_TIME
+LIMIT_CPU = lib.SLK_LIMIT_CPU
 
 STAGES: tuple[str, ...] = (
     "none",
@@ -37,6 +38,7 @@ STAGES: tuple[str, ...] = (
     "subreaper",
     "no_new_privs",
     "signal_scope",
+    "throttle",
     "descriptors",
     "signals",
     "session",
@@ -83,6 +85,7 @@ class Plan:
     __slots__ = (
         "argv",
         "blocked_signals",
+        "cpu_percent",
         "cpu_time_s",
         "directory",
         "drop_capabilities",
@@ -125,6 +128,7 @@ class Plan:
         grace_s: float = 0.0,
         cpu_time_s: float | None = None,
         groups: Sequence[bytes] = (),
+        cpu_percent: int | None = None,
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -146,6 +150,7 @@ class Plan:
         self.grace_s = grace_s
         self.cpu_time_s = cpu_time_s
         self.groups = groups
+        self.cpu_percent = cpu_percent
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -189,6 +194,7 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.cpu_time_ns = _nanoseconds(plan.cpu_time_s)
     for index, path in enumerate(plan.groups):
         native.groups[index] = text(path)
+    native.cpu_percent = plan.cpu_percent or 0
     control = ffi.new("int *")
     init_pid = check(lib.slk_launch(native, control))
     return init_pid, OwnedFd(control[0])

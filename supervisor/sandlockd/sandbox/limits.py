@@ -58,6 +58,8 @@ class Limits:
         self.timeout_s = limits.timeout
         self.cpu_time_s = limits.cpu_time
         self.cpu_percent = limits.cpu
+        # Of standard output and error, by whoever starts the sandbox.
+        self.output_bytes = limits.output
         self._open_files = limits.open_files
         self._reached: Passed | None = None
         self._grouped: Grouped | None = None
@@ -120,6 +122,20 @@ class Limits:
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
         return ((_CPU, soft, hard),)
 
+    def held_to_percent(self, *, may_trace: bool) -> int | None:
+        """Of one processor, what init holds all processes together to (native/throttle.c); None: to nothing.
+
+        may_trace: nobody else traces the program. Raises CannotStart.
+        """
+        if self._grouped is not None and "cpu" in self._grouped.kept:
+            return None
+        if self.cpu_percent is not None and not may_trace:
+            raise CannotStart(
+                "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), and syscalls.allow gives"
+                " ptrace to the program: take that out, or leave limits.cpu out"
+            )
+        return self.cpu_percent
+
     def confine(self, pid: int) -> None:
         """The program is about to be executed, and needs no more descriptors for that. Raises CannotStart."""
         if self._grouped is not None:
@@ -145,6 +161,14 @@ class Limits:
                 "limits.cpu_time",
                 f"everything was ended: its processes had used {_seconds(report.used_ns / 1e9)} of processors together,"
                 f" and {_seconds(self.cpu_time_s)} is the limit",
+            )
+
+        elif report.status == launching.LIMIT_CPU:
+            self._reached = Passed(
+                Reason.KILLED,
+                "limits.cpu",
+                "everything was ended: a process that computes cannot be held to its share: it is another user's,"
+                " or its file can be executed and not read",
             )
 
     def watch(self, control_fd: int, init_pid: int) -> None:
@@ -195,8 +219,8 @@ class Limits:
         return Passed(
             Reason.MEMORY,
             "limits.memory",
-            f"everything was ended: its processes {how} {_size(peak_bytes)} of memory together, and"
-            f" {_size(self.memory.limit_bytes)} is the limit",
+            f"everything was ended: its processes {how} {size_text(peak_bytes)} of memory together, and"
+            f" {size_text(self.memory.limit_bytes)} is the limit",
         )
 
     def _passed_disk(self, result: Result) -> Passed | None:
@@ -209,8 +233,8 @@ class Limits:
         return Passed(
             Reason.DISK,
             "limits.disk",
-            f"everything was ended: its changes came to hold {_size(held_bytes)} by writing to open files, and"
-            f" {_size(self.disk.limit_bytes)} is the limit",
+            f"everything was ended: its changes came to hold {size_text(held_bytes)} by writing to open files, and"
+            f" {size_text(self.disk.limit_bytes)} is the limit",
         )
 
     def stop(self) -> None:
@@ -266,7 +290,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
     for unit, bits in _UNITS:
         if size_bytes >> bits:
             return f"{size_bytes / (1 << bits):.2f}".rstrip("0").rstrip(".") + unit

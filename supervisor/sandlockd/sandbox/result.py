@@ -49,6 +49,9 @@ class Result:
         self.passed_bytes: int | None = None  # None: this kernel does not count it
         self.stored_bytes: int | None = None
         self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
+        # Of standard output and error, where that is limited: passed on, and dropped above the limit.
+        self.output_bytes: int | None = None
+        self.cut_bytes: int | None = None
         self.calls: dict[str, int] = {}
         self.handlers: list[dict[str, object]] = []
         self.denials = 0
@@ -141,6 +144,8 @@ class Result:
                 "processes": self.processes,
                 "processes_exact": False,
                 "disk": self.disk_bytes,
+                "output": self.output_bytes,
+                "output_cut": self.cut_bytes,
                 "written": self.passed_bytes,
                 "written_to_storage": self.stored_bytes,
                 "kept_by": self.kept_by,

@@ -30,6 +30,10 @@ _WRITES = 1 << 1 | 1 << 8  # LANDLOCK_ACCESS_FS_WRITE_FILE, MAKE_REG
 # What a failed step means, and what to do about it.
 _STAGE_HELP = {
     "signal_scope": "the kernel did not confine init's signals; `sandlockd doctor` tests it",
+    "throttle": (
+        "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), which this machine forbids;"
+        " kernel.yama.ptrace_scope must be 0 or 1"
+    ),
     "landlock": "the Landlock ruleset could not be entered; `sandlockd doctor` tests it",
     "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
     "directory": "the working directory cannot be entered",
@@ -98,6 +102,7 @@ def plan_of(
         ],
         timeout_s=limits.timeout_s if limits is not None else None,
         cpu_time_s=limits.cpu_time_s if limits is not None else None,
+        cpu_percent=limits.held_to_percent(may_trace=tracer is not None) if limits is not None else None,
         grace_s=TERM_GRACE_S,
         groups=limits.groups if limits is not None else (),
     )
