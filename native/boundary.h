@@ -14,6 +14,7 @@
 #define SLK_CALLS_MAX 1024
 #define SLK_BATCH_MAX 64
 #define SLK_RLIMITS_MAX 16
+#define SLK_CGROUPS_MAX 4
 #define SLK_SYSINFO_BYTES 112 /* on 64-bit architectures */
 #define SLK_GROUPS_MAX 65536 /* NGROUPS_MAX (linux/limits.h) */
 
@@ -42,6 +43,8 @@ int slk_landlock_restrict(int ruleset_fd);
 int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 /* sysinfo(2) as the kernel writes it: SLK_SYSINFO_BYTES. */
 int slk_sysinfo(void *ret_info);
+/* sched_getaffinity(2), the raw call: how many bytes were filled, or -errno. */
+int slk_affinity(int32_t tid, uint32_t size, void *ret_mask);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 
@@ -52,6 +55,7 @@ enum slk_stage {
 	SLK_STAGE_SUBREAPER,
 	SLK_STAGE_NO_NEW_PRIVS,
 	SLK_STAGE_SIGNAL_SCOPE,
+	SLK_STAGE_THROTTLE,
 	SLK_STAGE_DESCRIPTORS,
 	SLK_STAGE_SIGNALS,
 	SLK_STAGE_SESSION,
@@ -99,6 +103,9 @@ struct slk_launch_plan {
 	uint64_t timeout_ns; /* then all are asked to end (SIGTERM) */
 	uint64_t grace_ns;   /* and so long after that they are killed */
 	uint64_t cpu_time_ns; /* of all processors, by all processes together, the dead included */
+	uint32_t cpu_percent; /* of one processor, which all together may use; whoever wants more waits (throttle.c) */
+	/* Directories of cgroups that the program is in: init removes them where the supervisor is dead. NULL: no more. */
+	const char *groups[SLK_CGROUPS_MAX];
 };
 
 enum slk_report_kind {
@@ -117,6 +124,7 @@ enum slk_limit {
 	SLK_LIMIT_NONE,
 	SLK_LIMIT_TIMEOUT,
 	SLK_LIMIT_CPU_TIME,
+	SLK_LIMIT_CPU, /* somebody uses processors who cannot be held */
 };
 
 #define SLK_NOT_TOLD 0xffffffffffffffff
@@ -270,7 +278,7 @@ struct slk_call {
 	uint8_t may_touch;         /* it may change a tree; of an open its flags tell more */
 };
 
-/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. */
+/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. 0: Python decides. */
 struct slk_refusal {
 	uint64_t mask;
 	uint64_t value;
@@ -284,6 +292,7 @@ struct slk_refusal {
 #define SLK_ZONE_TREE 4     /* a copy-on-write tree, or its upper directory; slow as well */
 #define SLK_ZONE_WHOLE 8    /* the root of a tree in which nothing is denied: C may answer */
 #define SLK_ZONE_ASKER 16   /* what is there depends on who asks */
+#define SLK_ZONE_TOLD 32    /* not all that is there is shown: its listings are Python's */
 
 /* What the kernel grants at and beneath a path. */
 struct slk_zone {
@@ -564,6 +573,14 @@ struct slk_status {
 /* -E2BIG: it has more groups than fit. */
 int slk_status(int32_t tid, struct slk_status *ret_status);
 
+/* ---- members.c: who belongs to a sandbox ------------------------------------------------------------------- */
+
+/* The leader of a thread that descends from init; 0: it is not there, or not below init. */
+int slk_member_leader(int32_t tid, int32_t init_pid);
+/* All processes below init, zombies included, by number: how many there are, of which at most capacity are filled in.
+ * -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
+int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity);
+
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 
 struct slk_identity {
@@ -701,6 +718,19 @@ void slk_memory_destroy(struct slk_memory *memory);
 int slk_memory_add_place(struct slk_memory *memory, int fd);
 /* Shared memory will be made that slk_memory_note is not told of: what is mapped of it counts. */
 void slk_memory_count_mapped(struct slk_memory *memory);
+
+/* What tells of the memory of a cgroup, opened. */
+struct slk_memory_group {
+	int32_t usage_fd;
+	int32_t peak_fd; /* -1: there is none */
+	int32_t stat_fd;
+	int32_t events_fd; /* memory.oom_control; version 2: memory.events */
+	int32_t event_fd;  /* an eventfd that is told when it runs out; version 2: -1 */
+};
+
+/* The kernel keeps the limit, by a cgroup that all processes will be in: nothing else counts. Before anything is watched. The
+ * descriptors are taken. */
+void slk_memory_keep_by_group(struct slk_memory *memory, const struct slk_memory_group *group);
 /* From now on look at all that descends from init; above the limit, it is told by control_fd to end everything. */
 int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid);
 void slk_memory_stop(struct slk_memory *memory);
@@ -731,6 +761,36 @@ int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32
 			       int control_fd);
 /* 1: some wait for others; to be drained again soon, whether or not anything comes. Pumping does so by itself. */
 int slk_engine_holds_forks(const struct slk_engine *engine);
+
+/* ---- output.c: standard output and error of the program, passed on up to a limit ----------------------------- */
+
+#define SLK_OUTPUT_STREAMS_MAX 2
+#define SLK_OUTPUT_TOLD_MAX 256 /* bytes, with the NUL */
+
+struct slk_output;
+
+struct slk_output_state {
+	uint64_t passed_bytes;
+	uint64_t dropped_bytes; /* above the limit */
+	uint64_t failed_bytes;  /* could not be written, or were left */
+	int32_t error;          /* an errno of writing, other than that nobody reads; 0 */
+	int32_t is_done;        /* all that there was has been passed on */
+};
+
+/* told is written to told_fd (-1: nowhere) when the first byte is dropped. */
+int slk_output_create(uint64_t limit_bytes, const char *told, int told_fd, struct slk_output **ret_output);
+/* Another stream, which goes on to to_fd: the end that the program is to write to, the caller's to close once it has it. */
+int slk_output_add(struct slk_output *output, int to_fd);
+/* From now on it is passed on. */
+int slk_output_start(struct slk_output *output);
+/* Nobody writes any more: what is there is passed on, and that is all. done_fd is readable when a stream has come to its end. */
+void slk_output_ended(struct slk_output *output);
+int slk_output_done_fd(const struct slk_output *output);
+void slk_output_state(const struct slk_output *output, struct slk_output_state *ret_state);
+/* What was not passed on by now is lost. */
+void slk_output_destroy(struct slk_output *output);
+/* Are both descriptors of one open file, with one position? 1, 0 or -errno. */
+int slk_same_open_file(int fd, int other_fd);
 
 /* ---- apart.c: bind and connect by a process for one call ----------------------------------------------------- */
 

@@ -19,7 +19,6 @@
 #include "slk.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,19 +73,6 @@ void slk_cputime_begin(struct slk_cputime *cpu, int scoped)
 	cpu->now = cpu->before + REMEMBERED_MAX;
 }
 
-static ssize_t read_file(const char *path, char *ret_text, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got;
-
-	if (fd < 0)
-		return -1;
-	got = read(fd, ret_text, size - 1);
-	close(fd);
-	ret_text[got > 0 ? got : 0] = '\0';
-	return got;
-}
-
 /* proc_pid_stat(5). 0, or -ESRCH. */
 static int read_stat(pid_t pid, struct slk_cpu_process *ret_process)
 {
@@ -98,7 +84,7 @@ static int read_stat(pid_t pid, struct slk_cpu_process *ret_process)
 	int threads;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	if (read_file(path, text, sizeof(text)) <= 0)
+	if (slk_read_text(path, text, sizeof(text)) <= 0)
 		return -ESRCH;
 	name_end = strrchr(text, ')'); /* the name may hold any */
 	if (!name_end || sscanf(name_end + 1,
@@ -124,7 +110,7 @@ static void read_clock(struct slk_cpu_process *process)
 		process->own_ns = (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
 }
 
-/* Of a thread: 0 if it wants no processor now; else the part of the time, since it began, in which it had the one that it
+/* Of a thread: 0 if it wants no processor now, and is not held (throttle.c); else the part of the time, since it began, in which it had the one that it
  * wanted (Documentation/scheduler/sched-stats.rst). Where the kernel keeps no account of waits: all. */
 static double running_part(const char *of)
 {
@@ -133,11 +119,11 @@ static double running_part(const char *of)
 	const char *name_end;
 
 	snprintf(path, sizeof(path), "%s/stat", of);
-	if (read_file(path, text, sizeof(text)) <= 0 || !(name_end = strrchr(text, ')')) ||
-	    strncmp(name_end, ") R", 3) != 0)
+	if (slk_read_text(path, text, sizeof(text)) <= 0 || !(name_end = strrchr(text, ')')) ||
+	    (name_end[2] != 'R' && name_end[2] != 't'))
 		return 0;
 	snprintf(path, sizeof(path), "%s/schedstat", of);
-	if (read_file(path, text, sizeof(text)) <= 0 || sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &waited) != 2 ||
+	if (slk_read_text(path, text, sizeof(text)) <= 0 || sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &waited) != 2 ||
 	    ran + waited == 0)
 		return 1;
 	return (double)ran / (double)(ran + waited);

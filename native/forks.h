@@ -5,7 +5,6 @@
 
 #include "slk.h"
 
-#define SLK_TIDS_END (1u << 22) /* PID_MAX_LIMIT (include/linux/threads.h): no number is larger */
 
 /* What is known of a thread number. */
 #define SLK_TID_KNOWN 1u   /* of a process: in `order` */

@@ -54,6 +54,7 @@ struct init {
 	uint64_t reaped;
 	const struct slk_launch_plan *plan;
 	struct slk_limits limits;
+	struct slk_throttle throttle;
 	struct slk_outbox outbox;
 };
 
@@ -82,13 +83,15 @@ static pid_t take(struct init *init, int options, struct taken *ret_taken)
 				return -1;
 			if (info.si_pid == 0)
 				return 0;
-			own = slk_is_own_child(info.si_pid);
+			own = info.si_code == CLD_TRAPPED || slk_is_own_child(info.si_pid);
 		}
 		pid = waitpid(init->traces ? info.si_pid : -1, &ret_taken->status, options | __WALL);
 	} while (pid == 0 && info.si_pid); /* it was stopped, and is being killed: others may be next */
 	ret_taken->is_traced = info.si_code == CLD_TRAPPED;
-	if (pid > 0 && own && !WIFSTOPPED(ret_taken->status))
-		init->reaped++;
+	if (pid > 0 && !WIFSTOPPED(ret_taken->status)) {
+		init->reaped += (uint64_t)own;
+		slk_throttle_gone(pid);
+	}
 	return pid;
 }
 
@@ -164,6 +167,21 @@ static void tell_written(struct slk_report *message)
 	message->stored_bytes = number_behind(text, "\nwrite_bytes: ");
 }
 
+static int has_ended(pid_t supervisor);
+
+/* That is the supervisor's, which asks them how it ended; but where it is dead nobody else would. */
+static void remove_groups(const struct init *init)
+{
+	struct pollfd leash = {init->control_fd, 0, 0};
+
+	if (!init->plan->groups[0])
+		return;
+	if (poll(&leash, 1, 0) <= 0 && has_ended(init->supervisor) <= 0)
+		return;
+	for (int i = 0; i < SLK_CGROUPS_MAX && init->plan->groups[i]; i++)
+		rmdir(init->plan->groups[i]); /* it may be gone already, or another run may have swept it */
+}
+
 static _Noreturn void finish(struct init *init)
 {
 	struct slk_report message = {.kind = SLK_REPORT_DONE, .pid = init->program, .fd = -1};
@@ -183,6 +201,7 @@ static _Noreturn void finish(struct init *init)
 	tell_written(&message);
 	slk_tell(&init->outbox, init->control_fd, &message);
 	slk_tell_waiting(&init->outbox, init->control_fd, 1);
+	remove_groups(init);
 	_exit(0);
 }
 
@@ -255,7 +274,7 @@ static int trace_process(struct init *init, pid_t tid)
 {
 	int tries = 0;
 
-	if (slk_is_traced(tid))
+	if (slk_is_traced(tid) && !slk_throttle_has_seized(tid))
 		return 1; /* and so are its siblings: a program may set its timer again and again */
 	while (slk_trace_process(tid) < 0 && ++tries < TRACE_TRIES_MAX)
 		reap(init);
@@ -263,7 +282,7 @@ static int trace_process(struct init *init, pid_t tid)
 		slk_trace_later(tid);
 		init->late_traces = 1;
 	}
-	return slk_is_traced(tid);
+	return slk_is_traced(tid) && !slk_throttle_has_seized(tid);
 }
 
 /* Only within our own domain: then Landlock refuses any process outside of the sandbox, whoever has the number now. */
@@ -286,6 +305,13 @@ static void restart(const struct init *init, const struct slk_order *order)
 		slk_acknowledge(init->engine, order->serial, init->traces && slk_trace_restart(&order->rewrite));
 }
 
+static void begin_limits(struct init *init)
+{
+	slk_limits_begin(&init->limits, init->plan, init->scoped);
+	slk_throttle_begin(&init->throttle, init->plan->cpu_percent, init->scoped);
+	init->traces |= init->plan->cpu_percent != 0;
+}
+
 static void obey(struct init *init)
 {
 	struct slk_order order;
@@ -304,7 +330,7 @@ static void obey(struct init *init)
 	else if (order.kind == SLK_ORDER_CONTINUE)
 		end_stop(init, order.number);
 	else if (order.kind == SLK_ORDER_BEGIN)
-		slk_limits_begin(&init->limits, init->plan, init->scoped);
+		begin_limits(init);
 	else
 		finish(init);
 }
@@ -361,12 +387,30 @@ static void look_at_limits(struct init *init)
 	}
 }
 
+static void look_at_share(struct init *init)
+{
+	if (!slk_throttle_due(&init->throttle))
+		return;
+	init->limits.reached = SLK_LIMIT_CPU;
+	tell_limit(init);
+	reap(init);
+	finish(init);
+}
+
 static int patience_ms(const struct init *init)
 {
+	int64_t throttle_ns = slk_throttle_due_ns(&init->throttle);
 	int limits_ms = slk_limits_wait_ms(&init->limits);
 
 	if (init->more)
 		return 0;
+	if (throttle_ns >= 0) {
+		int64_t left_ns = throttle_ns - (int64_t)slk_now_ns();
+		int left_ms = left_ns <= 0 ? 0 : (int)((left_ns + 999999) / 1000000);
+
+		if (limits_ms < 0 || limits_ms > left_ms)
+			limits_ms = left_ms;
+	}
 	if (init->late_traces && (limits_ms < 0 || limits_ms > TRACE_LATE_MS))
 		return TRACE_LATE_MS;
 	return limits_ms;
@@ -396,6 +440,7 @@ static _Noreturn void serve(struct init *init)
 		if (init->late_traces)
 			init->late_traces = slk_trace_late();
 		look_at_limits(init);
+		look_at_share(init);
 	}
 }
 
@@ -446,6 +491,8 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 	if (plan->scope_signals && (result = slk_scope_signals()) < 0)
 		give_up(control_fd, SLK_STAGE_SIGNAL_SCOPE, -result);
 	init.scoped = plan->scope_signals;
+	if (plan->cpu_percent && (result = slk_throttle_possible()) < 0)
+		give_up(control_fd, SLK_STAGE_THROTTLE, -result);
 	init.program = fork_program(plan, control_fd);
 	slk_be_prompt(); /* it has to make an end of all others while they run */
 	if ((result = release_stdio()) < 0)

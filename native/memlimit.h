@@ -95,6 +95,9 @@ struct slk_memory {
 	pthread_t watcher, walker;
 	int32_t walker_tid;
 	uint64_t walker_ran_ns; /* when it was last seen to run, or to want to */
+	int is_by_group; /* the kernel keeps the limit */
+	int ran_out;     /* atomic: of which it has told */
+	struct slk_memory_group group;
 };
 
 /* ---- memlimit.c */
@@ -137,5 +140,18 @@ uint64_t slk_places_look(const struct slk_memory *memory);
 /* Walks, too. The places themselves never change once it is watched. */
 uint64_t slk_places_exactly(const struct slk_memory *memory, const struct slk_counting *walk);
 void slk_places_forget(struct slk_memory *memory);
+
+/* ---- memlimit_group.c: where a cgroup counts instead of all these, and keeps the limit */
+
+/* What is in use, without the files that the kernel has in memory and can let go of where that matters: where there is more
+ * than enough_bytes. */
+uint64_t slk_group_look(const struct slk_memory *memory, uint64_t enough_bytes);
+/* The most that ever was, those files included; 0: this kernel does not tell. */
+uint64_t slk_group_peak(const struct slk_memory *memory);
+/* Did it run out of memory? */
+int slk_group_is_over(const struct slk_memory *memory);
+/* Until it may have. */
+void slk_group_wait(struct slk_memory *memory);
+void slk_group_forget(struct slk_memory *memory);
 
 #endif /* SLK_MEMLIMIT_H */

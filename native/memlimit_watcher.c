@@ -2,6 +2,7 @@
 /*
  * The watcher of the limit of memory: a thread of its own, so that nothing that the loop does delays it. It looks more often
  * the less is left: two looks are not further apart than all processors together need to fill what was left at the first.
+ * Where a cgroup keeps the limit, it waits for the kernel to say that it ran out; which has ended somebody by then.
  * Above the limit, init is told to end everything.
  *
  * Where what is in use at most is above the limit, each page has to be counted once. That takes long, and waits for what
@@ -181,10 +182,16 @@ static void *watch(void *argument)
 	slk_be_first();
 	pthread_mutex_lock(&memory->lock);
 	while (!memory->stop && !memory->is_over) {
-		wait_until_due(memory);
+		if (memory->is_by_group)
+			slk_group_wait(memory);
+		else
+			wait_until_due(memory);
 		if (memory->stop)
 			break;
-		look(memory);
+		if (memory->is_by_group)
+			memory->is_over = slk_group_is_over(memory);
+		else
+			look(memory);
 		if (memory->is_over)
 			until_everything_is_ended(memory);
 	}
@@ -204,9 +211,9 @@ int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid)
 	memory->looked_ns = slk_now_ns();
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&memory->walker, NULL, walk, memory);
+	error = memory->is_by_group ? 0 : pthread_create(&memory->walker, NULL, walk, memory);
 	if (!error) {
-		memory->has_walker = 1;
+		memory->has_walker = !memory->is_by_group;
 		error = pthread_create(&memory->watcher, NULL, watch, memory);
 		memory->is_watched = error == 0;
 	}

@@ -23,6 +23,8 @@
 /* The kernel's own (include/linux/errno.h): no program ever sees them. */
 #define SLK_ERESTARTSYS 512
 #define SLK_ERESTARTNOINTR 513
+#define SLK_ERESTARTNOHAND 514
+#define SLK_TIDS_END (1u << 22) /* PID_MAX_LIMIT (include/linux/threads.h): no number is larger */
 
 /* struct linux_dirent64, getdents64(2) */
 struct slk_dirent {
@@ -85,6 +87,8 @@ const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const 
 
 /* ---- status.c */
 
+/* Of a file of /proc as much as fits, NUL-ended: how much, or -errno. */
+int slk_read_text(const char *path, char *ret_text, size_t size);
 /* Of /proc/<tid>/status as much as fits, NUL-ended: how much, or -errno. */
 int slk_read_status(int32_t tid, char *ret_text, size_t size);
 /* The first number of a line, its name given as "\nName:"; -1: none. */
@@ -148,8 +152,50 @@ void slk_limits_ending(struct slk_limits *limits);
 /* and is dead, and reaped. 1: it turns out that a limit was passed. */
 int slk_limits_ended(struct slk_limits *limits);
 
+/* ---- throttle.c: a share of the processors */
+
+struct slk_throttle {
+	uint32_t percent; /* of one processor */
+	int scoped;
+	uint32_t processors;
+	int holds;       /* whoever computes, until then: */
+	uint64_t until_ns;
+	uint64_t due_ns; /* the next look, or while it holds, search; 0: never */
+	uint64_t pause_ns;
+	uint64_t used_ns;    /* by all, at the last look, */
+	uint64_t counted_ns; /* which was then, */
+	uint64_t allowed_ns; /* and what they might have used by then */
+	uint64_t quota_ns;   /* so much less than that is not saved up */
+	uint64_t random;
+	uint8_t *flags; /* of each thread, by its number; SLK_TIDS_END */
+	pid_t *tids;    /* those that have any */
+	uint32_t tid_count;
+	uint32_t found; /* in this pass */
+	pid_t unheld_tid; /* computes, and cannot be held; so often seen: */
+	uint32_t unheld;
+	int cannot_hold;
+	struct slk_cputime cpu;
+};
+
+/* Can init hold what descends from it? 0, or -errno. */
+int slk_throttle_possible(void);
+/* percent: 0: no limit. There is one of these in a process. */
+void slk_throttle_begin(struct slk_throttle *throttle, uint32_t percent, int scoped);
+/* When something is due (slk_now_ns), -1: never. */
+int64_t slk_throttle_due_ns(const struct slk_throttle *throttle);
+/* Does it, if it is due. 1: somebody computes who cannot be held. */
+int slk_throttle_due(struct slk_throttle *throttle);
+/* A stop of a traced thread. 1: it was for this, and is dealt with. */
+int slk_throttle_takes_stop(pid_t tid, int status);
+/* It was reaped. */
+void slk_throttle_gone(pid_t tid);
+/* For this alone, and will be let go: */
+int slk_throttle_has_seized(pid_t tid);
+
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
+/* PTRACE_SEIZE. 0; -EAGAIN: its process is in execve; or -errno. */
+int slk_trace_seize(pid_t tid, int options);
 /* Every thread of the process. 0, or -EAGAIN: one of them is in execve; reap, and try again. */
 int slk_trace_process(pid_t tid);
 /* Its execve takes long: */
@@ -324,10 +370,19 @@ void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint
 uint64_t slk_judged_until(void);
 /* Does the mount table hold a file system whose lookups wait for a server? */
 int slk_lookups_may_wait(struct slk_engine *engine);
+/* Is it on one of the mounts that are known to be local? Asked where some are not. */
+int slk_is_on_local_mount(const struct slk_engine *engine, int fd);
+/* O_PATH, of an absolute path. -EAGAIN: it would have to wait. */
+int slk_open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve);
 
 /* ---- ways.c: whether a path comes by what depends on who asks */
 
-int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request);
+int slk_lists_told(struct slk_engine *engine, const struct slk_request *request);
+
+/* ---- interpreters.c */
+
+/* Does the file at an absolute path name an interpreter by way of what depends on who asks? 1 also where that cannot be told. */
+int slk_execution_names_askers(struct slk_engine *engine, const char *path);
 
 /* ---- lower.c: what only the lower tree has */
 
@@ -349,6 +404,10 @@ int slk_trees_parked(const struct slk_engine *engine);
 
 /* This descriptor is about to be the program's: is it one more of an object that counts? An error: it must not be. */
 int slk_memory_given(struct slk_memory *memory, int fd);
+
+/* ---- memlimit_group.c */
+
+int slk_memory_is_by_group(const struct slk_memory *memory);
 
 /* ---- memlimit_calls.c */
 
@@ -448,6 +507,7 @@ struct slk_engine {
 	int slow_lookups;
 	int tell_granted;
 	int own_pids; /* processes outside do not exist for the program */
+	int tells_listings; /* of some directories Python does */
 	int has_trees;
 	uint32_t tree_count;
 	uint32_t umask;
@@ -554,6 +614,9 @@ int slk_may_confine(const struct slk_engine *engine);
 /* Confine a waiting thread to this CPU; 0 where that makes no difference, or is not to be had. */
 int slk_confine(int32_t tid, struct slk_confined *ret_confined);
 void slk_release(const struct slk_confined *confined);
+
+/* Of a call whose row says refuse: does Python decide, by its arguments? */
+int slk_is_asked(const struct slk_engine *engine, int32_t nr, const uint64_t *args);
 
 /* ---- answers.c */
 

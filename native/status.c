@@ -14,15 +14,12 @@
 #include <string.h>
 #include <unistd.h>
 
-int slk_read_status(int32_t tid, char *ret_text, size_t size)
+int slk_read_text(const char *path, char *ret_text, size_t size)
 {
-	char path[64];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t got;
-	int fd;
 
 	ret_text[0] = '\0';
-	snprintf(path, sizeof(path), "/proc/%d/status", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	do
@@ -33,6 +30,14 @@ int slk_read_status(int32_t tid, char *ret_text, size_t size)
 	close(fd);
 	ret_text[got > 0 ? got : 0] = '\0';
 	return (int)got;
+}
+
+int slk_read_status(int32_t tid, char *ret_text, size_t size)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	return slk_read_text(path, ret_text, size);
 }
 
 /* Behind the line's name, or NULL where no such line ends within the text. */

@@ -136,7 +136,7 @@ static void end_look(int number)
  * where we had to wait for our CPU, that came before we asked at all.
  * 0, or -EAGAIN: reap, and try again; or -errno.
  */
-static int seize(pid_t tid)
+int slk_trace_seize(pid_t tid, int options)
 {
 	struct sigaction action = {.sa_handler = end_look}, before;
 	struct itimerval never = {0}, soon = {{0, SEIZE_LOOK_US}, {0, SEIZE_LOOK_US}};
@@ -151,7 +151,7 @@ static int seize(pid_t tid)
 		looks++;
 	if (result == -EAGAIN && looks < LOOKS_MAX) {
 		sigprocmask(SIG_UNBLOCK, &alarm_set, NULL);
-		result = ptrace(PTRACE_SEIZE, tid, 0, OPTIONS) < 0 ? -errno : 0;
+		result = ptrace(PTRACE_SEIZE, tid, 0, options) < 0 ? -errno : 0;
 		sigprocmask(SIG_BLOCK, &alarm_set, NULL);
 	}
 	setitimer(ITIMER_REAL, &never, NULL);
@@ -180,7 +180,9 @@ static int seize_threads(pid_t tid)
 			at += entry->length;
 			if (entry->name[0] < '1' || entry->name[0] > '9')
 				continue;
-			result = seize((pid_t)atoi(entry->name));
+			result = slk_trace_seize((pid_t)atoi(entry->name), OPTIONS);
+			if (result == -EPERM && slk_throttle_has_seized((pid_t)atoi(entry->name)))
+				result = -EAGAIN; /* it is let go soon, and seized then */
 			seized = result == -EAGAIN ? result : seized + (result == 0);
 		}
 	}
@@ -326,6 +328,10 @@ int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
 
 	if (is_rewritten(engine, tid, status))
 		return event == PTRACE_EVENT_STOP && slk_is_job_control(number) ? number : 0;
+	if (event == PTRACE_EVENT_STOP && engine)
+		restart_withdrawn_call(engine, tid);
+	if (slk_throttle_takes_stop(tid, status))
+		return 0;
 	if (event == PTRACE_EVENT_STOP && slk_is_job_control(number)) {
 		ptrace(PTRACE_LISTEN, tid, 0, 0); /* stays stopped, until SIGCONT */
 		return number;

@@ -228,7 +228,10 @@ def test_the_rules_of_this_machine_let_a_shell_run_and_keep_its_secrets(place: P
 def test_check_tells_every_error_in_a_line_and_exits_with_125(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write(place, "[filesystem]\nraed = []\nworkdir = 'my.toml'\n[limits]\nmemory = '-1'\noutput = '5M'\n")
+    write(
+        place,
+        "[filesystem]\nraed = []\nworkdir = 'my.toml'\n[limits]\nmemory = '-1'\n[network]\nbind = ['127.0.0.1:80']\n",
+    )
     assert check(["my.toml"], False) == 125
     out, err = capfd.readouterr()
     assert out == ""
@@ -236,7 +239,7 @@ def test_check_tells_every_error_in_a_line_and_exits_with_125(
         'sandlockd: my.toml:2: filesystem.raed: unknown key; did you mean "read"?',
         f"sandlockd: my.toml:3: filesystem.workdir: {place}/my.toml is not a directory",
         'sandlockd: my.toml:5: limits.memory: must be a size such as "512M" or "2G" (K, M, G, T), not "-1"',
-        "sandlockd: my.toml:6: not supported yet: limits.output",
+        "sandlockd: my.toml:7: not supported yet: network.bind",
     ]
 
 

@@ -37,7 +37,7 @@ from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
 from sandlockd.launch.temporary import temporary_of
 from sandlockd.launch.wall import WallError
 from sandlockd.policy.errors import PolicyErrors
-from sandlockd.sandbox.limits import TERM_GRACE_S, Limits
+from sandlockd.sandbox.limits import TERM_GRACE_S, Limits, size_text
 from sandlockd.sandbox.result import SANDBOX_FAILED, Result, require_replaceable, write_status_file
 from sandlockd.sandbox.sandbox import Sandbox
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from hashlib import _Hash
 
+    from sandlockd.cli.capture import Capture
     from sandlockd.cli.trees import RunTree
     from sandlockd.cli.verbose import Verbose
     from sandlockd.launch.prepare import Prepared
@@ -205,9 +206,14 @@ class _Foreground:
         try:
             with self._audit() as audit:
                 self._begin(audit, prepared)
-                run_tree = self._make_tree(prepared, audit.run_id)
-                spared = () if run_tree is None else (run_tree.disposer_pid,)
-                self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
+                try:
+                    self._limits.use_groups(audit.run_id, prepared)
+                    run_tree = self._make_tree(prepared, audit.run_id)
+                    spared = () if run_tree is None else (run_tree.disposer_pid,)
+                    self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
+                finally:
+                    for line in self._limits.leave_groups():
+                        say(line)
             if run_tree is not None:
                 counted = self._options.status_file is not None
                 run_tree.dispose(self._result, say, quiet=self._options.quiet, counted=counted)
@@ -344,26 +350,53 @@ class _Foreground:
             self._verbose = _verbose(prepared, audit, self._options)
 
     def _run_sandbox(self, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+        capture: Capture | None = None
         try:
+            capture = self._capture()
             self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
             become_subreaper(spared)
             with launching.signal_fd(_PASSED_ON) as signals:
                 sandbox.on_stopped = lambda number: self._stop_with(sandbox, number)
                 sandbox.start(
-                    stdio=self._stdio,
+                    stdio=self._stdio if capture is None else capture.stdio,
                     blocked_signals=sum(1 << (number - 1) for number in self._old_mask),
                     descriptor_limit=raise_own_descriptor_limit(),
                     umask=self._umask,
                 )
+                if capture is not None:
+                    capture.started()
                 gc.freeze()  # what a start made stays: the collector need not look at it again
                 gc.enable()
                 _let_go_of_stdio()
                 self._serve(sandbox, signals.fd)
+                if capture is not None:
+                    capture.finish(signals.fd, self._terminate_by)
         finally:
             calls = sandbox.engine.counts() if self._verbose is not None else None
-            sandbox.close()
+            try:
+                sandbox.close()
+            finally:
+                self._end_capture(capture, audit)
             if self._verbose is not None and calls is not None:
                 self._verbose.ended(sandbox.result, audit, calls)
+
+    def _capture(self) -> Capture | None:
+        """Raises CannotStart."""
+        limit_bytes = self._limits.output_bytes
+        if limit_bytes is None:
+            return None
+        from sandlockd.cli.capture import RULE, Capture  # only where it is asked for
+
+        told = f"sandlockd: {RULE}: {size_text(limit_bytes)} were passed on, the rest is dropped\n"
+        try:
+            return Capture(limit_bytes, self._stdio, "" if self._options.quiet else told)
+        except OSError as error:
+            raise CannotStart(f"{RULE}: standard output cannot be captured: {error.strerror}") from None
+
+    def _end_capture(self, capture: Capture | None, audit: AuditLog) -> None:
+        cut = None if capture is None else capture.close(self._result)
+        if cut is not None:
+            audit.note(Note(subject="limits.output", text=cut))
 
     def _close_audit(self, audit: AuditLog) -> None:
         result = self._result

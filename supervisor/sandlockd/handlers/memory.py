@@ -11,22 +11,11 @@ import errno
 from functools import partial
 
 from sandlockd.handlers import lookup, record
-from sandlockd.handlers.answers import (
-    EACCES,
-    EFAULT,
-    Backstop,
-    Continue,
-    Errno,
-    Fd,
-    Later,
-    Restart,
-    Value,
-    Write,
-)
+from sandlockd.handlers.answers import EACCES, EFAULT, Backstop, Continue, Errno, Fd, Later, Restart, Value
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import memory, sockets
 from sandlockd.kernel.engine import REASON_NO_ROOM
-from sandlockd.kernel.memlimit import Asks, lies_in_memory, machine
+from sandlockd.kernel.memlimit import Asks, lies_in_memory
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.policy.verdict import Verdict
 
@@ -61,7 +50,6 @@ def around(memory_limit: Memory, by_name: dict[str, Handler]) -> dict[str, Handl
         "mprotect": partial(_judged, memory_limit, Asks.MPROTECT),
         "pkey_mprotect": partial(_judged, memory_limit, Asks.MPROTECT),
         "brk": partial(_break, memory_limit),
-        "sysinfo": partial(_machine, memory_limit),
         "memfd_create": partial(_create, memory_limit),
         "fallocate": partial(_allocate, memory_limit, by_name.get("fallocate")),
     }
@@ -115,7 +103,7 @@ def _map(limit: Memory, context: Context, request: Request) -> Answer | Later:
     size_bytes, prot, flags = request.args[1], request.args[2], request.args[3]
     if request.reason == REASON_NO_ROOM:
         return _judged(limit, Asks.MMAP, context, request)
-    if flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
+    if limit.is_by_group or flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
         return COUNTED
     if prot & _PROT_WRITE and not flags & _MAP_NORESERVE and not limit.asks(size_bytes):
 
@@ -144,6 +132,8 @@ def _shared(limit: Memory, context: Context, request: Request) -> Answer:
 
 def _create(limit: Memory, context: Context, request: Request) -> Answer:
     """memfd_create(name, flags)."""
+    if limit.is_by_group:
+        return COUNTED
     caller = Caller(context, request)
     try:
         name = memory.read_string(caller.tid, request.args[0], _MFD_NAME_MAX + 1)
@@ -158,11 +148,6 @@ def _create(limit: Memory, context: Context, request: Request) -> Answer:
     except OSError as error:
         return Errno(error.errno or errno.ENOMEM)
     return Fd(made.take(), bool(flags & _MFD_CLOEXEC))
-
-
-def _machine(limit: Memory, context: Context, request: Request) -> Answer:
-    """sysinfo(info): virtual machines of languages size their heaps by it."""
-    return Write(request.args[0], machine(limit.limit_bytes, limit.state().used_bytes), 0)
 
 
 def _allocate(limit: Memory, otherwise: Handler | None, context: Context, request: Request) -> Answer | Later:

@@ -30,6 +30,7 @@ GONE = lib.SLK_REPORT_GONE
 
 LIMIT_TIMEOUT = lib.SLK_LIMIT_TIMEOUT
 LIMIT_CPU_TIME = lib.SLK_LIMIT_CPU_TIME
+LIMIT_CPU = lib.SLK_LIMIT_CPU
 
 STAGES: tuple[str, ...] = (
     "none",
@@ -37,6 +38,7 @@ STAGES: tuple[str, ...] = (
     "subreaper",
     "no_new_privs",
     "signal_scope",
+    "throttle",
     "descriptors",
     "signals",
     "session",
@@ -83,6 +85,7 @@ class Plan:
     __slots__ = (
         "argv",
         "blocked_signals",
+        "cpu_percent",
         "cpu_time_s",
         "directory",
         "drop_capabilities",
@@ -91,6 +94,7 @@ class Plan:
         "executable",
         "filter_program",
         "grace_s",
+        "groups",
         "kept_capabilities",
         "new_session",
         "rlimits",
@@ -123,6 +127,8 @@ class Plan:
         timeout_s: float | None = None,
         grace_s: float = 0.0,
         cpu_time_s: float | None = None,
+        cpu_percent: int | None = None,
+        groups: Sequence[bytes] = (),
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -143,6 +149,8 @@ class Plan:
         self.timeout_s = timeout_s
         self.grace_s = grace_s
         self.cpu_time_s = cpu_time_s
+        self.cpu_percent = cpu_percent
+        self.groups = groups
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -184,6 +192,9 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.timeout_ns = _nanoseconds(plan.timeout_s)
     native.grace_ns = _nanoseconds(plan.grace_s)
     native.cpu_time_ns = _nanoseconds(plan.cpu_time_s)
+    native.cpu_percent = plan.cpu_percent or 0
+    for index, path in enumerate(plan.groups):
+        native.groups[index] = text(path)
     control = ffi.new("int *")
     init_pid = check(lib.slk_launch(native, control))
     return init_pid, OwnedFd(control[0])

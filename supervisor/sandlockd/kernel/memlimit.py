@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import fcntl
 import os
-import struct
 from typing import NamedTuple
 
 from sandlockd.kernel.fds import OwnedFd
@@ -16,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlockd.kernel.cgroups import MemoryFiles
     from sandlockd.kernel.paths import Identity
 
 # As the filter has it: what asks for less passes (kernel/syscalls_arguments.py).
@@ -23,7 +23,6 @@ THRESHOLD_BYTES = 1 << 20
 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 0x1, 0x2
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-_MEMORY_AT, _UNIT_AT = 32, 104  # in struct sysinfo: totalram, mem_unit
 _MOST = (1 << 63) - 1
 _TMPFS_MAGIC = 0x01021994  # linux/magic.h
 
@@ -49,18 +48,30 @@ class State(NamedTuple):
 class Memory:
     """Bytes, of all processes of the sandbox together."""
 
-    __slots__ = ("_native", "limit_bytes")
+    __slots__ = ("_native", "is_by_group", "limit_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
         self._native = ffi.NULL
         self._native = created(lib.slk_memory_create, "slk_memory", limit_bytes)
         self.limit_bytes = limit_bytes
+        # The kernel keeps the limit: it knows of all memory, whatever that is made of.
+        self.is_by_group = False
 
     @property
     def native(self) -> ffi.CData:
         native: ffi.CData = self._native
         return native
+
+    def keep_by_group(self, files: MemoryFiles) -> None:
+        """Before it is watched. The files are taken."""
+        group = ffi.new("struct slk_memory_group *")
+        group.usage_fd, group.stat_fd = files.usage.take(), files.stat.take()
+        group.peak_fd = -1 if files.peak is None else files.peak.take()
+        group.events_fd = files.events.take()
+        group.event_fd = -1 if files.event is None else files.event.take()
+        lib.slk_memory_keep_by_group(self._native, group)
+        self.is_by_group = True
 
     def add_place(self, path: bytes) -> None:
         """The program may write it. Only what lies on a tmpfs is looked at. Raises OSError: ENOSPC, too many."""
@@ -106,11 +117,15 @@ class Memory:
             with OwnedFd(os.memfd_create(os.fsdecode(name), flags | _MFD_CLOEXEC)) as first:
                 made = OwnedFd(os.open(b"/proc/self/fd/%d" % first.fd, os.O_RDWR | os.O_CLOEXEC))
         try:
-            check(lib.slk_memory_note(self._native, made.fd))
+            self.note(made)
         except BaseException:
             made.close()
             raise
         return made
+
+    def note(self, opened: OwnedFd) -> None:
+        """It lies in memory, and counts until nobody has it. Raises OSError."""
+        check(lib.slk_memory_note(self._native, opened.fd))
 
     def make_shared(self, size_bytes: int, identity: Identity | None) -> OwnedFd:
         """What shared anonymous memory of that size is made of: nobody can make it larger. Raises OSError."""
@@ -135,21 +150,6 @@ class Memory:
     def __del__(self, destroy: Callable[[ffi.CData], None] = lib.slk_memory_destroy) -> None:
         if self._native:
             destroy(self._native)
-
-
-def machine(limit_bytes: int, used_bytes: int) -> bytes:
-    """sysinfo(2) of a machine that has no more memory than that, and no swap. Raises OSError."""
-    info = ffi.new("char[]", lib.SLK_SYSINFO_BYTES)
-    check(lib.slk_sysinfo(info))
-    text = bytearray(ffi.buffer(info, lib.SLK_SYSINFO_BYTES))
-    total, free, shared, buffers, _, _ = struct.unpack_from("=6Q", text, _MEMORY_AT)
-    unit = struct.unpack_from("=I", text, _UNIT_AT)[0] or 1
-    if total * unit > limit_bytes:
-        total = limit_bytes // unit
-        free = min(free, max(limit_bytes - used_bytes, 0) // unit)
-        shared, buffers = min(shared, total), min(buffers, free)
-    struct.pack_into("=6Q", text, _MEMORY_AT, total, free, shared, buffers, 0, 0)
-    return bytes(text)
 
 
 def lies_in_memory(opened: OwnedFd) -> bool:

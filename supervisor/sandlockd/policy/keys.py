@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 # else. Of a list, only a list with something in it is refused.
 NOT_YET: Final = frozenset(
     {
-        "limits.cpu",
-        "limits.output",
         "network.allow",
         "network.deny",
         "network.bind",
@@ -150,7 +148,13 @@ KEYS: Final = (
         "1024",
         "Descriptors of each process (RLIMIT_NOFILE); at most as many as sandlockd itself was given.",
     ),
-    _one("limits.cpu", values.percent, None, '"150%"', "Share of the processors; 100% is one of them."),
+    _one(
+        "limits.cpu",
+        values.percent,
+        None,
+        '"150%"',
+        "Share of the processors, of all processes together; 100% is one of them. Who wants more waits.",
+    ),
     _one(
         "limits.cpu_time",
         values.duration,
@@ -172,7 +176,13 @@ KEYS: Final = (
         '"2G"',
         "What the run's copy-on-write trees may hold, its own /tmp included, as the file system counts it.",
     ),
-    _one("limits.output", values.size, None, '"50M"', "Captured standard output and error together."),
+    _one(
+        "limits.output",
+        values.size,
+        None,
+        '"50M"',
+        "What is passed on of standard output and error together, where they are no devices; the rest is dropped.",
+    ),
     _many("network.allow", values.network_target, '["example.org:443"]', "Where connections may go."),
     _many(
         "network.deny",

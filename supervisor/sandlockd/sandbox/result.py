@@ -48,6 +48,10 @@ class Result:
         # What processes gave to write(2) and its like, wherever it went, and what the kernel wrote to storage for it.
         self.passed_bytes: int | None = None  # None: this kernel does not count it
         self.stored_bytes: int | None = None
+        # Of standard output and error, where that is limited: passed on, and dropped above the limit.
+        self.output_bytes: int | None = None
+        self.cut_bytes: int | None = None
+        self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
         self.calls: dict[str, int] = {}
         self.handlers: list[dict[str, object]] = []
         self.denials = 0
@@ -140,8 +144,11 @@ class Result:
                 "processes": self.processes,
                 "processes_exact": False,
                 "disk": self.disk_bytes,
+                "output": self.output_bytes,
+                "output_cut": self.cut_bytes,
                 "written": self.passed_bytes,
                 "written_to_storage": self.stored_bytes,
+                "kept_by": self.kept_by,
                 "calls": self.calls,
                 "handlers": self.handlers,
             },

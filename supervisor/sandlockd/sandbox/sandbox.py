@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.context import Context
+    from sandlockd.handlers.limited.view import View
     from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Request
@@ -202,6 +203,7 @@ class Sandbox:
             hidden=prepared.hidden if prepared.filter_plan.own_pids else None,
             memory=None if self._limits is None else self._limits.memory,
             makes_shared_memory=self._may_trace,
+            view=self._view(),
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -219,6 +221,15 @@ class Sandbox:
             poke=self._patient.poke,
             kill=self.kill,
         )
+
+    def _view(self) -> View | None:
+        memory = None if self._limits is None else self._limits.memory
+        processors, counts = self._prepared.processors, self._prepared.filter_plan.counts_processes
+        if memory is None and not processors and not counts:
+            return None
+        from sandlockd.handlers.limited.view import View  # only where it is wanted
+
+        return View(memory=memory, processors=processors, counts_processes=counts)
 
     def _mounts_changed(self) -> None:
         """C met a lookup that may wait, or a mount table that it does not know."""
@@ -316,7 +327,10 @@ class Sandbox:
         self._advance(Event.DONE)
 
     def _ask_limits(self) -> None:
-        passed = None if self._limits is None else self._limits.passed(self.result)
+        if self._limits is None:
+            return
+        self.result.kept_by = self._limits.kept_by()
+        passed = self._limits.passed(self.result)
         if passed is None or self.result.reason is Reason.SANDBOX_ERROR:
             return
         from sandlockd.audit.records import Note

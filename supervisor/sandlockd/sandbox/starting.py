@@ -30,6 +30,10 @@ _WRITES = 1 << 1 | 1 << 8  # LANDLOCK_ACCESS_FS_WRITE_FILE, MAKE_REG
 # What a failed step means, and what to do about it.
 _STAGE_HELP = {
     "signal_scope": "the kernel did not confine init's signals; `sandlockd doctor` tests it",
+    "throttle": (
+        "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), which this machine forbids;"
+        " kernel.yama.ptrace_scope must be 0 or 1"
+    ),
     "landlock": "the Landlock ruleset could not be entered; `sandlockd doctor` tests it",
     "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
     "directory": "the working directory cannot be entered",
@@ -40,6 +44,8 @@ _STAGE_HELP = {
 
 def add_places(memory: Memory, prepared: Prepared, trees: tuple[Tree, ...]) -> None:
     """Where the program can make files that lie in memory. Raises CannotStart."""
+    if memory.is_by_group:
+        return
     places = [zone.path for zone in prepared.wall.zones.values() if zone.rights & _WRITES]
     places += [tree.upper_path for tree in trees]
     places += [
@@ -74,7 +80,7 @@ def plan_of(
     descriptor_limit: tuple[int, int] | None,
     new_session: bool,
 ) -> Plan:
-    """tracer: whose calls init makes processes restart; None: the program may trace them itself."""
+    """tracer: whose calls init makes processes restart; None: the program may trace them itself. Raises CannotStart."""
     return Plan(
         executable=prepared.executable,
         argv=prepared.argv,
@@ -96,7 +102,9 @@ def plan_of(
         ],
         timeout_s=limits.timeout_s if limits is not None else None,
         cpu_time_s=limits.cpu_time_s if limits is not None else None,
+        cpu_percent=limits.held_to_percent(may_trace=tracer is not None) if limits is not None else None,
         grace_s=TERM_GRACE_S,
+        groups=limits.groups if limits is not None else (),
     )
 
 

@@ -1,0 +1,225 @@
+"""`limits.output`: up to the limit everything is as bare; what comes after it is dropped, and that is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.running import Ended, Runner, require
+from harness.waiting import until, wait_dead
+
+_POLICY = '[filesystem]\nbase = true\n[limits]\noutput = "{}"\n'
+_AMPLE = _POLICY.format("50M")
+_TOLD = "sandlockd: limits.output: {} were passed on, the rest is dropped\n"
+_ALL_BYTES = bytes(range(256)) * 4096  # 1 MiB
+
+
+def _usage(ended: Ended) -> tuple[Any, Any]:
+    assert ended.status is not None
+    return ended.status["usage"]["output"], ended.status["usage"]["output_cut"]
+
+
+def test_below_the_limit_every_byte_arrives(runner: Runner) -> None:
+    ended = runner.both(["cat"], input=_ALL_BYTES, policy=_AMPLE)
+    assert ended.stdout == _ALL_BYTES
+    assert _usage(ended) == (len(_ALL_BYTES), 0)
+
+
+def test_output_and_errors_stay_apart(runner: Runner) -> None:
+    ended = runner.both(["sh", "-c", "echo out; echo err >&2; exit 3"], policy=_AMPLE)
+    assert (ended.stdout, ended.stderr) == (b"out\n", b"err\n")
+    assert _usage(ended) == (8, 0)
+
+
+def test_into_one_pipe_they_keep_their_order(runner: Runner) -> None:
+    script = "i=0; while [ $i -lt 300 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
+    runner.both(["sh", "-c", script], stderr=subprocess.STDOUT, policy=_AMPLE)
+
+
+@pytest.mark.parametrize("mode", [">", ">>"])
+def test_into_one_file_they_keep_their_order(runner: Runner, mode: str) -> None:
+    script = "i=0; while [ $i -lt 300 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
+    wrap = ["sh", "-c", f'exec "$@" {mode} "$OUT" 2>&1', "sh"]
+    texts = []
+    for line in (["sh", "-c", script], runner.command_line(["sh", "-c", script], policy=_AMPLE)):
+        out = runner.work / "out"
+        out.write_text("before\n")
+        runner.place.give(out)
+        assert runner.run([*wrap, *line], env={"OUT": str(out)}).returncode == 0
+        texts.append(out.read_text())
+    assert texts[0] == texts[1]
+
+
+def test_without_the_key_the_program_has_the_very_same_streams(runner: Runner) -> None:
+    script = "import os, stat; print(stat.S_ISREG(os.fstat(1).st_mode))"
+    out = runner.work / "out"
+    for policy, told in ((None, "True\n"), (_AMPLE, "False\n")):
+        with out.open("wb") as file:
+            runner.sandboxed(["python3", "-S", "-c", script], stdout=file, policy=policy)
+        assert out.read_text() == told
+
+
+@pytest.mark.parametrize("fd", [1, 2])
+def test_above_the_limit_the_rest_is_dropped_and_told(runner: Runner, fd: int) -> None:
+    """The program is not kept from going on."""
+    script = f"head -c 5000000 /dev/zero >&{fd} && echo done >&{fd}; exit 7"
+    ended = runner.sandboxed(["sh", "-c", script], policy=_POLICY.format("1M"))
+    assert (ended.returncode, ended.reason) == (7, "exited")
+    text = ended.stdout if fd == 1 else ended.stderr
+    assert text.count(b"\0") == 1 << 20 and b"done" not in text
+    assert ended.stderr.endswith(_TOLD.format("1M").encode())
+    assert _usage(ended) == (1 << 20, 5_000_005 - (1 << 20))
+    assert ("note", "limits.output") in [(record["kind"], record.get("subject")) for record in ended.audit]
+
+
+def test_both_count_together(runner: Runner) -> None:
+    script = "head -c 600000 /dev/zero; head -c 600000 /dev/zero >&2"
+    ended = runner.sandboxed(["sh", "-c", script], policy=_POLICY.format("1M"), options=["--quiet"])
+    assert len(ended.stdout) + len(ended.stderr) == 1 << 20
+    assert _usage(ended) == (1 << 20, 1_200_000 - (1 << 20))
+
+
+def test_what_is_written_just_before_the_end_is_not_lost(runner: Runner) -> None:
+    """By whoever: it is killed with all of its children at the end."""
+    script = "(while :; do :; done) & head -c 300000 /dev/zero; kill -9 $$"
+    ended = runner.sandboxed(["sh", "-c", script], policy=_AMPLE)
+    assert len(ended.stdout) == 300_000 and ended.returncode == 137
+
+
+def test_a_slow_reader_slows_the_program(runner: Runner) -> None:
+    """Two pipes hold what bare one holds."""
+    script = "head -c 1000000 /dev/zero; : > written"
+    line = runner.command_line(["sh", "-c", script], policy=_AMPLE, options=["--write", runner.work])
+    with runner.started(line) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"\0"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        assert not (runner.work / "written").exists()
+        left = 999_999
+        while left:
+            left -= len(process.stdout.read(1 << 16))
+        assert process.stdout.read() == b"" and process.wait(20) == 0
+    assert (runner.work / "written").exists()
+
+
+def test_who_waits_for_the_end_before_reading_waits_for_no_more_than_bare(runner: Runner) -> None:
+    """Many short lines, of which a pipe holds 64 KiB."""
+    script = "i=0; while [ $i -lt 5000 ]; do echo line-$i; i=$((i+1)); done"
+    with runner.started(runner.command_line(["sh", "-c", script], policy=_AMPLE)) as process:
+        assert process.stdout is not None
+        assert process.wait(20) == 0
+        assert process.stdout.read().count(b"\n") == 5000
+
+
+def test_where_the_reader_has_gone_the_program_gets_sigpipe(runner: Runner) -> None:
+    with runner.started(runner.command_line(["yes"], policy=_AMPLE)) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"y\n"
+        process.stdout.close()
+        assert process.wait(20) == 141
+
+
+_SEES_READER = """
+import select, sys
+poll = select.poll()
+poll.register(1, 0)
+sys.stderr.write("ready\\n"); sys.stderr.flush()
+sys.exit(5 if poll.poll(20000) else 6)
+"""
+
+
+def test_a_program_that_writes_nothing_sees_it_too(runner: Runner) -> None:
+    for line in (
+        ["python3", "-S", "-c", _SEES_READER],
+        runner.command_line(["python3", "-S", "-c", _SEES_READER], policy=_AMPLE),
+    ):
+        with runner.started(line) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stderr.readline() == b"ready\n"
+            process.stdout.close()
+            assert process.wait(20) == 5
+
+
+def test_a_pipe_ends_when_the_program_closes_its_output_and_goes_on(runner: Runner) -> None:
+    script = "echo before; exec >&- 2>/dev/null; read line; exit 5"
+    with runner.started(runner.command_line(["sh", "-c", script], policy=_AMPLE)) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.read() == b"before\n"  # returns at the end of the pipe
+        assert process.poll() is None
+        process.stdin.write(b"go\n")
+        assert process.wait(20) == 5
+
+
+def test_into_a_socket(runner: Runner) -> None:
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        runner.started(
+            runner.command_line(["sh", "-c", "echo one; echo two"], policy=_AMPLE), stdout=theirs
+        ) as process,
+    ):
+        theirs.close()
+        assert process.wait(20) == 0
+        assert ours.recv(100, socket.MSG_WAITALL) == b"one\ntwo\n"
+
+
+def test_a_full_disk_is_told_and_is_no_success(runner: Runner) -> None:
+    """The limit of a file's length, which everybody can have: EFBIG."""
+    out = runner.work / "out"
+    wrap = ["sh", "-c", 'ulimit -f 1000; exec "$@" > out', "sh"]
+    line = runner.command_line(["sh", "-c", "head -c 2000000 /dev/zero 2>/dev/null; exit 0"], policy=_AMPLE)
+    ended = runner.run([*wrap, *line])
+    assert ended.returncode == 125
+    assert os.strerror(errno.EFBIG).encode() in ended.stderr
+    assert 0 < out.stat().st_size < 2_000_000
+
+
+def test_a_device_is_left_to_the_program(runner: Runner) -> None:
+    full = Path("/dev/full").open("wb")
+    with full:
+        ended = runner.sandboxed(["sh", "-c", "echo x"], policy=_AMPLE, stdout=full)
+    assert ended.returncode == 1 and b"error" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_waiting_for_a_reader_ends_with_a_signal(runner: Runner, number: signal.Signals) -> None:
+    """The program is dead by then; what nobody has read is lost, and that is told."""
+    script = "head -c 100000 /dev/zero; echo over >&2"
+    with runner.started(runner.command_line(["sh", "-c", script], policy=_AMPLE)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"over\n"
+        until(lambda: _children(process.pid) == {"Z"}, "the end of init")
+        until(lambda: process.send_signal(number) or process.poll() is not None, "the end")
+        assert process.returncode == 125
+        assert b"ended before all that the program wrote had been passed on" in process.stderr.read()
+
+
+def _children(pid: int) -> set[str]:
+    """In which states they are."""
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in pids}
+
+
+def test_a_killed_sandlockd_takes_the_program_with_it(runner: Runner) -> None:
+    with runner.started(runner.command_line(["yes"], policy=_POLICY.format("1M"))) as process:
+        assert process.stderr is not None and process.stdout is not None
+        process.stdout.read(1 << 16)
+        process.kill()
+        runner.may_leave_temporary = True
+        pidfd = os.pidfd_open(process.pid)
+        wait_dead([pidfd])
+        os.close(pidfd)
+
+
+def test_a_flood_ends_when_it_is_told_to(runner: Runner) -> None:
+    require("timeout")
+    ended = runner.sandboxed(["timeout", "0.3", "yes"], policy=_POLICY.format("1M"), options=["--quiet"])
+    assert ended.returncode == 124 and len(ended.stdout) == 1 << 20 and ended.stderr == b""
