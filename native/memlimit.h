@@ -124,15 +124,26 @@ void slk_memory_wake(struct slk_memory *memory);
 
 /* Who is there, and what they hold at most, together. */
 uint64_t slk_members_look(struct slk_memory *memory);
-/* Each number in /proc/<pid>/fd, and that directory. */
-void slk_each_descriptor(pid_t pid, void (*look)(void *context, int directory_fd, const char *number), void *context);
 /* Of those that the last look met: so much is in use at least, whatever they share. */
 uint64_t slk_members_at_least(const struct slk_memory *memory);
+void slk_members_forget(struct slk_memory *memory);
+
+/* A file of that thread in /proc, up to size: how much, or -errno. */
+ssize_t slk_read_of(pid_t pid, pid_t thread, const char *name, char *ret_text, size_t size);
+/* "Name:    1 kB", in bytes; 0: there is no such line. */
+uint64_t slk_kilobytes(const char *text, const char *name);
+int slk_have_one_memory(pid_t one, pid_t other);
+/* NULL: it is none of those that the last look met. */
+const struct slk_member *slk_parent_of(const struct slk_memory *memory, const struct slk_member *member);
+
+/* ---- memlimit_pages.c: each page once */
+
+/* Each number in /proc/<pid>/fd, and that directory. */
+void slk_each_descriptor(pid_t pid, void (*look)(void *context, int directory_fd, const char *number), void *context);
 /* Fills the list of whom to walk. */
 int slk_members_list(const struct slk_memory *memory, struct slk_counting *walk);
 /* Each page once. What cannot be told so counts as above. ret_shared: of shared memory, as far as it is mapped. */
 uint64_t slk_members_exactly(const struct slk_counting *walk, uint64_t *ret_shared);
-void slk_members_forget(struct slk_memory *memory);
 
 /* ---- memlimit_places.c: files that lie in memory */
 

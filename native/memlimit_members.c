@@ -11,7 +11,6 @@
 #define _GNU_SOURCE
 #include "memlimit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -28,7 +27,6 @@
 #define PASSES_MAX 4  /* for who came meanwhile */
 #define STATUS_FOR_NS 16000000u /* what changes slowly is read as seldom: swap, page tables */
 #define CHILDREN_BYTES 65536
-#define LARGE_PART 32 /* of the limit: who holds more than that */
 #define TASK_LINKS 2 /* of /proc/<pid>/task, besides one for each thread (proc_task_getattr of fs/proc/base.c) */
 #define INIT_NAME "Name:\tsandlockd-init\n"
 #define FORKED_ONLY 0x40u /* PF_FORKNOEXEC of the flags in /proc/<pid>/stat (include/linux/sched.h) */
@@ -133,7 +131,7 @@ static ssize_t read_at_start(int fd, char *ret_text, size_t size)
 	return got < 0 ? -errno : got;
 }
 
-static ssize_t read_of(pid_t pid, pid_t thread, const char *name, char *ret_text, size_t size)
+ssize_t slk_read_of(pid_t pid, pid_t thread, const char *name, char *ret_text, size_t size)
 {
 	int fd = open_of(pid, thread, name);
 	ssize_t got;
@@ -183,10 +181,10 @@ static ssize_t read_status(struct slk_memory *memory, struct slk_member *member,
 	}
 	if (open_files(memory, member) == 0)
 		return read_at_start(member->fds[STATUS], ret_text, size);
-	return read_of(member->pid, member->pid, "status", ret_text, size);
+	return slk_read_of(member->pid, member->pid, "status", ret_text, size);
 }
 
-static uint64_t kilobytes(const char *text, const char *name)
+uint64_t slk_kilobytes(const char *text, const char *name)
 {
 	long number = slk_status_number(text, name);
 
@@ -195,10 +193,10 @@ static uint64_t kilobytes(const char *text, const char *name)
 
 static void take_sizes(struct slk_member *member, const char *text)
 {
-	member->unswapped = kilobytes(text, "\nVmPTE:") + kilobytes(text, "\nHugetlbPages:");
-	member->beside = member->unswapped + kilobytes(text, "\nVmSwap:");
-	member->bytes = kilobytes(text, "\nRssAnon:") + member->beside;
-	member->mapped = kilobytes(text, "\nVmSize:");
+	member->unswapped = slk_kilobytes(text, "\nVmPTE:") + slk_kilobytes(text, "\nHugetlbPages:");
+	member->beside = member->unswapped + slk_kilobytes(text, "\nVmSwap:");
+	member->bytes = slk_kilobytes(text, "\nRssAnon:") + member->beside;
+	member->mapped = slk_kilobytes(text, "\nVmSize:");
 }
 
 /* ---- threads and children */
@@ -315,7 +313,7 @@ static void memory_of_thread(struct walk *walk, pid_t thread)
 {
 	char status[SLK_STATUS_BYTES_MAX];
 
-	if (walk->member->thread || read_of(walk->member->pid, thread, "status", status, sizeof(status)) <= 0 ||
+	if (walk->member->thread || slk_read_of(walk->member->pid, thread, "status", status, sizeof(status)) <= 0 ||
 	    !strstr(status, "\nRssAnon:"))
 		return;
 	walk->member->thread = thread;
@@ -353,7 +351,7 @@ static int will_be_the_program(struct slk_memory *memory, pid_t pid, const char 
 	if (memory->has_executed || pid != memory->program)
 		return 0;
 	memory->has_executed = 1;
-	if (strncmp(status, INIT_NAME, strlen(INIT_NAME)) != 0 || read_of(pid, pid, "stat", text, sizeof(text)) <= 0)
+	if (strncmp(status, INIT_NAME, strlen(INIT_NAME)) != 0 || slk_read_of(pid, pid, "stat", text, sizeof(text)) <= 0)
 		return 0;
 	name_end = strrchr(text, ')');
 	if (!name_end || sscanf(name_end + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 || !(flags & FORKED_ONLY))
@@ -406,12 +404,12 @@ static void look_at(struct walk *walk)
 
 /* ---- one memory of two processes */
 
-static int has_memory_of(pid_t one, pid_t other)
+int slk_have_one_memory(pid_t one, pid_t other)
 {
 	return syscall(SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0;
 }
 
-static const struct slk_member *parent_of(const struct slk_memory *memory, const struct slk_member *member)
+const struct slk_member *slk_parent_of(const struct slk_memory *memory, const struct slk_member *member)
 {
 	const struct slk_member *parent = memory->buckets[(uint32_t)member->parent % SLK_MEMBER_BUCKETS];
 
@@ -453,9 +451,9 @@ static void look_at_new(struct walk *walk)
 		walk->looked_at = walk->member = member;
 		look_at(walk);
 		memory->member_count++;
-		parent = parent_of(memory, member);
+		parent = slk_parent_of(memory, member);
 		is_anothers = member->bytes && parent && parent->mapped == member->mapped &&
-			      has_memory_of(member->pid, parent->pid);
+			      slk_have_one_memory(member->pid, parent->pid);
 		note_growth(memory, member, is_anothers);
 		if (is_anothers)
 			member->bytes = 0;
@@ -516,86 +514,4 @@ uint64_t slk_members_look(struct slk_memory *memory)
 		;
 	drop_gone(memory);
 	return walk.total;
-}
-
-void slk_each_descriptor(pid_t pid, void (*look)(void *context, int directory_fd, const char *number), void *context)
-{
-	char path[32];
-	DIR *directory;
-	const struct dirent *entry;
-
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	directory = opendir(path);
-	if (!directory)
-		return;
-	while ((entry = readdir(directory)))
-		if (entry->d_name[0] != '.')
-			look(context, dirfd(directory), entry->d_name);
-	closedir(directory);
-}
-
-/* ---- each page once */
-
-int slk_members_list(const struct slk_memory *memory, struct slk_counting *walk)
-{
-	uint32_t count = 0;
-
-	if (memory->member_count > walk->capacity) {
-		struct slk_walked *larger = realloc(walk->members, 2 * memory->member_count * sizeof(*larger));
-
-		if (!larger)
-			return -ENOMEM;
-		walk->members = larger;
-		walk->capacity = 2 * memory->member_count;
-	}
-	for (struct slk_member *member = memory->first; member; member = member->next) {
-		const struct slk_member *parent = parent_of(memory, member);
-
-		walk->members[count++] = (struct slk_walked){.pid = member->pid,
-							     .parent = parent ? parent->pid : 0,
-							     .thread = member->thread,
-							     .bytes = member->bytes,
-							     .unswapped = member->unswapped};
-	}
-	walk->count = count;
-	return 0;
-}
-
-uint64_t slk_members_at_least(const struct slk_memory *memory)
-{
-	return memory->largest > memory->grown ? memory->largest : memory->grown;
-}
-
-static uint64_t exactly(const struct slk_walked *member, uint64_t *ret_shared)
-{
-	char rollup[4096];
-	ssize_t got;
-
-	/* Its threads may have mapped something between the two looks at their sizes. */
-	if (!member->bytes || (member->parent && has_memory_of(member->pid, member->parent)))
-		return 0;
-	got = read_of(member->pid, member->thread, "smaps_rollup", rollup, sizeof(rollup));
-	if (got == -ESRCH || got == -ENOENT || got == 0)
-		return 0; /* it has ended */
-	if (got < 0 || !strstr(rollup, "\nPss_Anon:"))
-		return member->bytes; /* it hides its memory */
-	*ret_shared += kilobytes(rollup, "\nPss_Shmem:");
-	/* Of what is swapped out, only its share counts here. */
-	return kilobytes(rollup, "\nPss_Anon:") + kilobytes(rollup, "\nSwapPss:") + member->unswapped;
-}
-
-/* The largest come first: where they alone are too much, the others need not be walked. */
-uint64_t slk_members_exactly(const struct slk_counting *walk, uint64_t *ret_shared)
-{
-	uint64_t total = 0;
-
-	*ret_shared = 0;
-	/* Who shares with nobody is told exactly already; to walk its tables would wait for what its threads map. */
-	if (walk->count == 1 && !walk->counts_mapped)
-		return walk->members[0].bytes;
-	for (int is_large = 1; is_large >= 0; is_large--)
-		for (uint32_t i = 0; i < walk->count && total <= walk->limit; i++)
-			if ((walk->members[i].bytes > walk->limit / LARGE_PART) == is_large)
-				total += exactly(&walk->members[i], ret_shared);
-	return total;
 }
