@@ -12,13 +12,9 @@
  * told to stop (PTRACE_SEIZE, PTRACE_INTERRUPT; ptrace(2)), which is no stop of job control: no parent is told, no signal is
  * sent, and SIGCONT does not end it. When the time has come it is detached, and is as if nothing had been. New ones that want
  * a processor meanwhile are looked for until there are none; those that are missed add to the debt.
- *
- * A thread that is about to wait in the kernel as it is told to stop comes back from the call: most calls are begun anew by
- * the kernel (signal(7), "Interruption of system calls and library functions by stop signals"), some say EINTR. Those are
- * made such as begin anew if no handler runs (ERESTARTNOHAND), while the thread is stopped.
  */
 #define _GNU_SOURCE
-#include "rewrite.h"
+#include "throttle.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -27,7 +23,6 @@
 #include <sys/ptrace.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define QUOTA_MS 100u
@@ -35,7 +30,7 @@
 #define QUOTA_MIN_NS (5 * NS_PER_MS)
 #define LOOK_MIN_NS (2 * NS_PER_MS)
 #define LOOK_MAX_NS (250 * NS_PER_MS)
-#define LOOK_SHARE 25 /* a look is that much shorter than the time to the next one */
+#define LOOK_SHARE 25 /* what a look uses itself is that much less than the time to the next one */
 #define SEARCH_MIN_NS (2 * NS_PER_MS)
 #define SEARCH_MAX_NS (16 * NS_PER_MS)
 #define PASSES_MAX 4
@@ -45,6 +40,7 @@
 #define IS_OURS 1u  /* seized for this, and to be detached; else init traces it anyway */
 #define IS_ASKED 2u /* to stop */
 #define IS_HELD 4u
+#define MAKES_CALL 8u /* for the rest of one that it came out of */
 
 /* The one of init: where a thread stops, there is no other way to it. */
 static struct slk_throttle *throttle;
@@ -116,90 +112,83 @@ void slk_throttle_gone(pid_t tid)
 {
 	uint8_t *flags = flags_of(tid);
 
-	if (flags)
-		*flags = 0; /* its place in the list goes with the next release */
-}
-
-#if defined(__x86_64__)
-/* Those that signal(7) names, where they can be begun anew; with a timeout, that begins anew as well. */
-static int says_eintr(unsigned long long nr)
-{
-	switch (nr) {
-	case SYS_epoll_wait:
-	case SYS_epoll_pwait:
-#ifdef SYS_epoll_pwait2
-	case SYS_epoll_pwait2:
-#endif
-	case SYS_semop:
-	case SYS_semtimedop:
-	case SYS_rt_sigtimedwait:
-	case SYS_io_getevents:
-	case SYS_futex:
-	case SYS_read:
-	case SYS_readv:
-	case SYS_write:
-	case SYS_writev:
-	case SYS_recvfrom:
-	case SYS_recvmsg:
-	case SYS_recvmmsg:
-	case SYS_sendto:
-	case SYS_sendmsg:
-	case SYS_sendmmsg:
-	case SYS_accept:
-	case SYS_accept4:
-	case SYS_connect:
-	case SYS_fallocate:
-		return 1;
-	default:
-		return 0;
-	}
-}
-
-static void mend(pid_t tid)
-{
-	struct user_regs_struct registers;
-
-	if (!slk_registers_get(tid, &registers) || (long long)registers.rax != -EINTR || !says_eintr(registers.orig_rax))
+	if (!flags)
 		return;
-	registers.rax = (unsigned long long)-SLK_ERESTARTNOHAND;
-	slk_registers_set(tid, &registers);
+	if (*flags & MAKES_CALL)
+		slk_throttle_forget_call(tid);
+	*flags = 0; /* its place in the list goes with the next release */
 }
-#else
-/* By now it is decided (arch/arm64/kernel/signal.c, do_signal). */
-static void mend(pid_t tid)
-{
-	(void)tid;
-}
-#endif
 
-static void let_go(pid_t tid)
+/* With a signal, or 0. */
+static void let_go(pid_t tid, long number)
 {
 	uint8_t *flags = &throttle->flags[tid];
 
-	ptrace(*flags & IS_OURS ? PTRACE_DETACH : PTRACE_CONT, tid, 0, 0); /* or it was killed, and goes by itself */
+	ptrace(*flags & IS_OURS ? PTRACE_DETACH : PTRACE_CONT, tid, 0, number); /* or it was killed, and goes by itself */
 	*flags = 0;
+}
+
+static void let_go_or_make_its_call(pid_t tid)
+{
+	uint8_t *flags = &throttle->flags[tid];
+
+	*flags &= (uint8_t)~IS_HELD;
+	if (*flags & MAKES_CALL)
+		ptrace(PTRACE_SYSCALL, tid, 0, 0);
+	else
+		let_go(tid, 0);
+}
+
+/* It was told to stop, and has. */
+static void stopped(pid_t tid)
+{
+	if (throttle->holds)
+		throttle->flags[tid] |= IS_HELD;
+	else
+		let_go_or_make_its_call(tid);
+}
+
+static void makes_its_call(pid_t tid, int status)
+{
+	switch (slk_throttle_call_step(tid, status)) {
+	case SLK_HELD_CALL_GOES_ON:
+		ptrace(PTRACE_SYSCALL, tid, 0, 0);
+		return;
+	case SLK_HELD_CALL_WAITS:
+		throttle->flags[tid] &= (uint8_t)~IS_ASKED;
+		stopped(tid);
+		return;
+	case SLK_HELD_CALL_IS_OVER:
+		let_go(tid, status >> 16 || SLK_IS_CALL_STOP(status) ? 0 : WSTOPSIG(status));
+	}
 }
 
 int slk_throttle_takes_stop(pid_t tid, int status)
 {
 	uint8_t *flags = flags_of(tid);
+	int is_job_control = status >> 16 == PTRACE_EVENT_STOP && slk_is_job_control(WSTOPSIG(status));
 
-	if (!flags || !*flags || status >> 16 != PTRACE_EVENT_STOP)
+	if (!flags || !*flags)
 		return 0;
-	*flags &= (uint8_t)~IS_ASKED;
-	if (slk_is_job_control(WSTOPSIG(status))) {
-		if (!(*flags & IS_OURS)) {
-			*flags = 0;
-			return 0; /* as any that init traces */
-		}
-		let_go(tid); /* and the kernel has it stop again, for that */
+	if (*flags & MAKES_CALL && (*flags & IS_OURS || !is_job_control)) {
+		makes_its_call(tid, status);
 		return 1;
 	}
-	mend(tid);
-	if (throttle->holds)
-		*flags |= IS_HELD;
-	else
-		let_go(tid);
+	if (status >> 16 != PTRACE_EVENT_STOP)
+		return 0;
+	*flags &= (uint8_t)~IS_ASKED;
+	if (is_job_control && !(*flags & IS_OURS)) {
+		slk_throttle_call_step(tid, status);
+		*flags = 0;
+		return 0; /* as any that init traces */
+	}
+	if (is_job_control) {
+		let_go(tid, 0); /* and the kernel has it stop again, for that */
+		return 1;
+	}
+	if (slk_throttle_mend(tid))
+		*flags |= MAKES_CALL;
+	stopped(tid);
 	return 1;
 }
 
@@ -239,9 +228,13 @@ static void cannot_be_seized(pid_t tid, const char *directory)
 
 static void hold(pid_t tid, const char *directory)
 {
-	int result = slk_trace_seize(tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
 	uint8_t flags = IS_ASKED | IS_OURS;
+	int result = 0;
 
+	if (!throttle->flags[tid])
+		result = slk_trace_seize(tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
+	else
+		flags = IS_ASKED; /* it makes its call */
 	if (result == -EPERM && slk_is_traced(tid))
 		flags = IS_ASKED;
 	else if (result == -EPERM)
@@ -283,9 +276,9 @@ static void hold_of(void *context, pid_t pid)
 }
 
 /* Who is found may have made others that were not looked at. */
-static void search(uint64_t now)
+static void search(void)
 {
-	uint64_t took, pause = throttle->pause_ns * 2;
+	uint64_t began = slk_cpu_ns(), took, pause = throttle->pause_ns * 2;
 
 	for (int passes = 0; passes < PASSES_MAX; passes++) {
 		throttle->found = 0;
@@ -294,11 +287,11 @@ static void search(uint64_t now)
 			break;
 		pause = SEARCH_MIN_NS;
 	}
-	took = slk_now_ns() - now;
+	took = slk_cpu_ns() - began;
 	if (pause > SEARCH_MAX_NS)
 		pause = SEARCH_MAX_NS;
 	throttle->pause_ns = pause;
-	throttle->due_ns = now + took + (pause > LOOK_SHARE * took ? pause : LOOK_SHARE * took);
+	throttle->due_ns = slk_now_ns() + (pause > LOOK_SHARE * took ? pause : LOOK_SHARE * took);
 }
 
 static void release(void)
@@ -310,7 +303,7 @@ static void release(void)
 		pid_t tid = throttle->tids[i];
 
 		if (throttle->flags[tid] & IS_HELD)
-			let_go(tid);
+			let_go_or_make_its_call(tid);
 		if (throttle->flags[tid])
 			throttle->tids[kept++] = tid; /* it has not stopped yet, and is let go as soon as it does */
 	}
@@ -356,15 +349,15 @@ static void begin_to_hold(uint64_t now)
 	throttle->holds = 1;
 	throttle->until_ns = now + time_for(throttle->used_ns + throttle->quota_ns - throttle->allowed_ns);
 	throttle->pause_ns = SEARCH_MIN_NS / 2;
-	search(now);
+	search();
 }
 
-static void look(uint64_t now)
+static void look(void)
 {
-	uint64_t wait, took;
+	uint64_t wait, took, began = slk_cpu_ns();
 
 	count();
-	took = slk_now_ns() - now;
+	took = slk_cpu_ns() - began;
 	if (throttle->used_ns >= throttle->allowed_ns) {
 		begin_to_hold(slk_now_ns());
 		return;
@@ -376,7 +369,7 @@ static void look(uint64_t now)
 		wait = LOOK_MIN_NS;
 	if (wait < LOOK_SHARE * took)
 		wait = LOOK_SHARE * took;
-	throttle->due_ns = now + took + wait;
+	throttle->due_ns = slk_now_ns() + wait;
 }
 
 /* Who was missed meanwhile has used something: then all wait for longer. */
@@ -385,11 +378,11 @@ static void look_whether_it_is_paid(uint64_t now)
 	count();
 	if (throttle->used_ns + throttle->quota_ns / 2 > throttle->allowed_ns) {
 		throttle->until_ns = now + time_for(throttle->used_ns + throttle->quota_ns - throttle->allowed_ns);
-		search(now);
+		search();
 		return;
 	}
 	release();
-	look(slk_now_ns());
+	look();
 }
 
 int64_t slk_throttle_due_ns(const struct slk_throttle *one)
@@ -410,11 +403,11 @@ int slk_throttle_due(struct slk_throttle *one)
 	if (!one->due_ns || (now = slk_now_ns()) < (uint64_t)slk_throttle_due_ns(one))
 		return 0;
 	if (!one->holds)
-		look(now);
+		look();
 	else if (now >= one->until_ns)
 		look_whether_it_is_paid(now);
 	else
-		search(now);
+		search();
 	one->cannot_hold = one->unheld >= UNHELD_MAX;
 	return one->cannot_hold;
 }

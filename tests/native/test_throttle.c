@@ -194,6 +194,72 @@ static _Noreturn void be_calls(void)
 	_exit(bad);
 }
 
+/* What a pipe does not hold, and what takes long to make. */
+static _Noreturn void be_long_calls(void)
+{
+	static char data[2 << 20];
+	int urandom = open("/dev/urandom", O_RDONLY | O_CLOEXEC), ends[2], bad = 0;
+	uint64_t sum = 0, state = 88172645463325252u;
+	pid_t reader;
+
+	if (urandom < 0 || pipe2(ends, O_CLOEXEC) < 0)
+		_exit(3);
+	if ((reader = fork()) == 0) {
+		ssize_t got;
+
+		close(ends[1]);
+		while ((got = read(ends[0], data, 3000)) > 0)
+			for (ssize_t i = 0; i < got; i++)
+				sum += (unsigned char)data[i];
+		_exit(got < 0 ? 4 : 0);
+	}
+	while (!is_over() && !bad) {
+		size_t size = 1 + random_below(&state, sizeof(data) - 1);
+
+		if (write(ends[1], data, size) != (ssize_t)size)
+			bad = 10;
+		else if (read(urandom, data, size) != (ssize_t)size)
+			bad = 11;
+		else if (syscall(SYS_getrandom, data, size, 0) != (long)size)
+			bad = 12;
+	}
+	close(ends[1]);
+	_exit(bad || exit_of(reader) ? bad + 100 : 0);
+}
+
+/* One that is begun for the rest still ends with a signal, and tells what it has done. */
+static _Noreturn void be_cut_by_alarm(void)
+{
+	static char data[8 << 20];
+	struct sigaction action = {.sa_handler = hear_child};
+	struct itimerval soon = {{0, 0}, {0, 250000}};
+	int ends[2];
+	ssize_t written;
+
+	sigaction(SIGALRM, &action, NULL);
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		_exit(3);
+	if (fork() == 0) {
+		close(ends[1]);
+		while (read(ends[0], data, 4096) > 0) {
+			for (int i = 0; i < 100000; i++)
+				__asm__ volatile("");
+			if (is_over())
+				break;
+		}
+		poll(NULL, 0, 1000); /* and reads no more */
+		_exit(0);
+	}
+	setitimer(ITIMER_REAL, &soon, NULL);
+	for (int writes = 0; writes < 1000 && !heard; writes++) {
+		written = write(ends[1], data, sizeof(data));
+		if (written != (ssize_t)sizeof(data) && !heard)
+			_exit(5);
+	}
+	close(ends[1]);
+	_exit(heard ? 0 : 6);
+}
+
 static void on_alarm(int number)
 {
 	(void)number;
@@ -204,20 +270,21 @@ static void on_alarm(int number)
 static _Noreturn void be_interrupted(void)
 {
 	struct sigaction action = {.sa_handler = on_alarm};
-	struct itimerval soon = {{0, 0}, {0, 3000}};
+	struct itimerval soon = {{0, 3000}, {0, 3000}}; /* it may be held for longer */
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	struct epoll_event event;
 
 	sigaction(SIGALRM, &action, NULL);
 	if (fork() == 0)
 		burn(NULL), _exit(0);
+	setitimer(ITIMER_REAL, &soon, NULL);
 	while (!is_over()) {
 		int before = heard;
 
-		setitimer(ITIMER_REAL, &soon, NULL);
 		if (epoll_wait(epoll, &event, 1, 20000) != -1 || errno != EINTR || heard == before)
 			_exit(4);
 	}
+	signal(SIGALRM, SIG_IGN);
 	wait(NULL);
 	_exit(0);
 }
@@ -298,6 +365,16 @@ static void test_no_call_is_interrupted(void)
 	CHECK_EQUAL(0, run_at("calls", 10).status);
 }
 
+static void test_no_call_comes_back_with_less(void)
+{
+	CHECK_EQUAL(0, run_at("long", 60).status);
+}
+
+static void test_but_with_a_signal(void)
+{
+	CHECK_EQUAL(0, run_at("alarm", 60).status);
+}
+
 static void test_signals_interrupt_as_ever(void)
 {
 	CHECK_EQUAL(0, run_at("interrupted", 30).status);
@@ -345,6 +422,8 @@ static void all(int is_scoped)
 	RUN(test_no_parent_is_told);
 	RUN(test_stops_of_job_control_are_told_as_ever);
 	RUN(test_no_call_is_interrupted);
+	RUN(test_no_call_comes_back_with_less);
+	RUN(test_but_with_a_signal);
 	RUN(test_signals_interrupt_as_ever);
 	RUN(test_more_than_there_is_is_no_limit);
 	RUN(test_who_is_held_dies_with_the_rest);
@@ -367,6 +446,10 @@ static void play(const char *role)
 		be_stopped();
 	if (!strcmp(role, "calls"))
 		be_calls();
+	if (!strcmp(role, "long"))
+		be_long_calls();
+	if (!strcmp(role, "alarm"))
+		be_cut_by_alarm();
 	if (!strcmp(role, "interrupted"))
 		be_interrupted();
 	if (!strcmp(role, "forever")) {
