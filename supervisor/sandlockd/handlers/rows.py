@@ -28,16 +28,15 @@ _KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFREG
 
 
 def tell(caller: Caller, rows_from: Callable[[int, int], Sequence[Row]], end: int) -> Answer:
-    """Raises OSError, FsError.
+    """rows_from: in their order those from an offset on, as many as fill a buffer of a size and one more at least.
 
-    rows_from: those from an offset on, in their order; as many as fill a buffer of a size, at least, and one more.
-    end: behind all of them.
+    end: behind all of them. Raises OSError, FsError.
     """
     args = caller.request.args
-    size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
     with acts.duplicate_of(caller.tgid, lookup.as_int(args[0])) as stream:
         caller.require_alive()
         offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
+        size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
         taken = listing.take(rows_from(offset, size), offset, size)
         is_old = record.call_name(caller.context, caller.request) == "getdents"
         encoded = listing.encode(taken) if is_old else listing.encode64(taken)

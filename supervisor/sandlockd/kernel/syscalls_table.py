@@ -47,7 +47,8 @@ Why a row is as it is, where the row does not say it:
   `write` takes is counted afterwards: no program could pay for each write being asked for.
 - `memory` is for calls that ask for memory, or make an object that lies in it: only with a limit of that. What is
   smaller than 1 MiB passes, but for shared memory; `brk` tells no size, and is asked about. `memfd_secret` is ENOSYS
-  then: what it makes is told as no process's.
+  then: what it makes is told as no process's. So are `splice` and `vmsplice`, whose pages are a pipe's by reference: of
+  a huge page that is all of it, for one byte.
 - `tell` is for calls that tell of the machine: `sysinfo` with a limit of memory (or a virtual machine of a language
   takes a heap that is larger than the limit for a small one), and where the number of processes is the sandbox's own;
   `sched_getaffinity` where not all processors are shown. `rseq` is ENOSYS then: by it allocators find the processor
@@ -339,10 +340,10 @@ ppoll                      271      73  pass   -              -      -          
 unshare                    272      97  refuse f0             -      -                law.namespaces
 set_robust_list            273      99  pass   -              -      -                -
 get_robust_list            274     100  pass   i0             -      -                -
-splice                     275      76  pass   o0,o2          -      -                -
+splice                     275      76  memory o0,o2          -      -                -
 tee                        276      77  pass   o0,o1          -      -                -
 sync_file_range            277      84  pass   o0             -      -                -
-vmsplice                   278      75  pass   o0             -      -                -
+vmsplice                   278      75  memory o0             -      -                -
 move_pages                 279     239  slow   i0             -      -                law.process_access
 utimensat                  280      88  slow   d0,p1,f3       m      unless:0x100     -
 epoll_pwait                281      22  pass   o0             -      -                -

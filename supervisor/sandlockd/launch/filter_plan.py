@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Effect, Syscall, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import (
     ARGUMENTS,
+    ASKED,
     OWN_PIDS,
     REFUSED_WITH,
     SOCKET_OPEN,
@@ -101,7 +102,8 @@ _ASKS: Final[dict[str, tuple[int, int, int]]] = {
     "mremap": (0, -1, _MREMAP),
     "memfd_create": (0, -1, _OBJECT),
 }
-_UNCOUNTED: Final = frozenset({"memfd_secret"})  # what they make, nobody tells us of
+# What they make, nobody tells us of; what they put into a pipe is no process's any more (a huge page with each byte).
+_UNCOUNTED: Final = frozenset({"memfd_secret", "vmsplice", "splice"})
 _LOOKS: Final = Effect.READ | Effect.EXECUTE | Effect.LIST | Effect.SEE
 
 
@@ -254,7 +256,7 @@ def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
     if not plan.trees and plan.own_pids and row.treatment is Treatment.SEE and _tells_of_proc(row):
-        return Decision(row.treatment if row.paths else Treatment.SLOW, "", 0, None)
+        return Decision(row.treatment if row.paths else Treatment.SLOW, "", 0, OWN_PIDS.get(row.name))
     if not plan.trees and plan.processors_hidden and row.name in _LISTS:
         return Decision(Treatment.SLOW, "", 0, None)
     if not plan.trees:
@@ -265,7 +267,7 @@ def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
 
 def _tells_of_proc(row: Syscall) -> bool:
     """By its path, or by listing the directory: what a descriptor tells besides, its opening has told."""
-    return bool(row.paths) or row.name in _LISTS
+    return bool(row.paths) or row.name in _LISTS or row.name in OWN_PIDS
 
 
 def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
@@ -320,19 +322,20 @@ def rule_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> str:
 def errno_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> int:
     """What a refusal of this call gives the program."""
     for number, argument, mask, value, error in c_refusals(plan):
-        if number == nr and args[argument] & mask == value:
+        if error and number == nr and args[argument] & mask == value:
             return error
     return decisions(plan).get(nr, _UNKNOWN).refuse_errno or errno.EPERM
 
 
 @lru_cache(maxsize=32)
 def c_refusals(plan: FilterPlan) -> tuple[Refusal, ...]:
-    """The errnos that arguments decide, in their order. Not of calls that the policy denies whole."""
+    """The errnos that arguments decide, in their order; 0: Python does. Not of calls that the policy denies whole."""
     architecture = native_architecture()
     denied = {name for name, _ in plan.deny}
+    asked = {name: tuple((one, 0) for one in those) for name, those in ASKED.items() if plan.own_pids}
     return tuple(
         (number, compare.argument, compare.mask, compare.value, error)
-        for name, errors in REFUSED_WITH.items()
+        for name, errors in (*asked.items(), *REFUSED_WITH.items())
         if name not in denied and (number := BY_NAME[name].number(architecture)) is not None
         for compare, error in errors
     )

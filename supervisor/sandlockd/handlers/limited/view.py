@@ -91,7 +91,7 @@ class View:
     def used(self) -> tuple[int, int]:
         """(the limit, what is used), as it was found at the last look: that is 0.25 s ago at most."""
         assert self.memory is not None
-        return self.memory.limit_bytes, self.memory.state()[0]
+        return self.memory.limit_bytes, self.memory.state().used_bytes
 
     # ---- /proc
 

@@ -13,7 +13,7 @@ from sandlockd.handlers import metadata, procfiles, rows
 from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import members, walk
-from sandlockd.kernel import procfs
+from sandlockd.overlay import listing
 from sandlockd.overlay.entries import FsError
 
 TYPE_CHECKING = False
@@ -49,12 +49,23 @@ def handle(context: Context, request: Request) -> Answer:
 
 
 def _list(caller: Caller) -> Answer:
-    return rows.tell(caller, lambda offset, _: _rows(caller, offset), _END)
+    return rows.tell(caller, lambda offset, size: _rows(caller, offset, size), _END)
 
 
-def _rows(caller: Caller, offset: int) -> list[Row]:
-    machine = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
-    return [*machine, *_of_processes(caller.context, offset)]
+def _rows(caller: Caller, offset: int, size: int) -> list[Row]:
+    """No more than fill a buffer of this size and one row."""
+    found = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
+    for pid in members.leaders(caller.context):
+        if size < 0:
+            break
+        if pid + _FIRST_PROCESS < offset:
+            continue
+        # By now it may have ended, and another one have its number: it was one of the sandbox's when it was asked.
+        row = rows.row(_PROC, pid + _FIRST_PROCESS, b"%d" % pid)
+        if row is not None:
+            found.append(row)
+            size -= listing.record_size(row.name)
+    return found
 
 
 def _of_machine(caller: Caller) -> list[Row]:
@@ -67,24 +78,3 @@ def _of_machine(caller: Caller) -> list[Row]:
     places = [(0, b"."), (1, b".."), *enumerate(names, 2)]
     places += [(_SELF, b"self"), (_THREAD_SELF, b"thread-self")]
     return [row for place, name in places if (row := rows.row(_PROC, place, name)) is not None]
-
-
-def _of_processes(context: Context, offset: int) -> list[Row]:
-    found = []
-    pids = members.leaders(context)
-    parents = {*pids, context.init_pid}
-    for pid in pids:
-        if pid + _FIRST_PROCESS < offset:
-            continue
-        row = rows.row(_PROC, pid + _FIRST_PROCESS, b"%d" % pid)
-        if row is not None and _has_parent(pid, parents):
-            found.append(row)
-    return found
-
-
-def _has_parent(pid: int, parents: set[int]) -> bool:
-    """Asked after looking: the number could be a stranger's by then."""
-    try:
-        return procfs.parent_of(pid) in parents
-    except OSError:
-        return False
