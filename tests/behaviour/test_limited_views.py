@@ -230,6 +230,23 @@ def test_memory_is_the_limit_and_what_is_used_of_it(runner: Runner) -> None:
         assert max(free) - min(free) < 16 * _MIB, told  # the first look may lie between two of them
 
 
+_NEARLY_ALL = """
+def free():
+    with open("/proc/meminfo") as file:
+        return int(file.read().split("MemFree:")[1].split()[0])
+held = []
+while free() > 10 << 10:
+    held.append(bytearray(b"x") * (1 << 19))
+print("told", 0 <= free() <= 10 << 10, open("/proc/vmstat").read() > "")
+"""
+
+
+def test_who_has_hardly_any_memory_left_may_ask_how_much(runner: Runner) -> None:
+    """What is kept from requests for memory is for such."""
+    ended = runner.sandboxed([system_python(), "-S", "-c", _NEARLY_ALL], policy=_MEMORY)
+    assert ended.stdout == b"told True True\n", ended
+
+
 def test_what_the_machines_memory_is_made_of_is_refused(runner: Runner) -> None:
     ended = runner.sandboxed(["cat", "/proc/zoneinfo", "/proc/buddyinfo", "/proc/swaps"], policy=_MEMORY)
     assert ended.stdout.startswith(b"Filename") and len(ended.stdout.splitlines()) == 1
@@ -321,6 +338,7 @@ def comes_true(holds):
     while not holds():
         if time.monotonic() > end:
             return False
+        time.sleep(0.01)  # each look is a copy, too, which counts until it was seen to be gone
     return True
 comes_true(lambda: free() < 63 << 10)  # somebody has looked
 before = free()

@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from sandlockd.handlers.context import Caller
 
 
+_LARGE_BYTES = 1 << 20  # as of other requests (kernel/memlimit.py), which is imported where it is wanted
+
+
 def give(caller: Caller, text: bytes, *, close_on_exec: bool) -> Fd:
-    """Where memory is limited it counts, as what memfd_create makes: a program can keep many open. Raises OSError."""
+    """Where memory is limited it counts, as what memfd_create makes: a program can keep many open.
+
+    Who has hardly any left may still ask how much: what is small is seen when it is there, as any other memory.
+    Raises OSError.
+    """
     memory = caller.context.memory
-    if memory is not None and not memory.asks(len(text)):
+    if memory is not None and len(text) >= _LARGE_BYTES and not memory.asks(len(text)):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     with sealed.file_of(text) as file:
         if memory is not None and not memory.is_by_group:
