@@ -103,9 +103,9 @@ struct slk_launch_plan {
 	uint64_t timeout_ns; /* then all are asked to end (SIGTERM) */
 	uint64_t grace_ns;   /* and so long after that they are killed */
 	uint64_t cpu_time_ns; /* of all processors, by all processes together, the dead included */
+	uint32_t cpu_percent; /* of one processor, which all together may use; whoever wants more waits (throttle.c) */
 	/* Directories of cgroups that the program is in: init removes them where the supervisor is dead. NULL: no more. */
 	const char *groups[SLK_CGROUPS_MAX];
-	uint32_t cpu_percent; /* of one processor, which all together may use; whoever wants more waits (throttle.c) */
 };
 
 enum slk_report_kind {

@@ -272,7 +272,7 @@ void slk_memory_look(struct slk_memory *memory)
 
 uint64_t slk_memory_at_least(const struct slk_memory *memory)
 {
-	return slk_members_largest(memory);
+	return slk_members_at_least(memory);
 }
 
 int slk_memory_begin_walk(struct slk_memory *memory)

@@ -29,6 +29,8 @@ struct slk_member {
 	uint64_t unswapped;  /* and all but what is swapped out */
 	uint64_t mapped;     /* of address space */
 	long threads;        /* 0: it has ended, or cannot be seen */
+	uint64_t least;      /* that it ever held, as far as it was seen: more than it has of others, from before a fork */
+	int has_others;      /* its memory is another's, too */
 };
 
 /* A directory on a tmpfs that the program may write. */
@@ -65,6 +67,7 @@ struct slk_memory {
 	int64_t room; /* atomic: what is left to be asked for until somebody has to look */
 	uint64_t used, peak;
 	uint64_t at_most; /* as the last look found it: what processes share counts for each */
+	uint64_t largest, grown; /* what the largest process holds, and what all have come to hold since they were seen first */
 	uint64_t exact, at_most_then; /* what the last walk found, and what was in use at most when it began */
 	struct slk_disk *objects; /* what needs nobody who maps it; no limit of its own */
 	struct slk_place places[SLK_PLACES_MAX];
@@ -121,8 +124,8 @@ void slk_memory_wake(struct slk_memory *memory);
 
 /* Who is there, and what they hold at most, together. */
 uint64_t slk_members_look(struct slk_memory *memory);
-/* Of those that the last look met, what the largest holds. */
-uint64_t slk_members_largest(const struct slk_memory *memory);
+/* Of those that the last look met: so much is in use at least, whatever they share. */
+uint64_t slk_members_at_least(const struct slk_memory *memory);
 /* Fills the list of whom to walk. */
 int slk_members_list(const struct slk_memory *memory, struct slk_counting *walk);
 /* Each page once. What cannot be told so counts as above. ret_shared: of shared memory, as far as it is mapped. */

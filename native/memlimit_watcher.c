@@ -7,8 +7,8 @@
  *
  * Where what is in use at most is above the limit, each page has to be counted once. That takes long, and waits for what
  * processes do with their memory (smaps_rollup takes its lock): a fork of a large one, or a page that a server gives when it
- * likes. So another thread does it, the walker, while the watcher goes on looking; what one process has alone is in use
- * at least. A walker that somebody keeps waiting can count nothing, nor can who may not look: then everything is ended, too.
+ * likes. So another thread does it, the walker, while the watcher goes on looking: what one process has alone, and what all have
+ * come to have since they were seen first, is in use at least. A walker that somebody keeps waiting can count nothing, nor can who may not look: then everything is ended, too.
  */
 #define _GNU_SOURCE
 #include "memlimit.h"
@@ -58,6 +58,7 @@ static void until_everything_is_ended(struct slk_memory *memory)
 {
 	static const struct timespec soon = {0, END_AGAIN_AFTER_NS};
 
+	slk_let_be_first(memory->init);
 	while (!memory->stop && !slk_order_everything_ended(memory->control_fd)) {
 		pthread_mutex_unlock(&memory->lock);
 		nanosleep(&soon, NULL);
@@ -178,7 +179,7 @@ static void *watch(void *argument)
 {
 	struct slk_memory *memory = argument;
 
-	slk_be_prompt();
+	slk_be_first();
 	pthread_mutex_lock(&memory->lock);
 	while (!memory->stop && !memory->is_over) {
 		if (memory->is_by_group)

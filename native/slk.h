@@ -560,6 +560,10 @@ uint64_t slk_now_ns(void);
 
 /* This thread, from now on. */
 void slk_be_prompt(void);
+/* Likewise, for a thread that by itself never takes more than a part of a processor. */
+void slk_be_first(void);
+/* A thread of ours that is about to make an end. */
+void slk_let_be_first(pid_t pid);
 /* What this thread has used. */
 uint64_t slk_cpu_ns(void);
 

@@ -127,8 +127,8 @@ class Plan:
         timeout_s: float | None = None,
         grace_s: float = 0.0,
         cpu_time_s: float | None = None,
-        groups: Sequence[bytes] = (),
         cpu_percent: int | None = None,
+        groups: Sequence[bytes] = (),
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -149,8 +149,8 @@ class Plan:
         self.timeout_s = timeout_s
         self.grace_s = grace_s
         self.cpu_time_s = cpu_time_s
-        self.groups = groups
         self.cpu_percent = cpu_percent
+        self.groups = groups
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -192,9 +192,9 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.timeout_ns = _nanoseconds(plan.timeout_s)
     native.grace_ns = _nanoseconds(plan.grace_s)
     native.cpu_time_ns = _nanoseconds(plan.cpu_time_s)
+    native.cpu_percent = plan.cpu_percent or 0
     for index, path in enumerate(plan.groups):
         native.groups[index] = text(path)
-    native.cpu_percent = plan.cpu_percent or 0
     control = ffi.new("int *")
     init_pid = check(lib.slk_launch(native, control))
     return init_pid, OwnedFd(control[0])

@@ -119,11 +119,15 @@ class Memory:
             with OwnedFd(os.memfd_create(os.fsdecode(name), flags | _MFD_CLOEXEC)) as first:
                 made = OwnedFd(os.open(b"/proc/self/fd/%d" % first.fd, os.O_RDWR | os.O_CLOEXEC))
         try:
-            check(lib.slk_memory_note(self._native, made.fd))
+            self.note(made)
         except BaseException:
             made.close()
             raise
         return made
+
+    def note(self, opened: OwnedFd) -> None:
+        """It lies in memory, and counts until nobody has it. Raises OSError."""
+        check(lib.slk_memory_note(self._native, opened.fd))
 
     def make_shared(self, size_bytes: int, identity: Identity | None) -> OwnedFd:
         """What shared anonymous memory of that size is made of: nobody can make it larger. Raises OSError."""

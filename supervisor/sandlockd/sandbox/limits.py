@@ -125,6 +125,7 @@ class Limits:
     def held_to_percent(self, *, may_trace: bool) -> int | None:
         """Of one processor, what init holds all processes together to (native/throttle.c); None: to nothing.
 
+        A cgroup that keeps the limit needs nobody's help.
         may_trace: nobody else traces the program. Raises CannotStart.
         """
         if self._grouped is not None and "cpu" in self._grouped.kept:

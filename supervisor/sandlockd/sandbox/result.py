@@ -48,10 +48,10 @@ class Result:
         # What processes gave to write(2) and its like, wherever it went, and what the kernel wrote to storage for it.
         self.passed_bytes: int | None = None  # None: this kernel does not count it
         self.stored_bytes: int | None = None
-        self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
         # Of standard output and error, where that is limited: passed on, and dropped above the limit.
         self.output_bytes: int | None = None
         self.cut_bytes: int | None = None
+        self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
         self.calls: dict[str, int] = {}
         self.handlers: list[dict[str, object]] = []
         self.denials = 0

@@ -80,7 +80,7 @@ def plan_of(
     descriptor_limit: tuple[int, int] | None,
     new_session: bool,
 ) -> Plan:
-    """tracer: whose calls init makes processes restart; None: the program may trace them itself."""
+    """tracer: whose calls init makes processes restart; None: the program may trace them itself. Raises CannotStart."""
     return Plan(
         executable=prepared.executable,
         argv=prepared.argv,
