@@ -226,6 +226,9 @@ def runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
     yield made
     if _interrupted:
         end(marked(made.marker))
+        with contextlib.suppress(Patience):
+            until(lambda: not marked(made.marker), "the end of what was killed", limit_s=5)
+        groups.remove(groups.left_of(place.root, groups.places()))
         return
     try:
         # A process that was just killed may still be on its way out.
@@ -234,8 +237,8 @@ def runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
         survivors = marked(made.marker)
         end(survivors)
         pytest.fail(f"left behind: {survivors}")
-    left = [name for name in os.listdir(place.temporary) if name.startswith("sandlockd-")]
-    assert not left or made.may_leave_temporary, f"temporary directories left behind: {left}"
     left_groups = groups.left_of(place.root, groups.places())
     groups.remove(left_groups)
+    left = [name for name in os.listdir(place.temporary) if name.startswith("sandlockd-")]
+    assert not left or made.may_leave_temporary, f"temporary directories left behind: {left}"
     assert not left_groups, f"cgroups left behind: {left_groups}"

@@ -26,7 +26,7 @@ _HEAD = """
 import json, os, subprocess, uuid
 from pathlib import Path
 import pytest
-from harness import ledger
+from harness import groups, ledger
 
 def tell(runner, **more):
     user = runner.place.user
@@ -43,7 +43,13 @@ def endless(runner):
     with runner.started(runner.command_line(["sh", "-c", script], options=["--write", runner.work])) as process:
         while not (runner.work / "started").exists() or not (runner.work / "started").read_text():
             pass
-        tell(runner)
+        left = []
+        if os.geteuid() == 0:  # as if it were a run of root's, which is killed with its init
+            (run,) = os.listdir(runner.place.state / "runs")
+            left = [place / f"sandlockd-{run}" for place in groups.places()[:1]]
+            for group in left:
+                group.mkdir()
+        tell(runner, groups=[str(group) for group in left])
         process.wait()
 
 @pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
@@ -115,6 +121,7 @@ def _left(told: list[dict[str, Any]]) -> list[str]:
     found = [str(one) for one in marked(session)]
     found += [str(ledger.path) for ledger in ledgers() if ledger.session == session]
     found += [one["root"] for one in told if os.path.lexists(one["root"])]
+    found += [group for one in told for group in one.get("groups", ()) if os.path.lexists(group)]
     names = {entry.pw_name for entry in pwd.getpwall()}
     return found + [one["user"] for one in told if one["user"] in names and one["user"].startswith("slt")]
 
@@ -153,7 +160,7 @@ def test_what_a_killed_session_left_goes_with_the_next_but_not_what_a_living_one
             with contextlib.suppress(ProcessLookupError):
                 os.kill(ledger.pid, signal.SIGKILL)
         until(lambda: all(ledger.is_dead for ledger in ledgers() if ledger in ours), "the end of the workers")
-        assert {one["root"] for one in left} <= set(_left(left))
+        assert {name for one in left for name in (one["root"], *one["groups"])} <= set(_left(left))
         with _session(tmp_path / "next", "def test_nothing(): pass", 0) as after:
             output = after.output()
             assert after.process.wait() == 0, output

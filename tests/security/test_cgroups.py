@@ -152,6 +152,13 @@ def test_where_it_may_write_the_groups_none_is_relied_on(runner: Runner) -> None
         assert _kept_by(ended) == {"memory": "sandlockd", "processes": "sandlockd"}
 
 
+def test_if_it_were_it_would_be_left(runner: Runner) -> None:
+    patch = "from sandlockd.sandbox import grouped\ngrouped._may_be_left = lambda prepared: False\n"
+    command = [system_python(), "-S", "-c", _LEAVES, "0", _in(cgroups.PIDS)]
+    options = ["--processes", "8", "--write", "/sys/fs/cgroup"]
+    assert b"cgroup.procs written" in broken.run(runner, patch, command, options=options).stdout
+
+
 # ---- what counts
 
 _SOCKETS = """
