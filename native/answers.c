@@ -156,7 +156,7 @@ int slk_answer_continue(struct slk_engine *engine, uint32_t index)
 	if (!slot)
 		return -EBADSLT;
 	treatment = engine->calls[slot->nr].treatment;
-	if (treatment == SLK_CALL_REFUSE || treatment == SLK_CALL_NONE) {
+	if ((treatment == SLK_CALL_REFUSE && !slk_is_asked(engine, slot->nr, slot->args)) || treatment == SLK_CALL_NONE) {
 		slk_answer(engine, index, 0, -EPERM, 0);
 		return -EPERM;
 	}

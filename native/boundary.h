@@ -42,6 +42,8 @@ int slk_landlock_restrict(int ruleset_fd);
 int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 /* sysinfo(2) as the kernel writes it: SLK_SYSINFO_BYTES. */
 int slk_sysinfo(void *ret_info);
+/* sched_getaffinity(2), the raw call: how many bytes were filled, or -errno. */
+int slk_affinity(int32_t tid, uint32_t size, void *ret_mask);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 
@@ -273,7 +275,7 @@ struct slk_call {
 	uint8_t may_touch;         /* it may change a tree; of an open its flags tell more */
 };
 
-/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. */
+/* A refused call gets this errno, not its row's, where (args[argument] & mask) == value. 0: Python decides. */
 struct slk_refusal {
 	uint64_t mask;
 	uint64_t value;
@@ -287,6 +289,7 @@ struct slk_refusal {
 #define SLK_ZONE_TREE 4     /* a copy-on-write tree, or its upper directory; slow as well */
 #define SLK_ZONE_WHOLE 8    /* the root of a tree in which nothing is denied: C may answer */
 #define SLK_ZONE_ASKER 16   /* what is there depends on who asks */
+#define SLK_ZONE_TOLD 32    /* not all that is there is shown: its listings are Python's */
 
 /* What the kernel grants at and beneath a path. */
 struct slk_zone {
@@ -567,6 +570,14 @@ struct slk_status {
 /* -E2BIG: it has more groups than fit. */
 int slk_status(int32_t tid, struct slk_status *ret_status);
 
+/* ---- members.c: who belongs to a sandbox ------------------------------------------------------------------- */
+
+/* The leader of a thread that descends from init; 0: it is not there, or not below init. */
+int slk_member_leader(int32_t tid, int32_t init_pid);
+/* All processes below init, zombies included, by number: how many there are, of which at most capacity are filled in.
+ * -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
+int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity);
+
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 
 struct slk_identity {
@@ -695,6 +706,7 @@ struct slk_memory_state {
 	uint64_t peak_bytes; /* of all looks; what processes share after a fork may be in it more than once, below the limit */
 	uint32_t processes;
 	int32_t is_over; /* everything was ended for it, or is to be */
+	int32_t uncounted_error; /* because nobody could tell what is in use, for this reason; 0: it was above the limit */
 };
 
 int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory);
@@ -708,13 +720,20 @@ int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid);
 void slk_memory_stop(struct slk_memory *memory);
 /* This object lives in memory, and is about to be the program's. An error: it must not be. */
 int slk_memory_note(struct slk_memory *memory, int fd);
-/* 1: so much may be taken. Does not wait for long. */
+/* 1: so much may be taken. 0: it does not fit into what was found last, where shared memory may count too often. Does not
+ * wait for long. */
 int slk_memory_asks(struct slk_memory *memory, uint64_t size_bytes);
+/* 1: so much may be taken, when all is counted anew. May take a second. */
+int slk_memory_asks_exactly(struct slk_memory *memory, uint64_t size_bytes);
+/* A call that C has said SLK_REASON_NO_ROOM of, whose caller waits: likewise, by what the kernel has of its memory. May wait for
+ * what the program does with that. ret_end: of its heap, where it is brk. */
+int slk_memory_judge(struct slk_memory *memory, int asks, int tid, const uint64_t *args, uint64_t *ret_end);
 void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_state);
 /* Of this engine's calls; borrowed. */
 void slk_engine_set_memory(struct slk_engine *engine, struct slk_memory *memory);
-/* The end of its heap, as far as this thread has asked for it; 0: it is not known. */
-uint64_t slk_break_of(struct slk_engine *engine, int32_t tid);
+/* Where the heap of a thread that waits in brk ends. end: as slk_memory_judge has told it, up to a page. Returns it to the byte,
+ * as far as that is known. */
+uint64_t slk_break_known(struct slk_engine *engine, int32_t tid, uint64_t end);
 
 /* ---- forks.c, descendants.c: how many processes there are below init, and the limit of that -------------------- */
 

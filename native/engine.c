@@ -87,8 +87,10 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 	engine->tell_granted = config->tell_granted;
 	engine->own_pids = config->own_pids;
 	engine->mounts_fd = config->mounts_fd;
-	for (uint32_t i = 0; i < config->zone_count; i++)
+	for (uint32_t i = 0; i < config->zone_count; i++) {
 		engine->has_trees |= (config->zones[i].flags & SLK_ZONE_TREE) != 0;
+		engine->tells_listings |= config->own_pids || config->zones[i].flags & SLK_ZONE_TOLD;
+	}
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
 	result = copy_refusals(engine, config);
 	if (result == 0)
@@ -238,16 +240,29 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	return 1;
 }
 
-static int32_t refuse_errno(const struct slk_engine *engine, const struct slk_request *request)
+static const struct slk_refusal *refusal_of(const struct slk_engine *engine, int32_t nr, const uint64_t *args)
 {
 	for (uint32_t i = 0; i < engine->refusal_count; i++) {
 		const struct slk_refusal *refusal = &engine->refusals[i];
 
-		if (refusal->nr == request->nr &&
-		    (request->args[refusal->argument] & refusal->mask) == refusal->value)
-			return refusal->refuse_errno;
+		if (refusal->nr == nr && (args[refusal->argument] & refusal->mask) == refusal->value)
+			return refusal;
 	}
-	return engine->calls[request->nr].refuse_errno;
+	return NULL;
+}
+
+static int32_t refuse_errno(const struct slk_engine *engine, const struct slk_request *request)
+{
+	const struct slk_refusal *refusal = refusal_of(engine, request->nr, request->args);
+
+	return refusal ? refusal->refuse_errno : engine->calls[request->nr].refuse_errno;
+}
+
+int slk_is_asked(const struct slk_engine *engine, int32_t nr, const uint64_t *args)
+{
+	const struct slk_refusal *refusal = refusal_of(engine, nr, args);
+
+	return refusal && refusal->refuse_errno == 0;
 }
 
 /* Answered here. 1: and Python has to tell of it. */
@@ -279,7 +294,7 @@ static int judge_descriptor(struct slk_engine *engine, struct slk_request *reque
 {
 	int act = engine->calls[request->nr].act;
 
-	if (act == SLK_ACT_GETDENTS && engine->own_pids && slk_reads_askers(engine, request))
+	if (act == SLK_ACT_GETDENTS && engine->tells_listings && slk_lists_told(engine, request))
 		return SLK_REASON_ZONE + 1;
 	if (!engine->tree_count)
 		return 0;
@@ -405,6 +420,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		told = settle_fork(engine, request, slk_forks_ask(engine, request));
 		break;
 	case SLK_CALL_REFUSE:
+		if (slk_is_asked(engine, request->nr, request->args))
+			break;
 		request->reason = SLK_REASON_REFUSED;
 		engine->counts.refused++;
 		told = settle(engine, request, refuse_errno(engine, request), 0);

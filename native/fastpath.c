@@ -58,7 +58,7 @@ static int open_how(int dirfd, const char *path, uint64_t flags, uint64_t resolv
 	return fd < 0 ? -errno : (int)fd;
 }
 
-static int is_local(const struct slk_engine *engine, int fd)
+int slk_is_on_local_mount(const struct slk_engine *engine, int fd)
 {
 	int mount = engine->local_count ? slk_mount_id(fd) : -1;
 
@@ -82,14 +82,13 @@ static int open_in_local_directory(const struct slk_engine *engine, const char *
 	base = open_how(AT_FDCWD, directory, O_DIRECTORY, RESOLVE_CACHED);
 	if (base < 0)
 		return -EAGAIN;
-	if (is_local(engine, base))
+	if (slk_is_on_local_mount(engine, base))
 		fd = open_how(base, slash + 1, flags, resolve | RESOLVE_NO_XDEV);
 	close(base);
 	return fd == -EXDEV ? -EAGAIN : fd;
 }
 
-/* path: of a struct slk_walk. -EAGAIN: it would have to wait. */
-static int open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
+int slk_open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve)
 {
 	int fd;
 
@@ -118,7 +117,7 @@ static int judge_identity(struct slk_engine *engine, const struct slk_zone *zone
 
 	if (!(zone->flags & SLK_ZONE_IDENTITY))
 		return 0;
-	fd = open_path(engine, zone->path, 0, 0);
+	fd = slk_open_path(engine, zone->path, 0, 0);
 	if (fd < 0)
 		return (fd == -EAGAIN ? SLK_REASON_LOOKUP : SLK_REASON_ZONE) + 1;
 	/* Its identity cannot have changed while we hold it: no server need be asked (statx(2), AT_STATX_DONT_SYNC). */
@@ -168,7 +167,7 @@ static int canonical(struct slk_engine *engine, const struct slk_walk *walk, int
 {
 	char link[64], text[SLK_PATH_MAX];
 	ssize_t length;
-	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, 0);
+	int fd = slk_open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, 0);
 
 	if (fd < 0)
 		return fd;
@@ -210,7 +209,7 @@ static int may_lead_into_tree(struct slk_engine *engine, const struct slk_walk *
 	memcpy(name, real.text, real.length);
 	memcpy(name + real.length, walk->text + above.length, walk->ends[above.count] - above.length);
 	name[real.length + walk->ends[above.count] - above.length] = '\0';
-	fd = open_path(engine, name, O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
+	fd = slk_open_path(engine, name, O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
 	if (fd >= 0)
 		close(fd);
 	return fd != -ENOENT;
@@ -257,7 +256,7 @@ static int is_unchanging(const struct slk_engine *engine, const struct slk_walk 
 static int judge_object(struct slk_engine *engine, const struct slk_walk *walk, uint32_t need, int follow,
 			int *ret_settled, int *ret_may_wait, const struct slk_zone **ret_zone)
 {
-	int fd = open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
+	int fd = slk_open_path(engine, walk->text, follow ? 0 : O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
 
 	if (fd == -EAGAIN)
 		return SLK_REASON_LOOKUP + 1;
@@ -388,13 +387,18 @@ static int judge_path(struct slk_engine *engine, struct slk_request *request, in
 	if (result)
 		return result;
 	if (engine->tree_count && slk_is_plain(path, length) && (tree = slk_tree_of(engine, &walk)))
-		return may_start_at_file(request, dirfd_argument, path) ? SLK_REASON_ZONE + 1 :
+		result = may_start_at_file(request, dirfd_argument, path) ? SLK_REASON_ZONE + 1 :
 				slk_tree_call(engine, request, tree, &walk, from_upper);
-	if (from_upper)
+	else if (from_upper)
 		return SLK_REASON_ZONE + 1; /* the kernel would start elsewhere */
-	if (engine->tree_count && removes(engine, request) && slk_tree_is_passage(engine, &walk))
+	else if (engine->tree_count && removes(engine, request) && slk_tree_is_passage(engine, &walk))
 		return SLK_REASON_ZONE + 1; /* the kernel would see no mount point */
-	return slk_fast_judge(engine, &walk, need, follow, &request->may_wait);
+	else
+		result = slk_fast_judge(engine, &walk, need, follow, &request->may_wait);
+	if (result == 0 && need & LANDLOCK_ACCESS_FS_EXECUTE && engine->own_pids &&
+	    (!slk_is_plain(path, length) || slk_execution_names_askers(engine, walk.text)))
+		return SLK_REASON_ZONE + 1;
+	return result;
 }
 
 static int judge_rename(struct slk_engine *engine, struct slk_request *request)

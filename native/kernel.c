@@ -189,3 +189,10 @@ int slk_sysinfo(void *ret_info)
 	_Static_assert(sizeof(struct sysinfo) == SLK_SYSINFO_BYTES, "sysinfo");
 	return sysinfo(ret_info) < 0 ? -errno : 0;
 }
+
+int slk_affinity(int32_t tid, uint32_t size, void *ret_mask)
+{
+	long length = syscall(SYS_sched_getaffinity, tid, size, ret_mask);
+
+	return length < 0 ? -errno : (int)length;
+}

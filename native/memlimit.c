@@ -25,7 +25,9 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,7 +36,10 @@
 #define RESERVE_PART 16 /* of the limit is for what is not asked for, at most */
 #define RESERVE_BYTES_MAX (UINT64_C(16) << 20)
 #define NO_LIMIT (UINT64_C(1) << 62)
-#define LOOP_PATIENCE_NS 2000000 /* the loop does not wait for a look that takes longer, nor make one */
+#define LOOP_PATIENCE_NS 2000000u /* the loop does not wait for a look that takes longer */
+#define EXACT_PATIENCE_NS 1000000000u /* who has not been counted by then is refused by what was found last */
+#define OBJECT_LINK "/memfd:" /* how /proc/<pid>/fd shows what memfd_create made (mm/memfd.c) */
+#define OBJECTS_PART 2 /* of the descriptors that we may have, at most */
 
 static unsigned processors(void)
 {
@@ -47,6 +52,7 @@ static unsigned processors(void)
 int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
 {
 	struct slk_memory *memory = calloc(1, sizeof(*memory));
+	struct rlimit descriptors;
 	int result;
 
 	if (!memory)
@@ -55,7 +61,9 @@ int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
 	memory->asked_below = limit_bytes - (limit_bytes / RESERVE_PART < RESERVE_BYTES_MAX ? limit_bytes / RESERVE_PART :
 											     RESERVE_BYTES_MAX);
 	memory->processors = processors();
+	memory->descriptors = getrlimit(RLIMIT_NOFILE, &descriptors) == 0 ? descriptors.rlim_cur : 1024;
 	pthread_mutex_init(&memory->lock, NULL);
+	pthread_cond_init(&memory->changed, NULL);
 	result = slk_disk_create(NO_LIMIT, &memory->objects);
 	memory->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (result == 0 && memory->wake_fd < 0)
@@ -71,13 +79,16 @@ int slk_memory_create(uint64_t limit_bytes, struct slk_memory **ret_memory)
 void slk_memory_destroy(struct slk_memory *memory)
 {
 	slk_memory_stop(memory);
+	slk_memory_join(memory);
 	slk_members_forget(memory);
 	slk_places_forget(memory);
 	if (memory->objects)
 		slk_disk_destroy(memory->objects);
 	if (memory->wake_fd >= 0)
 		close(memory->wake_fd);
+	pthread_cond_destroy(&memory->changed);
 	pthread_mutex_destroy(&memory->lock);
+	free(memory->walk.members);
 	free(memory);
 }
 
@@ -99,7 +110,11 @@ int slk_memory_note(struct slk_memory *memory, int fd)
 		return -errno;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	pthread_mutex_lock(&objects->lock);
-	result = slk_held_given(objects, &status, link);
+	/* Without descriptors nobody could be looked at. */
+	if (objects->open_count >= memory->descriptors / OBJECTS_PART)
+		result = -EMFILE;
+	else
+		result = slk_held_given(objects, &status, link);
 	pthread_mutex_unlock(&objects->lock);
 	return result;
 }
@@ -114,6 +129,15 @@ int slk_memory_given(struct slk_memory *memory, int fd)
  * somebody who cannot write to it now: by a path (O_PATH), or for reading. By what he has he can open it for writing, and
  * nobody asks us. So those are looked for among what the members have, and we have a descriptor of each again.
  */
+static int is_object(int directory_fd, const char *number)
+{
+	char text[sizeof(OBJECT_LINK) - 1];
+
+	/* What it leads to may be a file whose server answers when it likes: that is not asked. */
+	return readlinkat(directory_fd, number, text, sizeof(text)) == (ssize_t)sizeof(text) &&
+	       memcmp(text, OBJECT_LINK, sizeof(text)) == 0;
+}
+
 static void find_among(struct slk_disk *objects, pid_t pid)
 {
 	char path[64];
@@ -128,8 +152,8 @@ static void find_among(struct slk_disk *objects, pid_t pid)
 	while ((entry = readdir(directory))) {
 		struct slk_held *held;
 
-		if (entry->d_name[0] == '.' || fstatat(dirfd(directory), entry->d_name, &status, 0) < 0 ||
-		    !S_ISREG(status.st_mode))
+		if (!is_object(dirfd(directory), entry->d_name) ||
+		    fstatat(dirfd(directory), entry->d_name, &status, 0) < 0)
 			continue;
 		held = *slk_held_place(objects, status.st_dev, status.st_ino);
 		if (!held || held->fd >= 0)
@@ -187,35 +211,92 @@ static uint64_t objects_exactly(struct slk_memory *memory)
 
 /* ---- all of it */
 
-static uint64_t exactly(struct slk_memory *memory)
-{
-	uint64_t began_ns = slk_cpu_ns(), mapped = 0;
-	uint64_t used = slk_members_exactly(memory, &mapped);
-	uint64_t shared = objects_exactly(memory) + slk_places_exactly(memory);
-
-	memory->exact_ns = slk_cpu_ns() - began_ns;
-	memory->exact_at_ns = slk_now_ns();
-	return used + (memory->counts_mapped && mapped > shared ? mapped : shared);
-}
-
 static uint64_t left(const struct slk_memory *memory)
 {
-	return memory->used < memory->asked_below ? memory->asked_below - memory->used : 0;
+	return memory->used < memory->asked_below && !memory->blind_error ? memory->asked_below - memory->used : 0;
 }
 
-void slk_memory_look(struct slk_memory *memory, int may_walk)
+static void found(struct slk_memory *memory, uint64_t used)
 {
-	uint64_t began_ns = slk_cpu_ns();
-	uint64_t used = slk_members_look(memory) + objects_look(memory) + slk_places_look(memory);
-
-	memory->look_ns = slk_cpu_ns() - began_ns;
-	if ((used > memory->limit || memory->counts_mapped) && may_walk)
-		used = exactly(memory);
 	memory->used = used;
-	if (used > memory->peak && (used <= memory->limit || may_walk))
-		memory->peak = used;
 	memory->looked_ns = slk_now_ns();
 	__atomic_store_n(&memory->room, (int64_t)left(memory), __ATOMIC_RELEASE);
+}
+
+static void is_in_use(struct slk_memory *memory, uint64_t used)
+{
+	if (used > memory->peak)
+		memory->peak = used;
+}
+
+void slk_memory_look(struct slk_memory *memory)
+{
+	uint64_t began_ns = slk_cpu_ns(), used = objects_look(memory) + slk_places_look(memory);
+
+	used += slk_members_look(memory); /* last: that changes fastest, and of the others there may be thousands */
+
+	memory->look_ns = slk_cpu_ns() - began_ns;
+	memory->looks++;
+	if (!memory->blind_error)
+		memory->blind_since_ns = 0;
+	else if (!memory->blind_since_ns)
+		memory->blind_since_ns = slk_now_ns();
+	memory->at_most = used;
+	/* What was found to be shared is taken to be so still: only what came since counts in full. */
+	if (memory->exact_at_ns && used > memory->exact)
+		used = memory->exact + (used > memory->at_most_then ? used - memory->at_most_then : 0);
+	found(memory, used < memory->at_most ? used : memory->at_most);
+	if (memory->at_most <= memory->limit && !memory->counts_mapped)
+		is_in_use(memory, memory->at_most);
+}
+
+uint64_t slk_memory_at_least(const struct slk_memory *memory)
+{
+	return slk_members_largest(memory);
+}
+
+int slk_memory_begin_walk(struct slk_memory *memory)
+{
+	memory->walk_began_ns = slk_now_ns();
+	memory->at_most_then = memory->at_most;
+	memory->walk.limit = memory->limit;
+	memory->walk.counts_mapped = memory->counts_mapped;
+	return slk_members_list(memory, &memory->walk);
+}
+
+void slk_memory_walk(const struct slk_memory *memory, struct slk_counting *walk)
+{
+	uint64_t began_ns = slk_cpu_ns();
+
+	walk->used = slk_members_exactly(walk, &walk->mapped);
+	walk->places = slk_places_exactly(memory, walk);
+	walk->took_ns = slk_cpu_ns() - began_ns;
+}
+
+void slk_memory_end_walk(struct slk_memory *memory)
+{
+	const struct slk_counting *walk = &memory->walk;
+	uint64_t began_ns = slk_cpu_ns(), shared = objects_exactly(memory) + walk->places, used = walk->used;
+
+	memory->exact_ns = walk->took_ns + slk_cpu_ns() - began_ns;
+	memory->exact_at_ns = slk_now_ns();
+	memory->walks++;
+	/* Whoever shares with somebody for a moment takes away from his share, and may be gone when it is his turn. */
+	if (used < slk_memory_at_least(memory))
+		used = slk_memory_at_least(memory);
+	used += walk->counts_mapped && walk->mapped > shared ? walk->mapped : shared;
+	memory->exact = used;
+	found(memory, used);
+	is_in_use(memory, used);
+}
+
+void slk_memory_look_exactly(struct slk_memory *memory)
+{
+	slk_memory_look(memory);
+	if ((memory->at_most <= memory->limit && !memory->counts_mapped) || slk_memory_begin_walk(memory) < 0)
+		return;
+	slk_memory_walk(memory, &memory->walk);
+	slk_memory_end_walk(memory);
 }
 
 /* Where a look takes long it is not made for each who asks. */
@@ -230,17 +311,21 @@ static int is_stale(const struct slk_memory *memory)
  * towards the moment at which to look again. */
 static int fits(struct slk_memory *memory, uint64_t bytes)
 {
-	if (is_stale(memory))
-		slk_memory_look(memory, 0);
-	if (left(memory) < bytes && memory->exact_ns < LOOP_PATIENCE_NS &&
-	    slk_now_ns() - memory->exact_at_ns > 8 * memory->exact_ns) {
-		memory->used = exactly(memory);
-		memory->looked_ns = slk_now_ns();
-	}
 	if (left(memory) < bytes)
 		return 0;
 	__atomic_store_n(&memory->room, (int64_t)(left(memory) - bytes), __ATOMIC_RELEASE);
 	return 1;
+}
+
+static struct timespec after_ns(uint64_t ns)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += (long)(ns % 1000000000u);
+	until.tv_sec += (time_t)(ns / 1000000000u) + until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return until;
 }
 
 int slk_memory_asks(struct slk_memory *memory, uint64_t bytes)
@@ -253,12 +338,38 @@ int slk_memory_asks(struct slk_memory *memory, uint64_t bytes)
 	if (__atomic_sub_fetch(&memory->room, (int64_t)bytes, __ATOMIC_ACQ_REL) >= 0)
 		return 1;
 	__atomic_add_fetch(&memory->room, (int64_t)bytes, __ATOMIC_ACQ_REL);
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += LOOP_PATIENCE_NS;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
+	until = after_ns(LOOP_PATIENCE_NS);
 	if (pthread_mutex_clocklock(&memory->lock, CLOCK_MONOTONIC, &until) != 0)
 		return left(memory) >= bytes; /* by what was found last */
+	if (is_stale(memory))
+		slk_memory_look(memory);
+	result = fits(memory, bytes);
+	pthread_mutex_unlock(&memory->lock);
+	return result;
+}
+
+/* The watcher has it counted, as for itself. */
+int slk_memory_asks_exactly(struct slk_memory *memory, uint64_t bytes)
+{
+	struct timespec until = after_ns(EXACT_PATIENCE_NS);
+	int result;
+
+	if (bytes > memory->asked_below)
+		return 0;
+	pthread_mutex_lock(&memory->lock);
+	if (!memory->is_watched) {
+		slk_memory_look_exactly(memory);
+	} else {
+		/* One that is under way may have begun before. */
+		uint32_t wanted = memory->walks + 1 + (memory->walking != SLK_WALK_NONE);
+
+		memory->exact_wanted++;
+		slk_memory_wake(memory);
+		while (!memory->stop && !memory->is_over && (int32_t)(memory->walks - wanted) < 0)
+			if (pthread_cond_clockwait(&memory->changed, &memory->lock, CLOCK_MONOTONIC, &until) == ETIMEDOUT)
+				break;
+		memory->exact_wanted--;
+	}
 	result = fits(memory, bytes);
 	pthread_mutex_unlock(&memory->lock);
 	return result;
@@ -271,4 +382,5 @@ void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_st
 	ret_state->peak_bytes = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);
 	ret_state->processes = __atomic_load_n(&memory->member_count, __ATOMIC_RELAXED);
 	ret_state->is_over = __atomic_load_n(&memory->is_over, __ATOMIC_ACQUIRE);
+	ret_state->uncounted_error = __atomic_load_n(&memory->uncounted_error, __ATOMIC_RELAXED);
 }

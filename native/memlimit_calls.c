@@ -5,7 +5,8 @@
  * (MAP_NORESERVE). All that they ask for stands in registers, so whoever is let through gets what was judged.
  *
  * How much a call asks for may be less than its length, because some of it is writable already, or more than is known
- * (brk gives an address). That is looked at only where it would not fit otherwise.
+ * (brk gives an address). That is looked at only where it would not fit otherwise, and not by the loop: who reads the maps
+ * of a process waits for what its other threads do with them (slk_memory_judge).
  *
  * Shared anonymous memory is Python's: it is made of an object that we have a descriptor of, as is what memfd_create makes
  * (handlers/memory.py).
@@ -148,41 +149,43 @@ static uint64_t read_break(int32_t tid)
 	return end ? end : heap_start(tid);
 }
 
-uint64_t slk_break_of(struct slk_engine *engine, int32_t tid)
+uint64_t slk_break_known(struct slk_engine *engine, int32_t tid, uint64_t end)
 {
-	const struct slk_break *known = known_break(engine, tid);
+	struct slk_break *known = known_break(engine, tid);
+	uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 
-	return known->tid == tid ? known->end : 0;
+	if (known->tid != tid || (known->end + page_bytes - 1) / page_bytes * page_bytes != end)
+		*known = (struct slk_break){tid, end};
+	return known->end;
 }
 
-/* Where a break is known of another process that had the number, or from before an execve, the difference is wrong: too much
- * has us look, too little is seen when it is touched. */
+/* Where a break is known of another process that had the number, or from before an execve, or not at all, the difference is
+ * wrong: too much has us look, too little is seen when it is touched. Where the heap starts the kernel tells without waiting
+ * for anybody; where it ends, whoever is at its limit is asked for. */
 static int judge_break(struct slk_engine *engine, const struct slk_request *request)
 {
 	struct slk_break *known = known_break(engine, request->tid);
 	uint64_t wanted = request->args[0];
 
 	if (known->tid != request->tid)
-		*known = (struct slk_break){request->tid, read_break(request->tid)};
-	if (known->end && wanted > known->end && !slk_memory_asks(engine->memory, wanted - known->end)) {
-		known->end = read_break(request->tid);
-		if (wanted > known->end && !slk_memory_asks(engine->memory, wanted - known->end))
-			return SLK_REASON_NO_ROOM + 1;
-	}
+		*known = (struct slk_break){request->tid, heap_start(request->tid)};
+	if (known->end && wanted > known->end && !slk_memory_asks(engine->memory, wanted - known->end))
+		return SLK_REASON_NO_ROOM + 1;
 	known->end = wanted;
 	return 0;
 }
 
 /* ---- the others */
 
+/* Whose file it is may answer when he likes, and is not asked. */
 static int is_zero_device(const struct slk_request *request)
 {
-	struct stat status;
+	struct statx status;
 	char link[64];
 
 	snprintf(link, sizeof(link), "/proc/%d/fd/%d", request->tid, (int)(int32_t)request->args[4]);
-	return stat(link, &status) == 0 && S_ISCHR(status.st_mode) &&
-	       status.st_rdev == makedev(ZERO_MAJOR, ZERO_MINOR);
+	return statx(AT_FDCWD, link, AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0 && S_ISCHR(status.stx_mode) &&
+	       status.stx_rdev_major == ZERO_MAJOR && status.stx_rdev_minor == ZERO_MINOR;
 }
 
 static int judge_map(struct slk_engine *engine, const struct slk_request *request)
@@ -221,33 +224,60 @@ static uint64_t bytes_there(int32_t tid, const struct range *range)
 	return there * page_bytes;
 }
 
-static int judge_protect(struct slk_engine *engine, const struct slk_request *request)
+static uint64_t grows_by(const uint64_t *args)
 {
-	struct range range = {request->args[0], request->args[0] + request->args[1], 0, 0};
+	return args[2] > args[1] ? args[2] - args[1] : 0;
+}
 
-	if (slk_memory_asks(engine->memory, request->args[1]))
-		return 0;
-	each_area(request->tid, add_missing, &range);
-	if (slk_memory_asks(engine->memory, range.missing))
-		return 0;
-	if (request->args[1] < RANGE_BYTES_MAX) {
-		uint64_t there = bytes_there(request->tid, &range);
+/* ---- what would not fit, by what the kernel has of the caller's memory */
 
-		range.missing -= there < range.missing ? there : range.missing;
+static uint64_t missing_in(int32_t tid, const uint64_t *args)
+{
+	struct range range = {args[0], args[0] + args[1], 0, 0};
+	uint64_t there;
+
+	each_area(tid, add_missing, &range);
+	if (args[1] >= RANGE_BYTES_MAX)
+		return range.missing;
+	there = bytes_there(tid, &range);
+	return range.missing - (there < range.missing ? there : range.missing);
+}
+
+static int is_writable(int32_t tid, uint64_t address)
+{
+	struct range range = {address, address + 1, 0, 0};
+
+	each_area(tid, add_missing, &range);
+	return range.is_writable;
+}
+
+static uint64_t wanted_by(enum slk_asks asks, int32_t tid, const uint64_t *args, uint64_t *ret_end)
+{
+	switch (asks) {
+	case SLK_ASKS_BRK:
+		*ret_end = read_break(tid);
+		return *ret_end && args[0] > *ret_end ? args[0] - *ret_end : 0;
+	case SLK_ASKS_MPROTECT:
+		return missing_in(tid, args);
+	case SLK_ASKS_MREMAP:
+		return is_writable(tid, args[0]) ? grows_by(args) : 0;
+	case SLK_ASKS_MMAP:
+	case SLK_ASKS_OBJECT:
+		break;
 	}
-	return slk_memory_asks(engine->memory, range.missing) ? 0 : SLK_REASON_NO_ROOM + 1;
+	return args[1];
 }
 
-static int judge_remap(struct slk_engine *engine, const struct slk_request *request)
+int slk_memory_judge(struct slk_memory *memory, int asks, int tid, const uint64_t *args, uint64_t *ret_end)
 {
-	uint64_t before = request->args[1], after = request->args[2];
-	struct range range = {request->args[0], request->args[0] + 1, 0, 0};
+	uint64_t end = 0;
+	int result = slk_memory_asks_exactly(memory, wanted_by((enum slk_asks)asks, tid, args, &end));
 
-	if (after <= before || slk_memory_asks(engine->memory, after - before))
-		return 0;
-	each_area(request->tid, add_missing, &range);
-	return range.is_writable ? SLK_REASON_NO_ROOM + 1 : 0;
+	*ret_end = end;
+	return result;
 }
+
+/* ---- */
 
 int slk_memory_call(struct slk_engine *engine, struct slk_request *request)
 {
@@ -263,10 +293,10 @@ int slk_memory_call(struct slk_engine *engine, struct slk_request *request)
 		result = judge_map(engine, request);
 		break;
 	case SLK_ASKS_MPROTECT:
-		result = judge_protect(engine, request);
+		result = slk_memory_asks(engine->memory, request->args[1]) ? 0 : SLK_REASON_NO_ROOM + 1;
 		break;
 	case SLK_ASKS_MREMAP:
-		result = judge_remap(engine, request);
+		result = slk_memory_asks(engine->memory, grows_by(request->args)) ? 0 : SLK_REASON_NO_ROOM + 1;
 		break;
 	default:
 		result = SLK_REASON_SLOW + 1;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Who is in the sandbox, and what memory each holds (memlimit.c). All descend from init: the kernel lists the children of
- * each thread (proc_pid_children of fs/proc/array.c). Somebody whose parent ends in the middle of a look may be missed by
- * that one, and is found by the next.
+ * each thread (proc_pid_children of fs/proc/array.c). Somebody whose parent ends in the middle of a look is missed where the
+ * list that has it then was read before. So all lists are read once more, and who is new is looked at at once: a memory that
+ * is passed on from process to process, each for microseconds, is met by some look all the same.
  *
  * A process is read from /proc/<pid>/status. Its first thread may have ended before the others: then that line of the
  * kernel's is silent about memory, and another thread is asked. Where two have one memory (vfork), it counts once.
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,11 +23,14 @@
 #include <unistd.h>
 
 #define KEPT_MAX 256u /* of how many the files stay open */
+#define KEPT_PART 32u /* of the descriptors that we may have, so many processes at most: each has four */
+#define PASSES_MAX 4  /* for who came meanwhile */
 #define STATUS_FOR_NS 16000000u /* what changes slowly is read as seldom: swap, page tables */
 #define CHILDREN_BYTES 65536
 #define LARGE_PART 32 /* of the limit: who holds more than that */
 #define TASK_LINKS 2 /* of /proc/<pid>/task, besides one for each thread (proc_task_getattr of fs/proc/base.c) */
 #define INIT_NAME "Name:\tsandlockd-init\n"
+#define FORKED_ONLY 0x40u /* PF_FORKNOEXEC of the flags in /proc/<pid>/stat (include/linux/sched.h) */
 
 enum slk_file { STATUS, STATM, CHILDREN, TASK, FILES };
 
@@ -95,6 +100,14 @@ void slk_members_forget(struct slk_memory *memory)
 
 /* ---- reading */
 
+/* Who is gone holds nothing. What cannot be seen for another reason may hold anything. */
+static void not_seen(struct slk_memory *memory, pid_t pid, int error)
+{
+	if (error == ESRCH || (error == ENOENT && kill(pid, 0) < 0))
+		return;
+	memory->blind_error = error; /* ENOENT: /proc hides it (hidepid) */
+}
+
 static int open_of(pid_t pid, pid_t thread, const char *name)
 {
 	char path[64];
@@ -135,9 +148,8 @@ static int open_files(struct slk_memory *memory, struct slk_member *member)
 {
 	char path[64];
 
-	if (memory->kept_count >= KEPT_MAX)
+	if (memory->kept_count >= KEPT_MAX || memory->kept_count >= memory->descriptors / KEPT_PART)
 		return -EMFILE;
-	member->has_executed = 0;
 	member->read_ns = 0;
 	member->fds[STATUS] = open_of(member->pid, member->pid, "status");
 	if (member->fds[STATUS] < 0)
@@ -191,8 +203,10 @@ static void take_sizes(struct slk_member *member, const char *text)
 struct walk {
 	struct slk_memory *memory;
 	struct slk_member *member;
+	struct slk_member *looked_at; /* the last one */
 	char *text; /* of CHILDREN_BYTES */
 	uint64_t now_ns;
+	uint64_t total;
 };
 
 static void enter_children(struct walk *walk)
@@ -204,9 +218,13 @@ static void enter_children(struct walk *walk)
 		pid_t pid = (pid_t)strtol(at, &end, 10);
 		struct slk_member *child = end == at ? NULL : member_of(memory, pid);
 
-		if (!child)
+		if (!child) {
+			memory->blind_error = end == at ? memory->blind_error : ENOMEM;
 			return;
+		}
 		at = end + (*end == ' ');
+		if (!memory->program)
+			memory->program = pid; /* init had no child before, and has it to the end */
 		if (child->seen == memory->serial)
 			continue;
 		child->seen = memory->serial;
@@ -251,8 +269,10 @@ static void each_thread(struct walk *walk, void (*act)(struct walk *, pid_t))
 
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)walk->member->pid);
 	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0)
+	if (dir < 0) {
+		not_seen(walk->memory, walk->member->pid, errno);
 		return;
+	}
 	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0)
 		for (long at = 0; at < got;) {
 			const struct slk_dirent *entry = (const void *)(buffer + at);
@@ -271,8 +291,10 @@ static void children_of_thread(struct walk *walk, pid_t thread)
 
 	snprintf(name, sizeof(name), "/proc/%d/task/%d/children", (int)walk->member->pid, (int)thread);
 	fd = open(name, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	if (fd < 0) {
+		not_seen(walk->memory, thread, errno);
 		return;
+	}
 	read_children(walk, fd);
 	close(fd);
 }
@@ -317,6 +339,26 @@ static int look_briefly(struct walk *walk, long *ret_threads)
 	return *ret_threads > 0;
 }
 
+/* The program before it executes is a copy of ourselves. Everybody may give himself that name, but who has executed is
+ * none who was only forked for ever. */
+static int will_be_the_program(struct slk_memory *memory, pid_t pid, const char *status)
+{
+	char text[512];
+	const char *name_end;
+	unsigned int flags;
+
+	if (memory->has_executed || pid != memory->program)
+		return 0;
+	memory->has_executed = 1;
+	if (strncmp(status, INIT_NAME, strlen(INIT_NAME)) != 0 || read_of(pid, pid, "stat", text, sizeof(text)) <= 0)
+		return 0;
+	name_end = strrchr(text, ')');
+	if (!name_end || sscanf(name_end + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 || !(flags & FORKED_ONLY))
+		return 0;
+	memory->has_executed = 0;
+	return 1;
+}
+
 static int look_closely(struct walk *walk, long *ret_threads)
 {
 	struct slk_member *member = walk->member;
@@ -326,11 +368,9 @@ static int look_closely(struct walk *walk, long *ret_threads)
 	member->bytes = member->mapped = member->beside = 0;
 	member->thread = 0;
 	if (got <= 0)
+		not_seen(walk->memory, member->pid, got < 0 ? (int)-got : ESRCH);
+	if (got <= 0 || will_be_the_program(walk->memory, member->pid, status))
 		return 0;
-	if (member->parent == walk->memory->init && !member->has_executed &&
-	    strncmp(status, INIT_NAME, strlen(INIT_NAME)) == 0)
-		return 0; /* it will be the program */
-	member->has_executed = 1;
 	member->read_ns = walk->now_ns;
 	if (strstr(status, "\nRssAnon:")) {
 		member->thread = member->pid;
@@ -340,26 +380,32 @@ static int look_closely(struct walk *walk, long *ret_threads)
 	return 1;
 }
 
+static void children_of(struct walk *walk)
+{
+	if (walk->member->threads == 1)
+		children_of_one(walk);
+	else if (walk->member->threads > 1)
+		each_thread(walk, children_of_thread);
+}
+
 static void look_at(struct walk *walk)
 {
 	long threads = 0;
 
-	if (!look_briefly(walk, &threads) && !look_closely(walk, &threads))
-		return;
-	if (threads <= 1) {
-		children_of_one(walk);
+	if (!look_briefly(walk, &threads) && !look_closely(walk, &threads)) {
+		walk->member->threads = 0;
 		return;
 	}
-	if (!walk->member->thread)
+	walk->member->threads = threads > 1 ? threads : 1;
+	if (threads > 1 && !walk->member->thread)
 		each_thread(walk, memory_of_thread);
-	each_thread(walk, children_of_thread);
 }
 
 /* ---- one memory of two processes */
 
-static int has_memory_of(const struct slk_member *member, pid_t other)
+static int has_memory_of(pid_t one, pid_t other)
 {
-	return syscall(SYS_kcmp, member->pid, other, KCMP_VM, 0, 0) == 0;
+	return syscall(SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0;
 }
 
 static const struct slk_member *parent_of(const struct slk_memory *memory, const struct slk_member *member)
@@ -371,45 +417,120 @@ static const struct slk_member *parent_of(const struct slk_memory *memory, const
 	return parent && parent->seen == memory->serial ? parent : NULL;
 }
 
+/* And those below them. */
+static void look_at_new(struct walk *walk)
+{
+	struct slk_memory *memory = walk->memory;
+	struct slk_member *member;
+
+	while ((member = walk->looked_at ? walk->looked_at->next : memory->first)) {
+		const struct slk_member *parent;
+
+		walk->looked_at = walk->member = member;
+		look_at(walk);
+		memory->member_count++;
+		parent = parent_of(memory, member);
+		if (member->bytes && parent && parent->mapped == member->mapped && has_memory_of(member->pid, parent->pid))
+			member->bytes = 0;
+		walk->total += member->bytes;
+		children_of(walk);
+	}
+}
+
+static void children_of_init(struct walk *walk)
+{
+	char path[64];
+	int fd;
+
+	walk->member = NULL;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)walk->memory->init, (int)walk->memory->init);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		not_seen(walk->memory, walk->memory->init, errno);
+		return;
+	}
+	read_children(walk, fd);
+	close(fd);
+	look_at_new(walk);
+}
+
+/* 0: nobody came since the lists were read. */
+static int look_once_more(struct walk *walk)
+{
+	const struct slk_member *last = walk->looked_at;
+	struct slk_member *member = walk->memory->first;
+
+	children_of_init(walk);
+	for (int is_last = !member; !is_last; member = member->next) {
+		is_last = member == last;
+		walk->member = member;
+		children_of(walk);
+		look_at_new(walk);
+	}
+	return walk->looked_at != last;
+}
+
 uint64_t slk_members_look(struct slk_memory *memory)
 {
 	static _Thread_local char text[CHILDREN_BYTES];
-	struct walk walk = {memory, NULL, text, slk_now_ns()};
-	uint64_t total = 0;
-	char path[64];
-	int fd;
+	struct walk walk = {.memory = memory, .text = text, .now_ns = slk_now_ns()};
 
 	memory->serial++;
 	memory->first = memory->last = NULL;
 	memory->member_count = 0;
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)memory->init, (int)memory->init);
-	fd = memory->init > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	if (fd >= 0) {
-		read_children(&walk, fd);
-		close(fd);
-	}
-	for (struct slk_member *member = memory->first; member; member = member->next) {
-		const struct slk_member *parent;
-
-		walk.member = member;
-		look_at(&walk);
-		memory->member_count++;
-		parent = parent_of(memory, member);
-		if (member->bytes && parent && parent->mapped == member->mapped && has_memory_of(member, parent->pid))
-			member->bytes = 0;
-		total += member->bytes;
-	}
+	memory->blind_error = 0;
+	if (memory->init <= 0)
+		return 0;
+	children_of_init(&walk);
+	for (int passes = 0; passes < PASSES_MAX && look_once_more(&walk); passes++)
+		;
 	drop_gone(memory);
-	return total;
+	return walk.total;
 }
 
-static uint64_t exactly(const struct slk_memory *memory, const struct slk_member *member, uint64_t *ret_shared)
+/* ---- each page once */
+
+int slk_members_list(const struct slk_memory *memory, struct slk_counting *walk)
+{
+	uint32_t count = 0;
+
+	if (memory->member_count > walk->capacity) {
+		struct slk_walked *larger = realloc(walk->members, 2 * memory->member_count * sizeof(*larger));
+
+		if (!larger)
+			return -ENOMEM;
+		walk->members = larger;
+		walk->capacity = 2 * memory->member_count;
+	}
+	for (struct slk_member *member = memory->first; member; member = member->next) {
+		const struct slk_member *parent = parent_of(memory, member);
+
+		walk->members[count++] = (struct slk_walked){.pid = member->pid,
+							     .parent = parent ? parent->pid : 0,
+							     .thread = member->thread,
+							     .bytes = member->bytes,
+							     .unswapped = member->unswapped};
+	}
+	walk->count = count;
+	return 0;
+}
+
+uint64_t slk_members_largest(const struct slk_memory *memory)
+{
+	uint64_t largest = 0;
+
+	for (const struct slk_member *member = memory->first; member; member = member->next)
+		largest = member->bytes > largest ? member->bytes : largest;
+	return largest;
+}
+
+static uint64_t exactly(const struct slk_walked *member, uint64_t *ret_shared)
 {
 	char rollup[4096];
 	ssize_t got;
 
 	/* Its threads may have mapped something between the two looks at their sizes. */
-	if (!member->bytes || (parent_of(memory, member) && has_memory_of(member, member->parent)))
+	if (!member->bytes || (member->parent && has_memory_of(member->pid, member->parent)))
 		return 0;
 	got = read_of(member->pid, member->thread, "smaps_rollup", rollup, sizeof(rollup));
 	if (got == -ESRCH || got == -ENOENT || got == 0)
@@ -422,20 +543,17 @@ static uint64_t exactly(const struct slk_memory *memory, const struct slk_member
 }
 
 /* The largest come first: where they alone are too much, the others need not be walked. */
-uint64_t slk_members_exactly(const struct slk_memory *memory, uint64_t *ret_shared)
+uint64_t slk_members_exactly(const struct slk_counting *walk, uint64_t *ret_shared)
 {
 	uint64_t total = 0;
 
 	*ret_shared = 0;
 	/* Who shares with nobody is told exactly already; to walk its tables would wait for what its threads map. */
-	if (memory->member_count == 1 && !memory->counts_mapped)
-		return memory->first->bytes;
+	if (walk->count == 1 && !walk->counts_mapped)
+		return walk->members[0].bytes;
 	for (int is_large = 1; is_large >= 0; is_large--)
-		for (const struct slk_member *member = memory->first; member; member = member->next) {
-			if (total > memory->limit)
-				return total;
-			if ((member->bytes > memory->limit / LARGE_PART) == is_large)
-				total += exactly(memory, member, ret_shared);
-		}
+		for (uint32_t i = 0; i < walk->count && total <= walk->limit; i++)
+			if ((walk->members[i].bytes > walk->limit / LARGE_PART) == is_large)
+				total += exactly(&walk->members[i], ret_shared);
 	return total;
 }

@@ -3,8 +3,8 @@
  * Files on a tmpfs that the program may write: they lie in memory, and are nobody's who has ended (memlimit.c).
  *
  * What a whole tmpfs holds more than at the start is one cheap question, and no less than what the program has put there:
- * files without a name and those that only a descriptor on its way leads to are in it. What others have put there meanwhile
- * is too. So where that would be above the limit, what lies in the granted directories is added up, and what members have
+ * files without a name and those that only a descriptor on its way leads to are in it. A file that holds nothing takes
+ * memory as well: a tmpfs itself counts 1 KiB for each. What others have put there meanwhile is in it, too. So where that would be above the limit, what lies in the granted directories is added up, and what members have
  * open or mapped that has no name any more.
  */
 #define _GNU_SOURCE
@@ -24,6 +24,8 @@
 
 #define DEPTH_MAX 64
 #define NAMELESS_MAX 4096
+#define NAMELESS_END " (deleted)"
+#define INODE_BYTES 1024u /* BOGO_INODE_SIZE of mm/shmem.c */
 
 static uint64_t full_bytes(int fd)
 {
@@ -31,7 +33,20 @@ static uint64_t full_bytes(int fd)
 
 	if (fstatfs(fd, &system) < 0)
 		return 0;
-	return (uint64_t)(system.f_blocks - system.f_bfree) * (uint64_t)system.f_bsize;
+	return (uint64_t)(system.f_blocks - system.f_bfree) * (uint64_t)system.f_bsize +
+	       (uint64_t)(system.f_files - system.f_ffree) * INODE_BYTES;
+}
+
+static uint64_t bytes_of(const struct statx *status)
+{
+	return status->stx_blocks * 512u + INODE_BYTES;
+}
+
+/* What is mounted there may be a server's, who answers when he likes: that is not asked. */
+static int status_of(int fd, const char *name, int flags, struct statx *ret_status)
+{
+	return statx(fd, name, flags | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+		     STATX_TYPE | STATX_NLINK | STATX_INO | STATX_BLOCKS, ret_status);
 }
 
 /* Takes the descriptor. A file with several names counts a part for each. */
@@ -46,16 +61,18 @@ static uint64_t held_below(int fd, uint64_t device, int depth)
 		return 0;
 	}
 	while ((entry = readdir(directory))) {
-		struct stat status;
+		struct statx status;
 		int below;
 
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
-		    fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
+		    status_of(fd, entry->d_name, AT_SYMLINK_NOFOLLOW, &status) < 0 ||
+		    makedev(status.stx_dev_major, status.stx_dev_minor) != device)
 			continue;
-		if (!S_ISDIR(status.st_mode)) {
-			total += (uint64_t)status.st_blocks * 512u / (status.st_nlink ? status.st_nlink : 1);
+		if (!S_ISDIR(status.stx_mode)) {
+			total += bytes_of(&status) / (status.stx_nlink ? status.stx_nlink : 1);
 			continue;
 		}
+		total += bytes_of(&status);
 		if (depth == DEPTH_MAX)
 			continue;
 		below = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -72,7 +89,7 @@ static uint64_t held_in(const struct slk_place *place)
 	struct stat status;
 
 	if (fd < 0 && errno == ENOTDIR && fstat(place->fd, &status) == 0)
-		return (uint64_t)status.st_blocks * 512u;
+		return (uint64_t)status.st_blocks * 512u + INODE_BYTES;
 	return fd < 0 ? 0 : held_below(fd, place->device, 0);
 }
 
@@ -146,21 +163,33 @@ static void add_nameless(struct nameless *found, uint64_t inode, uint64_t bytes)
 	found->total += bytes;
 }
 
+/* As /proc/<pid>/fd shows it: nobody need be asked for that. */
+static int leads_to_nameless(int directory_fd, const char *number)
+{
+	char text[4096];
+	ssize_t got = readlinkat(directory_fd, number, text, sizeof(text));
+	size_t end = sizeof(NAMELESS_END) - 1;
+
+	return got == (ssize_t)sizeof(text) ||
+	       (got >= (ssize_t)end && memcmp(text + got - end, NAMELESS_END, end) == 0);
+}
+
 static void add_open(struct nameless *found, pid_t pid)
 {
 	char path[32];
 	DIR *directory;
 	const struct dirent *entry;
-	struct stat status;
+	struct statx status;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
 	directory = opendir(path);
 	if (!directory)
 		return;
 	while ((entry = readdir(directory)))
-		if (fstatat(dirfd(directory), entry->d_name, &status, 0) == 0 && status.st_dev == found->device &&
-		    status.st_nlink == 0)
-			add_nameless(found, status.st_ino, (uint64_t)status.st_blocks * 512u);
+		if (leads_to_nameless(dirfd(directory), entry->d_name) &&
+		    status_of(dirfd(directory), entry->d_name, 0, &status) == 0 &&
+		    makedev(status.stx_dev_major, status.stx_dev_minor) == found->device && status.stx_nlink == 0)
+			add_nameless(found, status.stx_ino, bytes_of(&status));
 	closedir(directory);
 }
 
@@ -185,7 +214,7 @@ static void add_mapped(struct nameless *found, pid_t pid)
 	fclose(file);
 }
 
-static uint64_t nameless_of(const struct slk_memory *memory, uint64_t device)
+static uint64_t nameless_of(const struct slk_counting *walk, uint64_t device)
 {
 	struct nameless *found = calloc(1, sizeof(*found));
 	uint64_t total;
@@ -193,16 +222,16 @@ static uint64_t nameless_of(const struct slk_memory *memory, uint64_t device)
 	if (!found)
 		return UINT64_MAX;
 	found->device = device;
-	for (const struct slk_member *member = memory->first; member; member = member->next)
-		add_open(found, member->pid);
-	for (const struct slk_member *member = memory->first; member; member = member->next)
-		add_mapped(found, member->pid);
+	for (uint32_t i = 0; i < walk->count; i++)
+		add_open(found, walk->members[i].pid);
+	for (uint32_t i = 0; i < walk->count; i++)
+		add_mapped(found, walk->members[i].pid);
 	total = found->total;
 	free(found);
 	return total;
 }
 
-uint64_t slk_places_exactly(const struct slk_memory *memory)
+uint64_t slk_places_exactly(const struct slk_memory *memory, const struct slk_counting *walk)
 {
 	uint64_t total = 0;
 
@@ -217,7 +246,7 @@ uint64_t slk_places_exactly(const struct slk_memory *memory)
 		for (uint32_t j = i; j < memory->place_count; j++)
 			if (memory->places[j].device == device)
 				held += more(held_in(&memory->places[j]), memory->places[j].held_bytes);
-		nameless = nameless_of(memory, device);
+		nameless = nameless_of(walk, device);
 		held = nameless < UINT64_MAX - held ? held + nameless : UINT64_MAX;
 		total += held < grown ? held : grown;
 	}

@@ -370,10 +370,19 @@ void slk_judged_now(struct slk_engine *engine, const struct slk_walk *walk, uint
 uint64_t slk_judged_until(void);
 /* Does the mount table hold a file system whose lookups wait for a server? */
 int slk_lookups_may_wait(struct slk_engine *engine);
+/* Is it on one of the mounts that are known to be local? Asked where some are not. */
+int slk_is_on_local_mount(const struct slk_engine *engine, int fd);
+/* O_PATH, of an absolute path. -EAGAIN: it would have to wait. */
+int slk_open_path(struct slk_engine *engine, const char *path, uint64_t flags, uint64_t resolve);
 
 /* ---- ways.c: whether a path comes by what depends on who asks */
 
-int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request);
+int slk_lists_told(struct slk_engine *engine, const struct slk_request *request);
+
+/* ---- interpreters.c */
+
+/* Does the file at an absolute path name an interpreter by way of what depends on who asks? 1 also where that cannot be told. */
+int slk_execution_names_askers(struct slk_engine *engine, const char *path);
 
 /* ---- lower.c: what only the lower tree has */
 
@@ -494,6 +503,7 @@ struct slk_engine {
 	int slow_lookups;
 	int tell_granted;
 	int own_pids; /* processes outside do not exist for the program */
+	int tells_listings; /* of some directories Python does */
 	int has_trees;
 	uint32_t tree_count;
 	uint32_t umask;
@@ -596,6 +606,9 @@ int slk_may_confine(const struct slk_engine *engine);
 /* Confine a waiting thread to this CPU; 0 where that makes no difference, or is not to be had. */
 int slk_confine(int32_t tid, struct slk_confined *ret_confined);
 void slk_release(const struct slk_confined *confined);
+
+/* Of a call whose row says refuse: does Python decide, by its arguments? */
+int slk_is_asked(const struct slk_engine *engine, int32_t nr, const uint64_t *args);
 
 /* ---- answers.c */
 

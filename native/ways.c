@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,15 +26,36 @@ struct way {
 	char todo[2 * SLK_PATH_MAX]; /* what is left of it */
 };
 
-/* Is a link on it, as it is written? Most paths have none. */
-static int has_links(const char *text)
+/* Is a link on it, as it is written? Most paths have none. 1 also where only a server could tell. */
+static int has_links(const char *text, int may_wait)
 {
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS};
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC,
+			       .resolve = RESOLVE_NO_SYMLINKS | (may_wait ? RESOLVE_CACHED : 0)};
 	long fd = syscall(SYS_openat2, AT_FDCWD, text, &how, sizeof(how));
 
 	if (fd >= 0)
 		close((int)fd);
 	return fd < 0 && errno != ENOENT && errno != ENOTDIR && errno != EACCES;
+}
+
+/* Its length; 0: no link; -EAGAIN: only a server could tell. */
+static ssize_t read_link(struct slk_engine *engine, const char *text, int may_wait, char *ret_target, size_t size)
+{
+	struct stat status;
+	ssize_t length = -EAGAIN;
+	int fd;
+
+	if (!may_wait) {
+		length = readlink(text, ret_target, size);
+		return length >= 0 ? length : errno == EINVAL ? 0 : -errno;
+	}
+	fd = slk_open_path(engine, text, O_NOFOLLOW, 0);
+	if (fd < 0)
+		return fd;
+	if (slk_is_on_local_mount(engine, fd) && fstat(fd, &status) == 0)
+		length = S_ISLNK(status.st_mode) ? readlinkat(fd, "", ret_target, size) : 0;
+	close(fd);
+	return length;
 }
 
 /* Put what a link says before what is left. -ENAMETOOLONG: the kernel will find that, too. */
@@ -73,7 +95,7 @@ static int is_askers(const struct slk_engine *engine, struct slk_walk *at)
 }
 
 /* One name on. 1: it is the asker's; 0: go on; -errno: there is no way, as the kernel will find. */
-static int step(const struct slk_engine *engine, struct way *way, char *name, char *rest, int look, int *links)
+static int step(struct slk_engine *engine, struct way *way, char *name, char *rest, int look, int may_wait, int *links)
 {
 	char target[SLK_PATH_MAX];
 	ssize_t length;
@@ -85,11 +107,11 @@ static int step(const struct slk_engine *engine, struct way *way, char *name, ch
 	} else if (is_askers(engine, &way->at)) {
 		return 1;
 	} else if (look) {
-		length = readlink(way->at.text, target, sizeof(target));
+		length = read_link(engine, way->at.text, may_wait, target, sizeof(target));
 		if (length == (ssize_t)sizeof(target))
 			return 1;
-		if (length < 0 && errno != EINVAL)
-			return errno == ENOENT || errno == ENOTDIR || errno == EACCES ? -errno : 1;
+		if (length < 0)
+			return length == -ENOENT || length == -ENOTDIR || length == -EACCES ? (int)length : 1;
 		if (length > 0)
 			return ++*links > LINKS_MAX ? -ELOOP : follow(way, rest, target, (size_t)length);
 	}
@@ -101,19 +123,19 @@ int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base
 		      uint32_t length)
 {
 	struct way way; /* not cleared: it is large */
-	int links = 0, look;
+	int links = 0, look, may_wait;
 
 	if (length && path[0] == '/')
 		base_length = 0;
 	way.at.count = 0;
-	if (base_length + 1 + length >= sizeof(way.todo) || may_be_removed(base, base_length) ||
-	    slk_lookups_may_wait(engine))
+	if (base_length + 1 + length >= sizeof(way.todo) || may_be_removed(base, base_length))
 		return 1;
+	may_wait = slk_lookups_may_wait(engine);
 	memcpy(way.todo, base, base_length);
 	way.todo[base_length] = '/';
 	memcpy(way.todo + base_length + 1, path, length);
 	way.todo[base_length + 1 + length] = '\0';
-	look = has_links(way.todo);
+	look = has_links(way.todo, may_wait);
 	for (;;) {
 		char *name = way.todo + strspn(way.todo, "/");
 		char *rest = name + strcspn(name, "/");
@@ -127,14 +149,14 @@ int slk_way_is_askers(struct slk_engine *engine, const char *base, uint32_t base
 			memmove(way.todo, rest, strlen(rest) + 1);
 			continue;
 		}
-		result = step(engine, &way, name, rest, look, &links);
+		result = step(engine, &way, name, rest, look, may_wait, &links);
 		if (result)
 			return result > 0;
 	}
 }
 
-/* Of getdents: is it a directory of /proc that is read? */
-int slk_reads_askers(struct slk_engine *engine, const struct slk_request *request)
+/* Of getdents: is it a directory that is read of which Python tells what is there? */
+int slk_lists_told(struct slk_engine *engine, const struct slk_request *request)
 {
 	char text[SLK_PATH_MAX];
 	struct slk_walk walk;
@@ -146,5 +168,5 @@ int slk_reads_askers(struct slk_engine *engine, const struct slk_request *reques
 	if (length >= (ssize_t)sizeof(text) || slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
 		return 1;
 	zone = slk_zones_find(engine->zones, &walk);
-	return text[0] == '/' && zone && zone->flags & SLK_ZONE_ASKER;
+	return text[0] == '/' && zone && zone->flags & (SLK_ZONE_ASKER | SLK_ZONE_TOLD);
 }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from harness.running import Runner, require, system_python
+from harness.with_psutil import with_psutil
 
 _POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
 
@@ -216,22 +215,11 @@ def test_programs_that_look_for_a_process_find_the_sandboxs_own(runner: Runner, 
 
 
 def test_psutil_sees_the_sandboxs_own(runner: Runner, stranger: int) -> None:
-    found = importlib.util.find_spec("psutil")
-    if found is None or found.origin is None:
-        pytest.skip("there is no psutil in the environment of the tests")
-    packages = Path(found.origin).parents[1]
     text = (
         "import os, psutil; print(psutil.pids() == [os.getpid()], psutil.pid_exists(1),"
         f" psutil.pid_exists({stranger}), psutil.Process().parent(), [p.name() for p in psutil.process_iter()])"
     )
-    ended = runner.sandboxed(
-        [system_python(), "-c", text],
-        options=["--read", packages],
-        policy=_POLICY,
-        env={"PYTHONPATH": str(packages)},
-    )
-    if b"ImportError" in ended.stderr or b"ModuleNotFoundError" in ended.stderr:
-        pytest.skip("psutil of the environment is not for the machine's python")
+    ended = with_psutil(runner, text, policy=_POLICY)
     assert ended.stdout.startswith(b"True False False None ['python3"), ended
 
 

@@ -39,9 +39,9 @@ CORPUS = Path(fixture.__file__).parent
 
 @dataclass
 class Result:
-    """What one program did. seen: the tree with its eyes. left: the real tree afterwards, with ours.
+    """What one program did. seen: the tree with its eyes. left: the real tree in the end, with ours.
 
-    before, after: the real tree exactly, without access times.
+    before, after: the real tree exactly, without access times; after the run, and before a commit.
     """
 
     lines: list[str]
@@ -96,6 +96,7 @@ class Bench:
         before = _by_program(work)
         ended = self.run_job(way, {"group": group, "programs": list(names)})
         after = _by_program(work)
+        way.finish(self.runner)
         lines = [line for line in ended.stdout.splitlines(keepends=True) if line.endswith(b"\n")]
         found = {result["program"]: result for result in map(json.loads, lines)}
         results = {}
@@ -140,6 +141,7 @@ class Bench:
         before = snapshot.exact(work)
         ended = self.run_job(way, {"command": list(command)}, env)
         after = snapshot.exact(work)
+        way.finish(self.runner)
         told = json.loads(ended.stdout) if ended.stdout else _did_not_run(ended)
         return Result(told["lines"], told["ended"], told["tree"], snapshot.seen(work), before, after)
 

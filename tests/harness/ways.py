@@ -45,6 +45,9 @@ class Way:
         """read: what the command needs beside the work directory and the machine's own programs."""
         return runner.run(command, timeout=TIMEOUT_S, env=env)
 
+    def finish(self, runner: Runner) -> None:
+        """After a look at what the run has left: what is still to be done with it."""
+
 
 class Overlayfs(Way):
     """The kernel's overlayfs over the work directory, which is the lower. Seen by the command only.
@@ -168,20 +171,18 @@ def _why_no_other_file_system() -> str | None:
 
 
 class Committed(Sandboxed):
-    """What was changed is kept, looked at, and committed with all that must be named."""
+    """What was changed is kept, and in the end committed with all that must be named."""
 
     def parts(self, names: Sequence[str], user: User) -> list[list[str]]:
         impossible = [name for name in names if os.fsencode(name) in _IMPOSSIBLE and not user.is_root]
         return [part for part in ([name for name in names if name not in impossible], impossible) if part]
 
-    def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
-        ended = super().run(runner, command, read, env)
+    def finish(self, runner: Runner) -> None:
         listed = _control(runner, "ps", "--json")
         assert listed.returncode == 0, listed.stderr
         for run in map(json.loads, listed.stdout.splitlines()):
             if run["workdir"] == str(runner.work):
                 _commit(runner, run["id"])
-        return ended
 
 
 # Programs of which an ordinary user cannot commit everything, so that nothing of it is committed: each by itself, not

@@ -362,7 +362,7 @@ def test_the_rows_for_c_hold_positions_rights_and_errnos() -> None:
 def test_for_processes_outside_nothing_is_trapped_where_they_may_be_seen() -> None:
     for own in (FilterPlan(own_pids=True), FilterPlan(own_pids=True, trees=True)):
         everybody = own._replace(own_pids=False)
-        asking = [name for name in OWN_PIDS if BY_NAME[name].treatment is Treatment.PASS]
+        asking = [name for name in OWN_PIDS if BY_NAME[name].treatment in (Treatment.PASS, Treatment.TELL)]
         looking = ["stat", "newfstatat", "access", "readlinkat", "statfs", "chdir", "getdents64"]
         for name in (*asking, *([] if own.trees else looking)):
             high = (8, 8, 8) if name == "fcntl" else (-4000 & (1 << 64) - 1, 4000, 4000)
@@ -470,6 +470,34 @@ def test_forks_are_trapped_only_where_processes_are_limited(name: str) -> None:
     assert row[0] == lib.SLK_CALL_COUNT and row[-2] == _ALWAYS
     denying = FilterPlan(deny=((name, "syscalls.deny[0]"),), processes_limited=True)
     assert _treatment(denying, name) is Treatment.REFUSE
+
+
+_LIMITS = ("memory_limited", "processes_limited", "processors_hidden", "own_pids", "disk_limited", "trees")
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("sysinfo", {"memory_limited", "processes_limited", "own_pids"}),
+        ("sched_getaffinity", {"processors_hidden"}),
+        ("getdents64", {"processors_hidden", "own_pids", "trees"}),
+    ],
+)
+def test_what_tells_of_the_machine_is_trapped_only_where_a_limit_needs_it(
+    name: str, limits: set[str]
+) -> None:
+    assert _treatment(FilterPlan(), name) is Treatment.PASS
+    trapping = {
+        limit
+        for limit in _LIMITS
+        if _treatment(FilterPlan()._replace(**{limit: True}), name) is not Treatment.PASS
+    }
+    assert trapping == limits
+
+
+def test_nobody_finds_the_processor_that_it_runs_on_by_a_number_that_is_not_shown() -> None:
+    assert _treatment(FilterPlan(processors_hidden=True), "rseq") is Treatment.ENOSYS
+    assert _treatment(FilterPlan(), "rseq") is Treatment.PASS
 
 
 def test_a_new_namespace_has_its_own_errno_where_processes_are_limited() -> None:

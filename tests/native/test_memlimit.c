@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define MEGA (UINT64_C(1) << 20)
@@ -79,7 +80,7 @@ static void end(struct family *family)
 
 static uint64_t used(struct family *family)
 {
-	slk_memory_look(family->memory, 1);
+	slk_memory_look_exactly(family->memory);
 	return family->memory->used;
 }
 
@@ -107,6 +108,8 @@ static void what_a_process_has_touched_counts(void)
 	CHECK_EQUAL(1, family.memory->member_count);
 	CHECK_EQUAL(1, slk_memory_asks(family.memory, 20 * MEGA));
 	CHECK_EQUAL(0, slk_memory_asks(family.memory, 45 * MEGA));
+	CHECK_EQUAL(1, slk_memory_asks_exactly(family.memory, 20 * MEGA));
+	CHECK_EQUAL(0, slk_memory_asks_exactly(family.memory, 45 * MEGA));
 	CHECK_EQUAL(0, slk_memory_asks(family.memory, UINT64_MAX));
 	end(&family);
 }
@@ -158,6 +161,58 @@ static int same_memory(void *argument)
 
 	say(family->done[1]);
 	return (int)read(family->go[0], &byte, 1);
+}
+
+/* Its share is small, as long as they are there. */
+static void what_the_largest_holds_is_in_use_whoever_shares_it(void)
+{
+	struct family family = begin(shares_with_four);
+
+	slk_memory_look(family.memory);
+	CHECK(slk_memory_at_least(family.memory) >= 20 * MEGA);
+	CHECK_EQUAL(0, slk_memory_begin_walk(family.memory));
+	family.memory->walk.count = 1; /* as if the others had gone meanwhile */
+	family.memory->walk.counts_mapped = 1;
+	slk_memory_walk(family.memory, &family.memory->walk);
+	CHECK(family.memory->walk.used < 10 * MEGA);
+	slk_memory_end_walk(family.memory);
+	CHECK(family.memory->used >= 20 * MEGA);
+	end(&family);
+}
+
+static void is_named_like_init(struct family *family)
+{
+	prctl(PR_SET_NAME, "sandlockd-init", 0, 0, 0);
+	if (fork() > 0)
+		_exit(0);
+	takes_20(family);
+}
+
+/* Who has lost its parent is a child of init, and everybody may give himself a name. */
+static void a_name_hides_nobody(void)
+{
+	struct family family = begin(is_named_like_init);
+
+	family.memory->program = 1; /* it was met before */
+	CHECK(used(&family) >= 20 * MEGA);
+	end(&family);
+}
+
+static void without_descriptors_nobody_is_overlooked(void)
+{
+	struct family family = begin(takes_20);
+	struct rlimit before, none;
+
+	CHECK_EQUAL(0, getrlimit(RLIMIT_NOFILE, &before));
+	none = (struct rlimit){3, before.rlim_max};
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &none));
+	slk_memory_look(family.memory);
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &before));
+	CHECK_EQUAL(EMFILE, family.memory->blind_error);
+	CHECK_EQUAL(0, slk_memory_asks(family.memory, 1));
+	CHECK(used(&family) >= 20 * MEGA);
+	CHECK_EQUAL(0, family.memory->blind_error);
+	end(&family);
 }
 
 static void has_one_memory_with_another(struct family *family)
@@ -271,6 +326,9 @@ int main(void)
 	RUN(what_a_process_has_touched_counts);
 	RUN(what_is_not_touched_counts_nothing);
 	RUN(what_a_fork_shares_counts_once_near_the_limit);
+	RUN(what_the_largest_holds_is_in_use_whoever_shares_it);
+	RUN(a_name_hides_nobody);
+	RUN(without_descriptors_nobody_is_overlooked);
 	RUN(one_memory_of_two_processes_counts_once);
 	RUN(who_has_lost_its_first_thread_counts);
 	RUN(an_object_counts_until_nobody_has_it);

@@ -23,7 +23,7 @@ from suite.place import Place, clean_machine, new_place
 from suite.processes import Failure
 from suite.report import Report
 from suite.rows import Group, Row, wanted
-from suite.subjects import Subject, subjects, subjects_in_tree, subjects_limited
+from suite.subjects import Subject, subjects, subjects_in_tree, subjects_limited, subjects_private
 
 _IMPORTS = "imports"
 
@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _all_rows(*, drop_caches: bool) -> list[Row]:
-    rows = [operation.new_row() for operation in (*operations.OPERATIONS, *operations.LIMITED_OPERATIONS)]
+    before_work = (*operations.OPERATIONS, *operations.LIMITED_OPERATIONS, *operations.PRIVATE_OPERATIONS)
+    rows = [operation.new_row() for operation in before_work]
     rows += sorted(
         (row for one in work.WORKLOADS for row in one.new_rows()), key=lambda row: row.group == Group.INSIDE
     )
@@ -125,6 +126,7 @@ class _Suite:
         self._python = _python_of(sandlockd)
         self._subjects: list[Subject] = subjects(place, sandlockd, options.peer)
         self._limited = subjects_limited(place, sandlockd)
+        self._private = subjects_private(place, sandlockd)
         self._in_tree = subjects_in_tree(place, sandlockd, options.tree_peer)
         self._rounds = 1 if options.quick else options.rounds
         self._settle_s = 0.0 if options.quick else options.settle
@@ -164,6 +166,7 @@ class _Suite:
         for among, group in (
             (self._subjects, Group.OPERATIONS),
             (self._limited, Group.LIMITED),
+            (self._private, Group.PRIVATE),
             (self._in_tree, Group.TREE),
         ):
             if rows := self._rows(group):

@@ -10,6 +10,8 @@ from harness.removing import remove_tree
 from harness.running import Runner
 from security.raw_calls import AT_EMPTY_PATH, AT_FDCWD, Buffer, Bytes, Ref, Script
 
+from sandlockd.kernel.syscalls import ROWS, native_architecture
+
 _NOFOLLOW = 0x100
 POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
 
@@ -66,6 +68,37 @@ def links(number: int) -> dict[str, str]:
     }
 
 
+def executables(number: int, work: Path) -> dict[str, bytes]:
+    """Scripts and a program whose interpreter is a file of the process, or is found by way of it."""
+    return {
+        "script": b"#!/proc/%d/exe\n" % number,
+        "spaced": b"#! \t/proc/%d/root/usr/bin/env x\n" % number,
+        "linked": b"#!%b/process/exe" % os.fsencode(work),
+        "nested": b"#!%b/script\n" % os.fsencode(work),
+        "dotted": b"#!/proc/self/../%d/../version\n" % number,
+        "relative": b"#!proc/%d/exe\n" % number,
+        "program": _program(b"/proc/%d/exe\0" % number),
+    }
+
+
+def _program(loader: bytes) -> bytes:
+    """An ELF file that asks for a loader, and has nothing more to it."""
+    machine = {"x86_64": 62, "aarch64": 183}[os.uname().machine]
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head += struct.pack("=HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    return head + struct.pack("=IIQQQQQQ", 3, 4, 120, 0, 0, len(loader), len(loader), 1) + loader
+
+
+def _executes(script: Script, work: Path) -> None:
+    for name in executables(0, work):
+        nothing = Bytes(bytes(8)), Bytes(bytes(8))
+        script.execve(work / name, *nothing)
+        script.execve(work / ".." / work.name / name, *nothing)
+        opened = script.openat(AT_FDCWD, work / name, os.O_PATH)
+        script.execveat(opened, b"", *nothing, AT_EMPTY_PATH)
+        script.close(opened)
+
+
 def make_links(runner: Runner, number: int) -> None:
     """In the work directory, emptied, with a file. It stays the one that was granted."""
     work = runner.work
@@ -74,6 +107,9 @@ def make_links(runner: Runner, number: int) -> None:
     for name, target in links(number).items():
         (work / name).symlink_to(target)
     runner.place.file("work/file", "x")
+    for name, content in executables(number, work).items():
+        (work / name).write_bytes(content)
+        (work / name).chmod(0o755)
     runner.place.give(work)
 
 
@@ -164,6 +200,7 @@ def _changes(script: Script, path: str | Path, work: Path) -> None:
 def paths(number: int, work: Path) -> Script:
     """By every path, with every call."""
     script = Script()
+    _executes(script, work)
     for path in (*spellings(number), *(work / name for name in through_links(number))):
         _looks(script, path)
         _absolute_looks(script, path)
@@ -242,12 +279,41 @@ def numbers(number: int) -> Script:
         namespace = script.openat(AT_FDCWD, b"/proc/self/ns/pid", os.O_RDONLY)
         for command in range(0x8004B706, 0x8004B70A):
             script.ioctl(namespace, command, number)
+        event = Bytes(struct.pack("=qiii", 0, 10, 4, number) + bytes(44))  # SIGEV_THREAD_ID
+        script.timer_create(0, event, Buffer(4))
+        for command in (0x5410, 0x8901, 0x8902):  # TIOCSPGRP, FIOSETOWN, SIOCSPGRP
+            for signed in (number, -number):
+                script.ioctl(0, command, Bytes(struct.pack("=i", signed)))
+                script.ioctl(namespace, command, Bytes(struct.pack("=i", signed)))
         ends = script.eventfd2(0, 0)
         script.fcntl(ends, 8, number)
         script.fcntl(ends, 8, -number)
         for kind in range(3):
             script.fcntl(ends, 15, Bytes(struct.pack("=ii", kind, number)))
     return script
+
+
+def every_call(number: int) -> Script:
+    """Each call of the table that takes a path or a number, with this one and zeros."""
+    script = Script(each_alone=True)
+    for row in ROWS:
+        if row.number(native_architecture()) is None or row.name in _NOT_ASKED:
+            continue
+        for path in row.paths:
+            args: list[int | bytes] = [0] * 6
+            args[path.position] = b"/proc/%d/task" % number
+            if path.dirfd >= 0:
+                args[path.dirfd] = AT_FDCWD
+            getattr(script, row.name)(*args)
+        for position in row.pids:
+            args = [0] * 6
+            args[position] = number
+            getattr(script, row.name)(*args)
+    return script
+
+
+# They end the child that makes the calls, or wait.
+_NOT_ASKED = frozenset(("wait4", "waitid"))
 
 
 def moved(line: str, by: int) -> str:

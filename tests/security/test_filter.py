@@ -62,7 +62,8 @@ DENYING = FilterPlan(deny=(("uname", "syscalls.deny[0]"), ("ioctl", "syscalls.de
 TREES = FilterPlan(trees=True)
 OWN = FilterPlan(own_pids=True, give_back=frozenset({"ptrace"}))
 COUNTED = FilterPlan(processes_limited=True)
-PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES, OWN, COUNTED]
+HIDING = FilterPlan(processors_hidden=True, own_pids=True)
+PLANS = [CLOSED, OPEN, GIVEN, DENYING, TREES, OWN, COUNTED, HIDING]
 
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 has more than one way in")
 

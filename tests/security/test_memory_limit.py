@@ -36,11 +36,12 @@ _TAKES = (
         "many-children",
         "stacks",
     ),
-    *("first-thread-has-ended", "written-after-fork", "passed-on-by-fork"),
+    *("first-thread-has-ended", "written-after-fork", "passed-on-by-fork", "named-like-init"),
 )
 # By the one or the other.
 _EITHER = ("threads", "shared-let-go", "shared-small-let-go", "shared-of-zero", "thread-stacks")
-_IN_SHM = ("shm-file", "shm-file-without-a-name")
+_IN_SHM = ("shm-file", "shm-file-without-a-name", "empty-files")
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 Measured = Callable[[str, object], None]
 
@@ -79,11 +80,22 @@ def test_who_takes_more_than_there_is_is_ended(runner: Runner, measured: Measure
 @pytest.mark.parametrize("how", _IN_SHM)
 def test_files_that_lie_in_memory_count(runner: Runner, shm: Path, measured: Measured, how: str) -> None:
     _takes_it_all_bare(runner, how, {"SHM": str(shm)})
-    (shm / "taken").unlink(missing_ok=True)
+    for left in shm.iterdir():
+        left.unlink()
     ended, taken = _run(runner, how, "--write", shm, env={"SHM": str(shm)}, size=MUCH)
     _is_stopped(ended, how)
     measured("further_mib", round((taken - LIMIT) / MEGA, 1))
     assert taken < LIMIT + FURTHER
+
+
+@pytest.mark.one_user
+def test_what_is_in_a_pipe_is_not_there_by_reference(runner: Runner) -> None:
+    """It would be nobody's memory, and no page of it could be counted."""
+    if not _HUGE_PAGES.exists() or "[never]" in _HUGE_PAGES.read_text():
+        pytest.skip("there are no huge pages")
+    _takes_it_all_bare(runner, "huge-pages-in-pipes")
+    ended, taken = _run(runner, "huge-pages-in-pipes")
+    assert (ended.returncode, taken) == (3, 0) and b"Function not implemented" in ended.stderr
 
 
 def test_what_others_put_there_does_not_count(runner: Runner, shm: Path) -> None:
@@ -277,7 +289,7 @@ memlimit.Memory.watch = lambda self, *a: None
 _NO_HANDLERS = """
 from sandlockd.launch import filter_plan as plan
 decide = plan._decide_memory
-plan._decide_memory = lambda row, given: plan._PASS if row.name not in ('memfd_secret',) else decide(row, given)
+plan._decide_memory = lambda row, given: plan._PASS if row.name not in plan._UNCOUNTED else decide(row, given)
 """
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.running import Runner
+from harness.running import Runner, system_python
+from harness.terminal import open_terminal
 from harness.waiting import line_of
 from security import broken, strangers
 from security.canaries import victim
@@ -17,6 +22,7 @@ Make = Callable[[int, Path], Script]
 _MAKERS: dict[str, Make] = {
     "paths": strangers.paths,
     "numbers": lambda number, work: strangers.numbers(number),
+    "every call": lambda number, work: strangers.every_call(number),
 }
 
 
@@ -42,11 +48,12 @@ _NOT_AS_BARE = {"ptrace", "process_vm_readv", "process_vm_writev", "prctl"}
 def test_whoever_is_outside_answers_as_a_free_number_does(runner: Runner, kind: str) -> None:
     make, number = _MAKERS[kind], strangers.a_free_number()
     free = make(number, runner.work)
-    strangers.make_links(runner, number)
-    bare = free.bare(runner)
     without = _outcomes(runner, free, number)
-    differing = {free.names[int(line.split()[0])] for line in _told(free, without, bare)}
-    assert differing <= _NOT_AS_BARE
+    if kind != "every call":  # nearly all of it is refused to everybody
+        strangers.make_links(runner, number)
+        bare = free.bare(runner)
+        differing = {free.names[int(line.split()[0])] for line in _told(free, without, bare)}
+        assert differing <= _NOT_AS_BARE
     with victim(runner) as (process, _):
         script = make(process.pid, runner.work)
         found = _outcomes(runner, script, process.pid)
@@ -92,7 +99,9 @@ def test_with_a_tree_as_well(runner: Runner) -> None:
         for name, target in strangers.links(pid).items():
             (runner.work / name).unlink()
             prepared.symlink(target.encode(), runner.work / name)
-        shift = len(strangers.links(pid))
+        for name in list(strangers.executables(pid, runner.work))[::2]:
+            prepared.chmod(runner.work / name, 0o755)  # of which there is a copy now
+        shift = len(prepared.lines)
         prepared.lines += [strangers.moved(line, shift) for line in script.lines]
         prepared.names += script.names
         return prepared.sandboxed(runner, policy=policy)[0][shift:]
@@ -117,6 +126,68 @@ def test_from_a_directory_that_was_removed(runner: Runner) -> None:
             script.newfstatat(AT_FDCWD, path, Buffer(144), 0)
         outcomes, _ = script.sandboxed(runner, "--write", runner.work, policy=strangers.POLICY)
     assert [outcome.error for outcome in outcomes[3:]] == ["ENOENT"] * 3 + [""] * 2
+
+
+_GROUPS = """
+import os, sys
+for group in map(int, sys.argv[1:]):
+    try:
+        os.tcsetpgrp(0, group)
+        print("taken", end=" ")
+    except OSError as error:
+        print(error.strerror.replace(" ", "-"), end=" ")
+own = os.fork()
+if own == 0:
+    os.setpgid(0, 0)
+    os.read(0, 1)
+    os._exit(0)
+os.setpgid(own, own)
+os.tcsetpgrp(0, own)
+print(os.tcgetpgrp(0) == own, "and-over", flush=True)
+os.kill(own, 9)
+"""
+
+
+def test_at_a_terminal(runner: Runner) -> None:
+    """tcsetpgrp: which groups there are."""
+    number = strangers.a_free_number()
+    with victim(runner) as (process, _):
+        line = runner.command_line(
+            [system_python(), "-c", _GROUPS, str(number), str(process.pid), str(os.getpgid(process.pid))],
+            policy=strangers.POLICY,
+        )
+        words = [os.fsdecode(word) for word in line]
+        place = {"user": runner.place.user, "cwd": str(runner.work), "environment": runner.environment()}
+        with open_terminal(words, **place) as terminal:
+            terminal.expect(rb"(No-such-process ){3}True and-over")
+            terminal.wait()
+
+
+_PEER = """
+import socket, struct
+at = socket.socket(fileno=0)
+for length in (12, 4, 0):
+    told = at.getsockopt(socket.SOL_SOCKET, 17, length) if length else b""
+    print(told.hex(), end=" ")
+try:
+    print(at.getsockopt(socket.SOL_SOCKET, 77))
+except OSError as error:
+    print(error.errno)
+one, other = socket.socketpair()
+print(struct.unpack("=iII", one.getsockopt(socket.SOL_SOCKET, 17, 12))[0] == __import__("os").getpid())
+"""
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_whoever_is_at_the_other_end_of_a_socket_has_no_number(runner: Runner, tree: bool) -> None:
+    policy = strangers.POLICY
+    if tree:
+        policy = policy.replace("[proc]", f'workdir = "{runner.work}"\non_exit = "discard"\n[proc]')
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ended = runner.sandboxed([system_python(), "-c", _PEER], policy=policy, stdin=theirs)
+    ids = struct.pack("=iII", 0, os.geteuid(), os.getegid()).hex()
+    assert ended.stdout.decode().split() == [ids, "00000000", str(errno.ENODATA), "True"], ended
 
 
 # ---- the tests above can fail ----
@@ -152,6 +223,10 @@ _BROKEN = {
             "pidfd_open",
             "fcntl",
         },
+    ),
+    "interpreters are not looked at": (
+        "from sandlockd.handlers.private import executing\nexecuting.is_shown = lambda caller, name: True\n",
+        {"execve", "execveat"},
     ),
 }
 

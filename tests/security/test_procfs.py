@@ -135,7 +135,8 @@ def test_links_to_self_mean_the_program(runner: Runner) -> None:
 
 
 _OF_THE_MACHINE_READ = (
-    "kcore kallsyms kmsg keys key-users iomem ioports modules sysvipc/shm timer_list slabinfo vmallocinfo"
+    "kcore kallsyms kmsg keys key-users iomem ioports modules sysvipc/shm timer_list slabinfo vmallocinfo sched_debug"
+    " pagetypeinfo kpagecount kpageflags kpagecgroup schedstat sysrq-trigger acpi/wakeup fs/ext4 latency_stats"
 )
 _OF_THE_MACHINE_WRITE = (
     "sysrq-trigger sys/kernel/hostname sys/kernel/core_pattern sys/vm/drop_caches sys/kernel/sysrq sys/fs/file-max"

@@ -156,6 +156,7 @@ def _ways(runner: Runner, change: str) -> tuple[list[Any], list[Any]]:
     return command, ["--workdir", runner.work, "--read", outside.parent / "nothing", "--on-exit", "discard"]
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("tmp", ["private-tmp", "no-other-tree"])
 @pytest.mark.parametrize("change", _CHANGES)
 def test_what_is_told_is_right_before_and_after_the_first_change_by(

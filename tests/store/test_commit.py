@@ -188,6 +188,7 @@ def _calls(place: Place) -> int:
     return int(counts.read_text())
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("name", _MEANWHILE)
 def test_what_somebody_does_between_two_calls_of_a_commit_is_never_lost(place: Place, name: str) -> None:
     def check() -> None:
@@ -210,6 +211,7 @@ def _anew(place: Place) -> None:
             remove_tree(below) if below.is_dir() and not below.is_symlink() else below.unlink()
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("change", [_replace, _overwrite], ids=["replaced", "written in place"])
 def test_what_somebody_does_before_a_commit_is_taken_back_is_never_lost(
     place: Place, change: Callable[[Path], object]

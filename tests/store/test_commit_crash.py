@@ -157,6 +157,7 @@ def _killed(act: Callable[[], object], number: int) -> int:
     return in_child(run)
 
 
+@pytest.mark.one_user
 def test_a_commit_killed_before_any_call_is_ended_by_a_rerun_however_often_that_is_killed(
     place: Place, soak: bool
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_commit_killed_before_any_call_is_ended_by_a_rerun_however_often_that_
     assert on_a_fresh_disk(place, lambda: in_child(all_attempts, place.user)) == 0
 
 
+@pytest.mark.one_user
 def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None:
     def all_attempts() -> None:
         with _in_memory(place) as root:
@@ -222,6 +224,7 @@ def test_a_commit_killed_before_any_call_can_be_taken_back(place: Place) -> None
     assert in_child(all_attempts, place.user) == 0
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
 def test_a_call_that_fails_leaves_the_tree_as_it_was_and_the_next_try_succeeds(
     place: Place, error: int

@@ -42,11 +42,13 @@ _ROOMS_MAX = 60
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_disk_that_fills_up_in_a_change_leaves_the_old_tree(place: Place, scenario: str) -> None:
     _fill_everywhere(place, SCENARIOS[scenario], watched=False)
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("scenario", WATCHED_SCENARIOS)
 def test_a_disk_that_fills_up_where_somebody_watches_leaves_the_old_tree(place: Place, scenario: str) -> None:
     _fill_everywhere(place, WATCHED_SCENARIOS[scenario], watched=True)

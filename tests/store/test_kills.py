@@ -53,11 +53,13 @@ def _counted(limit: int) -> Callable[[], int]:
     return lambda: count
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_kill_before_any_system_call_leaves_the_old_or_the_new_tree(place: Place, scenario: str) -> None:
     _kill_everywhere(place, SCENARIOS[scenario], watched=False)
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("scenario", WATCHED_SCENARIOS)
 def test_a_kill_where_somebody_watches_leaves_the_old_or_the_new_tree(place: Place, scenario: str) -> None:
     _kill_everywhere(place, WATCHED_SCENARIOS[scenario], watched=True)

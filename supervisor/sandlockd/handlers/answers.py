@@ -48,6 +48,9 @@ class Backstop(enum.Enum):
         "whoever is the owner of a file's signals by then: Landlock lets none of them reach anybody outside"
         " (landlock(7))"
     )
+    TERMINAL_GROUP = (
+        "a terminal is given to no group of another session, whatever its number is by then (tty_ioctl(4))"
+    )
     REGISTERS = "what it does is in its registers, which nobody can change while it waits; it is trapped to be counted"
     OWN_MEMORY = "mapping memory of its own gives a program nothing but that"
     MEMORY_COUNTED = (

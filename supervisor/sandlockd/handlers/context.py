@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
+    from sandlockd.handlers.limited.view import View
     from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Engine, Request, Zone
@@ -76,6 +77,7 @@ class Context:
         hidden: tuple[bytes, ...] | None = None,
         memory: Memory | None = None,
         makes_shared_memory: bool = False,
+        view: View | None = None,
     ) -> None:
         """files, patient: for the loop, and for a worker. zones: what the kernel grants, by path. rule_for: the name of
         the rule that traps or refuses a call with these arguments. errno_for: what a refusal of a call with these
@@ -87,6 +89,7 @@ class Context:
         acquaintance: where there are trees, of the sockets in them.
         hidden: where processes outside do not exist for the program, more of /proc that does not (`proc.hide`).
         memory: where it is limited. makes_shared_memory: callers can be made to make it of an object that we have.
+        view: where limits change what the machine is to the program.
         """
         self.engine = engine
         self.files: Files = files
@@ -114,6 +117,7 @@ class Context:
         self.hidden = hidden
         self.memory = memory
         self.makes_shared_memory = makes_shared_memory
+        self.view = view
         # For names in the trees. What really is where a tree that starts empty lies, no rule outside grants.
         self.rules_inside = rules.with_temporary(
             [tree.root for tree in trees if tree.lower_directory is None]

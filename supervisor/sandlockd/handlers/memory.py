@@ -11,19 +11,20 @@ import errno
 from functools import partial
 
 from sandlockd.handlers import lookup, record
-from sandlockd.handlers.answers import EACCES, EFAULT, Backstop, Continue, Errno, Fd, Restart, Value, Write
+from sandlockd.handlers.answers import EACCES, EFAULT, Backstop, Continue, Errno, Fd, Later, Restart, Value
 from sandlockd.handlers.context import Caller
 from sandlockd.kernel import memory, sockets
 from sandlockd.kernel.engine import REASON_NO_ROOM
-from sandlockd.kernel.memlimit import lies_in_memory, machine
+from sandlockd.kernel.memlimit import Asks, lies_in_memory
 from sandlockd.kernel.syscalls import number_of
 from sandlockd.policy.verdict import Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from sandlockd.handlers.answers import Answer, Later, Refused
+    from sandlockd.handlers.answers import Answer, Refused
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.memlimit import Memory
@@ -45,11 +46,10 @@ def around(memory_limit: Memory, by_name: dict[str, Handler]) -> dict[str, Handl
     return {
         **by_name,
         "mmap": partial(_map, memory_limit),
-        "mremap": partial(_no_room, memory_limit, lambda args: max(args[2] - args[1], 0)),
-        "mprotect": partial(_no_room, memory_limit, lambda args: args[1]),
-        "pkey_mprotect": partial(_no_room, memory_limit, lambda args: args[1]),
+        "mremap": partial(_judged, memory_limit, Asks.MREMAP),
+        "mprotect": partial(_judged, memory_limit, Asks.MPROTECT),
+        "pkey_mprotect": partial(_judged, memory_limit, Asks.MPROTECT),
         "brk": partial(_break, memory_limit),
-        "sysinfo": partial(_machine, memory_limit),
         "memfd_create": partial(_create, memory_limit),
         "fallocate": partial(_allocate, memory_limit, by_name.get("fallocate")),
     }
@@ -60,31 +60,62 @@ def _refused(limit: Memory, size_bytes: int, error: int = errno.ENOMEM) -> Refus
     return record.refuse(verdict, wanted="take memory", target=b"%d bytes" % size_bytes, error=error)
 
 
-def _no_room(
-    limit: Memory, size_of: Callable[[tuple[int, ...]], int], context: Context, request: Request
-) -> Answer:
+def _judged(limit: Memory, asks: Asks, context: Context, request: Request) -> Answer | Later:
     if request.reason != REASON_NO_ROOM:
         return COUNTED
-    return _refused(limit, size_of(request.args))
+    tid, args = request.tid, request.args
+    size_bytes = max(args[2] - args[1], 0) if asks is Asks.MREMAP else args[1]
+
+    def decide(judged: tuple[bool, int]) -> Answer:
+        return COUNTED if judged[0] else _refused(limit, size_bytes)
+
+    return _in_a_worker(partial(limit.judge, asks, tid, args), decide)
 
 
-def _break(limit: Memory, context: Context, request: Request) -> Answer:
+def _break(limit: Memory, context: Context, request: Request) -> Answer | Later:
     """brk(2) of the kernel tells no error: it returns where the heap ends, and the C library compares."""
     if request.reason != REASON_NO_ROOM:
         return COUNTED
-    end = context.engine.break_of(request.tid)
-    record.refused(context, request, _refused(limit, max(request.args[0] - end, 0) if end else 0))
-    return Value(end)
+    tid, wanted = request.tid, request.args[0]
+
+    def decide(judged: tuple[bool, int]) -> Answer:
+        fits, end = judged
+        if fits:
+            context.engine.break_known(tid, wanted)
+            return COUNTED
+        end = context.engine.break_known(tid, end)
+        record.refused(context, request, _refused(limit, max(wanted - end, 0) if end else 0))
+        return Value(end)
+
+    return _in_a_worker(partial(limit.judge, Asks.BRK, tid, request.args), decide)
 
 
-def _map(limit: Memory, context: Context, request: Request) -> Answer:
+def _in_a_worker(work: Callable[[], Any], then: Callable[[Any], Answer | Later]) -> Later:
+    """It waits for what the program does with its memory, or for the count of all that is in use."""
+    return Later(work, then, _nothing, is_busy=True)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _map(limit: Memory, context: Context, request: Request) -> Answer | Later:
     size_bytes, prot, flags = request.args[1], request.args[2], request.args[3]
     if request.reason == REASON_NO_ROOM:
-        return _refused(limit, size_bytes)
+        return _judged(limit, Asks.MMAP, context, request)
     if flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
         return COUNTED
     if prot & _PROT_WRITE and not flags & _MAP_NORESERVE and not limit.asks(size_bytes):
-        return _refused(limit, size_bytes)
+
+        def decide(fits: bool) -> Answer:
+            return _shared(limit, context, request) if fits else _refused(limit, size_bytes)
+
+        return _in_a_worker(partial(limit.asks_exactly, size_bytes), decide)
+    return _shared(limit, context, request)
+
+
+def _shared(limit: Memory, context: Context, request: Request) -> Answer:
+    size_bytes, prot, flags = request.args[1], request.args[2], request.args[3]
     try:
         made = limit.make_shared(size_bytes, Caller(context, request).identity)
     except OSError as error:
@@ -117,23 +148,32 @@ def _create(limit: Memory, context: Context, request: Request) -> Answer:
     return Fd(made.take(), bool(flags & _MFD_CLOEXEC))
 
 
-def _machine(limit: Memory, context: Context, request: Request) -> Answer:
-    """sysinfo(info): virtual machines of languages size their heaps by it."""
-    used_bytes, _, _ = limit.state()
-    return Write(request.args[0], machine(limit.limit_bytes, used_bytes), 0)
-
-
 def _allocate(limit: Memory, otherwise: Handler | None, context: Context, request: Request) -> Answer | Later:
     """fallocate(fd, mode, offset, length) takes any amount in a moment."""
     length = request.args[3]
-    if not request.args[1] & _FALLOC_TAKES_NONE and not limit.asks(length):
-        caller = Caller(context, request)
-        try:
-            with sockets.duplicate(caller.tid, lookup.as_int(request.args[0])) as opened:
-                caller.require_alive()
-                in_memory = lies_in_memory(opened)
-        except OSError:
-            in_memory = False  # the kernel will find the same
-        if in_memory:
-            return _refused(limit, length, errno.ENOSPC)
-    return COUNTED if otherwise is None else otherwise(context, request)
+
+    def go_on() -> Answer | Later:
+        return COUNTED if otherwise is None else otherwise(context, request)
+
+    if request.args[1] & _FALLOC_TAKES_NONE or limit.asks(length):
+        return go_on()
+    caller = Caller(context, request)
+    try:
+        opened = sockets.duplicate(caller.tid, lookup.as_int(request.args[0]))
+    except OSError:
+        return go_on()  # the kernel will find the same
+    try:
+        caller.require_alive()
+    except BaseException:
+        opened.close()
+        raise
+
+    def fits() -> bool:
+        """A server may let us wait for what its file lies on."""
+        with opened:
+            return not lies_in_memory(opened) or limit.asks_exactly(length)
+
+    def decide(fits: bool) -> Answer | Later:
+        return go_on() if fits else _refused(limit, length, errno.ENOSPC)
+
+    return Later(fits, decide, opened.close, is_busy=True)

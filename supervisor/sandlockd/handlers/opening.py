@@ -203,7 +203,10 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     if granted and not how.asks_for_no_access and context.instead is None:
         return _left_to_the_kernel(caller, how, found)
     error = _unfit(how, found, slash=_ends_with_slash(caller.request.path))
-    return Errno(error) if error else reopen(caller, opened, how, found.mode)
+    if error:
+        return Errno(error)
+    told = None if context.view is None else context.view.tell_of_devices(caller, found.path, opened, how)
+    return reopen(caller, opened, how, found.mode) if told is None else told
 
 
 def _left_to_the_kernel(caller: Caller, how: How, found: Object) -> Answer:

@@ -13,6 +13,7 @@ import stat
 
 from sandlockd.handlers import proctrees, record
 from sandlockd.handlers.answers import ENOENT, Errno, Fd
+from sandlockd.handlers.private import members
 from sandlockd.kernel import acts, procfs
 from sandlockd.policy.verdict import Verdict, Want
 
@@ -109,8 +110,8 @@ def _of_process(caller: Caller, how: How, pid: int, rest: bytes, *, is_named: bo
         pid = caller.tgid
         if rest.startswith(b"task/"):  # and to `thread-self`
             rest = b"/".join((b"task", b"%d" % caller.tid, *rest.split(b"/")[2:]))
-    own = _leader(pid) == caller.tgid
-    if not own and not _in_sandbox(context, pid):
+    own = _is_own(caller, pid)
+    if not own and not members.belongs(context, pid):
         # What is outside does not exist.
         return record.refuse(_verdict(), path=b"/proc/<pid>/" + rest, wanted=how.want, error=errno.ENOENT)
     leaf = _leaf(rest)
@@ -135,12 +136,11 @@ def _same_user(caller: Caller, pid: int) -> bool:
     return set(target.uids[:3]) == {fsuid} and set(target.gids[:3]) == {fsgid}
 
 
-def _leader(pid: int) -> int:
-    """/proc/<tid> works for every thread. 0: gone."""
-    try:
-        return procfs.tgid_of(pid)
-    except (OSError, ValueError):
-        return 0
+def _is_own(caller: Caller, pid: int) -> bool:
+    """/proc/<tid> works for every thread."""
+    if pid in (caller.tid, caller.tgid):
+        return True
+    return procfs.member_leader(pid, caller.context.init_pid) == caller.tgid
 
 
 def _leaf(rest: bytes) -> bytes:
@@ -149,16 +149,6 @@ def _leaf(rest: bytes) -> bytes:
     if len(parts) >= 2 and parts[0] == b"task":
         parts = parts[2:]
     return parts[0] if parts else b""
-
-
-def _in_sandbox(context: Context, pid: int) -> bool:
-    """Membership is asked of the kernel: a process may never have asked anything yet. The index is only sooner."""
-    index = context.index
-    if index is not None and index.key_for(pid) is not None and index.register(pid) is not None:
-        return True
-    if pid == context.init_pid:
-        return False
-    return procfs.descends_from(pid, context.init_pid)
 
 
 def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Answer | Later:
@@ -180,6 +170,8 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
                         from sandlockd.handlers.private import told as private  # only where it is wanted
 
                         told = private.tell(caller, path, file, close_on_exec=close_on_exec)
+                    if told is None and caller.context.view is not None:
+                        told = caller.context.view.tell(caller, path, file, close_on_exec=close_on_exec)
                     told = told or proctrees.tell(caller, path, file, close_on_exec=close_on_exec)
                 return Fd(file.take(), close_on_exec) if told is None else told
     except OSError as error:
@@ -188,10 +180,10 @@ def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Ans
 
 def _still_member(context: Context, caller: Caller, pid: int) -> bool:
     """Asked after opening: the number could have been given to a stranger before."""
-    if _leader(pid) == caller.tgid:
+    if _is_own(caller, pid):
         caller.require_alive()
         return True
-    return _in_sandbox(context, pid)
+    return members.belongs(context, pid)
 
 
 def _verdict() -> Verdict:

@@ -41,6 +41,10 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
         from sandlockd.handlers.private.table import around as around_private  # only where it is wanted
 
         by_name = around_private(by_name)
+    if context.view is not None:
+        from sandlockd.handlers.limited.calls import around as around_limited  # likewise
+
+        by_name = around_limited(context.view, by_name)
     if context.trees:
         from sandlockd.handlers.merged.table import around  # only where there are trees
 

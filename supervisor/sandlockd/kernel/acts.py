@@ -70,6 +70,10 @@ def first_bytes(opened: OwnedFd, count: int) -> bytes:
     return os.pread(opened.fd, count, 0)
 
 
+def bytes_at(opened: OwnedFd, offset: int, count: int) -> bytes:
+    return os.pread(opened.fd, count, offset)
+
+
 def is_procfs(opened: OwnedFd) -> bool:
     return bool(check(lib.slk_is_procfs(opened.fd)))
 

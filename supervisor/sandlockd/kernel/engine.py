@@ -47,6 +47,7 @@ ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
 ZONE_TREE = lib.SLK_ZONE_TREE
 ZONE_WHOLE = lib.SLK_ZONE_WHOLE
 ZONE_ASKER = lib.SLK_ZONE_ASKER
+ZONE_TOLD = lib.SLK_ZONE_TOLD
 
 if TYPE_CHECKING:
 
@@ -400,9 +401,9 @@ class Engine:
         """Memory is limited; borrowed."""
         lib.slk_engine_set_memory(self._engine, memory.native)
 
-    def break_of(self, tid: int) -> int:
-        """Where the heap of this thread's process ends; 0: that is not known."""
-        return int(lib.slk_break_of(self._engine, tid))
+    def break_known(self, tid: int, end: int) -> int:
+        """Where the heap of a thread that waits in brk ends, up to a page. Returns: to the byte, if that is known."""
+        return int(lib.slk_break_known(self._engine, tid, end))
 
     def limit_processes(self, limit: int, init_pid: int) -> None:
         """How many may live below init (native/forks.c). Before the listener is attached.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
-import struct
+from typing import NamedTuple
 
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
@@ -21,8 +22,26 @@ THRESHOLD_BYTES = 1 << 20
 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 0x1, 0x2
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-_MEMORY_AT, _UNIT_AT = 32, 104  # in struct sysinfo: totalram, mem_unit
+_MOST = (1 << 63) - 1
 _TMPFS_MAGIC = 0x01021994  # linux/magic.h
+
+
+class Asks(enum.IntEnum):
+    """Which call it is (enum slk_asks)."""
+
+    BRK = lib.SLK_ASKS_BRK
+    MMAP = lib.SLK_ASKS_MMAP
+    MPROTECT = lib.SLK_ASKS_MPROTECT
+    MREMAP = lib.SLK_ASKS_MREMAP
+
+
+class State(NamedTuple):
+    """is_over: everything is ended for it. uncounted_error: because nobody could tell how much it was; else 0."""
+
+    used_bytes: int
+    peak_bytes: int
+    is_over: bool
+    uncounted_error: int
 
 
 class Memory:
@@ -61,8 +80,21 @@ class Memory:
         check(lib.slk_memory_watch(self._native, control_fd, init_pid))
 
     def asks(self, size_bytes: int) -> bool:
-        """May so much be taken?"""
-        return bool(lib.slk_memory_asks(self._native, min(size_bytes, (1 << 63) - 1)))
+        """May so much be taken, by what was found last? Waits for nobody."""
+        return bool(lib.slk_memory_asks(self._native, min(size_bytes, _MOST)))
+
+    def asks_exactly(self, size_bytes: int) -> bool:
+        """When all is counted anew. May take a second."""
+        return bool(lib.slk_memory_asks_exactly(self._native, min(size_bytes, _MOST)))
+
+    def judge(self, asks: Asks, tid: int, args: tuple[int, ...]) -> tuple[bool, int]:
+        """Likewise, of a thread that waits in a call: by what the kernel has of its memory, which may take long.
+
+        Returns: (it may, where its heap ends: of brk).
+        """
+        end = ffi.new("uint64_t *")
+        fits = lib.slk_memory_judge(self._native, asks, tid, ffi.new("uint64_t[6]", args), end)
+        return bool(fits), end[0]
 
     def make_object(self, name: bytes, flags: int, identity: Identity | None) -> OwnedFd:
         """memfd_create(2); it counts. Raises OSError.
@@ -91,11 +123,10 @@ class Memory:
             raise
         return made
 
-    def state(self) -> tuple[int, int, bool]:
-        """(what is used, the most that was, whether the limit was passed)."""
+    def state(self) -> State:
         state = ffi.new("struct slk_memory_state *")
         lib.slk_memory_state(self._native, state)
-        return state.used_bytes, state.peak_bytes, bool(state.is_over)
+        return State(state.used_bytes, state.peak_bytes, bool(state.is_over), state.uncounted_error)
 
     def stop(self) -> None:
         """Nobody is ended any more."""
@@ -104,21 +135,6 @@ class Memory:
     def __del__(self, destroy: Callable[[ffi.CData], None] = lib.slk_memory_destroy) -> None:
         if self._native:
             destroy(self._native)
-
-
-def machine(limit_bytes: int, used_bytes: int) -> bytes:
-    """sysinfo(2) of a machine that has no more memory than that, and no swap. Raises OSError."""
-    info = ffi.new("char[]", lib.SLK_SYSINFO_BYTES)
-    check(lib.slk_sysinfo(info))
-    text = bytearray(ffi.buffer(info, lib.SLK_SYSINFO_BYTES))
-    total, free, shared, buffers, _, _ = struct.unpack_from("=6Q", text, _MEMORY_AT)
-    unit = struct.unpack_from("=I", text, _UNIT_AT)[0] or 1
-    if total * unit > limit_bytes:
-        total = limit_bytes // unit
-        free = min(free, max(limit_bytes - used_bytes, 0) // unit)
-        shared, buffers = min(shared, total), min(buffers, free)
-    struct.pack_into("=6Q", text, _MEMORY_AT, total, free, shared, buffers, 0, 0)
-    return bytes(text)
 
 
 def lies_in_memory(opened: OwnedFd) -> bool:

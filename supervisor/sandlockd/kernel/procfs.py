@@ -115,6 +115,14 @@ def parent_of(pid: int) -> int:
     return int(text[text.rindex(b")") + 2 :].split()[1])
 
 
+def terminal_of(tid: int) -> int:
+    """The device of the terminal that controls its session; 0: none."""
+    with open(f"/proc/{tid}/stat", "rb") as file:
+        text = file.read()
+    kernels = int(text[text.rindex(b")") + 2 :].split()[4])  # new_encode_dev of linux/kdev_t.h
+    return os.makedev(kernels >> 8 & 0xFFF, kernels & 0xFF | kernels >> 12 & 0xFFF00)
+
+
 def threads_of(pid: int) -> list[int]:
     """Of one process. Nobody where it is gone."""
     try:
@@ -123,36 +131,31 @@ def threads_of(pid: int) -> list[int]:
         return []
 
 
-def children_of(pid: int) -> list[int]:
-    """Whose parent it is now, zombies included (proc_tid_children(5))."""
-    found: list[int] = []
-    for tid in threads_of(pid):
-        try:
-            with open(f"/proc/{pid}/task/{tid}/children", "rb") as file:
-                found += map(int, file.read().split())
-        except FileNotFoundError:
-            if not _tells_children():
-                return _children_among_all(pid)
-        except OSError:
-            continue  # it has ended
-    return found
+_MEMBERS_AT_FIRST = 512
 
 
-def _tells_children() -> bool:
-    """A kernel without CONFIG_PROC_CHILDREN does not."""
-    return os.path.exists("/proc/thread-self/children")
+def member_leader(tid: int, init_pid: int) -> int:
+    """The leader of a thread below init; 0: it is not there, or somewhere else."""
+    return int(lib.slk_member_leader(tid, init_pid)) if 0 < tid < 1 << 31 else 0
 
 
-def _children_among_all(pid: int) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if parent_of(int(name)) == pid:
-                    found.append(int(name))
-            except OSError:
-                continue
-    return found
+def members(init_pid: int) -> list[int]:
+    """All processes below init, zombies included, by number. Raises OSError."""
+    capacity = _MEMBERS_AT_FIRST
+    while True:
+        pids = ffi.new("int32_t[]", capacity)
+        count = lib.slk_members(init_pid, pids, capacity)
+        if count == -errno.EOPNOTSUPP:
+            return _members_among_all(init_pid)
+        if check(count) <= capacity:
+            return list(ffi.unpack(pids, count))
+        capacity = 2 * count
+
+
+def _members_among_all(init_pid: int) -> list[int]:
+    """Where the kernel does not tell children (CONFIG_PROC_CHILDREN)."""
+    numbers = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [pid for pid in numbers if member_leader(pid, init_pid) == pid]
 
 
 def descends_from(pid: int, ancestor: int, *, depth_max: int = 4096) -> bool:

@@ -18,4 +18,5 @@ def file_of(data: bytes) -> OwnedFd:
         while view:
             view = view[os.write(file.fd, view) :]
         fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, _SEALS)
+        os.fchmod(file.fd, 0o444)  # as most of /proc: nor is it opened again for writing, by its magic link
         return openat2(AT_FDCWD, self_link(file.fd), os.O_RDONLY)

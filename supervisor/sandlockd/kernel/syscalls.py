@@ -24,6 +24,7 @@ class Treatment(enum.Enum):
     COUNT = "count"  # PASS without a limit of processes; with it C, which lets it go on while there is room
     GROW = "grow"  # PASS without a limit of what copy-on-write trees hold; with it Python, which never lets it go on
     MEMORY = "memory"  # PASS without a limit of memory; with it C, by what is left; else Python
+    TELL = "tell"  # PASS where no limit changes what it tells of the machine; else Python, or ENOSYS
     OPEN = "open"  # the C fast path, by the flags of open(2); else Python
     PATH = "path"  # the C fast path, by the row's rights; else Python
     SLOW = "slow"  # Python
@@ -49,6 +50,7 @@ class Follow(enum.Enum):
 
     ALWAYS = "always"
     NEVER = "never"
+    TELL = "tell"  # PASS where no limit changes what it tells of the machine; else Python, or ENOSYS
     OPEN = "open"  # O_NOFOLLOW, O_CREAT with O_EXCL, and openat2's resolve decide
     IF_FLAG = "if"
     UNLESS_FLAG = "unless"

@@ -163,6 +163,9 @@ _ON_OWN_CLOCKS: Final = Conditions(
     otherwise_trapped=True,
 )
 
+# TIOCSPGRP, FIOSETOWN, SIOCSPGRP: a terminal's group, and who gets a file's signals; whose number, lies in memory.
+_WHOSE: Final = (Compare(1, 0x5410), Compare(1, 0x8901), Compare(1, 0x8902))
+
 # Where processes outside do not exist for the program: the calls that could tell, for the arguments that name one.
 # They come before what stands above. wait4 and waitid tell of children only, whoever else is there.
 OWN_PIDS: Final[dict[str, Conditions]] = {
@@ -202,12 +205,11 @@ OWN_PIDS: Final[dict[str, Conditions]] = {
         ),
         otherwise_trapped=False,
     ),
-    # FIOSETOWN, SIOCSPGRP: as fcntl, of sockets; whose, lies in memory.
+    "getsockopt": ARGUMENTS["getsockopt"],  # of whoever a socket came from outside with
     "ioctl": Conditions(
         (
             *ARGUMENTS["ioctl"].clauses,
-            _trap(Compare(1, 0x8901), rule="law.proc"),
-            _trap(Compare(1, 0x8902), rule="law.proc"),
+            *(_trap(compare) for compare in _WHOSE),
             # NS_GET_PID_FROM_PIDNS and the three behind it (linux/nsfs.h): is this number in use?
             _trap(Compare(1, 0x8004B706), rule="law.proc"),
             _trap(Compare(1, 0x8004B707), rule="law.proc"),
@@ -217,6 +219,9 @@ OWN_PIDS: Final[dict[str, Conditions]] = {
         otherwise_trapped=False,
     ),
 }
+
+# Of these Python decides, where processes outside do not exist for the program; the row tells of the others.
+ASKED: Final[dict[str, tuple[Compare, ...]]] = {"ioctl": _WHOSE}
 
 # What a refused call gets, where its arguments decide that too: the first comparison that holds. What is not
 # listed gets the errno of its row. Each is what the kernel says to somebody who may not, so programs know it.
@@ -233,8 +238,6 @@ REFUSED_WITH: Final[dict[str, tuple[tuple[Compare, int], ...]]] = {
         (Compare(1, 0xC0045877), errno.EPERM),  # FIFREEZE, FITHAW, FITRIM: CAP_SYS_ADMIN
         (Compare(1, 0xC0045878), errno.EPERM),
         (Compare(1, 0xC0185879), errno.EPERM),
-        (Compare(1, 0x8901), errno.ESRCH),  # FIOSETOWN, SIOCSPGRP
-        (Compare(1, 0x8902), errno.ESRCH),
         *((Compare(1, 0x8004B706 + one), errno.ESRCH) for one in range(4)),
     ),
 }

@@ -35,6 +35,7 @@ listed gives ENOSYS, as on a kernel that does not know it. A process that calls 
 | behalf | as enosys; with a copy-on-write tree sandlockd, on behalf |
 | see | as pass; with a copy-on-write tree, or `proc.pids = "own"`, sandlockd, where the path leads there |
 | memory | as pass; where memory is limited, sandlockd: what fits into what is left goes on |
+| tell | as pass; where a limit, or `proc.pids = "own"`, changes what is told, sandlockd (`rseq`: as enosys) |
 | count | as pass; where the number of processes is limited the kernel, as long as there is room, and `clone` likewise |
 | grow | as pass; where what copy-on-write trees hold is limited, sandlockd, on behalf |
 | open | sandlockd, by the flags of open(2) and the rules about the path |
@@ -57,7 +58,8 @@ _OWN_PIDS_HEAD: Final = """
 ## Calls that could tell of other processes
 
 With `proc.pids = "own"`, these instead of what stands above; `ptrace` where it is given back. What is trapped is
-answered by sandlockd. So are `getdents` and `getdents64`, of directories of `/proc`.
+answered by sandlockd. So are `getdents` and `getdents64`, of directories of `/proc`, and where not all processors are
+shown, of those in `/sys` that list them.
 """
 
 

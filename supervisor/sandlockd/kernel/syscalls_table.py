@@ -6,7 +6,7 @@ for a program: ENOSYS.
 
     x86_64, aarch64   the number there; - where the architecture lacks the call.
                       Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl of Linux 7.0.
-    treat             pass, notice, see, count, grow, memory, behalf, open, path, slow, refuse, enosys: see
+    treat             pass, notice, see, count, grow, memory, tell, behalf, open, path, slow, refuse, enosys: see
                       syscalls.Treatment. For some calls it also depends on arguments: syscalls_arguments.
     operands          a letter and the argument's position, in the order of the arguments:
                       p path, d directory that the next path starts from, o open descriptor,
@@ -47,9 +47,12 @@ Why a row is as it is, where the row does not say it:
   `write` takes is counted afterwards: no program could pay for each write being asked for.
 - `memory` is for calls that ask for memory, or make an object that lies in it: only with a limit of that. What is
   smaller than 1 MiB passes, but for shared memory; `brk` tells no size, and is asked about. `memfd_secret` is ENOSYS
-  then: what it makes is told as no process's.
-- `sysinfo` is `memory`, too: it tells of a machine with no more than that, or a virtual machine of a language takes a
-  heap that is larger than the limit for a small one.
+  then: what it makes is told as no process's. So are `splice` and `vmsplice`, whose pages are a pipe's by reference: of
+  a huge page that is all of it, for one byte.
+- `tell` is for calls that tell of the machine: `sysinfo` with a limit of memory (or a virtual machine of a language
+  takes a heap that is larger than the limit for a small one), and where the number of processes is the sandbox's own;
+  `sched_getaffinity` where not all processors are shown. `rseq` is ENOSYS then: by it allocators find the processor
+  that they run on, and they have room for as many as are shown.
 - `count` is for what makes processes: trapped only where their number is limited, as it would cost every program. With
   that limit all of `clone` is counted, too, but for what is refused.
 - `notice` is for calls that change what a process makes its files with, umask and ids: with a tree we make them.
@@ -161,7 +164,7 @@ umask                       95     166  notice -              -      -          
 gettimeofday                96     169  pass   -              -      -                -
 getrlimit                   97     163  pass   -              -      -                -
 getrusage                   98     165  pass   -              -      -                -
-sysinfo                     99     179  memory -              -      -                -
+sysinfo                     99     179  tell   -              -      -                -
 times                      100     153  pass   -              -      -                -
 ptrace                     101     117  refuse i1             -      -                law.ptrace
 getuid                     102     174  pass   -              -      -                -
@@ -266,7 +269,7 @@ tkill                      200     130  pass   i0             -      -          
 time                       201       -  pass   -              -      -                -
 futex                      202      98  pass   -              -      -                -
 sched_setaffinity          203     122  slow   i0             -      -                law.process_access
-sched_getaffinity          204     123  pass   i0             -      -                -
+sched_getaffinity          204     123  tell   i0             -      -                -
 set_thread_area            205       -  enosys -              -      -                -
 io_setup                   206       0  pass   -              -      -                -
 io_destroy                 207       1  pass   -              -      -                -
@@ -337,10 +340,10 @@ ppoll                      271      73  pass   -              -      -          
 unshare                    272      97  refuse f0             -      -                law.namespaces
 set_robust_list            273      99  pass   -              -      -                -
 get_robust_list            274     100  pass   i0             -      -                -
-splice                     275      76  pass   o0,o2          -      -                -
+splice                     275      76  memory o0,o2          -      -                -
 tee                        276      77  pass   o0,o1          -      -                -
 sync_file_range            277      84  pass   o0             -      -                -
-vmsplice                   278      75  pass   o0             -      -                -
+vmsplice                   278      75  memory o0             -      -                -
 move_pages                 279     239  slow   i0             -      -                law.process_access
 utimensat                  280      88  slow   d0,p1,f3       m      unless:0x100     -
 epoll_pwait                281      22  pass   o0             -      -                -
@@ -396,7 +399,7 @@ pkey_alloc                 330     289  pass   -              -      -          
 pkey_free                  331     290  pass   -              -      -                -
 statx                      332     291  see    d0,p1,f2       s      unless:0x100     -
 io_pgetevents              333     292  pass   -              -      -                -
-rseq                       334     293  pass   -              -      -                -
+rseq                       334     293  tell   -              -      -                -
 uretprobe                  335       -  pass   -              -      -                -
 uprobe                     336       -  pass   -              -      -                -
 pidfd_send_signal          424     424  pass   o0             -      -                -

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sandlockd.kernel.syscalls import BY_NAME, ROWS, Effect, Syscall, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import (
     ARGUMENTS,
+    ASKED,
     OWN_PIDS,
     REFUSED_WITH,
     SOCKET_OPEN,
@@ -42,6 +43,7 @@ _C_TREATMENT: Final = {
     Treatment.SEE: 6,
     Treatment.COUNT: 8,
     Treatment.GROW: 0,
+    Treatment.TELL: 0,
     Treatment.MEMORY: 7,
     Treatment.OPEN: 1,
     Treatment.PATH: 2,
@@ -99,9 +101,9 @@ _ASKS: Final[dict[str, tuple[int, int, int]]] = {
     "pkey_mprotect": (0, -1, _MPROTECT),
     "mremap": (0, -1, _MREMAP),
     "memfd_create": (0, -1, _OBJECT),
-    "sysinfo": (0, -1, _OBJECT),
 }
-_UNCOUNTED: Final = frozenset({"memfd_secret"})  # what they make, nobody tells us of
+# What they make, nobody tells us of; what they put into a pipe is no process's any more (a huge page with each byte).
+_UNCOUNTED: Final = frozenset({"memfd_secret", "vmsplice", "splice"})
 _LOOKS: Final = Effect.READ | Effect.EXECUTE | Effect.LIST | Effect.SEE
 
 
@@ -123,6 +125,7 @@ class FilterPlan(NamedTuple):
     own_pids: processes outside of the sandbox do not exist for the program.
     memory_limited: how much memory all processes use is limited.
     processes_limited: how many processes there are is limited.
+    processors_hidden: not all processors are shown.
     """
 
     deny: tuple[tuple[str, str], ...] = ()
@@ -133,6 +136,12 @@ class FilterPlan(NamedTuple):
     own_pids: bool = False
     memory_limited: bool = False
     processes_limited: bool = False
+    processors_hidden: bool = False
+
+    @property
+    def counts_processes(self) -> bool:
+        """How many there are, is how many the sandbox has."""
+        return self.own_pids or self.processes_limited
 
 
 class Decision(NamedTuple):
@@ -201,6 +210,8 @@ def _decide(row: Syscall, plan: FilterPlan) -> Decision:
         return Decision(Treatment.SLOW, "", 0, None) if is_limited else _PASS
     if row.treatment is Treatment.MEMORY:
         return _decide_memory(row, plan)
+    if row.treatment is Treatment.TELL:
+        return _decide_told(row, plan)
     conditions = ARGUMENTS.get(row.name)
     if plan.own_pids and row.name in OWN_PIDS:
         conditions = OWN_PIDS[row.name]
@@ -224,6 +235,17 @@ def _decide_memory(row: Syscall, plan: FilterPlan) -> Decision:
     return Decision(row.treatment, "", 0, ARGUMENTS.get(row.name))
 
 
+def _decide_told(row: Syscall, plan: FilterPlan) -> Decision:
+    if row.name == "rseq":
+        return _UNKNOWN if plan.processors_hidden else _PASS
+    is_told = plan.processors_hidden
+    if row.name == "sysinfo":
+        is_told = plan.memory_limited or plan.counts_processes
+    if not is_told and plan.own_pids and row.name in OWN_PIDS:
+        return Decision(Treatment.SLOW, "", 0, OWN_PIDS[row.name])
+    return Decision(Treatment.SLOW, "", 0, None) if is_told else _PASS
+
+
 def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
     if plan.processes_limited:
         return Decision(Treatment.COUNT, row.rule, row.errno, None)  # C refuses what the row's rule refuses
@@ -234,7 +256,9 @@ def _decide_counted(row: Syscall, plan: FilterPlan) -> Decision:
 
 def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
     if not plan.trees and plan.own_pids and row.treatment is Treatment.SEE and _tells_of_proc(row):
-        return Decision(row.treatment if row.paths else Treatment.SLOW, "", 0, None)
+        return Decision(row.treatment if row.paths else Treatment.SLOW, "", 0, OWN_PIDS.get(row.name))
+    if not plan.trees and plan.processors_hidden and row.name in _LISTS:
+        return Decision(Treatment.SLOW, "", 0, None)
     if not plan.trees:
         return _UNKNOWN if row.treatment is Treatment.BEHALF else _PASS
     slow = row.treatment is Treatment.BEHALF or (row.treatment is Treatment.SEE and not row.paths)
@@ -243,7 +267,7 @@ def _decide_with_trees(row: Syscall, plan: FilterPlan) -> Decision:
 
 def _tells_of_proc(row: Syscall) -> bool:
     """By its path, or by listing the directory: what a descriptor tells besides, its opening has told."""
-    return bool(row.paths) or row.name in _LISTS
+    return bool(row.paths) or row.name in _LISTS or row.name in OWN_PIDS
 
 
 def _decide_socket(row: Syscall, plan: FilterPlan) -> Decision:
@@ -298,19 +322,20 @@ def rule_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> str:
 def errno_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> int:
     """What a refusal of this call gives the program."""
     for number, argument, mask, value, error in c_refusals(plan):
-        if number == nr and args[argument] & mask == value:
+        if error and number == nr and args[argument] & mask == value:
             return error
     return decisions(plan).get(nr, _UNKNOWN).refuse_errno or errno.EPERM
 
 
 @lru_cache(maxsize=32)
 def c_refusals(plan: FilterPlan) -> tuple[Refusal, ...]:
-    """The errnos that arguments decide, in their order. Not of calls that the policy denies whole."""
+    """The errnos that arguments decide, in their order; 0: Python does. Not of calls that the policy denies whole."""
     architecture = native_architecture()
     denied = {name for name, _ in plan.deny}
+    asked = {name: tuple((one, 0) for one in those) for name, those in ASKED.items() if plan.own_pids}
     return tuple(
         (number, compare.argument, compare.mask, compare.value, error)
-        for name, errors in REFUSED_WITH.items()
+        for name, errors in (*asked.items(), *REFUSED_WITH.items())
         if name not in denied and (number := BY_NAME[name].number(architecture)) is not None
         for compare, error in errors
     )
@@ -324,7 +349,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
     for row in ROWS:
         number = row.number(architecture)
         if number is not None and decided[number].trapped:
-            acts = plan.trees or (plan.own_pids and row.name in _LISTS)
+            acts = plan.trees or ((plan.own_pids or plan.processors_hidden) and row.name in _LISTS)
             act = _ACTS.get(row.name, _NO_ACT) if acts else _NO_ACT
             act = _ASKS.get(row.name, act)
             always = decided[number].conditions is None

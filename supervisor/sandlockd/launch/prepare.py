@@ -61,6 +61,7 @@ class Prepared:
         self.environment: dict[bytes, bytes] = {}
         self.directory: bytes | None = None
         self.hidden: tuple[bytes, ...] = tuple(rule.path for rule in policy.proc.hide)
+        self.processors: tuple[int, ...] = ()  # that are shown, where not all are
         self.entered: bytes | None = (
             None  # where the kernel finds that, if the program has it under another name
         )
@@ -112,14 +113,17 @@ def prepare(
     private_directory: for temporary files; with `temporary`, a name in that.
     Raises: CannotStart.
     """
+    processors = _shown_processors(policy)
+    told = _told_directories(policy, processors)
     try:
-        wall = walls.build(rules, frozenset(policy.degrade.allow), temporary)
+        wall = walls.build(rules, frozenset(policy.degrade.allow), temporary, told)
     except MissingFeatures as error:
         raise CannotStart(error.lines[0], further=error.lines[1:]) from None
     except walls.WallError as error:
         raise CannotStart(str(error)) from None
     prepared = Prepared(policy, wall.rules, wall)
     prepared.temporary = temporary
+    prepared.processors = processors
     try:
         _protect_ourselves(wall.rules)
         _choose_command(prepared, command, private_directory)
@@ -128,6 +132,22 @@ def prepare(
         wall.close()
         raise
     return prepared
+
+
+def _shown_processors(policy: Policy) -> tuple[int, ...]:
+    if policy.limits.cpu is None:
+        return ()
+    from sandlockd.launch.processors import shown  # only where it is limited
+
+    return shown(policy.limits.cpu)
+
+
+def _told_directories(policy: Policy, processors: tuple[int, ...]) -> tuple[bytes, ...]:
+    if policy.limits.memory is None and not processors:
+        return ()
+    from sandlockd.handlers.limited import view  # likewise
+
+    return view.directories(memory=policy.limits.memory is not None, processors=bool(processors))
 
 
 def _protect_ourselves(rules: FileRules) -> None:
@@ -302,6 +322,7 @@ def _choose_filter(prepared: Prepared) -> None:
         own_pids=prepared.policy.proc.pids == "own",
         memory_limited=prepared.policy.limits.memory is not None,
         processes_limited=prepared.policy.limits.processes is not None,
+        processors_hidden=bool(prepared.processors),
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)

@@ -12,7 +12,15 @@ import os
 import stat
 
 from sandlockd.kernel import landlock
-from sandlockd.kernel.engine import ZONE_ASKER, ZONE_IDENTITY, ZONE_SLOW, ZONE_TREE, ZONE_WHOLE, Zone
+from sandlockd.kernel.engine import (
+    ZONE_ASKER,
+    ZONE_IDENTITY,
+    ZONE_SLOW,
+    ZONE_TOLD,
+    ZONE_TREE,
+    ZONE_WHOLE,
+    Zone,
+)
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch import hardlinks
 from sandlockd.launch.features import check_features
@@ -101,10 +109,16 @@ class Wall:
         self.ruleset.close()
 
 
-def build(rules: FileRules, degrade: frozenset[str], temporary: Temporary | None = None) -> Wall:
+def build(
+    rules: FileRules,
+    degrade: frozenset[str],
+    temporary: Temporary | None = None,
+    told: tuple[bytes, ...] = (),
+) -> Wall:
     """Grant what the rules allow, around their holes.
 
     temporary: a tree of which the kernel grants nothing, whatever its passages are granted.
+    told: directories of which the kernel grants nothing: what the rules grant there, the supervisor serves.
     Raises:
         MissingFeatures: the kernel cannot, and the policy does not degrade it.
         WallError: a grant could not be opened, or a directory around a hole is too large to grant around.
@@ -122,7 +136,7 @@ def build(rules: FileRules, degrade: frozenset[str], temporary: Temporary | None
         missing.append("hard_links")
     wall = Wall(_empty_ruleset(version), missing, rules.also_denied(linked) if linked else rules)
     try:
-        _Builder(wall, names, temporary).build()
+        _Builder(wall, names, temporary, told).build()
     except BaseException:
         wall.close()
         raise
@@ -139,19 +153,28 @@ def _empty_ruleset(version: int) -> landlock.Ruleset:
 
 class _Builder:
     def __init__(
-        self, wall: Wall, other_names: Mapping[bytes, str], temporary: Temporary | None = None
+        self,
+        wall: Wall,
+        other_names: Mapping[bytes, str],
+        temporary: Temporary | None = None,
+        told: tuple[bytes, ...] = (),
     ) -> None:
-        """other_names: further holes, where denied files have a second name."""
+        """other_names: further holes, where denied files have a second name. temporary, told: as `build`."""
         self.wall = wall
         self.temporary = temporary
-        self.grants: tuple[Grant, ...] = wall.rules.grants()
+        self.told = told
+        self.grants: tuple[Grant, ...] = tuple(
+            grant
+            for grant in wall.rules.grants()
+            if not any(is_within(grant.path, directory) for directory in told)
+        )
         # Nothing leads to our state in a tree that starts empty, so nothing there must be kept from it.
         holes = [
             hole
             for hole in wall.rules.holes()
             if hole.rule != LAW_STATE or temporary is None or not is_own(temporary, hole.path)
         ]
-        self.hole_paths = frozenset((*(hole.path for hole in holes), *other_names))
+        self.hole_paths = frozenset((*(hole.path for hole in holes), *other_names, *told))
         self.hole_parents = _ancestors(self.hole_paths)
         self.trees = tuple(grant.path for grant in self.grants if grant.rule == WORKDIR_RULE)
         self.denied = frozenset(hole.identity for hole in holes if hole.identity is not None)
@@ -160,7 +183,8 @@ class _Builder:
     def build(self) -> None:
         asker = {*ASKER_LINKS, *(hole.path for hole in self.wall.rules.holes() if hole.rule == LAW_PROC)}
         for path in (*self.hole_paths, *ASKER_LINKS):
-            self._zone(path, ZONE_SLOW | (ZONE_ASKER if path in asker else 0), 0)
+            kind = (ZONE_ASKER if path in asker else 0) | (ZONE_TOLD if path in self.told else 0)
+            self._zone(path, ZONE_SLOW | kind, 0)
         for grant in self.grants:
             want = grant.want & _TREE if grant.rule == WORKDIR_RULE else grant.want
             self._grant(grant.path, rights_of(want), top=True)

@@ -6,6 +6,7 @@ Nothing is made for a limit that the policy does not set.
 from __future__ import annotations
 
 import math
+import os
 import resource
 
 from sandlockd.kernel import launching
@@ -166,10 +167,17 @@ class Limits:
     def _passed_memory(self, result: Result) -> Passed | None:
         if self.memory is None:
             return None
-        _, peak_bytes, is_over = self.memory.state()
+        _, peak_bytes, is_over, uncounted_error = self.memory.state()
         result.peak_memory_bytes = max(peak_bytes, result.peak_memory_bytes if peak_bytes == 0 else 0)
         if not is_over:
             return None
+        if uncounted_error:
+            return Passed(
+                Reason.MEMORY,
+                "limits.memory",
+                "everything was ended: what its processes use could not be counted any more:"
+                f" {os.strerror(uncounted_error)}",
+            )
         return Passed(
             Reason.MEMORY,
             "limits.memory",

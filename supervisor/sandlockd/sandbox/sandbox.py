@@ -16,13 +16,11 @@ from functools import partial
 from sandlockd.kernel import launching
 from sandlockd.kernel.engine import TERMINAL, Engine
 from sandlockd.kernel.files import Patient, Prompt
-from sandlockd.kernel.launching import Plan
 from sandlockd.kernel.mounts import Mounts, watch_changes
 from sandlockd.kernel.orphans import kill_orphans
-from sandlockd.kernel.paths import mounts
-from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
+from sandlockd.launch.prepare import CannotStart
 from sandlockd.process.index import ProcessIndex
-from sandlockd.sandbox.limits import TERM_GRACE_S
+from sandlockd.sandbox import starting
 from sandlockd.sandbox.phase import Event, Phase, after
 from sandlockd.sandbox.result import Reason, Result
 
@@ -34,36 +32,21 @@ if TYPE_CHECKING:
     from sandlockd.audit.log import AuditLog
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.context import Context
+    from sandlockd.handlers.limited.view import View
     from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Request
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
-    from sandlockd.kernel.memlimit import Memory
     from sandlockd.launch.prepare import Prepared
     from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
     from sandlockd.sandbox.limits import Limits
     from sandlockd.store.tree import Tree
 
-_WRITES = 1 << 1 | 1 << 8  # LANDLOCK_ACCESS_FS_WRITE_FILE, MAKE_REG
 _START_PATIENCE_S = 30.0
 _ASIDE_PATIENCE_S = 10.0  # at the end; whoever of the program wrote to the file is dead
 _SETTLING_S, _SETTLING_STEP_S = 1.0, 0.001
-
-# What a failed step means, and what to do about it.
-_STAGE_HELP = {
-    "signal_scope": "the kernel did not confine init's signals; `sandlockd doctor` tests it",
-    "throttle": (
-        "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), which this machine forbids;"
-        " kernel.yama.ptrace_scope must be 0 or 1"
-    ),
-    "landlock": "the Landlock ruleset could not be entered; `sandlockd doctor` tests it",
-    "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
-    "directory": "the working directory cannot be entered",
-    "rlimits": "a limit above the hard limit needs privileges",
-    "session": "the terminal belongs to another session",
-}
 
 
 class Sandbox:
@@ -113,7 +96,9 @@ class Sandbox:
             self._engine.set_disk(limits.disk)
         if limits is not None and limits.memory is not None:
             self._engine.set_memory(limits.memory)
-            self._add_places(limits.memory)
+            starting.add_places(limits.memory, prepared, trees)
+            if not self._may_trace:
+                limits.memory.count_mapped()
         self._init_pid = 0
         self._control: OwnedFd | None = None
         self._index: ProcessIndex | None = None
@@ -132,26 +117,6 @@ class Sandbox:
         self.on_stopped: Callable[[int], None] | None = None  # the program was stopped by job control
         self.on_process_exit: Callable[[object], None] | None = None
 
-    def _add_places(self, memory: Memory) -> None:
-        """Where the program can make files that lie in memory. Raises CannotStart."""
-        places = [zone.path for zone in self._prepared.wall.zones.values() if zone.rights & _WRITES]
-        places += [tree.upper_path for tree in self._trees]
-        places += [
-            mount.point
-            for mount in mounts()
-            if mount.kind == b"tmpfs"
-            and any(mount.point.startswith(path.rstrip(b"/") + b"/") for path in places)
-        ]
-        try:
-            for path in dict.fromkeys(places):
-                memory.add_place(path)
-        except OSError:
-            raise CannotStart(
-                "limits.memory: the policy grants too many directories that lie in memory (tmpfs)"
-            ) from None
-        if not self._may_trace:
-            memory.count_mapped()
-
     # ---- starting ----
 
     def start(
@@ -165,34 +130,17 @@ class Sandbox:
     ) -> None:
         """Fork, and wait until the listener is ours. Raises CannotStart."""
         prepared = self._prepared
-        own_umask = prepared.policy.program.umask
-        umask = umask if own_umask is None else own_umask
-        self._engine.set_umask(umask if umask >= 0 else _own_umask())
-        plan = Plan(
-            executable=prepared.executable,
-            argv=prepared.argv,
-            environment=prepared.environment,
-            filter_program=prepared.filter_program,
-            engine=self._engine if self._may_trace else None,
-            ruleset_fd=prepared.wall.ruleset.fd,
-            directory=prepared.entered or prepared.directory,
+        own_umask, umask = starting.umask_of(prepared, umask)
+        self._engine.set_umask(umask)
+        plan = starting.plan_of(
+            prepared,
+            self._limits,
+            tracer=self._engine if self._may_trace else None,
             stdio=stdio,
-            umask=umask,
-            wait_killable=2 if "seccomp.wait_killable" in prepared.policy.degrade.allow else 1,
-            scope_signals=prepared.wall.scope_signals,
-            new_session=new_session,
-            kept_capabilities=KEPT_CAPABILITIES if os.geteuid() == 0 else None,
+            umask=own_umask,
             blocked_signals=blocked_signals,
-            rlimits=[
-                *([(7, *descriptor_limit)] if descriptor_limit else ()),  # RLIMIT_NOFILE
-                *(self._limits.rlimits() if self._limits is not None else ()),
-            ],
-            timeout_s=self._limits.timeout_s if self._limits is not None else None,
-            cpu_time_s=self._limits.cpu_time_s if self._limits is not None else None,
-            cpu_percent=(
-                self._limits.held_to_percent(may_trace=self._may_trace) if self._limits is not None else None
-            ),
-            grace_s=TERM_GRACE_S,
+            descriptor_limit=descriptor_limit,
+            new_session=new_session,
         )
         self._started_at = time.monotonic()
         self._init_pid, self._control = launching.start(plan)
@@ -255,6 +203,7 @@ class Sandbox:
             hidden=prepared.hidden if prepared.filter_plan.own_pids else None,
             memory=None if self._limits is None else self._limits.memory,
             makes_shared_memory=self._may_trace,
+            view=self._view(),
         )
         self._dispatcher = Dispatcher(
             self._engine,
@@ -272,6 +221,15 @@ class Sandbox:
             poke=self._patient.poke,
             kill=self.kill,
         )
+
+    def _view(self) -> View | None:
+        memory = None if self._limits is None else self._limits.memory
+        processors, counts = self._prepared.processors, self._prepared.filter_plan.counts_processes
+        if memory is None and not processors and not counts:
+            return None
+        from sandlockd.handlers.limited.view import View  # only where it is wanted
+
+        return View(memory=memory, processors=processors, counts_processes=counts)
 
     def _mounts_changed(self) -> None:
         """C met a lookup that may wait, or a mount table that it does not know."""
@@ -378,20 +336,11 @@ class Sandbox:
         self._audit.note(Note(subject=passed.rule, text=passed.text))
 
     def _start_failed(self, report: Report) -> None:
-        stage = launching.STAGES[report.stage]
-        reason = os.strerror(report.error)
         self.result.has_run = False
-        if stage == "exec":
-            name = os.fsdecode(self._prepared.argv[0])
-            self.result.failed(
-                f"{name}: cannot be executed: {reason}{_exec_help(report.error)}",
-                127 if report.error == 2 else 126,
-            )
-        else:
-            help_text = _STAGE_HELP.get(stage)
-            self.result.failed(f"start: step {stage}: {reason}" + (f"; {help_text}" if help_text else ""))
-            if self.phase is Phase.STARTING:
-                self._advance(Event.BROKEN)
+        text, status = starting.why_failed(report, self._prepared.argv[0])
+        self.result.failed(text, status)
+        if self.phase is Phase.STARTING and launching.STAGES[report.stage] != "exec":
+            self._advance(Event.BROKEN)
 
     def _init_gone(self) -> None:
         """Its end is closed without a last word: somebody killed it. Law 8: nothing outlives the sandbox."""
@@ -611,16 +560,3 @@ def _acquaintance(init_pid: int) -> Acquaintance:
     from sandlockd.handlers.merged.acquaintance import Acquaintance  # only where there are trees
 
     return Acquaintance(init_pid)
-
-
-def _own_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def _exec_help(error: int) -> str:
-    """The file itself was looked at before; what remains is what it needs."""
-    if error in (errno.EACCES, errno.ENOENT):
-        return "; its loader or interpreter is missing or not granted ([filesystem] base = true grants the system's)"
-    return ""

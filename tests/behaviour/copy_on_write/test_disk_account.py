@@ -16,7 +16,7 @@ from behaviour.copy_on_write.corpus import GROUPS
 from harness.copy_on_write import Runs, programs_of
 from harness.running import Ended, Runner
 from harness.users import User
-from harness.ways import DISCARDED, Line, Sandboxed
+from harness.ways import COMMITTED, Line, Sandboxed
 
 # upper, work and stage of the tree that is /tmp, which nobody has put anything into.
 _OWN_TMP_DIRECTORIES = 3
@@ -24,7 +24,7 @@ _OWN_TMP_DIRECTORIES = 3
 
 @dataclass(frozen=True)
 class Counted(Sandboxed):
-    """As DISCARDED, with a limit that nobody gets near to; what was counted is what there is in the end.
+    """As COMMITTED, with a limit that nobody gets near to; what was counted is what there is in the end.
 
     more: what may be counted besides.
     """
@@ -76,7 +76,7 @@ def test_what_is_counted_is_what_is_held(runs: Runs, as_user: User, group: str, 
     """And no call gives another result for being counted."""
     if not (soak or as_user.is_root or group in _WHERE_RIGHTS_COUNT):
         pytest.skip("a long run, only with --soak: what is counted is as for root")
-    plain = runs.of(as_user, DISCARDED, group)
+    plain = runs.of(as_user, COMMITTED, group)
     counted = runs.of(as_user, Counted("counted", ("--workdir",), more=_MORE.get(group, 0)), group)
     for name in programs_of(group):
         assert counted[name].ended == 0, counted[name].lines[-1][-900:]

@@ -139,6 +139,7 @@ print(json.dumps({"result": result, "early": early, "held": written[1] - written
 """
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize(
     "where, acts",
     [("tree", "object"), ("tree", "length"), ("tree", "names"), ("spine", "object"), ("spine", "names")],

@@ -92,6 +92,22 @@ LIMITED_OPERATIONS = (
 )
 
 
+def _private(row: str, what: str, word: str, count: int, budget: Budget | None) -> Operation:
+    return Operation(f"private_{row}", what, word, count, budget, group=Group.PRIVATE)
+
+
+PRIVATE_OPERATIONS = (
+    _private("open_absolute", "open + close of /usr/bin/env", "open_absolute", 5000, _PASSED_THROUGH),
+    _private("open_relative", "the same in the working directory", "open_relative", 5000, _PASSED_THROUGH),
+    _private("open_served", "open + close of /proc/self/stat", "open_served", 1000, None),
+    _private("stat", "stat, relative: trapped", "stat", 5000, _PASSED_THROUGH),
+    _private("access", "access, relative: trapped", "access", 5000, _PASSED_THROUGH),
+    _private("getppid", "the cheapest untrapped call", "getppid", 200_000, _UNTRAPPED),
+    _private("fork_exit", "fork, exit, wait", "fork_exit", 200, _NEW_PROCESS),
+    _private("spawn", "vfork, exec of /bin/true, wait", "spawn", 50, _NEW_PROCESS),
+)
+
+
 def _in_tree(row: str, what: str, word: str, count: int, budget: Budget | None) -> Operation:
     return Operation(f"tree_{row}", what, word, count, budget, group=Group.TREE)
 
@@ -117,6 +133,8 @@ TREE_OPERATIONS = (
     _in_tree("spawn", "vfork, exec of /bin/true, wait", "spawn", 50, _NEW_PROCESS),
 )
 
+ALL_OPERATIONS = (*OPERATIONS, *LIMITED_OPERATIONS, *PRIVATE_OPERATIONS, *TREE_OPERATIONS)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -129,7 +147,7 @@ class Plan:
 
 def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], plan: Plan) -> None:
     """One round, into the rows."""
-    by_name = {operation.row: operation for operation in (*OPERATIONS, *LIMITED_OPERATIONS, *TREE_OPERATIONS)}
+    by_name = {operation.row: operation for operation in ALL_OPERATIONS}
     chosen = [(by_name[row.name], row) for row in rows]
     place.renew_work(())
     with contextlib.ExitStack() as stack:

@@ -15,6 +15,7 @@ from suite.subjects import Kind
 _TITLES = {
     Group.OPERATIONS: "Operations",
     Group.LIMITED: "Operations with limits of memory and of processes",
+    Group.PRIVATE: "Operations with a private /proc",
     Group.WORK: "Work: the whole command, its start included",
     Group.INSIDE: "Work: without the start",
     Group.TREE: "Operations in a copy-on-write tree",

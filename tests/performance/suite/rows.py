@@ -13,6 +13,7 @@ from suite.subjects import Kind
 class Group(StrEnum):
     OPERATIONS = "operations"
     LIMITED = "limited"
+    PRIVATE = "private"
     WORK = "work"
     INSIDE = "inside"
     TREE = "tree"

@@ -59,6 +59,20 @@ def subjects_limited(place: Place, sandlockd: Path) -> list[Subject]:
     ]
 
 
+def subjects_private(place: Place, sandlockd: Path) -> list[Subject]:
+    """Where processes outside of the sandbox do not exist for the program: what only looks is trapped as well."""
+    floor = (str(place.programs / "floor"), "-t", "--")
+    policy = place.root / "own.toml"
+    policy.write_text('[proc]\npids = "own"\n')
+    free = _sandboxed(place, str(sandlockd))
+    private = (*free.for_operations[:-1], "--policy", str(policy), "--")
+    return [
+        Subject(Kind.BARE, (), (), ()),
+        Subject(Kind.FLOOR, floor, floor, floor),
+        Subject(Kind.SANDBOXED, private, private, private),
+    ]
+
+
 def subjects_in_tree(place: Place, sandlockd: Path, peer: str | None) -> list[Subject]:
     """The same with copy-on-write. Work is committed at its end, so that it can be compared with bare's."""
     floor = (str(place.programs / "floor"), "-t", "--")

@@ -16,10 +16,13 @@
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -427,6 +430,62 @@ static void written_after_fork(void)
 		;
 }
 
+/* Named like the one that nobody counts, by whose name it was told. */
+static void named_like_init(void)
+{
+	int ends[2];
+	char byte;
+
+	if (pipe(ends) < 0 || prctl(PR_SET_NAME, "sandlockd-init") < 0)
+		refused("name");
+	if (fork() == 0) {
+		if (fork() > 0)
+			_exit(0);
+		usleep(20000); /* until it has lost its parent */
+		in_pieces(all);
+		held();
+		_exit(0);
+	}
+	close(ends[1]);
+	while (read(ends[0], &byte, 1) > 0)
+		;
+}
+
+/* A byte of each huge page is in a pipe, and the page is nobody's any more. */
+static void huge_pages_in_pipes(void)
+{
+	size_t huge = 2 * MEGA;
+
+	for (size_t done = 0; done < all; done += huge) {
+		static int ends[2] = {-1, -1};
+		char *memory = mapped(2 * huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+		char *start = (char *)(((uintptr_t)memory + huge - 1) & ~(uintptr_t)(huge - 1));
+		struct iovec byte = {start, 1};
+
+		if (done % (16 * huge) == 0 && pipe(ends) < 0)
+			refused("pipe");
+		madvise(start, huge, MADV_HUGEPAGE);
+		*start = 1;
+		if (vmsplice(ends[1], &byte, 1, 0) < 0)
+			refused("vmsplice");
+		munmap(memory, 2 * huge);
+		__atomic_add_fetch(taken, huge, __ATOMIC_RELAXED);
+	}
+}
+
+/* Each takes a KiB of a tmpfs. */
+static void empty_files(void)
+{
+	char path[96];
+
+	for (size_t number = 0; number < all / 1024; number++) {
+		snprintf(path, sizeof(path), "%s/%zu", getenv("SHM"), number);
+		if (mknod(path, S_IFREG | 0600, 0) < 0)
+			refused(path);
+		__atomic_add_fetch(taken, 1024, __ATOMIC_RELAXED);
+	}
+}
+
 /* Nobody is there for long but the last, who has it all. */
 static void passed_on_by_fork(void)
 {
@@ -482,6 +541,9 @@ static const struct {
 	{"first-thread-has-ended", first_thread_has_ended},
 	{"written-after-fork", written_after_fork},
 	{"passed-on-by-fork", passed_on_by_fork},
+	{"named-like-init", named_like_init},
+	{"huge-pages-in-pipes", huge_pages_in_pipes},
+	{"empty-files", empty_files},
 };
 
 int main(int count, char **words)

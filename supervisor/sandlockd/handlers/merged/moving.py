@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 
-from sandlockd.handlers import lookup, record
+from sandlockd.handlers import interpreters, lookup, record
 from sandlockd.handlers.answers import LANDLOCK_FILES, Backstop, Continue, Errno, Restart
 from sandlockd.handlers.merged.doing import Call, denied, kernel_finds
 from sandlockd.handlers.merged.opening import open_by_name
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _SEEN = Continue(Backstop.ONLY_TELLS)
 _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = 0x1000, 0x100
-_FIRST_LINE = 256  # BINPRM_BUF_SIZE (linux/binfmts.h)
 _INTERPRETERS_MAX = 4  # exec_binprm of fs/exec.c: then ELOOP
 _POINTERS_AT_ONCE = 512
 _ARGUMENTS_MAX = 1 << 20
@@ -121,6 +120,8 @@ class _Execution:
                 return opened
             with opened:
                 line = self._first_line(opened)
+                if self.call.caller.context.hidden is not None and not self._is_shown(opened, line):
+                    return Errno(errno.ENOENT)
                 is_known = (
                     not words and isinstance(target, Place) and kernel_finds(self.call, target, follow=True)
                 )
@@ -143,7 +144,15 @@ class _Execution:
         return Errno(errno.ELOOP)
 
     def _first_line(self, opened: OwnedFd) -> tuple[bytes, bytes] | None:
-        return _shebang(self.call.caller.context.files.run(acts.first_bytes, opened, _FIRST_LINE))
+        head = self.call.caller.context.files.run(acts.first_bytes, opened, interpreters.FIRST_LINE)
+        return interpreters.of_script(head)
+
+    def _is_shown(self, opened: OwnedFd, line: tuple[bytes, bytes] | None) -> bool:
+        """The kernel would tell whether the interpreter is a process's that does not exist for the program."""
+        from sandlockd.handlers.private import executing  # only where it is wanted
+
+        caller = self.call.caller
+        return executing.is_shown(caller, executing.loader(caller, opened) if line is None else line[0])
 
     def _written_name(self) -> bytes:
         """What a script is called: the path as it was written, from a descriptor through /dev/fd (execveat(2))."""
@@ -228,16 +237,3 @@ class _Execution:
         if at:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         return []
-
-
-def _shebang(head: bytes) -> tuple[bytes, bytes] | None:
-    """The interpreter of a script and its argument; None: it is none. An interpreter b"" is ENOEXEC."""
-    if not head.startswith(b"#!"):
-        return None
-    line, newline, _ = head[2:].partition(b"\n")
-    line = line.partition(b"\0")[0].strip(b" \t") if newline else line.partition(b"\0")[0].lstrip(b" \t")
-    cut = next((at for at, letter in enumerate(line) if letter in b" \t"), -1)
-    interpreter = line if cut < 0 else line[:cut]
-    if not newline and cut < 0 and len(head) == _FIRST_LINE:
-        return b"", b""  # it may be longer
-    return interpreter, b"" if cut < 0 else line[cut:].strip(b" \t")

@@ -216,7 +216,7 @@ def peer(call: Call) -> Answer:
         pid, _, _ = sockets.peer_credentials(opened)
         known = _acquaintance(call).peer(opened, pid)
         if known is None:
-            return _SEEN
+            return _peer_outside(call, opened)
         if call.arg(2) & 0xFFFFFFFF == sockets.SO_PEERPIDFD:
             return Errno(errno.ENOPROTOOPT)  # as before Linux 6.5: it would be the one who made it
         (length,) = struct.unpack("=i", memory.read_memory(call.caller.tid, call.arg(4), _INT_BYTES))
@@ -226,6 +226,14 @@ def peer(call: Call) -> Answer:
         data = sockets.packed_credentials(known.pid, known.uid, known.gid)[:length]
         memory.write_memory(call.caller.tid, call.arg(4), struct.pack("=i", len(data)))
         return Write(call.arg(3), data, 0)
+
+
+def _peer_outside(call: Call, opened: OwnedFd) -> Answer:
+    if call.caller.context.hidden is None:
+        return _SEEN
+    from sandlockd.handlers.private import peers  # only where it is wanted
+
+    return peers.tell(call.caller, opened)
 
 
 # ---- what they have in common

@@ -8,30 +8,26 @@ and goes. The position is that of the program's own descriptor.
 from __future__ import annotations
 
 import errno
-import os
-import stat
 
-from sandlockd.handlers import lookup, metadata, procfiles, record
-from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno, Value, Write
+from sandlockd.handlers import metadata, procfiles, rows
+from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import members, walk
-from sandlockd.kernel import acts, procfs
 from sandlockd.overlay import listing
-from sandlockd.overlay.entries import FsError, Kind
-from sandlockd.overlay.listing import Row
+from sandlockd.overlay.entries import FsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlockd.handlers.answers import Answer
     from sandlockd.handlers.context import Context
     from sandlockd.kernel.engine import Request
+    from sandlockd.overlay.listing import Row
 
 _LISTED = Continue(Backstop.ONLY_TELLS)
 # As the kernel has it: FIRST_PROCESS_ENTRY and TGID_OFFSET of fs/proc, PID_MAX_LIMIT.
 _SELF, _THREAD_SELF, _FIRST_PROCESS, _PIDS_MAX = 256, 257, 258, 1 << 22
 _END = _FIRST_PROCESS + _PIDS_MAX
-_SIZE_MAX = 1 << 20  # of one answer; the program asks again
-_KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFREG: Kind.FILE}
+_PROC = b"/proc"
 NAMES = ("getdents", "getdents64")
 
 
@@ -53,55 +49,32 @@ def handle(context: Context, request: Request) -> Answer:
 
 
 def _list(caller: Caller) -> Answer:
-    args = caller.request.args
-    with acts.duplicate_of(caller.tgid, lookup.as_int(args[0])) as stream:
-        caller.require_alive()
-        offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
-        taken = listing.take(_rows(caller, offset), offset, min(args[2] & 0xFFFFFFFF, _SIZE_MAX))
-        is_old = record.call_name(caller.context, caller.request) == "getdents"
-        encoded = listing.encode(taken) if is_old else listing.encode64(taken)
-        os.lseek(stream.fd, taken[-1].offset + 1 if taken else _END, os.SEEK_SET)
-    return Write(args[1], encoded, len(encoded)) if encoded else Value(0)
+    return rows.tell(caller, lambda offset, size: _rows(caller, offset, size), _END)
 
 
-def _rows(caller: Caller, offset: int) -> list[Row]:
-    rows = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
-    return [*rows, *_of_processes(caller.context, offset)]
+def _rows(caller: Caller, offset: int, size: int) -> list[Row]:
+    """No more than fill a buffer of this size and one row."""
+    found = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
+    for pid in members.leaders(caller.context):
+        if size < 0:
+            break
+        if pid + _FIRST_PROCESS < offset:
+            continue
+        # By now it may have ended, and another one have its number: it was one of the sandbox's when it was asked.
+        row = rows.row(_PROC, pid + _FIRST_PROCESS, b"%d" % pid)
+        if row is not None:
+            found.append(row)
+            size -= listing.record_size(row.name)
+    return found
 
 
 def _of_machine(caller: Caller) -> list[Row]:
     """Of what cannot be opened nothing is said."""
-    names = [name for name in procfiles.shared_names() if walk.exists(caller, name)]
+    view = caller.context.view
+    refused = {
+        name for name in procfiles.shared_names() if view is not None and view.refuses(b"/proc/" + name)
+    }
+    names = [name for name in procfiles.shared_names() if name not in refused and walk.exists(caller, name)]
     places = [(0, b"."), (1, b".."), *enumerate(names, 2)]
     places += [(_SELF, b"self"), (_THREAD_SELF, b"thread-self")]
-    return [row for place, name in places if (row := _row(place, name)) is not None]
-
-
-def _of_processes(context: Context, offset: int) -> list[Row]:
-    rows = []
-    pids = members.leaders(context)
-    parents = {*pids, context.init_pid}
-    for pid in pids:
-        if pid + _FIRST_PROCESS < offset:
-            continue
-        row = _row(pid + _FIRST_PROCESS, b"%d" % pid)
-        if row is not None and _has_parent(pid, parents):
-            rows.append(row)
-    return rows
-
-
-def _has_parent(pid: int, parents: set[int]) -> bool:
-    """Asked after looking: the number could be a stranger's by then."""
-    try:
-        return procfs.parent_of(pid) in parents
-    except OSError:
-        return False
-
-
-def _row(place: int, name: bytes) -> Row | None:
-    try:
-        status = os.lstat(b"/proc/" + name)
-    except OSError:
-        return None
-    kind = _KINDS.get(stat.S_IFMT(status.st_mode), Kind.FILE)
-    return Row(place, name, kind, status.st_ino, False)
+    return [row for place, name in places if (row := rows.row(_PROC, place, name)) is not None]

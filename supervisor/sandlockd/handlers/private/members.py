@@ -16,68 +16,26 @@ if TYPE_CHECKING:
 
     from sandlockd.handlers.context import Context
 
-_LOOKS_MAX = 4  # while parents end, whoever they had is somebody else's child
-
 
 def belongs(context: Context, pid: int) -> bool:
-    """Is this the number of a process of the sandbox, or of a thread of one? Zombies are processes."""
-    leader = _leader_of(pid)
-    if not leader or leader == context.init_pid:
-        return False
+    """Is this the number of a process of the sandbox, or of a thread of one? Zombies are processes.
+
+    The index is only sooner: whoever is in it is held by a descriptor, so that nobody else has the number.
+    """
     index = context.index
-    if index is not None and index.key_for(leader) is not None and index.register(leader) is not None:
+    if index is not None and index.key_for(pid) is not None and index.register(pid) is not None:
         return True
-    return _descends(leader, context.init_pid)
-
-
-def _descends(pid: int, init_pid: int) -> bool:
-    """A parent that ends while its ancestors are looked for hands its children over: then it is looked again."""
-    for _ in range(_LOOKS_MAX):
-        before = _parent_of(pid)
-        if procfs.descends_from(pid, init_pid):
-            return True
-        if _parent_of(pid) == before:
-            return False
-    return False
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        return procfs.parent_of(pid)
-    except (OSError, ValueError):
-        return 0
-
-
-def _leader_of(pid: int) -> int:
-    """0: nobody."""
-    if pid <= 0:
-        return 0
-    try:
-        return procfs.tgid_of(pid)
-    except (OSError, ValueError):
-        return 0
+    return procfs.member_leader(pid, context.init_pid) != 0
 
 
 def leaders(context: Context) -> list[int]:
-    """The processes of the sandbox, by number. Whoever is there all the while is among them."""
-    found: set[int] = set()
-    for _ in range(_LOOKS_MAX):
-        before = len(found)
-        found |= _below(context.init_pid)
-        if len(found) == before:
-            break
-    return sorted(found)
+    """The processes of the sandbox, by number. Whoever is there all the while is among them. Raises OSError."""
+    return procfs.members(context.init_pid)
 
 
-def _below(init_pid: int) -> set[int]:
-    found: set[int] = set()
-    todo = [init_pid]
-    while todo:
-        for child in procfs.children_of(todo.pop()):
-            if child not in found:
-                found.add(child)
-                todo.append(child)
-    return found
+def count_threads(leaders: list[int]) -> int:
+    """A zombie is one, too."""
+    return sum(len(procfs.threads_of(leader)) for leader in leaders)
 
 
 def threads(context: Context) -> Iterator[int]:
@@ -87,7 +45,9 @@ def threads(context: Context) -> Iterator[int]:
 
 
 def has_group(context: Context, group: int) -> bool:
-    """Is a process of the sandbox in this process group?"""
+    """Is a process of the sandbox in this process group? Most of the time the one whose number it has."""
+    if belongs(context, group) and _group_of(group) == group:
+        return True
     return any(_group_of(leader) == group for leader in leaders(context))
 
 

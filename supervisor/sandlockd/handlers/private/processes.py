@@ -15,7 +15,7 @@ from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import EINVAL, Backstop, Continue, Errno, Value, Write
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import members
-from sandlockd.kernel import memory, procfs
+from sandlockd.kernel import acts, memory, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ _F_SETOWN, _F_SETOWN_EX = 8, 15
 _OWNER_GROUP = 2
 _PR_SCHED_CORE, _PR_SET_PTRACER = 62, 0x59616D61
 _CLOCK_BITS = 3
+_DEV_TTY = os.makedev(5, 0)
 
 
 def _capabilities(caller: Caller) -> Answer:
@@ -206,16 +207,52 @@ def _file_control(caller: Caller) -> Answer | None:
 
     Of F_SETOWN_EX that lies in memory, and may be another one when the kernel reads it.
     """
-    if _int(caller, 1) == _F_SETOWN_EX:
-        kind, number = struct.unpack("=ii", _read(caller, caller.request.args[2], 8))
-    else:
-        number = _int(caller, 2)
-        kind = _OWNER_GROUP if number < 0 else 0
-        number = number if number == _INT_MIN else abs(number)
+    if _int(caller, 1) != _F_SETOWN_EX:
+        return _owner(caller, _int(caller, 2))
+    kind, number = struct.unpack("=ii", _read(caller, caller.request.args[2], 8))
     if number <= 0:
-        return None
-    is_there = _has_group(caller, number) if kind == _OWNER_GROUP else _is_there(caller, number)
+        return Continue(Backstop.SIGNAL_OWNER)  # the kernel says what is wrong with it
+    return _owner(caller, -number if kind == _OWNER_GROUP else number)
+
+
+def _owner(caller: Caller, number: int) -> Answer | None:
+    """Of a group, where it is below 0."""
+    if number in (0, _INT_MIN):
+        return Continue(Backstop.SIGNAL_OWNER)
+    is_there = _has_group(caller, -number) if number < 0 else _is_there(caller, number)
     return Continue(Backstop.SIGNAL_OWNER) if is_there else _ESRCH
+
+
+_TIOCSPGRP = 0x5410
+
+
+def _device_control(caller: Caller) -> Answer | None:
+    """FIOSETOWN, SIOCSPGRP: as F_SETOWN. TIOCSPGRP: who is in front at a terminal. Whose number, lies in memory."""
+    (number,) = struct.unpack("=i", _read(caller, caller.request.args[2], 4))
+    if _int(caller, 1) != _TIOCSPGRP:
+        return _owner(caller, number) if _is_socket(caller) else Continue(Backstop.SIGNAL_OWNER)
+    if number <= 0 or _has_group(caller, number):
+        return Continue(Backstop.TERMINAL_GROUP)
+    return _ESRCH if _is_own_terminal(caller) else Errno(errno.ENOTTY)
+
+
+def _is_socket(caller: Caller) -> bool:
+    try:
+        link = os.readlink(procfs.directory_of(caller.tid, _int(caller, 0)))
+    except FileNotFoundError:
+        return False
+    caller.require_alive()
+    return link.startswith(b"socket:")
+
+
+def _is_own_terminal(caller: Caller) -> bool:
+    """Is the descriptor one of the terminal that its session has? Else that is what the kernel finds first."""
+    with acts.duplicate_of(caller.tgid, _int(caller, 0)) as opened:
+        caller.require_alive()
+        device = os.fstat(opened.fd).st_rdev
+        own = procfs.terminal_of(caller.tid)
+    caller.require_alive()
+    return own != 0 and device in (own, _DEV_TTY)
 
 
 def _process_control(caller: Caller) -> Answer | None:
@@ -267,6 +304,7 @@ _ACTS: dict[str, Act] = {
     "prlimit64": _limits,
     "capget": _capabilities,
     "fcntl": _file_control,
+    "ioctl": _device_control,
     "prctl": _process_control,
     "ptrace": _trace,
     **dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"), _clock),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandlockd.handlers.private import listing, paths, processes
+from sandlockd.handlers.private import executing, listing, paths, peers, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,4 +17,9 @@ if TYPE_CHECKING:
 
 def around(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
     """Handlers by name, with those of this package asked first."""
-    return {**processes.around(paths.around(handlers)), **dict.fromkeys(listing.NAMES, listing.handle)}
+    named = executing.around(paths.around(handlers))
+    return {
+        **processes.around(named),
+        **dict.fromkeys(listing.NAMES, listing.handle),
+        "getsockopt": peers.handle,
+    }

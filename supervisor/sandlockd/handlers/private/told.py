@@ -9,7 +9,7 @@ import stat
 from sandlockd.handlers import proctrees
 from sandlockd.handlers.answers import Fd
 from sandlockd.handlers.private import members, texts
-from sandlockd.kernel import procfs, sealed
+from sandlockd.kernel import sealed
 from sandlockd.kernel.paths import unescape
 from sandlockd.policy.verdict import Want
 
@@ -38,7 +38,7 @@ def tell(caller: Caller, path: bytes, file: OwnedFd, *, close_on_exec: bool) -> 
 
 def _text_of(caller: Caller, path: bytes, file: OwnedFd) -> bytes | None:
     if path == b"/proc/loadavg":
-        return _load_averages(caller, _read(file))
+        return load_averages(caller, _read(file))
     if path == b"/proc/locks":
         text = texts.locks(_read(file), lambda pid: members.belongs(caller.context, pid))
         return proctrees.locks(caller, text) if caller.context.trees else text
@@ -57,10 +57,9 @@ def _read(file: OwnedFd) -> bytes:
     return b"".join(parts)
 
 
-def _load_averages(caller: Caller, text: bytes) -> bytes:
+def load_averages(caller: Caller, text: bytes) -> bytes:
     leaders = members.leaders(caller.context)
-    threads = sum(len(procfs.threads_of(leader)) for leader in leaders)
-    return texts.load_averages(text, threads, max(leaders, default=caller.tgid))
+    return texts.load_averages(text, members.count_threads(leaders), max(leaders, default=caller.tgid))
 
 
 def _is_shown(caller: Caller, point: bytes) -> bool:
