@@ -53,9 +53,7 @@ def test_control_z_stops_who_is_held_and_it_goes_on(runner: Runner) -> None:
         for _ in range(2):
             terminal.send(b"\x1a")
             terminal.expect(b"Stopped")
-            terminal.expect(rb"\[prompt\]")
-            terminal.send(b"fg\r")
-            terminal.expect(b"fg\r\n")
+            terminal.bring_to_front()
         terminal.send(b"\x1a")
         terminal.expect(b"Stopped")
         terminal.send(b"kill %1; fg; echo status=$?\r")

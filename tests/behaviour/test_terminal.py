@@ -76,15 +76,6 @@ def _leave(terminal: Terminal) -> None:
     assert terminal.wait() == 0
 
 
-def _foreground(terminal: Terminal) -> None:
-    """At the next prompt, `fg`; until the terminal is the job's, so that keys are not the shell's."""
-    terminal.expect(rb"\[prompt\]")
-    shell = terminal.foreground_group()
-    terminal.send(b"fg\r")
-    terminal.expect(rb"fg\r\n")
-    until(lambda: terminal.foreground_group() != shell, "the job in the foreground")
-
-
 def test_control_c_kills_the_program(runner: Runner, line_for: Line) -> None:
     with _on_terminal(runner, line_for(["/bin/sh", "-c", "echo ready; exec sleep 1000"])) as terminal:
         terminal.expect(b"ready")
@@ -168,7 +159,7 @@ def test_control_z_stops_the_job_and_fg_goes_on_with_it(runner: Runner, line_for
         terminal.expect(rb"\[prompt\]")
         terminal.send(b"jobs\r")
         terminal.expect(rb"\[1\]\+ +Stopped")
-        _foreground(terminal)
+        terminal.bring_to_front()
         terminal.send(b"hello\r")
         terminal.expect(b"got-hello")
         terminal.expect(rb"\[prompt\]")
@@ -190,7 +181,7 @@ def test_control_z_twice_and_then_in_the_background(runner: Runner, line_for: Li
         for _ in range(2):
             terminal.send(b"\x1a")
             terminal.expect(b"Stopped")
-            _foreground(terminal)
+            terminal.bring_to_front()
             terminal.expect(b"\ncontinued")
         terminal.send(b"\x1a")
         terminal.expect(b"Stopped")
@@ -247,7 +238,7 @@ def test_control_z_with_a_program_that_has_a_timer(runner: Runner, line_for: Lin
         for _ in range(3):
             terminal.send(b"\x1a")
             terminal.expect(b"Stopped")
-            _foreground(terminal)
+            terminal.bring_to_front()
             terminal.expect(b"\ncontinued")
         terminal.send(b"end\r")
         terminal.expect(rb"\[prompt\]")
@@ -337,7 +328,7 @@ def test_reading_the_terminal_in_the_background_stops_the_job(runner: Runner, li
         terminal.expect(b"ready")
         terminal.send(b'while [ -z "$(jobs -s)" ]; do read -t 0.01 < /dev/null; done; jobs\r')
         terminal.expect(rb"\[1\]\+ +Stopped")
-        _foreground(terminal)
+        terminal.bring_to_front()
         terminal.send(b"hello\r")
         terminal.expect(b"hello\r\nhello")
         terminal.send(b"\x04")
@@ -356,7 +347,7 @@ def test_an_interactive_shell_inside_has_job_control(runner: Runner, line_for: L
         terminal.expect(rb"\[prompt\]")
         terminal.send(b"bg\r")
         terminal.expect(rb"\[1\]\+ .*&")
-        _foreground(terminal)
+        terminal.bring_to_front()
         terminal.send(b"\x03")
         terminal.expect(rb"\[prompt\]")
         terminal.send(b"echo status=$?; tty; test -t 0 && echo term''inal\r")

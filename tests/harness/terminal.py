@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from harness.users import User
-from harness.waiting import PATIENCE_S, Patience, wait_dead
+from harness.waiting import PATIENCE_S, Patience, until, wait_dead
 
 _READ_BYTES = 65536
 
@@ -63,6 +63,14 @@ class Terminal:
 
     def foreground_group(self) -> int:
         return os.tcgetpgrp(self._master_fd)
+
+    def bring_to_front(self) -> None:
+        """At the next prompt, `fg`; until the terminal is the job's, so that keys are not the shell's."""
+        self.expect(rb"\[prompt\]")
+        shell = self.foreground_group()
+        self.send(b"fg\r")
+        self.expect(rb"fg\r\n")
+        until(lambda: self.foreground_group() != shell, "the job in the foreground")
 
     def wait(self, limit_s: float = PATIENCE_S) -> int:
         """As os.waitstatus_to_exitcode. The screen is read to its end. Raises Patience."""
