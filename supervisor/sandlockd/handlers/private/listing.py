@@ -39,9 +39,9 @@ def handle(context: Context, request: Request) -> Answer:
     caller = Caller(context, request)
     try:
         with metadata.by_descriptor(caller, 0) as opened:
+            if not caller.context.files.run(acts.is_procfs, opened):
+                return _LISTED  # also where its path is longer than anybody can tell
             found = caller.describe(opened)
-            if not found.proc:
-                return _LISTED
             inside = procfiles.below_mount(found.path)
             if inside is None or (inside and not walk.exists(caller, inside)):
                 return ENOENT  # as of a process that has ended
