@@ -396,7 +396,7 @@ static int judge_path(struct slk_engine *engine, struct slk_request *request, in
 	else
 		result = slk_fast_judge(engine, &walk, need, follow, &request->may_wait);
 	if (result == 0 && need & LANDLOCK_ACCESS_FS_EXECUTE && engine->own_pids &&
-	    (!slk_is_plain(path, length) || slk_execution_names_askers(engine, walk.text)))
+	    (!slk_is_plain(path, length) || slk_execution_names_askers(engine, &walk)))
 		return SLK_REASON_ZONE + 1;
 	return result;
 }

@@ -12,6 +12,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,7 +21,9 @@
 #define HEAD_BYTES 4096
 #define LINE_BYTES 256    /* BINPRM_BUF_SIZE (linux/binfmts.h) */
 #define SCRIPTS_MAX 5     /* exec_binprm of fs/exec.c */
-#define AS_INTERPRETER (1u << 30) /* in the place of rights, for what is remembered of a path */
+/* In the place of rights, for what is remembered of a path. */
+#define AS_INTERPRETER (1u << 30)
+#define AS_EXECUTED (1u << 30 | 1)
 
 /* 1: by way of what depends on who asks, or it cannot be told. */
 static int name_is_askers(struct slk_engine *engine, const char *name, size_t length)
@@ -39,13 +42,13 @@ static int name_is_askers(struct slk_engine *engine, const char *name, size_t le
 	return 0;
 }
 
-static int names_askers(struct slk_engine *engine, int object_fd, int depth);
+static int names_askers(struct slk_engine *engine, int object_fd, int depth, int *ret_is_script);
 
 static int script_names_askers(struct slk_engine *engine, const char *head, size_t size, int depth)
 {
 	char name[LINE_BYTES + 1];
 	size_t end = size < LINE_BYTES ? size : LINE_BYTES, first = 2, length = 0;
-	int fd, result;
+	int fd, result, ignored;
 
 	while (first < end && (head[first] == ' ' || head[first] == '\t'))
 		first++;
@@ -59,8 +62,8 @@ static int script_names_askers(struct slk_engine *engine, const char *head, size
 		return 1;
 	fd = slk_open_path(engine, name, 0, 0);
 	if (fd < 0)
-		return fd == -EAGAIN;
-	result = names_askers(engine, fd, depth + 1);
+		return 0;
+	result = names_askers(engine, fd, depth + 1, &ignored);
 	close(fd);
 	return result;
 }
@@ -90,15 +93,17 @@ static int program_names_askers(struct slk_engine *engine, int fd, const char *h
 	return 0;
 }
 
-static int names_askers(struct slk_engine *engine, int object_fd, int depth)
+static int names_askers(struct slk_engine *engine, int object_fd, int depth, int *ret_is_script)
 {
 	char head[HEAD_BYTES], link[64];
 	struct stat status;
 	ssize_t size;
 	int fd, result = 0;
 
-	if (depth == SCRIPTS_MAX || (slk_lookups_may_wait(engine) && !slk_is_on_local_mount(engine, object_fd)))
+	if (depth == SCRIPTS_MAX)
 		return 1;
+	if (slk_lookups_may_wait(engine) && !slk_is_on_local_mount(engine, object_fd))
+		return 0; /* no server is asked for what the kernel asks it for anyway */
 	if (fstat(object_fd, &status) < 0)
 		return 1;
 	if (!S_ISREG(status.st_mode))
@@ -108,7 +113,8 @@ static int names_askers(struct slk_engine *engine, int object_fd, int depth)
 	if (fd < 0)
 		return 1;
 	size = pread(fd, head, sizeof(head), 0);
-	if (size >= 2 && memcmp(head, "#!", 2) == 0)
+	*ret_is_script = size >= 2 && memcmp(head, "#!", 2) == 0;
+	if (*ret_is_script)
 		result = script_names_askers(engine, head, (size_t)size, depth);
 	else if (size >= SELFMAG && memcmp(head, ELFMAG, SELFMAG) == 0)
 		result = program_names_askers(engine, fd, head, (size_t)size);
@@ -116,13 +122,38 @@ static int names_askers(struct slk_engine *engine, int object_fd, int depth)
 	return size < 0 || result;
 }
 
-int slk_execution_names_askers(struct slk_engine *engine, const char *path)
+/* The object itself lies where the program can write nothing, nor anybody on its behalf. */
+static int is_read_only(const struct slk_engine *engine, int object_fd)
 {
-	int fd = slk_open_path(engine, path, 0, 0), result;
+	char link[64], text[SLK_PATH_MAX];
+	const struct slk_zone *zone;
+	struct slk_walk walk;
+	ssize_t length;
 
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", object_fd);
+	length = readlink(link, text, sizeof(text));
+	if (length <= 0 || length == (ssize_t)sizeof(text) || text[0] != '/' ||
+	    slk_walk_set(&walk, "", 0, text, (uint32_t)length) < 0)
+		return 0;
+	zone = slk_zones_find(engine->zones, &walk);
+	return zone && !(zone->rights & LANDLOCK_ACCESS_FS_WRITE_FILE) &&
+	       !(zone->flags & (SLK_ZONE_SLOW | SLK_ZONE_TREE));
+}
+
+int slk_execution_names_askers(struct slk_engine *engine, const struct slk_walk *walk)
+{
+	uint64_t until_ns = slk_judged_until();
+	int fd, result, is_script = 1;
+
+	if (slk_judged_find(engine, walk, walk->count, AS_EXECUTED, 1))
+		return 0;
+	fd = slk_open_path(engine, walk->text, 0, 0);
 	if (fd < 0)
-		return fd == -EAGAIN; /* else the kernel finds the same */
-	result = names_askers(engine, fd, 0);
+		return 0; /* the kernel finds the same, or only a server could tell */
+	result = names_askers(engine, fd, 0, &is_script);
+	/* A script's interpreter may be one that the program can change. */
+	if (result == 0 && !is_script && is_read_only(engine, fd))
+		slk_judged_now(engine, walk, walk->count, AS_EXECUTED, 1, until_ns);
 	close(fd);
 	return result;
 }

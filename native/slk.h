@@ -381,8 +381,8 @@ int slk_lists_told(struct slk_engine *engine, const struct slk_request *request)
 
 /* ---- interpreters.c */
 
-/* Does the file at an absolute path name an interpreter by way of what depends on who asks? 1 also where that cannot be told. */
-int slk_execution_names_askers(struct slk_engine *engine, const char *path);
+/* Does the file that is executed name an interpreter by way of what depends on who asks? 1 also where that cannot be told. */
+int slk_execution_names_askers(struct slk_engine *engine, const struct slk_walk *walk);
 
 /* ---- lower.c: what only the lower tree has */
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 from harness.running import Runner, require, system_python
+from harness.terminal import open_terminal
 from harness.with_psutil import with_psutil
 
 _POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
@@ -232,6 +234,38 @@ def test_what_is_hidden_is_not_there(runner: Runner) -> None:
     ended = runner.sandboxed(["sh", "-c", script], policy=policy)
     assert ended.stdout == b"0\nothers\n"
     assert ended.stderr.count(b"No such file or directory") == 5, ended.stderr
+
+
+def test_a_shell_with_job_control_gives_the_terminal_back(runner: Runner) -> None:
+    """To the group that it was started in, in which nobody of the sandbox may be left but itself."""
+    wrap = ["sh", "-c", '"$@"; read word; echo "outside: $word"', "sh"]
+    line = runner.command_line(["bash", "--norc", "-i"], policy=_POLICY, wrap=wrap)
+    words = [os.fsdecode(word) for word in line]
+    words[0] = "/bin/sh"
+    place = {"user": runner.place.user, "cwd": str(runner.work), "environment": runner.environment()}
+    with open_terminal(words, **place) as terminal:
+        terminal.expect(rb"\$ |# ")
+        terminal.send(b"cat /proc/self/comm | cat; exit\n")
+        terminal.expect(rb"cat\r\n")
+        terminal.expect(rb"exit\r\n")
+        terminal.send(b"word\n")
+        terminal.expect(rb"outside: word")
+        assert terminal.wait() == 0
+
+
+def _is_there(runner: Runner, stranger: int, policy: str) -> bytes:
+    script = f"kill -0 {stranger}; test -e /proc/{stranger} && echo there"
+    return runner.sandboxed(["bash", "-c", script], policy=policy).stdout
+
+
+def test_a_run_with_a_workdir_has_its_own_processes(runner: Runner, stranger: int) -> None:
+    """Where the policy does not say. Without one, what only looks would be trapped for that alone."""
+    without = "[filesystem]\nbase = true\n"
+    with_one = f'{without}workdir = "{runner.work}"\non_exit = "discard"\n'
+    assert _is_there(runner, stranger, without) == b"there\n"
+    assert _is_there(runner, stranger, with_one) == b""
+    assert _is_there(runner, stranger, with_one + '[proc]\npids = "all"\n') == b"there\n"
+    assert _is_there(runner, stranger, without + '[proc]\npids = "own"\n') == b""
 
 
 def test_hiding_needs_own_processes(runner: Runner) -> None:

@@ -128,6 +128,23 @@ def test_from_a_directory_that_was_removed(runner: Runner) -> None:
     assert [outcome.error for outcome in outcomes[3:]] == ["ENOENT"] * 3 + [""] * 2
 
 
+def test_from_a_directory_that_is_deeper_than_a_path_can_tell(runner: Runner) -> None:
+    """From there up again: no name of it can be read, but each way leads somewhere."""
+    with victim(runner) as (process, _):
+        script = Script()
+        for _ in range(42):
+            script.mkdir(b"d" * 100, 0o700)
+            script.chdir(b"d" * 100)
+        up = b"../" * 60
+        for path in (b"%bproc/%d" % (up, process.pid), b"%bproc/%d/../version" % (up, process.pid), up):
+            script.newfstatat(AT_FDCWD, path, Buffer(144), 0)
+            script.openat(AT_FDCWD, path, os.O_PATH)
+        opened = script.openat(AT_FDCWD, b".", os.O_RDONLY)
+        script.getdents64(opened, Buffer(1024), 1024)
+        outcomes, _ = script.sandboxed(runner, "--write", runner.work, policy=strangers.POLICY)
+    assert [outcome.error for outcome in outcomes[84:]] == ["ENOENT"] * 4 + [""] * 4
+
+
 _GROUPS = """
 import os, sys
 for group in map(int, sys.argv[1:]):

@@ -13,7 +13,6 @@ import stat
 
 from sandlockd.handlers import proctrees, record
 from sandlockd.handlers.answers import ENOENT, Errno, Fd
-from sandlockd.handlers.private import members
 from sandlockd.kernel import acts, procfs
 from sandlockd.policy.verdict import Verdict, Want
 
@@ -111,7 +110,7 @@ def _of_process(caller: Caller, how: How, pid: int, rest: bytes, *, is_named: bo
         if rest.startswith(b"task/"):  # and to `thread-self`
             rest = b"/".join((b"task", b"%d" % caller.tid, *rest.split(b"/")[2:]))
     own = _is_own(caller, pid)
-    if not own and not members.belongs(context, pid):
+    if not own and not _in_sandbox(context, pid):
         # What is outside does not exist.
         return record.refuse(_verdict(), path=b"/proc/<pid>/" + rest, wanted=how.want, error=errno.ENOENT)
     leaf = _leaf(rest)
@@ -151,6 +150,14 @@ def _leaf(rest: bytes) -> bytes:
     return parts[0] if parts else b""
 
 
+def _in_sandbox(context: Context, pid: int) -> bool:
+    from sandlockd.handlers.private import (
+        members,
+    )  # late: a program that reads nothing of others does without
+
+    return members.belongs(context, pid)
+
+
 def _serve(caller: Caller, path: bytes, how: How, pid: int | None = None) -> Answer | Later:
     """Open below the number itself, check what was opened, and hand it over."""
     flags = how.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_CLOEXEC)
@@ -183,7 +190,7 @@ def _still_member(context: Context, caller: Caller, pid: int) -> bool:
     if _is_own(caller, pid):
         caller.require_alive()
         return True
-    return members.belongs(context, pid)
+    return _in_sandbox(context, pid)
 
 
 def _verdict() -> Verdict:

@@ -9,13 +9,14 @@ from functools import partial
 from sandlockd.handlers import crowded, metadata, naming, opening, record, targets
 from sandlockd.handlers.answers import Fd
 from sandlockd.kernel.engine import REASON_CROWDED
-from sandlockd.kernel.syscalls import number_of
+from sandlockd.kernel.syscalls import ROWS, Treatment, number_of
+from sandlockd.kernel.syscalls_arguments import OWN_PIDS
 from sandlockd.policy.syscalls import refusal
 from sandlockd.policy.verdict import Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sandlockd.handlers.answers import Answer, Later
     from sandlockd.handlers.context import Context
@@ -38,11 +39,9 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
         "prctl": targets.handle_prctl,
     }
     if context.hidden is not None:
-        from sandlockd.handlers.private.table import around as around_private  # only where it is wanted
-
-        by_name = around_private(by_name)
+        by_name = _Private(by_name).by_name()
     if context.view is not None:
-        from sandlockd.handlers.limited.calls import around as around_limited  # likewise
+        from sandlockd.handlers.limited.calls import around as around_limited  # only where it is wanted
 
         by_name = around_limited(context.view, by_name)
     if context.trees:
@@ -54,6 +53,28 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
 
         by_name = memory.around(context.memory, by_name)
     return _numbered(context, by_name)
+
+
+class _Private:
+    """The handlers with those of the private /proc asked first: brought when the first of them is asked.
+
+    Most programs never ask Python anything that it would need them for, and their start would pay for it.
+    """
+
+    def __init__(self, bare: dict[str, Callable[[Context, Request], Answer | Later]]) -> None:
+        self._bare = bare
+        self._made: Mapping[str, Callable[[Context, Request], Answer | Later]] = {}
+
+    def by_name(self) -> dict[str, Callable[[Context, Request], Answer | Later]]:
+        looks = (row.name for row in ROWS if row.treatment is Treatment.SEE)
+        return {name: partial(self._handle, name) for name in (*self._bare, *OWN_PIDS, *looks)}
+
+    def _handle(self, name: str, context: Context, request: Request) -> Answer | Later:
+        if not self._made:
+            from sandlockd.handlers.private.table import around
+
+            self._made = around(self._bare)
+        return self._made[name](context, request)
 
 
 def _numbered(

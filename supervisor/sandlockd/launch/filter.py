@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from sandlockd.kernel.libraries import known_libraries
 from sandlockd.kernel.syscalls import AUDIT_ARCH, Treatment, native_architecture
 from sandlockd.kernel.syscalls_arguments import ALL64, Compare, Conditions
-from sandlockd.launch.filter_plan import Decision, FilterPlan, decisions, treatment_of
+from sandlockd.launch.filter_plan import FilterPlan, decisions
 
 if TYPE_CHECKING:
     import pyseccomp
@@ -118,9 +118,12 @@ def _prove(plan: FilterPlan, program: bytes) -> None:
     instructions = list(struct.iter_unpack("=HBBI", program))
     architecture = AUDIT_ARCH[native_architecture()]
     for number, decision in decisions(plan).items():
-        for arguments in _probes(decision):
-            expected = action(treatment_of(plan, number, arguments))
-            found = run(instructions, number, arguments, architecture)
+        if decision.conditions is None:
+            continue
+        begin = first_argument(instructions, number, architecture)
+        for arguments in _probes(decision.conditions):
+            expected = action(decision.treatment_of(arguments))
+            found = run(instructions, number, arguments, architecture, begin)
             if found != expected:
                 raise FilterError(
                     f"libseccomp built a wrong filter: call {number} {[hex(a) for a in arguments]} "
@@ -135,13 +138,11 @@ def action(treatment: Treatment) -> int:
     return ENOSYS if treatment is Treatment.ENOSYS else NOTIFY
 
 
-def _probes(decision: Decision) -> Iterator[tuple[int, ...]]:
+def _probes(conditions: Conditions) -> Iterator[tuple[int, ...]]:
     """Arguments at, beside, and (in the bits that must not matter) above each comparison."""
-    if decision.conditions is None:
-        return
     yield (0,) * _ARGUMENTS
     yield (ALL64,) * _ARGUMENTS
-    for clause in decision.conditions.clauses:
+    for clause in conditions.clauses:
         held = [0] * _ARGUMENTS
         for compare in clause.compares:
             held[compare.argument] = compare.value if compare.equal else compare.value + 1
@@ -156,31 +157,53 @@ def _probes(decision: Decision) -> Iterator[tuple[int, ...]]:
 
 
 def run(
-    instructions: list[tuple[int, int, int, int]], number: int, arguments: tuple[int, ...], arch: int
+    instructions: list[tuple[int, int, int, int]],
+    number: int,
+    arguments: tuple[int, ...],
+    arch: int,
+    position: int = 0,
 ) -> int:
     """What a classic BPF program of libseccomp's returns for a call (struct seccomp_data, seccomp(2)).
 
-    Raises: FilterError on an instruction that libseccomp does not use.
+    position: where to begin; see first_argument. Raises: FilterError on an instruction that libseccomp does not use.
     """
     data = struct.pack("=IIQ6Q", number & 0xFFFFFFFF, arch, 0, *arguments)
-    words = struct.unpack("=16I", data)
-    accumulator = position = 0
+    return instructions[_end(instructions, struct.unpack("=16I", data), position, _NO_END)][3]
+
+
+def first_argument(instructions: list[tuple[int, int, int, int]], number: int, arch: int) -> int:
+    """Where a call of this number first loads something that is not its number: the same for all its arguments."""
+    words = (number & 0xFFFFFFFF, arch, *(0,) * 14)
+    return _end(instructions, words, 0, _ARGUMENTS_AT)
+
+
+_ARGUMENTS_AT: Final = 16  # in struct seccomp_data
+_NO_END: Final = 64
+
+
+def _end(
+    instructions: list[tuple[int, int, int, int]], words: tuple[int, ...], position: int, loads_from: int
+) -> int:
+    """The position of the return, or of the first load from there on."""
+    accumulator = 0
     while True:
         code, if_true, if_false, k = instructions[position]
         position += 1
-        if code == 0x20:  # BPF_LD | BPF_W | BPF_ABS
-            accumulator = words[k >> 2]
-        elif code == 0x15:  # BPF_JMP | BPF_JEQ | BPF_K
+        if code == 0x15:  # BPF_JMP | BPF_JEQ | BPF_K
             position += if_true if accumulator == k else if_false
-        elif code == 0x35:  # BPF_JGE
-            position += if_true if accumulator >= k else if_false
-        elif code == 0x25:  # BPF_JGT
-            position += if_true if accumulator > k else if_false
+        elif code == 0x20:  # BPF_LD | BPF_W | BPF_ABS
+            if k >= loads_from:
+                return position - 1
+            accumulator = words[k >> 2]
         elif code == 0x54:  # BPF_ALU | BPF_AND | BPF_K
             accumulator &= k
+        elif code == 0x35:  # BPF_JMP | BPF_JGE | BPF_K
+            position += if_true if accumulator >= k else if_false
+        elif code == 0x25:  # BPF_JMP | BPF_JGT | BPF_K
+            position += if_true if accumulator > k else if_false
         elif code == 0x05:  # BPF_JMP | BPF_JA
             position += k
         elif code == 0x06:  # BPF_RET | BPF_K
-            return k
+            return position - 1
         else:
             raise FilterError(f"libseccomp used the unknown instruction {code:#x}")

@@ -155,6 +155,12 @@ class Decision(NamedTuple):
     refuse_errno: int
     conditions: Conditions | None
 
+    def treatment_of(self, args: tuple[int, ...]) -> Treatment:
+        """args: all six, unsigned."""
+        if self.conditions is not None and not _clause_for(self.conditions, args).trapped:
+            return Treatment.PASS
+        return self.treatment
+
     @property
     def trapped(self) -> bool:
         """Whether any call of this number reaches the supervisor."""
@@ -290,10 +296,10 @@ def _is_uncounted(row: Syscall, plan: FilterPlan) -> bool:
 
 
 def _holds(clause: Clause, args: tuple[int, ...]) -> bool:
-    return all(
-        ((args[compare.argument] & compare.mask) == compare.value) == compare.equal
-        for compare in clause.compares
-    )
+    for argument, value, mask, equal in clause.compares:
+        if ((args[argument] & mask) == value) != equal:
+            return False
+    return True
 
 
 def _clause_for(conditions: Conditions, args: tuple[int, ...]) -> Clause:
@@ -305,10 +311,7 @@ def _clause_for(conditions: Conditions, args: tuple[int, ...]) -> Clause:
 
 def treatment_of(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> Treatment:
     """Who answers this call, as the filter must have it. args: all six, unsigned."""
-    decision = decisions(plan).get(nr, _UNKNOWN)
-    if decision.conditions is not None and not _clause_for(decision.conditions, args).trapped:
-        return Treatment.PASS
-    return decision.treatment
+    return decisions(plan).get(nr, _UNKNOWN).treatment_of(args)
 
 
 def rule_for(plan: FilterPlan, nr: int, args: tuple[int, ...]) -> str:

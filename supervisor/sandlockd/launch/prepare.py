@@ -20,6 +20,7 @@ from sandlockd.launch.features import MissingFeatures
 from sandlockd.launch.filter import FilterError, build
 from sandlockd.launch.filter_plan import BadPlan, FilterPlan, c_refusals, c_rows, errno_for, rule_for
 from sandlockd.policy.files import WORKDIR_RULE
+from sandlockd.policy.model import hides_processes
 from sandlockd.policy.syscalls import compile_syscalls
 from sandlockd.policy.verdict import Want
 
@@ -310,7 +311,8 @@ def _choose_command(prepared: Prepared, command: Sequence[bytes], private_direct
 
 def _choose_filter(prepared: Prepared) -> None:
     calls = compile_syscalls(prepared.policy)
-    if prepared.hidden and prepared.policy.proc.pids != "own":
+    own_pids = hides_processes(prepared.policy)
+    if prepared.hidden and not own_pids:
         raise CannotStart('proc.hide needs [proc] pids = "own"')
     prepared.given_back = calls.calls
     prepared.filter_plan = FilterPlan(
@@ -319,7 +321,7 @@ def _choose_filter(prepared: Prepared) -> None:
         network_closed=True,
         trees=prepared.policy.filesystem.workdir is not None,
         disk_limited=prepared.policy.limits.disk is not None,
-        own_pids=prepared.policy.proc.pids == "own",
+        own_pids=own_pids,
         memory_limited=prepared.policy.limits.memory is not None,
         processes_limited=prepared.policy.limits.processes is not None,
         processors_hidden=bool(prepared.processors),

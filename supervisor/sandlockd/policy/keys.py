@@ -44,6 +44,7 @@ class Key(Value):
     doc: str
     example: str
     is_path: bool = False
+    instead: str = ""  # said of a default None that is more than nothing
 
 
 def _one(name: str, kind: values.Kind, default: Any, example: str, doc: str) -> Key:
@@ -128,7 +129,16 @@ KEYS: Final = (
     ),
     _one("filesystem.on_error", _disposal, "discard", '"discard"', "What becomes of them otherwise."),
     _one("filesystem.storage", values.directory_to_be, None, '"/tmp/kept"', "Where kept changes are stored."),
-    _one("proc.pids", values.one_of("own", "all"), "all", '"own"', "Which processes the program can see."),
+    Key(
+        "proc.pids",
+        "one",
+        values.one_of("own", "all"),
+        "override",
+        None,  # model.hides_processes
+        "Which processes there are for the program: the sandbox's own, or all of the machine's.",
+        '"own"',
+        instead='`"own"` with a workdir, else `"all"`',
+    ),
     _paths(
         "proc.hide", values.any_path, '["/proc/cmdline"]', "More files of /proc that do not exist for it."
     ),

@@ -72,7 +72,7 @@ class Filesystem(Value):
 
 
 class Proc(Value):
-    pids: Literal["own", "all"]
+    pids: Literal["own", "all"] | None  # None: see hides_processes
     hide: tuple[PathRule, ...]
 
 
@@ -119,3 +119,14 @@ class Policy(Value):
     audit: Audit
     degrade: Degrade
     sources: tuple[str, ...]  # the policies that it was made of, in the order in which they were applied
+
+
+def hides_processes(policy: Policy) -> bool:
+    """Do processes outside of the sandbox not exist for the program?
+
+    Where the policy does not say, a run with a workdir has its own processes as it has its own /tmp. What only looks
+    is trapped there anyway; elsewhere each stat of each program would be, for this alone.
+    """
+    if policy.proc.pids is None:
+        return policy.filesystem.workdir is not None
+    return policy.proc.pids == "own"

@@ -122,6 +122,8 @@ def reference_markdown() -> str:
 
 
 def _default(key: Key) -> str:
+    if key.instead:
+        return key.instead
     if key.default is None:
         return "none"
     if key.default == ():

@@ -1,7 +1,8 @@
 """execve: what a script or a program names as its interpreter, the kernel opens, and of `#!/proc/1234/exe` it says
 whether there is such a number. So what may be executed is read here first.
 
-What another thread writes into the file meanwhile is not seen; nor is what may be executed and not be read.
+What another thread writes into the file meanwhile is not seen; nor is what may be executed and not be read, or lies
+where a server may not answer: that is read by the kernel alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sandlockd.handlers.answers import ENOENT, Continue
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import walk
 from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.files import MayWait
 from sandlockd.kernel.paths import AT_FDCWD
 
 TYPE_CHECKING = False
@@ -38,8 +40,8 @@ def around(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
 
 def _handle(bare: Handler, context: Context, request: Request) -> Answer | Later:
     answer = bare(context, request)
-    if not isinstance(answer, Continue):
-        return answer
+    if not isinstance(answer, Continue) or context.index is None:
+        return answer  # in a worker: it takes a server to find it
     return ENOENT if _asks_for_nobody(Caller(context, request)) else answer
 
 
@@ -56,8 +58,8 @@ def _asks_for_nobody(caller: Caller) -> bool:
                 return True
             opened = lookup.open_object(caller, lookup.place_of(caller, name, AT_FDCWD), follow=True)
         opened.close()
-    except OSError:
-        pass  # the kernel finds the same
+    except (OSError, MayWait):
+        pass  # the kernel finds the same, or only a server could tell
     return False
 
 

@@ -13,6 +13,7 @@ from sandlockd.handlers import metadata, procfiles, rows
 from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import members, walk
+from sandlockd.kernel import acts
 from sandlockd.overlay import listing
 from sandlockd.overlay.entries import FsError
 
@@ -35,9 +36,9 @@ def handle(context: Context, request: Request) -> Answer:
     caller = Caller(context, request)
     try:
         with metadata.by_descriptor(caller, 0) as opened:
+            if not caller.context.files.run(acts.is_procfs, opened):
+                return _LISTED  # also where its path is longer than anybody can tell
             found = caller.describe(opened)
-            if not found.proc:
-                return _LISTED
             inside = procfiles.below_mount(found.path)
             if inside is None or (inside and not walk.exists(caller, inside)):
                 return ENOENT  # as of a process that has ended

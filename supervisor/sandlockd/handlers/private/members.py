@@ -45,8 +45,12 @@ def threads(context: Context) -> Iterator[int]:
 
 
 def has_group(context: Context, group: int) -> bool:
-    """Is a process of the sandbox in this process group? Most of the time the one whose number it has."""
-    if belongs(context, group) and _group_of(group) == group:
+    """Is a process of the sandbox in this process group? Most of the time the one whose number it has.
+
+    The one that the program was started in stays one: a shell that made another one goes back to it, and gives
+    the terminal back.
+    """
+    if group == _group_of(context.init_pid) or (belongs(context, group) and _group_of(group) == group):
         return True
     return any(_group_of(leader) == group for leader in leaders(context))
 

@@ -7,6 +7,7 @@ is free it does not. So each name that is looked for in /proc is judged, in the 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -61,7 +62,12 @@ def _is_elsewhere(caller: Caller, text: bytes, dirfd: int) -> bool:
     """C tells of most paths, at a tenth of the cost, that they do not come by /proc. Not for a worker."""
     if caller.context.index is None:
         return False
-    base = b"" if text.startswith(b"/") else os.readlink(procfs.directory_of(caller.tid, dirfd))
+    try:
+        base = b"" if text.startswith(b"/") else os.readlink(procfs.directory_of(caller.tid, dirfd))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False  # deeper than a path can tell: but there is a way up
     caller.require_alive()
     if base[:1] != b"/" and text[:1] != b"/":
         return False
