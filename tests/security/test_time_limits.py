@@ -45,6 +45,7 @@ def test_whoever_uses_the_processors_is_ended(
     assert b"limits.cpu_time: everything was ended" in ended.stderr
     assert ended.status is not None
     measured("used_s", ended.status["usage"]["cpu"])
+    assert ended.status["usage"]["cpu"] >= 0.4  # that of children whom nobody waited for, too
 
 
 @pytest.mark.one_user
