@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlockd.kernel.cgroups import MemoryFiles
     from sandlockd.kernel.paths import Identity
 
 # As the filter has it: what asks for less passes (kernel/syscalls_arguments.py).
@@ -63,6 +64,16 @@ class Memory:
     def native(self) -> ffi.CData:
         native: ffi.CData = self._native
         return native
+
+    def keep_by_group(self, files: MemoryFiles) -> None:
+        """Before it is watched. The files are taken."""
+        group = ffi.new("struct slk_memory_group *")
+        group.usage_fd, group.stat_fd = files.usage.take(), files.stat.take()
+        group.peak_fd = -1 if files.peak is None else files.peak.take()
+        group.events_fd = files.events.take()
+        group.event_fd = -1 if files.event is None else files.event.take()
+        lib.slk_memory_keep_by_group(self._native, group)
+        self.is_by_group = True
 
     def add_place(self, path: bytes) -> None:
         """The program may write it. Only what lies on a tmpfs is looked at. Raises OSError: ENOSPC, too many."""
