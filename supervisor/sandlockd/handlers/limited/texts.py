@@ -1,7 +1,8 @@
 """What the machine is to a program whose memory and processors are limited: texts and structures, made of the kernel's
 own and of numbers.
 
-Pure: nothing here opens a file or reads a process.
+Pure: nothing here opens a file or reads a process. Patterns are compiled when they are first used: else each start
+would pay for them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def node_information(text: bytes, limit_bytes: int, used_bytes: int, machine_byt
     return b"".join(
         _memory_line(line[: match.end()], line[match.end() :], told)
         for line in text.splitlines(keepends=True)
-        if (match := _NODE.match(line))
+        if (match := re.match(_NODE, line))
     )
 
 
-_NODE = re.compile(rb"Node +\d+ +")
+_NODE = rb"Node +\d+ +"
 
 
 def _part(node_bytes: int, limit_bytes: int, used_bytes: int, machine_bytes: int) -> tuple[int, int]:
@@ -170,16 +171,14 @@ def processor_mask(text: bytes, shown: Sequence[int]) -> bytes:
     return b",".join(groups + [kept[at : at + 8] for at in range(head, len(kept), 8)]) + b"\n"
 
 
-_FIELD = re.compile(
-    rb"^(processor|physical id|core id|siblings|cpu cores)(\s*:\s*)(\d+)[ \t]*$", re.MULTILINE
-)
+_FIELD = rb"(?m)^(processor|physical id|core id|siblings|cpu cores)(\s*:\s*)(\d+)[ \t]*$"
 
 
 def processor_information(text: bytes, shown: Sequence[int]) -> bytes:
     """cpuinfo: a paragraph for each, with as many beside it as are shown."""
     kept: list[tuple[dict[bytes, int], bytes]] = []
     for paragraph in text.split(b"\n\n"):
-        fields = {match[1]: int(match[3]) for match in _FIELD.finditer(paragraph)}
+        fields = {match[1]: int(match[3]) for match in re.finditer(_FIELD, paragraph)}
         if paragraph.strip() and fields.get(b"processor", shown[0]) in shown:
             kept.append((fields, paragraph.rstrip(b"\n")))
     all_fields = [fields for fields, _ in kept if b"processor" in fields]
@@ -190,8 +189,8 @@ def _beside(paragraph: bytes, fields: dict[bytes, int], all_fields: list[dict[by
     package = fields.get(b"physical id")
     mates = [other for other in all_fields if other.get(b"physical id") == package]
     told = {b"siblings": len(mates), b"cpu cores": len({other.get(b"core id") for other in mates})}
-    return _FIELD.sub(
-        lambda match: b"%b%b%d" % (match[1], match[2], told.get(match[1], int(match[3]))), paragraph
+    return re.sub(
+        _FIELD, lambda match: b"%b%b%d" % (match[1], match[2], told.get(match[1], int(match[3]))), paragraph
     )
 
 
@@ -205,12 +204,12 @@ def statistics(text: bytes, shown: Sequence[int]) -> bytes:
     return whole + b"".join(others)
 
 
-_RUNNING = re.compile(rb"^(procs_running|procs_blocked) \d+$", re.MULTILINE)
+_RUNNING = rb"(?m)^(procs_running|procs_blocked) \d+$"
 
 
 def running(text: bytes) -> bytes:
     """stat: of the processes that run now, whoever asks is one."""
-    return _RUNNING.sub(lambda match: b"%b %d" % (match[1], match[1] == b"procs_running"), text)
+    return re.sub(_RUNNING, lambda match: b"%b %d" % (match[1], match[1] == b"procs_running"), text)
 
 
 def uptime(text: bytes, count: int, machine_count: int) -> bytes:
@@ -219,24 +218,24 @@ def uptime(text: bytes, count: int, machine_count: int) -> bytes:
     return b"%b %.2f\n" % (up, float(idle) * count / max(machine_count, 1))
 
 
-_COLUMN = re.compile(rb"\s+CPU(\d+)")
-_NUMBER = re.compile(rb"\s+\d+")
+_COLUMN = rb"\s+CPU(\d+)"
+_NUMBER = rb"\s+\d+"
 
 
 def columns(text: bytes, shown: Sequence[int]) -> bytes:
     """interrupts, softirqs: a column for each."""
     head, *lines = text.splitlines(keepends=True)
-    numbers = [int(number) for number in _COLUMN.findall(head)]
+    numbers = [int(number) for number in re.findall(_COLUMN, head)]
     row = re.compile(rb"(\s*\S+:)((?:\s+\d+){%d})(?=\s)" % len(numbers))
     kept = [place for place, number in enumerate(numbers) if number in shown]
-    titles = [match[0] for match in _COLUMN.finditer(head)]
+    titles = [match[0] for match in re.finditer(_COLUMN, head)]
     told = [b"".join(titles[place] for place in kept) + b"\n"]
     for line in lines:
         match = row.match(line)
         if match is None:  # one number for the whole machine
             told.append(line)
             continue
-        counts = _NUMBER.findall(match[2])
+        counts = re.findall(_NUMBER, match[2])
         told.append(match[1] + b"".join(counts[place] for place in kept) + line[match.end() :])
     return b"".join(told)
 
@@ -258,12 +257,12 @@ def affinity(mask: bytes, shown: Sequence[int]) -> bytes:
     return _allowed(int.from_bytes(mask, "little"), shown).to_bytes(len(mask), "little")
 
 
-_ALLOWED = re.compile(rb"^Cpus_allowed:\t(\S+)\nCpus_allowed_list:\t(\S*)$", re.MULTILINE)
+_ALLOWED = rb"(?m)^Cpus_allowed:\t(\S+)\nCpus_allowed_list:\t(\S*)$"
 
 
 def process_status(text: bytes, shown: Sequence[int]) -> bytes:
     """status: as affinity."""
-    return _ALLOWED.sub(lambda match: _status_lines(match, shown), text)
+    return re.sub(_ALLOWED, lambda match: _status_lines(match, shown), text)
 
 
 def _status_lines(match: re.Match[bytes], shown: Sequence[int]) -> bytes:

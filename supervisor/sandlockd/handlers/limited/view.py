@@ -42,12 +42,12 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LISTS = tuple(
     PROCESSORS + b"/" + name for name in (b"online", b"present", b"possible", b"enabled", b"offline")
 )
-_STATUS = re.compile(rb"/proc/\d+/(?:task/\d+/)?status")
-_OF_PROCESSOR = re.compile(re.escape(PROCESSORS) + rb"/cpu(\d+)(?:/(.+))?")
-_BESIDE = re.compile(rb"(?:topology|cache/index\d+)/(?:\w+_(?:(list)|siblings|cpus|map))")
-_OF_NODE = re.compile(re.escape(NODES) + rb"/node\d+/(\w+)")
-_LISTING = re.compile(rb"(?:%b|%b/node\d+)" % (re.escape(PROCESSORS), re.escape(NODES)))
-_ENTRY = re.compile(rb"cpu(\d+)")
+_STATUS = rb"/proc/\d+/(?:task/\d+/)?status"
+_OF_PROCESSOR = re.escape(PROCESSORS) + rb"/cpu(\d+)(?:/(.+))?"
+_BESIDE = rb"(?:topology|cache/index\d+)/(?:\w+_(?:(list)|siblings|cpus|map))"
+_OF_NODE = re.escape(NODES) + rb"/node\d+/(\w+)"
+_LISTING = rb"(?:%b|%b/node\d+)" % (re.escape(PROCESSORS), re.escape(NODES))
+_ENTRY = rb"cpu(\d+)"
 
 
 def directories(*, memory: bool, processors: bool) -> tuple[bytes, ...]:
@@ -103,7 +103,7 @@ class View:
         if self.refuses(path):
             return _refuse(MEMORY_RULE, path, Want.READ)
         tell = self._told.get(path)
-        if tell is None and self.processors and _STATUS.fullmatch(path):
+        if tell is None and self.processors and re.fullmatch(_STATUS, path):
             tell = self._shown(texts.process_status)
         return None if tell is None else _copy(caller, tell, file, close_on_exec=close_on_exec)
 
@@ -145,29 +145,29 @@ class View:
 
     def hides(self, path: bytes) -> bool:
         """Is it a processor that is not shown, or of one?"""
-        match = _OF_PROCESSOR.fullmatch(path) if self.processors else None
+        match = re.fullmatch(_OF_PROCESSOR, path) if self.processors else None
         return match is not None and int(match[1]) not in self.processors
 
     def hidden_in(self, directory: bytes, names: list[bytes]) -> set[bytes]:
         """Which of the names in a directory do not exist for the program."""
-        if not self.processors or not _LISTING.fullmatch(directory):
+        if not self.processors or not re.fullmatch(_LISTING, directory):
             return set()
-        matches = (_ENTRY.fullmatch(name) for name in names)
+        matches = (re.fullmatch(_ENTRY, name) for name in names)
         return {match[0] for match in matches if match and int(match[1]) not in self.processors}
 
     def tells_listing(self, directory: bytes) -> bool:
-        return bool(self.processors) and _LISTING.fullmatch(directory) is not None
+        return bool(self.processors) and re.fullmatch(_LISTING, directory) is not None
 
     def _of_processor(self, path: bytes) -> Tell | None:
         """What a processor has in common with which others."""
-        match = _OF_PROCESSOR.fullmatch(path) if self.processors else None
-        beside = _BESIDE.fullmatch(match[2]) if match and match[2] else None
+        match = re.fullmatch(_OF_PROCESSOR, path) if self.processors else None
+        beside = re.fullmatch(_BESIDE, match[2]) if match and match[2] else None
         if beside is None:
             return None
         return self._shown(texts.processor_list if beside[1] else texts.processor_mask)
 
     def _of_node(self, path: bytes) -> Tell | None:
-        match = _OF_NODE.fullmatch(path)
+        match = re.fullmatch(_OF_NODE, path)
         name = b"" if match is None else match[1]
         if self.processors and name == b"cpulist":
             return self._shown(texts.processor_list)
