@@ -731,6 +731,8 @@ struct slk_memory_group {
 /* The kernel keeps the limit, by a cgroup that all processes will be in: nothing else counts. Before anything is watched. The
  * descriptors are taken. */
 void slk_memory_keep_by_group(struct slk_memory *memory, const struct slk_memory_group *group);
+/* Not so after all. */
+void slk_memory_count(struct slk_memory *memory);
 /* From now on look at all that descends from init; above the limit, it is told by control_fd to end everything. */
 int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid);
 void slk_memory_stop(struct slk_memory *memory);

@@ -72,7 +72,7 @@ void slk_memory_destroy(struct slk_memory *memory)
 {
 	slk_memory_stop(memory);
 	slk_memory_join(memory);
-	slk_group_forget(memory);
+	slk_memory_count(memory);
 	slk_members_forget(memory);
 	slk_places_forget(memory);
 	if (memory->objects)
@@ -109,6 +109,8 @@ int slk_memory_note(struct slk_memory *memory, int fd)
 	else
 		result = slk_held_given(objects, &status, link);
 	pthread_mutex_unlock(&objects->lock);
+	if (memory->is_by_group)
+		slk_memory_wake(memory);
 	return result;
 }
 
@@ -173,6 +175,16 @@ static void find_again(struct slk_memory *memory)
 		find_among(memory->objects, member->pid);
 }
 
+int slk_memory_has_objects(struct slk_memory *memory)
+{
+	int has_any;
+
+	pthread_mutex_lock(&memory->objects->lock);
+	has_any = memory->objects->count > 0;
+	pthread_mutex_unlock(&memory->objects->lock);
+	return has_any;
+}
+
 static uint64_t objects_look(struct slk_memory *memory)
 {
 	struct slk_disk *objects = memory->objects;
@@ -229,6 +241,7 @@ static void look_at_group(struct slk_memory *memory)
 {
 	uint64_t began_ns = slk_cpu_ns(), used = slk_group_look(memory, memory->asked_below / 2);
 
+	used += objects_look(memory); /* that we made for the program: the kernel counts them as ours */
 	memory->look_ns = slk_cpu_ns() - began_ns;
 	memory->looks++;
 	found(memory, used);
@@ -394,10 +407,10 @@ static void group_state(struct slk_memory *memory, struct slk_memory_state *ret_
 {
 	uint64_t told = slk_group_peak(memory), seen = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);
 
-	ret_state->used_bytes = slk_group_look(memory, 0);
+	ret_state->used_bytes = slk_group_look(memory, 0) + objects_look(memory);
 	ret_state->peak_bytes = told > seen ? told : seen;
 	ret_state->processes = 0;
-	ret_state->is_over = slk_group_is_over(memory);
+	ret_state->is_over = __atomic_load_n(&memory->is_over, __ATOMIC_ACQUIRE) || slk_group_is_over(memory);
 	ret_state->uncounted_error = 0;
 }
 

@@ -152,6 +152,9 @@ uint64_t slk_places_look(const struct slk_memory *memory);
 uint64_t slk_places_exactly(const struct slk_memory *memory, const struct slk_counting *walk);
 void slk_places_forget(struct slk_memory *memory);
 
+/* Is there anything that needs nobody who maps it? */
+int slk_memory_has_objects(struct slk_memory *memory);
+
 /* ---- memlimit_group.c: where a cgroup counts instead of all these, and keeps the limit */
 
 /* What is in use, without the files that the kernel has in memory and can let go of where that matters: where there is more
@@ -163,6 +166,5 @@ uint64_t slk_group_peak(const struct slk_memory *memory);
 int slk_group_is_over(const struct slk_memory *memory);
 /* Until it may have. */
 void slk_group_wait(struct slk_memory *memory);
-void slk_group_forget(struct slk_memory *memory);
 
 #endif /* SLK_MEMLIMIT_H */

@@ -4,6 +4,9 @@
  * counts all that any of them takes, and nobody can take more: who would have to gets SIGKILL from the kernel, and then the
  * watcher ends the others (memlimit_watcher.c), so that it comes to the same as where we count ourselves.
  *
+ * What we make for the program, copies of files that we tell it of, the kernel counts as ours. That is added, and looked at as
+ * long as there is any: it grows no faster than we answer.
+ *
  * Files that the kernel keeps in memory count as well, and are let go of when somebody needs the room: so they are no use of it,
  * and whoever asks for more is judged without them.
  */
@@ -18,6 +21,7 @@
 #include <unistd.h>
 
 #define STAT_BYTES 16384
+#define OBJECTS_PERIOD_MS 20
 #define SLACK_BYTES (UINT64_C(1) << 20) /* what may have been missing when the kernel gave up */
 
 void slk_memory_keep_by_group(struct slk_memory *memory, const struct slk_memory_group *group)
@@ -31,7 +35,7 @@ int slk_memory_is_by_group(const struct slk_memory *memory)
 	return memory->is_by_group;
 }
 
-void slk_group_forget(struct slk_memory *memory)
+void slk_memory_count(struct slk_memory *memory)
 {
 	const struct slk_memory_group *group = &memory->group;
 	int fds[] = {group->usage_fd, group->peak_fd, group->stat_fd, group->events_fd, group->event_fd};
@@ -125,10 +129,11 @@ void slk_group_wait(struct slk_memory *memory)
 		{is_1 ? memory->group.event_fd : memory->group.events_fd, is_1 ? POLLIN : POLLPRI, 0},
 	};
 
+	int wait_ms = slk_memory_has_objects(memory) ? OBJECTS_PERIOD_MS : -1;
 	uint64_t count;
 
 	pthread_mutex_unlock(&memory->lock);
-	if (poll(waiting, 2, -1) > 0 && waiting[0].revents && read(memory->wake_fd, &count, sizeof(count)) < 0)
+	if (poll(waiting, 2, wait_ms) > 0 && waiting[0].revents && read(memory->wake_fd, &count, sizeof(count)) < 0)
 		count = 0; /* somebody was faster */
 	pthread_mutex_lock(&memory->lock);
 	/* The kernel says so before it kills anybody. */

@@ -188,10 +188,12 @@ static void *watch(void *argument)
 			wait_until_due(memory);
 		if (memory->stop)
 			break;
-		if (memory->is_by_group)
-			memory->is_over = slk_group_is_over(memory);
-		else
+		if (memory->is_by_group) {
+			slk_memory_look(memory);
+			memory->is_over = slk_group_is_over(memory) || memory->used > memory->limit;
+		} else {
 			look(memory);
+		}
 		if (memory->is_over)
 			until_everything_is_ended(memory);
 	}

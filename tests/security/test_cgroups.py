@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import groups
+from harness import groups, ledger
 from harness.forms import in_its_form
 from harness.running import Ended, Runner, system_python
 from harness.sharing import GROUPED
@@ -204,6 +204,23 @@ def test_files_that_the_kernel_keeps_in_memory_are_no_reason(runner: Runner, how
     command = [system_python(), "-S", "-c", _FILES]
     ended = runner.sandboxed(command, options=["--memory", "64M", how, runner.work], timeout=60)
     assert (ended.returncode, ended.reason) == (0, "exited"), ended.stderr
+
+
+def test_where_we_would_write_into_memory_for_the_program_we_count(runner: Runner) -> None:
+    """A copy of a file on a tmpfs would be ours to the kernel."""
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("there is no tmpfs at /dev/shm")
+    with ledger.directory("shm", Path("/dev/shm")) as shm:
+        work = shm / "work"
+        work.mkdir()
+        options = ["--memory", "64M", "--workdir", work, "--on-exit", "discard"]
+        (work / "large").write_bytes(b"x" * (100 * MEGA))
+        script = (
+            "import os\nos.close(os.open('large', os.O_RDWR))\nprint('taken', flush=True)\nwhile True: pass"
+        )
+        ended = runner.sandboxed([system_python(), "-S", "-c", script], options=options, cwd=work)
+        assert _kept_by(ended) == {"memory": "sandlockd"}
+        assert ended.reason == "memory", ended.stderr
 
 
 # ---- what killed runs leave

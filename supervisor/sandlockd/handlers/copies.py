@@ -26,6 +26,6 @@ def give(caller: Caller, text: bytes, *, close_on_exec: bool) -> Fd:
     if memory is not None and len(text) >= _LARGE_BYTES and not memory.asks(len(text)):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     with sealed.file_of(text) as file:
-        if memory is not None and not memory.is_by_group:
+        if memory is not None:
             memory.note(file)
         return Fd(file.take(), close_on_exec)

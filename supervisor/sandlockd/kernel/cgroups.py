@@ -207,6 +207,11 @@ class Groups:
     def in_use(self) -> tuple[Group, ...]:
         return tuple(dict.fromkeys(self._by_controller.values()))
 
+    @property
+    def paths(self) -> tuple[bytes, ...]:
+        """Of all that were made, and are to be removed."""
+        return tuple(group.path for group in self._groups.values())
+
     def take(self, pid: int) -> None:
         """Raises OSError."""
         for group in self.in_use:
@@ -391,6 +396,16 @@ def limit_memory(group: Group, limit_bytes: int) -> MemoryFiles:
         most = group.open(b"memory.peak")
     usage, stat_file = group.open(b"memory.current"), group.open(b"memory.stat")
     return MemoryFiles(usage, most, stat_file, group.open(b"memory.events"), None)
+
+
+def lift_memory(group: Group) -> None:
+    """Raises OSError."""
+    if group.version == 2:
+        group.write(b"memory.max", b"max")
+        return
+    with contextlib.suppress(FileNotFoundError):
+        group.write(b"memory.memsw.limit_in_bytes", b"-1")
+    group.write(b"memory.limit_in_bytes", b"-1")
 
 
 def _require_swap_counted(group: Group, name: bytes) -> None:

@@ -73,6 +73,11 @@ class Memory:
         lib.slk_memory_keep_by_group(self._native, group)
         self.is_by_group = True
 
+    def count(self) -> None:
+        """Not by a group after all. Before it is watched."""
+        lib.slk_memory_count(self._native)
+        self.is_by_group = False
+
     def add_place(self, path: bytes) -> None:
         """The program may write it. Only what lies on a tmpfs is looked at. Raises OSError: ENOSPC, too many."""
         try:

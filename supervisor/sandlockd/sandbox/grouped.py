@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlockd.kernel.memlimit import Memory
     from sandlockd.launch.prepare import Prepared
     from sandlockd.sandbox.limits import Limits
 
@@ -49,9 +50,19 @@ class Grouped:
         else:
             self.kept[name] = by.format(version=group.version)
 
+    def count_memory(self, memory: Memory) -> None:
+        """By sandlockd, after all. Raises OSError."""
+        group = self._groups.of(cgroups.MEMORY)
+        if group is None or "memory" not in self.kept:
+            return
+        memory.count()
+        cgroups.lift_memory(group)
+        self._groups.drop(cgroups.MEMORY, "what is written for the program would not count")
+        del self.kept["memory"]
+
     @property
     def paths(self) -> tuple[bytes, ...]:
-        return tuple(group.path for group in self._groups.in_use)
+        return self._groups.paths
 
     def take(self, pid: int) -> None:
         """Raises CannotStart: somebody may count on it by now."""

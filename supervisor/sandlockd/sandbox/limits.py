@@ -97,6 +97,15 @@ class Limits:
 
         self._grouped = grouped(name, self, prepared)
 
+    def trees_lie_in_memory(self, *, have_files: bool) -> None:
+        """What we copy or allocate there for the program a cgroup would count as ours. Raises CannotStart."""
+        if self._grouped is None or self.memory is None or not (have_files or self.disk is not None):
+            return
+        try:
+            self._grouped.count_memory(self.memory)
+        except OSError as error:
+            raise CannotStart(f"limits.memory: its cgroup cannot be left alone: {error.strerror}") from None
+
     @property
     def groups(self) -> tuple[bytes, ...]:
         """The directories of those that the program will be in."""

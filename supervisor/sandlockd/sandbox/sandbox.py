@@ -96,6 +96,7 @@ class Sandbox:
             self._engine.set_disk(limits.disk)
         if limits is not None and limits.memory is not None:
             self._engine.set_memory(limits.memory)
+            starting.leave_group_for_trees(limits, trees)
             starting.add_places(limits.memory, prepared, trees)
             if not self._may_trace:
                 limits.memory.count_mapped()

@@ -11,6 +11,7 @@ import os
 
 from sandlockd.kernel import launching
 from sandlockd.kernel.launching import Plan
+from sandlockd.kernel.memlimit import lies_in_memory
 from sandlockd.kernel.paths import mounts
 from sandlockd.launch.prepare import KEPT_CAPABILITIES, CannotStart
 from sandlockd.sandbox.limits import TERM_GRACE_S
@@ -40,6 +41,13 @@ _STAGE_HELP = {
     "rlimits": "a limit above the hard limit needs privileges",
     "session": "the terminal belongs to another session",
 }
+
+
+def leave_group_for_trees(limits: Limits, trees: tuple[Tree, ...]) -> None:
+    """Where we would write what lies in memory for the program, a cgroup does not count it. Raises CannotStart."""
+    for tree in trees:
+        if lies_in_memory(tree.storage.upper):
+            limits.trees_lie_in_memory(have_files=tree.lower_directory is not None)
 
 
 def add_places(memory: Memory, prepared: Prepared, trees: tuple[Tree, ...]) -> None:
