@@ -14,6 +14,7 @@
 #define SLK_CALLS_MAX 1024
 #define SLK_BATCH_MAX 64
 #define SLK_RLIMITS_MAX 16
+#define SLK_CGROUPS_MAX 4
 #define SLK_SYSINFO_BYTES 112 /* on 64-bit architectures */
 #define SLK_GROUPS_MAX 65536 /* NGROUPS_MAX (linux/limits.h) */
 
@@ -103,6 +104,8 @@ struct slk_launch_plan {
 	uint64_t grace_ns;   /* and so long after that they are killed */
 	uint64_t cpu_time_ns; /* of all processors, by all processes together, the dead included */
 	uint32_t cpu_percent; /* of one processor, which all together may use; whoever wants more waits (throttle.c) */
+	/* Directories of cgroups that the program is in: init removes them where the supervisor is dead. NULL: no more. */
+	const char *groups[SLK_CGROUPS_MAX];
 };
 
 enum slk_report_kind {
@@ -715,6 +718,19 @@ void slk_memory_destroy(struct slk_memory *memory);
 int slk_memory_add_place(struct slk_memory *memory, int fd);
 /* Shared memory will be made that slk_memory_note is not told of: what is mapped of it counts. */
 void slk_memory_count_mapped(struct slk_memory *memory);
+
+/* What tells of the memory of a cgroup, opened. */
+struct slk_memory_group {
+	int32_t usage_fd;
+	int32_t peak_fd; /* -1: there is none */
+	int32_t stat_fd;
+	int32_t events_fd; /* memory.oom_control; version 2: memory.events */
+	int32_t event_fd;  /* an eventfd that is told when it runs out; version 2: -1 */
+};
+
+/* The kernel keeps the limit, by a cgroup that all processes will be in: nothing else counts. Before anything is watched. The
+ * descriptors are taken. */
+void slk_memory_keep_by_group(struct slk_memory *memory, const struct slk_memory_group *group);
 /* From now on look at all that descends from init; above the limit, it is told by control_fd to end everything. */
 int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid);
 void slk_memory_stop(struct slk_memory *memory);

@@ -167,6 +167,21 @@ static void tell_written(struct slk_report *message)
 	message->stored_bytes = number_behind(text, "\nwrite_bytes: ");
 }
 
+static int has_ended(pid_t supervisor);
+
+/* That is the supervisor's, which asks them how it ended; but where it is dead nobody else would. */
+static void remove_groups(const struct init *init)
+{
+	struct pollfd leash = {init->control_fd, 0, 0};
+
+	if (!init->plan->groups[0])
+		return;
+	if (poll(&leash, 1, 0) <= 0 && has_ended(init->supervisor) <= 0)
+		return;
+	for (int i = 0; i < SLK_CGROUPS_MAX && init->plan->groups[i]; i++)
+		rmdir(init->plan->groups[i]); /* it may be gone already, or another run may have swept it */
+}
+
 static _Noreturn void finish(struct init *init)
 {
 	struct slk_report message = {.kind = SLK_REPORT_DONE, .pid = init->program, .fd = -1};
@@ -186,6 +201,7 @@ static _Noreturn void finish(struct init *init)
 	tell_written(&message);
 	slk_tell(&init->outbox, init->control_fd, &message);
 	slk_tell_waiting(&init->outbox, init->control_fd, 1);
+	remove_groups(init);
 	_exit(0);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How much memory a sandbox uses, all its processes together, and the limit of that, where no cgroup counts it.
+ * How much memory a sandbox uses, all its processes together, and the limit of that. Where a cgroup keeps it, that is asked
+ * in the place of all that follows (memlimit_group.c).
  *
  * Nothing is booked: what is in use is what the kernel says. So exec, exit, fork and a number that is used again need no
  * care, and nothing drifts. It has three parts:
@@ -80,6 +81,7 @@ void slk_memory_destroy(struct slk_memory *memory)
 {
 	slk_memory_stop(memory);
 	slk_memory_join(memory);
+	slk_group_forget(memory);
 	slk_members_forget(memory);
 	slk_places_forget(memory);
 	if (memory->objects)
@@ -121,7 +123,7 @@ int slk_memory_note(struct slk_memory *memory, int fd)
 
 int slk_memory_given(struct slk_memory *memory, int fd)
 {
-	return slk_disk_given(memory->objects, fd);
+	return memory->is_by_group ? 0 : slk_disk_given(memory->objects, fd);
 }
 
 /*
@@ -229,7 +231,17 @@ static void is_in_use(struct slk_memory *memory, uint64_t used)
 		memory->peak = used;
 }
 
-void slk_memory_look(struct slk_memory *memory)
+static void look_at_group(struct slk_memory *memory)
+{
+	uint64_t began_ns = slk_cpu_ns(), used = slk_group_look(memory, memory->asked_below / 2);
+
+	memory->look_ns = slk_cpu_ns() - began_ns;
+	memory->looks++;
+	found(memory, used);
+	is_in_use(memory, used);
+}
+
+static void look_at_all(struct slk_memory *memory)
 {
 	uint64_t began_ns = slk_cpu_ns(), used = objects_look(memory) + slk_places_look(memory);
 
@@ -250,9 +262,17 @@ void slk_memory_look(struct slk_memory *memory)
 		is_in_use(memory, memory->at_most);
 }
 
+void slk_memory_look(struct slk_memory *memory)
+{
+	if (memory->is_by_group)
+		look_at_group(memory);
+	else
+		look_at_all(memory);
+}
+
 uint64_t slk_memory_at_least(const struct slk_memory *memory)
 {
-	return slk_members_largest(memory);
+	return slk_members_at_least(memory);
 }
 
 int slk_memory_begin_walk(struct slk_memory *memory)
@@ -293,7 +313,8 @@ void slk_memory_end_walk(struct slk_memory *memory)
 void slk_memory_look_exactly(struct slk_memory *memory)
 {
 	slk_memory_look(memory);
-	if ((memory->at_most <= memory->limit && !memory->counts_mapped) || slk_memory_begin_walk(memory) < 0)
+	if (memory->is_by_group || (memory->at_most <= memory->limit && !memory->counts_mapped) ||
+	    slk_memory_begin_walk(memory) < 0)
 		return;
 	slk_memory_walk(memory, &memory->walk);
 	slk_memory_end_walk(memory);
@@ -357,7 +378,7 @@ int slk_memory_asks_exactly(struct slk_memory *memory, uint64_t bytes)
 	if (bytes > memory->asked_below)
 		return 0;
 	pthread_mutex_lock(&memory->lock);
-	if (!memory->is_watched) {
+	if (!memory->is_watched || memory->is_by_group) {
 		slk_memory_look_exactly(memory);
 	} else {
 		/* One that is under way may have begun before. */
@@ -375,8 +396,23 @@ int slk_memory_asks_exactly(struct slk_memory *memory, uint64_t bytes)
 	return result;
 }
 
+static void group_state(struct slk_memory *memory, struct slk_memory_state *ret_state)
+{
+	uint64_t told = slk_group_peak(memory), seen = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);
+
+	ret_state->used_bytes = slk_group_look(memory, 0);
+	ret_state->peak_bytes = told > seen ? told : seen;
+	ret_state->processes = 0;
+	ret_state->is_over = slk_group_is_over(memory);
+	ret_state->uncounted_error = 0;
+}
+
 void slk_memory_state(struct slk_memory *memory, struct slk_memory_state *ret_state)
 {
+	if (memory->is_by_group) {
+		group_state(memory, ret_state);
+		return;
+	}
 	/* Without the lock: the loop asks, too, and a look may take long. */
 	ret_state->used_bytes = __atomic_load_n(&memory->used, __ATOMIC_RELAXED);
 	ret_state->peak_bytes = __atomic_load_n(&memory->peak, __ATOMIC_RELAXED);

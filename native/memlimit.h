@@ -29,6 +29,8 @@ struct slk_member {
 	uint64_t unswapped;  /* and all but what is swapped out */
 	uint64_t mapped;     /* of address space */
 	long threads;        /* 0: it has ended, or cannot be seen */
+	uint64_t least;      /* that it ever held, as far as it was seen: more than it has of others, from before a fork */
+	int has_others;      /* its memory is another's, too */
 };
 
 /* A directory on a tmpfs that the program may write. */
@@ -65,6 +67,7 @@ struct slk_memory {
 	int64_t room; /* atomic: what is left to be asked for until somebody has to look */
 	uint64_t used, peak;
 	uint64_t at_most; /* as the last look found it: what processes share counts for each */
+	uint64_t largest, grown; /* what the largest process holds, and what all have come to hold since they were seen first */
 	uint64_t exact, at_most_then; /* what the last walk found, and what was in use at most when it began */
 	struct slk_disk *objects; /* what needs nobody who maps it; no limit of its own */
 	struct slk_place places[SLK_PLACES_MAX];
@@ -92,6 +95,9 @@ struct slk_memory {
 	pthread_t watcher, walker;
 	int32_t walker_tid;
 	uint64_t walker_ran_ns; /* when it was last seen to run, or to want to */
+	int is_by_group; /* the kernel keeps the limit */
+	int ran_out;     /* atomic: of which it has told */
+	struct slk_memory_group group;
 };
 
 /* ---- memlimit.c */
@@ -118,8 +124,8 @@ void slk_memory_wake(struct slk_memory *memory);
 
 /* Who is there, and what they hold at most, together. */
 uint64_t slk_members_look(struct slk_memory *memory);
-/* Of those that the last look met, what the largest holds. */
-uint64_t slk_members_largest(const struct slk_memory *memory);
+/* Of those that the last look met: so much is in use at least, whatever they share. */
+uint64_t slk_members_at_least(const struct slk_memory *memory);
 /* Fills the list of whom to walk. */
 int slk_members_list(const struct slk_memory *memory, struct slk_counting *walk);
 /* Each page once. What cannot be told so counts as above. ret_shared: of shared memory, as far as it is mapped. */
@@ -132,5 +138,18 @@ uint64_t slk_places_look(const struct slk_memory *memory);
 /* Walks, too. The places themselves never change once it is watched. */
 uint64_t slk_places_exactly(const struct slk_memory *memory, const struct slk_counting *walk);
 void slk_places_forget(struct slk_memory *memory);
+
+/* ---- memlimit_group.c: where a cgroup counts instead of all these, and keeps the limit */
+
+/* What is in use, without the files that the kernel has in memory and can let go of where that matters: where there is more
+ * than enough_bytes. */
+uint64_t slk_group_look(const struct slk_memory *memory, uint64_t enough_bytes);
+/* The most that ever was, those files included; 0: this kernel does not tell. */
+uint64_t slk_group_peak(const struct slk_memory *memory);
+/* Did it run out of memory? */
+int slk_group_is_over(const struct slk_memory *memory);
+/* Until it may have. */
+void slk_group_wait(struct slk_memory *memory);
+void slk_group_forget(struct slk_memory *memory);
 
 #endif /* SLK_MEMLIMIT_H */

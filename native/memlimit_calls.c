@@ -9,7 +9,7 @@
  * of a process waits for what its other threads do with them (slk_memory_judge).
  *
  * Shared anonymous memory is Python's: it is made of an object that we have a descriptor of, as is what memfd_create makes
- * (handlers/memory.py).
+ * (handlers/memory.py). Where a cgroup keeps the limit, it is asked for as any other.
  */
 #define _GNU_SOURCE
 #include "slk.h"
@@ -192,8 +192,14 @@ static int judge_map(struct slk_engine *engine, const struct slk_request *reques
 {
 	uint64_t flags = request->args[3], type = flags & MAP_TYPE;
 
-	if (type == MAP_SHARED || type == MAP_SHARED_VALIDATE)
-		return (flags & MAP_ANONYMOUS ? type == MAP_SHARED : is_zero_device(request)) ? SLK_REASON_SLOW + 1 : 0;
+	if (type == MAP_SHARED || type == MAP_SHARED_VALIDATE) {
+		if (flags & MAP_ANONYMOUS ? type != MAP_SHARED : !is_zero_device(request))
+			return 0;
+		if (!slk_memory_is_by_group(engine->memory))
+			return SLK_REASON_SLOW + 1;
+		if (!(request->args[2] & PROT_WRITE) || flags & MAP_NORESERVE)
+			return 0;
+	}
 	return slk_memory_asks(engine->memory, request->args[1]) ? 0 : SLK_REASON_NO_ROOM + 1;
 }
 

@@ -22,7 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define KEPT_MAX 256u /* of how many the files stay open */
+#define KEPT_MAX 1024u /* of how many the files stay open */
 #define KEPT_PART 32u /* of the descriptors that we may have, so many processes at most: each has four */
 #define PASSES_MAX 4  /* for who came meanwhile */
 #define STATUS_FOR_NS 16000000u /* what changes slowly is read as seldom: swap, page tables */
@@ -49,6 +49,7 @@ static void close_files(struct slk_memory *memory, struct slk_member *member)
 			close(member->fds[i]);
 		member->fds[i] = -1;
 	}
+	member->least = UINT64_MAX; /* the next one that has its number */
 }
 
 static struct slk_member *member_of(struct slk_memory *memory, pid_t pid)
@@ -63,6 +64,7 @@ static struct slk_member *member_of(struct slk_memory *memory, pid_t pid)
 	if (!member)
 		return NULL;
 	member->pid = pid;
+	member->least = UINT64_MAX;
 	for (int i = 0; i < FILES; i++)
 		member->fds[i] = -1;
 	member->chain = *bucket;
@@ -417,6 +419,26 @@ static const struct slk_member *parent_of(const struct slk_memory *memory, const
 	return parent && parent->seen == memory->serial ? parent : NULL;
 }
 
+/*
+ * What a process has of others it has from a fork, and it never gets more of that. So what it holds more than it ever did is its
+ * own, and of that its children may have some, but not as something that they have come to hold since. Of whose files are not
+ * kept open it is not known that it is the same one.
+ */
+static void note_growth(struct slk_memory *memory, struct slk_member *member, int is_anothers)
+{
+	uint64_t bytes = member->bytes;
+
+	if (!bytes || member->fds[STATUS] < 0)
+		return;
+	if (bytes < member->least) {
+		member->least = bytes;
+		member->has_others = 0;
+	}
+	member->has_others |= is_anothers;
+	if (!member->has_others)
+		memory->grown += bytes - member->least;
+}
+
 /* And those below them. */
 static void look_at_new(struct walk *walk)
 {
@@ -425,13 +447,19 @@ static void look_at_new(struct walk *walk)
 
 	while ((member = walk->looked_at ? walk->looked_at->next : memory->first)) {
 		const struct slk_member *parent;
+		int is_anothers;
 
 		walk->looked_at = walk->member = member;
 		look_at(walk);
 		memory->member_count++;
 		parent = parent_of(memory, member);
-		if (member->bytes && parent && parent->mapped == member->mapped && has_memory_of(member->pid, parent->pid))
+		is_anothers = member->bytes && parent && parent->mapped == member->mapped &&
+			      has_memory_of(member->pid, parent->pid);
+		note_growth(memory, member, is_anothers);
+		if (is_anothers)
 			member->bytes = 0;
+		if (member->bytes > memory->largest)
+			memory->largest = member->bytes;
 		walk->total += member->bytes;
 		children_of(walk);
 	}
@@ -479,6 +507,7 @@ uint64_t slk_members_look(struct slk_memory *memory)
 	memory->first = memory->last = NULL;
 	memory->member_count = 0;
 	memory->blind_error = 0;
+	memory->largest = memory->grown = 0;
 	if (memory->init <= 0)
 		return 0;
 	children_of_init(&walk);
@@ -515,13 +544,9 @@ int slk_members_list(const struct slk_memory *memory, struct slk_counting *walk)
 	return 0;
 }
 
-uint64_t slk_members_largest(const struct slk_memory *memory)
+uint64_t slk_members_at_least(const struct slk_memory *memory)
 {
-	uint64_t largest = 0;
-
-	for (const struct slk_member *member = memory->first; member; member = member->next)
-		largest = member->bytes > largest ? member->bytes : largest;
-	return largest;
+	return memory->largest > memory->grown ? memory->largest : memory->grown;
 }
 
 static uint64_t exactly(const struct slk_walked *member, uint64_t *ret_shared)

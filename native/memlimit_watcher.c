@@ -2,12 +2,13 @@
 /*
  * The watcher of the limit of memory: a thread of its own, so that nothing that the loop does delays it. It looks more often
  * the less is left: two looks are not further apart than all processors together need to fill what was left at the first.
+ * Where a cgroup keeps the limit, it waits for the kernel to say that it ran out; which has ended somebody by then.
  * Above the limit, init is told to end everything.
  *
  * Where what is in use at most is above the limit, each page has to be counted once. That takes long, and waits for what
  * processes do with their memory (smaps_rollup takes its lock): a fork of a large one, or a page that a server gives when it
- * likes. So another thread does it, the walker, while the watcher goes on looking; what one process has alone is in use
- * at least. A walker that somebody keeps waiting can count nothing, nor can who may not look: then everything is ended, too.
+ * likes. So another thread does it, the walker, while the watcher goes on looking: what one process has alone, and what all have
+ * come to have since they were seen first, is in use at least. A walker that somebody keeps waiting can count nothing, nor can who may not look: then everything is ended, too.
  */
 #define _GNU_SOURCE
 #include "memlimit.h"
@@ -57,6 +58,7 @@ static void until_everything_is_ended(struct slk_memory *memory)
 {
 	static const struct timespec soon = {0, END_AGAIN_AFTER_NS};
 
+	slk_let_be_first(memory->init);
 	while (!memory->stop && !slk_order_everything_ended(memory->control_fd)) {
 		pthread_mutex_unlock(&memory->lock);
 		nanosleep(&soon, NULL);
@@ -177,13 +179,19 @@ static void *watch(void *argument)
 {
 	struct slk_memory *memory = argument;
 
-	slk_be_prompt();
+	slk_be_first();
 	pthread_mutex_lock(&memory->lock);
 	while (!memory->stop && !memory->is_over) {
-		wait_until_due(memory);
+		if (memory->is_by_group)
+			slk_group_wait(memory);
+		else
+			wait_until_due(memory);
 		if (memory->stop)
 			break;
-		look(memory);
+		if (memory->is_by_group)
+			memory->is_over = slk_group_is_over(memory);
+		else
+			look(memory);
 		if (memory->is_over)
 			until_everything_is_ended(memory);
 	}
@@ -203,9 +211,9 @@ int slk_memory_watch(struct slk_memory *memory, int control_fd, int init_pid)
 	memory->looked_ns = slk_now_ns();
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&memory->walker, NULL, walk, memory);
+	error = memory->is_by_group ? 0 : pthread_create(&memory->walker, NULL, walk, memory);
 	if (!error) {
-		memory->has_walker = 1;
+		memory->has_walker = !memory->is_by_group;
 		error = pthread_create(&memory->watcher, NULL, watch, memory);
 		memory->is_watched = error == 0;
 	}

@@ -3,10 +3,15 @@
  * Being there when it matters: threads of ours that run for microseconds, and are to run when they are due, however many
  * threads of the program want to. Who asks for a short slice comes first (sched_setattr(2), Linux 6.12); root may ask for
  * more weight as well. Where neither is to be had, it is later.
+ *
+ * Weight counts among the threads of one session only, where the kernel makes a group of each (sched(7), autogroup): a program
+ * whose processes have sessions of their own has many shares, and we have one. Who never takes more than a part of a
+ * processor, whatever the program does, may come before all others instead.
  */
 #define _GNU_SOURCE
 #include "slk.h"
 
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -33,6 +38,19 @@ void slk_be_prompt(void)
 		return;
 	mine.nice = getpriority(PRIO_PROCESS, 0);
 	syscall(SYS_sched_setattr, 0, &mine, 0);
+}
+
+void slk_let_be_first(pid_t pid)
+{
+	struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_RR)};
+
+	sched_setscheduler(pid, SCHED_RR | SCHED_RESET_ON_FORK, &lowest); /* root may */
+}
+
+void slk_be_first(void)
+{
+	slk_be_prompt();
+	slk_let_be_first(0);
 }
 
 uint64_t slk_cpu_ns(void)

@@ -405,6 +405,10 @@ int slk_trees_parked(const struct slk_engine *engine);
 /* This descriptor is about to be the program's: is it one more of an object that counts? An error: it must not be. */
 int slk_memory_given(struct slk_memory *memory, int fd);
 
+/* ---- memlimit_group.c */
+
+int slk_memory_is_by_group(const struct slk_memory *memory);
+
 /* ---- memlimit_calls.c */
 
 /* 0: it may go on. Else reason + 1. */
@@ -556,6 +560,10 @@ uint64_t slk_now_ns(void);
 
 /* This thread, from now on. */
 void slk_be_prompt(void);
+/* Likewise, for a thread that by itself never takes more than a part of a processor. */
+void slk_be_first(void);
+/* A thread of ours that is about to make an end. */
+void slk_let_be_first(pid_t pid);
 /* What this thread has used. */
 uint64_t slk_cpu_ns(void);
 

@@ -12,12 +12,20 @@ from typing import Any
 
 import hypothesis
 import pytest
-from harness import ledger
+from harness import forms, groups, ledger
 from harness.compiling import Compiler
 from harness.places import Place, new_place
 from harness.running import Runner
 from harness.session_end import end_session, interrupt_workers, sweep
-from harness.sharing import TogetherScheduling, Turns, is_alone, is_users_turn, number_of_workers, ordered
+from harness.sharing import (
+    GROUPED,
+    TogetherScheduling,
+    Turns,
+    is_alone,
+    is_users_turn,
+    number_of_workers,
+    ordered,
+)
 from harness.survivors import end, marked
 from harness.users import User, current, temporary_user, why_unable_to_run
 from harness.waiting import Patience, until
@@ -47,7 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_TURNS] = Turns(worker["turns"])
     else:
         sweep()
-    ledger.own()
+    for path in groups.places():
+        ledger.own().note(ledger.Thing("cgroup", str(path)))
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -185,9 +194,11 @@ def users(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(params=["root", "ordinary"])
 def as_user(request: pytest.FixtureRequest) -> User:
     """The test runs twice: as root, and as an ordinary user."""
-    if request.param == "root":
+    if request.param in ("root", GROUPED):
         if os.geteuid() != 0:
             pytest.skip("needs root")
+        if request.param == GROUPED:
+            forms.require_groups()
         return current()
     user: User = request.getfixturevalue("_ordinary_user")
     return user
@@ -225,3 +236,6 @@ def runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
         pytest.fail(f"left behind: {survivors}")
     left = [name for name in os.listdir(place.temporary) if name.startswith("sandlockd-")]
     assert not left or made.may_leave_temporary, f"temporary directories left behind: {left}"
+    left_groups = groups.left_of(place.root, groups.places())
+    groups.remove(left_groups)
+    assert not left_groups, f"cgroups left behind: {left_groups}"

@@ -14,8 +14,6 @@ from harness.with_psutil import with_psutil
 from security import broken
 from security.raw_calls import AT_FDCWD, Buffer, Script
 
-from sandlockd.policy.keys import NOT_YET
-
 _BASE = "[filesystem]\nbase = true\n"
 _ONE = _BASE + '[limits]\ncpu = "100%"\n'
 _MEMORY = _BASE + '[limits]\nmemory = "256M"\n'
@@ -29,8 +27,6 @@ _SYSINFO = "=q3Q6QHxxxxxxQQI"
 @pytest.fixture
 def several() -> None:
     """Else nothing is hidden."""
-    if "limits.cpu" in NOT_YET:
-        pytest.skip("this version does not limit processors")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this machine has one processor")
 
@@ -315,6 +311,34 @@ for path in "{_FILES}".split():
     assert len(ended.stdout.splitlines()) == len(_FILES.split()), ended
 
 
+_COPIES = """
+import os, sys, time
+def free():
+    with open("/proc/meminfo") as file:
+        return int(file.read().split("MemFree:")[1].split()[0])
+def comes_true(holds):
+    end = time.monotonic() + float(sys.argv[1])
+    while not holds():
+        if time.monotonic() > end:
+            return False
+    return True
+comes_true(lambda: free() < 63 << 10)  # somebody has looked
+before = free()
+held = [os.open("/proc/vmstat", os.O_RDONLY) for _ in range(400)]
+print(comes_true(lambda: free() < before - 1200))
+lowest = free()
+for one in held:
+    os.close(one)
+print(comes_true(lambda: free() > lowest + 1200))
+"""
+
+
+def test_copies_of_files_that_are_told_count_until_they_are_closed(runner: Runner) -> None:
+    """Each is a page at least, and of smaps it can be many."""
+    ended = runner.sandboxed([system_python(), "-S", "-c", _COPIES, "10"], options=["--memory", "64M"])
+    assert ended.stdout == b"True\nTrue\n", ended
+
+
 # ---- the tests above can fail ----
 
 
@@ -346,6 +370,12 @@ def test_the_number_of_processes_is_the_machines_when_nobody_counts(runner: Runn
     patch = "from sandlockd.handlers.limited import calls\ncalls._count_threads = lambda context: None\n"
     command = [system_python(), "-c", _COUNTED]
     assert int(broken.run(runner, patch, command, policy=_OWN).stdout.split()[0]) > 5
+
+
+def test_copies_of_files_do_not_count_when_nobody_notes_them(runner: Runner) -> None:
+    patch = "from sandlockd.kernel import memlimit\nmemlimit.Memory.note = lambda self, opened: None\n"
+    command = [system_python(), "-S", "-c", _COPIES, "0.3"]
+    assert broken.run(runner, patch, command, options=["--memory", "64M"]).stdout.startswith(b"False\n")
 
 
 def test_memory_without_a_trap_is_the_machines(runner: Runner) -> None:

@@ -36,7 +36,10 @@ _USER = re.compile(r"slt[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Thing:
-    """kind: directory or user. name: its path, its name."""
+    """kind: directory or user, or cgroup. name: its path, its name.
+
+    cgroup: one in which runs of the session may have made others (groups.py). It is not the session's own.
+    """
 
     kind: str
     name: str
@@ -47,6 +50,8 @@ class Thing:
     def exists(self) -> bool:
         if self.kind == "directory":
             return os.path.lexists(self.name)
+        if self.kind == "cgroup":
+            return False
         try:
             pwd.getpwnam(self.name)
         except KeyError:
@@ -178,4 +183,6 @@ def _parsed(path: Path, content: bytes, *, is_dead: bool) -> Found:
 def _is_of_a_test(thing: Thing) -> bool:
     if thing.kind == "user":
         return _USER.fullmatch(thing.name) is not None
+    if thing.kind == "cgroup":
+        return True
     return thing.kind == "directory" and _DIRECTORY.fullmatch(os.path.basename(thing.name)) is not None

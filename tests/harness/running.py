@@ -28,6 +28,7 @@ from harness.compiling import Compiler
 from harness.interpreter import SANDLOCKD
 from harness.places import Place, Tree, tree_of
 from harness.survivors import MARKER
+from sandlockd.kernel.cgroups import WITHOUT
 
 TIMEOUT_S = 20.0
 # Without the virtual environment: programs in the sandbox are the machine's own.
@@ -76,6 +77,8 @@ class Runner:
         self.compiler = compiler
         # Set by tests that kill sandlockd with SIGKILL: nobody is left then to remove the program's directory.
         self.may_leave_temporary = False
+        # Limits are kept by cgroups where those are ours to use.
+        self.with_cgroups = True
 
     @property
     def work(self) -> Path:
@@ -98,6 +101,7 @@ class Runner:
             "TMPDIR": str(self.place.temporary),
             "SANDLOCKD_STATE_DIR": str(self.place.state),
             MARKER: self.marker,
+            **({} if self.with_cgroups else {WITHOUT: "1"}),
             **(more or {}),
         }
 

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness import groups
 from harness.ledger import HOME, Found, Thing, ledgers
 from harness.removing import remove_tree
 from harness.survivors import end, marked
@@ -49,6 +50,7 @@ def end_session(session: str, home: Path = HOME) -> list[str]:
     left += [f"process {one.pid} ({one.command}, {one.state})" for one in marked(session)]
     for thing in _things(found):
         left += _left_of(thing)
+    left += [f"cgroup {path}" for path in _groups_of(found)]
     _remove(session, found)
     return left
 
@@ -72,6 +74,14 @@ def _things(found: Iterable[Found]) -> list[Thing]:
     return [thing for ledger in found for thing in ledger.things if thing.exists()]
 
 
+def _groups_of(found: Iterable[Found]) -> list[Path]:
+    """Of runs in its directories."""
+    noted = [thing for ledger in found for thing in ledger.things]
+    where = {Path(thing.name) for thing in noted if thing.kind == "cgroup"}
+    roots = {Path(thing.name) for thing in noted if thing.kind == "directory"}
+    return [group for root in sorted(roots) for group in groups.left_of(root, sorted(where))]
+
+
 def _left_of(thing: Thing) -> list[str]:
     if thing.kind == "directory":
         return [str(thing), *(f"mount {point}" for point in _mounts_below(thing.name))]
@@ -90,6 +100,7 @@ def _remove(session: str, found: list[Found]) -> None:
     end(marked(session))
     until(lambda: not marked(session), "the end of what was killed")
     things = _things(found)
+    groups.remove(_groups_of(found))
     for thing in things:
         if thing.kind == "user":
             remove_user(thing.name)

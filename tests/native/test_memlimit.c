@@ -86,10 +86,11 @@ static uint64_t used(struct family *family)
 
 static void until_let_go(struct family *family)
 {
-	char byte;
+	/* Not by reading: what is said is for who still waits to hear it. */
+	struct pollfd waiting = {family->go[0], 0, 0};
 
 	close(family->go[1]);
-	CHECK_EQUAL(0, read(family->go[0], &byte, 1));
+	CHECK_EQUAL(1, poll(&waiting, 1, -1));
 }
 
 static void takes_20(struct family *family)
@@ -177,6 +178,44 @@ static void what_the_largest_holds_is_in_use_whoever_shares_it(void)
 	CHECK(family.memory->walk.used < 10 * MEGA);
 	slk_memory_end_walk(family.memory);
 	CHECK(family.memory->used >= 20 * MEGA);
+	end(&family);
+}
+
+static void four_take_5(struct family *family)
+{
+	taken(20 * MEGA);
+	for (int i = 0; i < 4; i++)
+		if (fork() == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+			say(family->done[1]);
+			hear(family->go[0]);
+			taken(5 * MEGA);
+			say(family->done[1]);
+			until_let_go(family);
+			_exit(0);
+		}
+	close(family->go[1]);
+	while (waitpid(-1, NULL, 0) > 0)
+		;
+}
+
+/* Without counting each page: what they share is not in it. */
+static void what_each_has_come_to_hold_is_in_use(void)
+{
+	struct family family = begin(four_take_5);
+
+	for (int i = 1; i < 4; i++)
+		hear(family.done[0]);
+	slk_memory_look(family.memory);
+	CHECK_EQUAL(5, family.memory->member_count);
+	CHECK(slk_memory_at_least(family.memory) < 25 * MEGA);
+	for (int i = 0; i < 4; i++)
+		say(family.go[1]);
+	for (int i = 0; i < 4; i++)
+		hear(family.done[0]);
+	slk_memory_look(family.memory);
+	CHECK(family.memory->grown >= 20 * MEGA && family.memory->grown < 22 * MEGA);
+	CHECK(family.memory->at_most >= 120 * MEGA);
 	end(&family);
 }
 
@@ -327,6 +366,7 @@ int main(void)
 	RUN(what_is_not_touched_counts_nothing);
 	RUN(what_a_fork_shares_counts_once_near_the_limit);
 	RUN(what_the_largest_holds_is_in_use_whoever_shares_it);
+	RUN(what_each_has_come_to_hold_is_in_use);
 	RUN(a_name_hides_nobody);
 	RUN(without_descriptors_nobody_is_overlooked);
 	RUN(one_memory_of_two_processes_counts_once);

@@ -2,6 +2,7 @@
 /* By which way a path goes: ways.c. The asker's zone is a directory here, so that there is something to go through. */
 #include "check.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,9 +12,10 @@
  * <tree>/asker/number/      the zone, and something in it; asker/number/back -> ../../plain
  * <tree>/plain/file         and links: in -> ../asker/number, out -> ../asker/number/../../plain,
  *                           near -> file, loop -> loop, root -> /
+ * <tree>/told/below/        not all that is there is shown
  */
 static char tree[64];
-static char asker[128];
+static char asker[128], told[128];
 static struct slk_engine *engine;
 
 static const char *below(const char *name)
@@ -26,13 +28,27 @@ static const char *below(const char *name)
 	return path;
 }
 
+static int lists_told(const char *path)
+{
+	struct slk_request request = {.tid = gettid()};
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), result;
+
+	CHECK(fd >= 0);
+	request.args[0] = (uint64_t)fd;
+	result = slk_lists_told(engine, &request);
+	slk_bases_forget(engine, request.tid); /* it keeps the link in /proc open */
+	close(fd);
+	return result;
+}
+
 static void make_scene(void)
 {
 	char real[256];
-	struct slk_zone zone = {.path = asker, .flags = SLK_ZONE_SLOW | SLK_ZONE_ASKER};
+	struct slk_zone zones[] = {{.path = asker, .flags = SLK_ZONE_SLOW | SLK_ZONE_ASKER},
+				   {.path = told, .flags = SLK_ZONE_SLOW | SLK_ZONE_TOLD}};
 	struct slk_call calls[1] = {{0}};
 	struct slk_engine_config config = {
-		.calls = calls, .call_count = 1, .zones = &zone, .zone_count = 1, .mounts_fd = -1, .own_pids = 1};
+		.calls = calls, .call_count = 1, .zones = zones, .zone_count = 2, .mounts_fd = -1, .own_pids = 1};
 
 	make_tree(tree, sizeof(tree));
 	CHECK(realpath(tree, real));
@@ -40,6 +56,8 @@ static void make_scene(void)
 	CHECK_EQUAL(0, mkdir(below("asker"), 0755));
 	CHECK_EQUAL(0, mkdir(below("asker/number"), 0755));
 	CHECK_EQUAL(0, mkdir(below("plain"), 0755));
+	CHECK_EQUAL(0, mkdir(below("told"), 0755));
+	CHECK_EQUAL(0, mkdir(below("told/below"), 0755));
 	make_file(below("plain/file"));
 	CHECK_EQUAL(0, symlink("../../plain", below("asker/number/back")));
 	CHECK_EQUAL(0, symlink("../asker/number", below("plain/in")));
@@ -48,7 +66,9 @@ static void make_scene(void)
 	CHECK_EQUAL(0, symlink("loop", below("plain/loop")));
 	CHECK_EQUAL(0, symlink("/", below("plain/root")));
 	snprintf(asker, sizeof(asker), "%s/asker", tree);
-	zone.length = (uint32_t)strlen(asker);
+	snprintf(told, sizeof(told), "%s/told", tree);
+	zones[0].length = (uint32_t)strlen(asker);
+	zones[1].length = (uint32_t)strlen(told);
 	config.ledger_fd = memfd_create("ledger", 0);
 	CHECK_EQUAL(0, ftruncate(config.ledger_fd, (off_t)slk_ledger_bytes()));
 	CHECK_EQUAL(0, slk_engine_create(&config, &engine));
@@ -58,6 +78,16 @@ static void make_scene(void)
 static int comes_by(const char *base, const char *path)
 {
 	return slk_way_is_askers(engine, base, (uint32_t)strlen(base), path, (uint32_t)strlen(path));
+}
+
+static void test_a_listing_that_python_tells(void)
+{
+	CHECK_EQUAL(1, lists_told(below("told")));
+	CHECK_EQUAL(1, lists_told(below("told/below")));
+	CHECK_EQUAL(1, lists_told(below("asker")));
+	CHECK_EQUAL(0, lists_told(below("plain")));
+	CHECK_EQUAL(0, lists_told("/"));
+	CHECK_EQUAL(0, comes_by("", below("told/below")));
 }
 
 static void test_a_way_that_is_spelled_out(void)
@@ -116,6 +146,7 @@ int main(void)
 {
 	begin_tests();
 	make_scene();
+	RUN(test_a_listing_that_python_tells);
 	RUN(test_a_way_that_is_spelled_out);
 	RUN(test_a_way_that_leads_out_again);
 	RUN(test_a_way_through_links);

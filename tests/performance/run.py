@@ -17,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from suite import copying, facts, idle, operations, startup, work
+from suite import beside, copying, facts, idle, operations, startup, work
 from suite.material import Amount, make_material
 from suite.place import Place, clean_machine, new_place
 from suite.processes import Failure
@@ -92,7 +92,7 @@ def _all_rows(*, drop_caches: bool) -> list[Row]:
     )
     rows += [operation.new_row() for operation in operations.TREE_OPERATIONS]
     rows += [one.new_tree_row() for one in work.WORKLOADS]
-    return rows + copying.new_rows() + startup.new_rows(drop_caches=drop_caches)
+    return rows + copying.new_rows() + beside.new_rows() + startup.new_rows(drop_caches=drop_caches)
 
 
 def _listing() -> str:
@@ -123,6 +123,7 @@ class _Suite:
     def __init__(self, options: argparse.Namespace, place: Place, sandlockd: Path) -> None:
         self._options = options
         self._place = place
+        self._sandlockd = sandlockd
         self._python = _python_of(sandlockd)
         self._subjects: list[Subject] = subjects(place, sandlockd, options.peer)
         self._limited = subjects_limited(place, sandlockd)
@@ -181,6 +182,8 @@ class _Suite:
                 self._check_idle()
         if rows := self._rows(Group.TREE_COPY):
             copying.measure(self._place, self._in_tree, rows, 8 << 20 if quick else 1 << 30)
+        if rows := self._rows(Group.BESIDE):
+            beside.measure(self._place, self._sandlockd, self._in_tree, rows, quick=quick)
         if rows := self._rows(Group.START):
             startup.measure(self._place, self._subjects, self._in_tree, rows, self._python, 1 if quick else 5)
 

@@ -276,7 +276,7 @@ def test_the_attack_succeeds_with_the_check_removed(runner: Runner) -> None:
         )
     patch = (
         "from sandlockd.handlers import procfiles\n"
-        "procfiles._in_sandbox = lambda context, pid: True\n"
+        "procfiles.members.belongs = lambda context, pid: True\n"
         "procfiles._OF_ANY = procfiles._OF_ANY | {b'environ', b'mem'}\n"
     )
     with victim(runner) as (process, _):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from sandlockd.audit.state import StateError, create_run, own_state_directory
-from sandlockd.kernel import probe_landlock, probe_machine, probe_seccomp
+from sandlockd.kernel import probe_cgroups, probe_landlock, probe_machine, probe_seccomp
 from sandlockd.kernel.probe import (
     Broken,
     Finding,
@@ -296,10 +296,11 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "cgroup.delegation",
-        LATER,
-        probe_machine.cgroup_delegation,
-        "limits are kept without cgroups",
-        "run below a systemd unit with Delegate=yes",
+        USEFUL,
+        probe_cgroups.cgroup_delegation,
+        "limits of these are kept by sandlockd alone: memory is counted a moment later",
+        "run as root; or in a cgroup v2 that is delegated and has nobody else in it, as by `systemd-run --user --scope"
+        " -p Delegate=yes`",
     ),
     Check(
         "overlay.user_xattrs",

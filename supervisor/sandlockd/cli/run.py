@@ -206,9 +206,14 @@ class _Foreground:
         try:
             with self._audit() as audit:
                 self._begin(audit, prepared)
-                run_tree = self._make_tree(prepared, audit.run_id)
-                spared = () if run_tree is None else (run_tree.disposer_pid,)
-                self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
+                try:
+                    self._limits.use_groups(audit.run_id, prepared)
+                    run_tree = self._make_tree(prepared, audit.run_id)
+                    spared = () if run_tree is None else (run_tree.disposer_pid,)
+                    self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
+                finally:
+                    for line in self._limits.leave_groups():
+                        say(line)
             if run_tree is not None:
                 counted = self._options.status_file is not None
                 run_tree.dispose(self._result, say, quiet=self._options.quiet, counted=counted)

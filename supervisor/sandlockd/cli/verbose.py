@@ -194,6 +194,8 @@ def _end_lines(result: Result, audit: AuditLog, calls: Counts) -> Iterator[str]:
         f"{how} after {result.wall_s:.2f} s; processors {result.cpu_s:.2f} s, peak memory"
         f" {result.peak_memory_bytes / _MIB:.1f} MiB, at least {result.processes} processes"
     )
+    if result.kept_by:
+        yield f"limits kept by: {'; '.join(f'{name}: {by}' for name, by in result.kept_by.items())}"
     allowed = f", {audit.allowed} on record as allowed" if audit.records_allowed else ""
     yield (
         f"{calls.received} calls asked for: {calls.continued} left to the kernel at once, {calls.to_python} judged;"

@@ -103,7 +103,7 @@ def _map(limit: Memory, context: Context, request: Request) -> Answer | Later:
     size_bytes, prot, flags = request.args[1], request.args[2], request.args[3]
     if request.reason == REASON_NO_ROOM:
         return _judged(limit, Asks.MMAP, context, request)
-    if flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
+    if limit.is_by_group or flags & _MAP_HUGETLB or not context.makes_shared_memory or not size_bytes:
         return COUNTED
     if prot & _PROT_WRITE and not flags & _MAP_NORESERVE and not limit.asks(size_bytes):
 
@@ -132,6 +132,8 @@ def _shared(limit: Memory, context: Context, request: Request) -> Answer:
 
 def _create(limit: Memory, context: Context, request: Request) -> Answer:
     """memfd_create(name, flags)."""
+    if limit.is_by_group:
+        return COUNTED
     caller = Caller(context, request)
     try:
         name = memory.read_string(caller.tid, request.args[0], _MFD_NAME_MAX + 1)

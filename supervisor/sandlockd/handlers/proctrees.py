@@ -10,8 +10,8 @@ import os
 import re
 from functools import partial
 
+from sandlockd.handlers import copies
 from sandlockd.handlers.answers import Fd, Later
-from sandlockd.kernel import sealed
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay.entries import FsError
 
@@ -90,7 +90,7 @@ def _told(caller: Caller, file: OwnedFd, tell: Tell, close_on_exec: bool) -> Ans
     text = b"".join(parts)
     told = tell(caller, text)
     if told != text:
-        return Fd(sealed.file_of(told).take(), close_on_exec)
+        return copies.give(caller, told, close_on_exec=close_on_exec)
     os.lseek(file.fd, 0, os.SEEK_SET)
     return None
 

@@ -33,10 +33,10 @@ def tell(caller: Caller, rows_from: Callable[[int, int], Sequence[Row]], end: in
     end: behind all of them. Raises OSError, FsError.
     """
     args = caller.request.args
+    size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
     with acts.duplicate_of(caller.tgid, lookup.as_int(args[0])) as stream:
         caller.require_alive()
         offset = os.lseek(stream.fd, 0, os.SEEK_CUR)
-        size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
         taken = listing.take(rows_from(offset, size), offset, size)
         is_old = record.call_name(caller.context, caller.request) == "getdents"
         encoded = listing.encode(taken) if is_old else listing.encode64(taken)

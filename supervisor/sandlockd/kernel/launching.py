@@ -94,6 +94,7 @@ class Plan:
         "executable",
         "filter_program",
         "grace_s",
+        "groups",
         "kept_capabilities",
         "new_session",
         "rlimits",
@@ -127,6 +128,7 @@ class Plan:
         grace_s: float = 0.0,
         cpu_time_s: float | None = None,
         cpu_percent: int | None = None,
+        groups: Sequence[bytes] = (),
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -148,6 +150,7 @@ class Plan:
         self.grace_s = grace_s
         self.cpu_time_s = cpu_time_s
         self.cpu_percent = cpu_percent
+        self.groups = groups
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -190,6 +193,8 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.grace_ns = _nanoseconds(plan.grace_s)
     native.cpu_time_ns = _nanoseconds(plan.cpu_time_s)
     native.cpu_percent = plan.cpu_percent or 0
+    for index, path in enumerate(plan.groups):
+        native.groups[index] = text(path)
     control = ffi.new("int *")
     init_pid = check(lib.slk_launch(native, control))
     return init_pid, OwnedFd(control[0])

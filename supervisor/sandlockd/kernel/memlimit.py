@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlockd.kernel.cgroups import MemoryFiles
     from sandlockd.kernel.paths import Identity
 
 # As the filter has it: what asks for less passes (kernel/syscalls_arguments.py).
@@ -47,7 +48,7 @@ class State(NamedTuple):
 class Memory:
     """Bytes, of all processes of the sandbox together."""
 
-    __slots__ = ("_native", "limit_bytes")
+    __slots__ = ("_native", "is_by_group", "limit_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         """Raises OSError: EMFILE, where the user has too many inotify instances, or we too many descriptors."""
@@ -56,11 +57,23 @@ class Memory:
         check(lib.slk_memory_create(limit_bytes, holder))
         self._native = holder[0]
         self.limit_bytes = limit_bytes
+        # The kernel keeps the limit: it knows of all memory, whatever that is made of.
+        self.is_by_group = False
 
     @property
     def native(self) -> ffi.CData:
         native: ffi.CData = self._native
         return native
+
+    def keep_by_group(self, files: MemoryFiles) -> None:
+        """Before it is watched. The files are taken."""
+        group = ffi.new("struct slk_memory_group *")
+        group.usage_fd, group.stat_fd = files.usage.take(), files.stat.take()
+        group.peak_fd = -1 if files.peak is None else files.peak.take()
+        group.events_fd = files.events.take()
+        group.event_fd = -1 if files.event is None else files.event.take()
+        lib.slk_memory_keep_by_group(self._native, group)
+        self.is_by_group = True
 
     def add_place(self, path: bytes) -> None:
         """The program may write it. Only what lies on a tmpfs is looked at. Raises OSError: ENOSPC, too many."""
@@ -106,11 +119,15 @@ class Memory:
             with OwnedFd(os.memfd_create(os.fsdecode(name), flags | _MFD_CLOEXEC)) as first:
                 made = OwnedFd(os.open(b"/proc/self/fd/%d" % first.fd, os.O_RDWR | os.O_CLOEXEC))
         try:
-            check(lib.slk_memory_note(self._native, made.fd))
+            self.note(made)
         except BaseException:
             made.close()
             raise
         return made
+
+    def note(self, opened: OwnedFd) -> None:
+        """It lies in memory, and counts until nobody has it. Raises OSError."""
+        check(lib.slk_memory_note(self._native, opened.fd))
 
     def make_shared(self, size_bytes: int, identity: Identity | None) -> OwnedFd:
         """What shared anonymous memory of that size is made of: nobody can make it larger. Raises OSError."""

@@ -50,11 +50,12 @@ if TYPE_CHECKING:
         device: int
         root: bytes  # what of the file system is mounted: b"/" is all of it
         mount_id: int
+        options: bytes  # of the file system; of a cgroup of version 1, its controllers are among them
 
 else:  # without importing typing
     Object = collections.namedtuple("Object", "path device inode mode deleted special proc")
     Identity = collections.namedtuple("Identity", "fsuid fsgid groups capabilities")
-    Mount = collections.namedtuple("Mount", "point kind device root mount_id")
+    Mount = collections.namedtuple("Mount", "point kind device root mount_id options")
 
 
 def openat2(
@@ -191,8 +192,10 @@ def mounts() -> list[Mount]:
             fields = left.split()
             major, minor = fields[2].split(b":")
             device = os.makedev(int(major), int(minor))
-            kind = right.split()[0]
-            found.append(Mount(unescape(fields[4]), kind, device, unescape(fields[3]), int(fields[0])))
+            kind, *_, options = right.rstrip(b"\n").split(b" ")
+            found.append(
+                Mount(unescape(fields[4]), kind, device, unescape(fields[3]), int(fields[0]), options)
+            )
     return found
 
 

@@ -1,4 +1,4 @@
-"""What else of the machine a run uses or may use later: processes, directories, file systems, cgroups."""
+"""What else of the machine a run uses or may use later: processes, directories, file systems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 
 from sandlockd.kernel import memory, orphans, pidfd, procfs
 from sandlockd.kernel.native import ffi
-from sandlockd.kernel.paths import mounts
 from sandlockd.kernel.probe import Broken, Missing
 
 
@@ -123,26 +122,3 @@ def whiteouts(scratch: str) -> str:
     if not stat.S_ISCHR(os.lstat(path).st_mode):
         raise Broken("it is not a character device")
     return f"whiteouts on {scratch}"
-
-
-def cgroup_delegation() -> str:
-    """A cgroup v2 of our own in which we may make others, with the controllers that limits need."""
-    points = [mount.point for mount in mounts() if mount.kind == b"cgroup2"]
-    if not points:
-        raise Missing("cgroup v2 is not mounted")
-    with open("/proc/self/cgroup", "rb") as file:
-        own = next((line[3:].rstrip(b"\n") for line in file if line.startswith(b"0::")), None)
-    if own is None:
-        raise Missing("this process is in no cgroup v2")
-    path = points[0] + (own if own != b"/" else b"")
-    try:
-        with open(path + b"/cgroup.controllers", "rb") as file:
-            controllers = set(file.read().split())
-    except FileNotFoundError:
-        raise Missing("our cgroup is not visible here") from None
-    lacking = {b"memory", b"pids", b"cpu"} - controllers
-    if lacking:
-        raise Missing("without " + ", ".join(sorted(os.fsdecode(name) for name in lacking)))
-    if not os.access(path, os.W_OK):
-        raise Missing(f"{os.fsdecode(path)} is not ours to write")
-    return os.fsdecode(path)

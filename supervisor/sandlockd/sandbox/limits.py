@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Engine
     from sandlockd.kernel.launching import Report
     from sandlockd.kernel.memlimit import Memory
+    from sandlockd.launch.prepare import Prepared
     from sandlockd.policy import model
+    from sandlockd.sandbox.grouped import Grouped
     from sandlockd.sandbox.result import Result
 
     class Passed(NamedTuple):
@@ -60,9 +62,14 @@ class Limits:
         self.output_bytes = limits.output
         self._open_files = limits.open_files
         self._reached: Passed | None = None
+        self._grouped: Grouped | None = None
         problems = [problem for problem in (_trees_problem(limits, trees), _files_problem(limits)) if problem]
         if problems:
             raise CannotStart(problems[0], further=tuple(problems[1:]))
+        if self._wants_groups:
+            from sandlockd.sandbox.grouped import hasten
+
+            hasten(self)
         if limits.disk is None:
             return
         from sandlockd.kernel.disk import Disk  # only where it is asked for
@@ -74,6 +81,32 @@ class Limits:
                 f"limits.disk: what is written cannot be watched: {error.strerror};"
                 " is fs.inotify.max_user_instances used up?"
             ) from None
+
+    @property
+    def _wants_groups(self) -> bool:
+        return not (self.memory is None and self.processes is None and self.cpu_percent is None)
+
+    def use_groups(self, name: str, prepared: Prepared) -> None:
+        """Before anything is forked: for what cgroups keep, if any are ours to use, nobody else has to look.
+
+        name: of the run.
+        """
+        if not self._wants_groups:
+            return
+        from sandlockd.sandbox.grouped import grouped
+
+        self._grouped = grouped(name, self, prepared)
+
+    @property
+    def groups(self) -> tuple[bytes, ...]:
+        """The directories of those that the program will be in."""
+        return () if self._grouped is None else self._grouped.paths
+
+    def kept_by(self) -> dict[str, str]:
+        """Of each limit that may be kept by a cgroup, whether it is."""
+        found = {} if self._grouped is None else self._grouped.kept
+        asked = {"memory": self.memory, "processes": self.processes, "cpu": self.cpu_percent}
+        return {name: found.get(name, "sandlockd") for name, limit in asked.items() if limit is not None}
 
     def rlimits(self) -> tuple[tuple[int, int, int], ...]:
         """What the program is started with, as setrlimit(2) takes it.
@@ -92,8 +125,11 @@ class Limits:
     def held_to_percent(self, *, may_trace: bool) -> int | None:
         """Of one processor, what init holds all processes together to (native/throttle.c); None: to nothing.
 
+        A cgroup that keeps the limit needs nobody's help.
         may_trace: nobody else traces the program. Raises CannotStart.
         """
+        if self._grouped is not None and "cpu" in self._grouped.kept:
+            return None
         if self.cpu_percent is not None and not may_trace:
             raise CannotStart(
                 "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), and syscalls.allow gives"
@@ -103,6 +139,8 @@ class Limits:
 
     def confine(self, pid: int) -> None:
         """The program is about to be executed, and needs no more descriptors for that. Raises CannotStart."""
+        if self._grouped is not None:
+            self._grouped.take(pid)
         if self._open_files is None:
             return
         try:
@@ -177,10 +215,11 @@ class Limits:
                 "everything was ended: what its processes use could not be counted any more:"
                 f" {os.strerror(uncounted_error)}",
             )
+        how = "needed more when they used" if self.memory.is_by_group else "came to use"
         return Passed(
             Reason.MEMORY,
             "limits.memory",
-            f"everything was ended: its processes came to use {size_text(peak_bytes)} of memory together, and"
+            f"everything was ended: its processes {how} {size_text(peak_bytes)} of memory together, and"
             f" {size_text(self.memory.limit_bytes)} is the limit",
         )
 
@@ -208,6 +247,11 @@ class Limits:
     def close(self) -> None:
         if self.disk is not None:
             self.disk.close()
+
+    def leave_groups(self) -> list[str]:
+        """All of the program is dead. Returns: what could not be removed, in lines for people."""
+        grouped, self._grouped = self._grouped, None
+        return [] if grouped is None else grouped.close()
 
 
 def _memory(limit_bytes: int) -> Memory:

@@ -51,6 +51,7 @@ class Result:
         # Of standard output and error, where that is limited: passed on, and dropped above the limit.
         self.output_bytes: int | None = None
         self.cut_bytes: int | None = None
+        self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
         self.calls: dict[str, int] = {}
         self.handlers: list[dict[str, object]] = []
         self.denials = 0
@@ -147,6 +148,7 @@ class Result:
                 "output_cut": self.cut_bytes,
                 "written": self.passed_bytes,
                 "written_to_storage": self.stored_bytes,
+                "kept_by": self.kept_by,
                 "calls": self.calls,
                 "handlers": self.handlers,
             },

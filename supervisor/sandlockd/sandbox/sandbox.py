@@ -327,7 +327,10 @@ class Sandbox:
         self._advance(Event.DONE)
 
     def _ask_limits(self) -> None:
-        passed = None if self._limits is None else self._limits.passed(self.result)
+        if self._limits is None:
+            return
+        self.result.kept_by = self._limits.kept_by()
+        passed = self._limits.passed(self.result)
         if passed is None or self.result.reason is Reason.SANDBOX_ERROR:
             return
         from sandlockd.audit.records import Note

@@ -44,6 +44,8 @@ _STAGE_HELP = {
 
 def add_places(memory: Memory, prepared: Prepared, trees: tuple[Tree, ...]) -> None:
     """Where the program can make files that lie in memory. Raises CannotStart."""
+    if memory.is_by_group:
+        return
     places = [zone.path for zone in prepared.wall.zones.values() if zone.rights & _WRITES]
     places += [tree.upper_path for tree in trees]
     places += [
@@ -102,6 +104,7 @@ def plan_of(
         cpu_time_s=limits.cpu_time_s if limits is not None else None,
         cpu_percent=limits.held_to_percent(may_trace=tracer is not None) if limits is not None else None,
         grace_s=TERM_GRACE_S,
+        groups=limits.groups if limits is not None else (),
     )
 
 

@@ -71,7 +71,7 @@ def start(
     cwd: Path,
     stdin: int,
     stdout: int | IO[bytes],
-    stderr: IO[bytes],
+    stderr: int | IO[bytes],
 ) -> subprocess.Popen[bytes]:
     """Raises: Failure."""
     try:

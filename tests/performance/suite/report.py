@@ -21,6 +21,7 @@ _TITLES = {
     Group.TREE: "Operations in a copy-on-write tree",
     Group.TREE_INSIDE: "Work in a copy-on-write tree, without the start and the commit",
     Group.TREE_COPY: "Others, while a file of 1 GB is copied up",
+    Group.BESIDE: "Beside another sandbox that does its worst",
     Group.START: "Start",
 }
 _LARGEST = 15

@@ -19,6 +19,7 @@ class Group(StrEnum):
     TREE = "tree"
     TREE_INSIDE = "tree_inside"
     TREE_COPY = "tree_copy"
+    BESIDE = "beside"
     START = "start"
 
 

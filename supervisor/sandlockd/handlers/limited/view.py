@@ -16,10 +16,10 @@ import os
 import re
 from functools import partial
 
-from sandlockd.handlers import record
-from sandlockd.handlers.answers import ENOENT, Errno, Fd
+from sandlockd.handlers import copies, record
+from sandlockd.handlers.answers import ENOENT, Errno
 from sandlockd.handlers.limited import texts
-from sandlockd.kernel import acts, machine, sealed
+from sandlockd.kernel import acts, machine
 from sandlockd.policy.verdict import Verdict, Want
 
 TYPE_CHECKING = False
@@ -198,7 +198,7 @@ def _copy(caller: Caller, tell: Tell, file: OwnedFd, *, close_on_exec: bool) -> 
     parts: list[bytes] = []
     while block := os.read(file.fd, _READ_BYTES):
         parts.append(block)
-    return Fd(sealed.file_of(tell(caller, b"".join(parts))).take(), close_on_exec)
+    return copies.give(caller, tell(caller, b"".join(parts)), close_on_exec=close_on_exec)
 
 
 def _refuse(rule: str, path: bytes, want: Want) -> Answer:

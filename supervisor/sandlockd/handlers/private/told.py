@@ -6,10 +6,8 @@ import os
 import re
 import stat
 
-from sandlockd.handlers import proctrees
-from sandlockd.handlers.answers import Fd
+from sandlockd.handlers import copies, proctrees
 from sandlockd.handlers.private import members, texts
-from sandlockd.kernel import sealed
 from sandlockd.kernel.paths import unescape
 from sandlockd.policy.verdict import Want
 
@@ -33,7 +31,7 @@ _HEADING_BYTES = 4096
 def tell(caller: Caller, path: bytes, file: OwnedFd, *, close_on_exec: bool) -> Answer | None:
     """What is served instead of a file of /proc, opened for reading. None: the file itself."""
     text = _text_of(caller, path, file)
-    return None if text is None else Fd(sealed.file_of(text).take(), close_on_exec)
+    return None if text is None else copies.give(caller, text, close_on_exec=close_on_exec)
 
 
 def _text_of(caller: Caller, path: bytes, file: OwnedFd) -> bytes | None:

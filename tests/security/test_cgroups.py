@@ -1,0 +1,267 @@
+"""Limits that cgroups keep: the program cannot leave its group, nothing is left of it, and only what is ours is used.
+
+What the limits do stands in test_memory_limit.py and test_process_limit.py, for both forms.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import groups
+from harness.forms import in_its_form
+from harness.running import Ended, Runner, system_python
+from harness.sharing import GROUPED
+from harness.waiting import line_of, until
+from security import broken
+
+from sandlockd.kernel import cgroups
+from sandlockd.kernel.paths import mounts
+
+pytestmark = pytest.mark.parametrize("as_user", [GROUPED], indirect=True)
+
+MEGA = 1 << 20
+_LIMITS = ["--memory", "64M", "--processes", "8"]
+
+
+@pytest.fixture
+def runner(runner: Runner, request: pytest.FixtureRequest) -> Runner:
+    return in_its_form(runner, request)
+
+
+def _kept_by(ended: Ended) -> dict[str, str]:
+    assert ended.status is not None
+    return dict(ended.status["usage"]["kept_by"])
+
+
+def _in(controller: bytes) -> Path:
+    place = cgroups.own_place(controller, mounts())
+    assert place is not None
+    return Path(os.fsdecode(place.path))
+
+
+def _made(where: Path) -> set[str]:
+    return {name for name in os.listdir(where) if name.startswith("sandlockd-")}
+
+
+# ---- who is in it
+
+_WHERE = "echo ready; read -r line; cat /proc/self/cgroup"
+
+
+@pytest.fixture
+def waiting(runner: Runner) -> Iterator[Any]:
+    line = runner.command_line(["sh", "-c", _WHERE], options=_LIMITS)
+    with runner.started(line) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert line_of(process.stdout.fileno()) == b"ready\n"
+        yield process
+        if process.poll() is None:
+            process.stdin.write(b"\n")
+            process.wait()
+
+
+def _group_of(runner: Runner, controller: bytes) -> Path:
+    (run,) = os.listdir(runner.place.state / "runs")
+    return _in(controller) / f"sandlockd-{run}"
+
+
+@pytest.mark.parametrize("controller", [cgroups.MEMORY, cgroups.PIDS])
+def test_the_program_alone_is_in_a_group_of_its_own(runner: Runner, waiting: Any, controller: bytes) -> None:
+    group = _group_of(runner, controller)
+    (pid,) = (group / "cgroup.procs").read_text().split()
+    assert Path(f"/proc/{pid}/comm").read_text() == "sh\n"
+    assert waiting.pid != int(pid)
+
+
+def test_it_is_gone_when_the_run_has_ended(runner: Runner, waiting: Any) -> None:
+    made = [_group_of(runner, controller) for controller in (cgroups.MEMORY, cgroups.PIDS)]
+    assert all(group.is_dir() for group in made)
+    waiting.stdin.write(b"\n")
+    assert waiting.wait() == 0
+    assert not any(group.exists() for group in made)
+
+
+def test_who_kept_it_is_told(runner: Runner) -> None:
+    ended = runner.sandboxed(["true"], options=[*_LIMITS, "-v"])
+    assert list(_kept_by(ended)) == ["memory", "processes"]
+    assert _kept_by(ended)["memory"].startswith("cgroup v")
+    assert b"limits kept by: memory: cgroup v" in ended.stderr
+    alone = runner.sandboxed(["true"], options=_LIMITS, env={cgroups.WITHOUT: "1"})
+    assert _kept_by(alone) == {"memory": "sandlockd", "processes": "sandlockd"}
+    assert _kept_by(runner.sandboxed(["true"])) == {}
+
+
+# ---- the program cannot leave it
+
+_LEAVES = """
+import errno, os, sys
+size = int(sys.argv[1]) << 20
+for path in sys.argv[2:]:
+    for name, text in (("cgroup.procs", b"0"), ("memory.limit_in_bytes", b"-1"), ("memory.max", b"max")):
+        try:
+            fd = os.open(os.path.join(path, name), os.O_WRONLY)
+            os.write(fd, text)
+            print(name, "written")
+        except OSError as error:
+            print(name, errno.errorcode[error.errno])
+    try:
+        os.mkdir(os.path.join(path, "further"))
+        os.rmdir(os.path.join(path, "further"))
+        print("made")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+held = [b"x" * (1 << 19) for _ in range(size >> 19)]
+print("taken")
+"""
+
+
+def _leaving(runner: Runner, patch: str = "") -> Ended:
+    command = [system_python(), "-S", "-c", _LEAVES, "200", _in(cgroups.MEMORY), _in(cgroups.PIDS)]
+    if patch:
+        return broken.run(runner, patch, command, options=["--memory", "64M"], timeout=60)
+    return runner.sandboxed(command, options=["--memory", "64M"], timeout=60)
+
+
+def test_a_program_of_roots_writes_no_file_of_a_group(runner: Runner) -> None:
+    ended = _leaving(runner)
+    assert b"written" not in ended.stdout and b"made" not in ended.stdout, ended.stdout
+    assert b"taken" not in ended.stdout and ended.reason == "memory"
+
+
+def test_without_the_wall_it_leaves_its_group(runner: Runner) -> None:
+    assert b"cgroup.procs written" in _leaving(runner, broken.OPEN_WALL + broken.ALLOW_ALL_PATHS).stdout
+
+
+_NOT_PUT = "from sandlockd.kernel import cgroups\ncgroups.Groups.take = lambda self, pid: None\n"
+
+
+def test_who_is_not_put_into_the_group_is_not_held(runner: Runner) -> None:
+    assert b"taken" in _leaving(runner, _NOT_PUT).stdout
+
+
+def test_where_it_may_write_the_groups_none_is_relied_on(runner: Runner) -> None:
+    for granted in (_in(cgroups.MEMORY), "/sys"):
+        ended = runner.sandboxed(["true"], options=[*_LIMITS, "--write", granted])
+        assert ended.returncode == 0, ended.stderr
+        assert _kept_by(ended) == {"memory": "sandlockd", "processes": "sandlockd"}
+
+
+# ---- what counts
+
+_SOCKETS = """
+import resource, socket
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = []
+for _ in range(1000):
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    try:
+        while True:
+            one.send(bytes(1 << 16))
+    except BlockingIOError:
+        held += [one, other]
+print("taken", flush=True)
+"""
+
+
+def test_buffers_of_the_kernels_count_where_a_cgroup_counts(runner: Runner) -> None:
+    command = [system_python(), "-S", "-c", _SOCKETS]
+    assert b"taken" in runner.bare(command).stdout
+    ended = runner.sandboxed(command, options=["--memory", "64M"])
+    assert ended.reason == "memory" and b"taken" not in ended.stdout
+
+
+_FILES = """
+import os
+for _ in range(2):
+    with open("large", "wb") as file:
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    with open("large", "rb") as file:
+        while file.read(1 << 20):
+            pass
+held = bytearray(b"x") * (30 << 20)
+os.unlink("large")
+"""
+
+
+@pytest.mark.parametrize("how", ["--write", "--workdir"])
+def test_files_that_the_kernel_keeps_in_memory_are_no_reason(runner: Runner, how: str) -> None:
+    command = [system_python(), "-S", "-c", _FILES]
+    ended = runner.sandboxed(command, options=["--memory", "64M", how, runner.work], timeout=60)
+    assert (ended.returncode, ended.reason) == (0, "exited"), ended.stderr
+
+
+# ---- what killed runs leave
+
+
+def _killed(runner: Runner, *, with_init: bool) -> list[Path]:
+    """The groups of a run that was killed while its program ran."""
+    runner.may_leave_temporary = True
+    line = runner.command_line(["sh", "-c", "echo ready; exec sleep 1000"], options=_LIMITS)
+    with runner.started(line) as process:
+        assert process.stdout is not None
+        assert line_of(process.stdout.fileno()) == b"ready\n"
+        made = [_group_of(runner, controller) for controller in (cgroups.MEMORY, cgroups.PIDS)]
+        program = int((made[0] / "cgroup.procs").read_text())
+        init = int(Path(f"/proc/{program}/stat").read_text().split(")")[1].split()[1])
+        process.send_signal(signal.SIGSTOP)
+        for pid in (init, program) if with_init else ():
+            os.kill(pid, signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    until(lambda: not Path(f"/proc/{program}").exists(), "the end of the program")
+    return made
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_init(runner: Runner) -> None:
+    made = _killed(runner, with_init=False)
+    until(lambda: not any(group.exists() for group in made), "the groups to go")
+
+
+def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting: Any) -> None:
+    """And not what a living neighbour has, or somebody else made."""
+    living = [_group_of(runner, controller) for controller in (cgroups.MEMORY, cgroups.PIDS)]
+    other = Runner(runner.place, runner.marker, runner.compiler)
+    for path in (runner.place.state / "runs").iterdir():
+        path.rename(runner.place.root / path.name)
+    left = _killed(other, with_init=True)
+    runner.may_leave_temporary = True
+    strangers = _in(cgroups.MEMORY) / f"strangers-{os.getpid()}"
+    strangers.mkdir()
+    try:
+        assert all(group.is_dir() for group in left)
+        line = other.command_line(["true"], options=[*_LIMITS, "--status-file", other.place.root / "o.json"])
+        assert other.run(line).returncode == 0
+        assert not any(group.exists() for group in left)
+        assert all(group.is_dir() for group in living) and strangers.is_dir()
+    finally:
+        strangers.rmdir()
+        groups.remove(left)
+        for path in runner.place.root.iterdir():
+            if path.name == living[0].name.removeprefix("sandlockd-"):
+                path.rename(runner.place.state / "runs" / path.name)
+
+
+# ---- where there is none
+
+_HIDDEN = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+
+
+def test_where_none_is_to_be_seen_the_limits_hold_without(runner: Runner) -> None:
+    """As in many containers. The mount is in a namespace of its own."""
+    wrap = ["unshare", "--mount", "sh", "-c", _HIDDEN, "sh"]
+    command = [system_python(), "-S", "-c", _LEAVES, "200"]
+    ended = runner.sandboxed(command, options=_LIMITS, wrap=wrap)
+    assert ended.reason == "memory" and b"taken" not in ended.stdout
+    assert _kept_by(ended) == {"memory": "sandlockd", "processes": "sandlockd"}
+    told = json.loads(runner.run([*wrap, *runner.command_line(["x"])[:1], "doctor", "--json"]).stdout)
+    (check,) = (one for one in told["checks"] if one["name"] == "cgroup.delegation")
+    assert check["state"] == "missing" and "no cgroup of ours is to be seen here" in check["detail"]
