@@ -250,8 +250,8 @@ static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
 {
 	struct user_regs_struct registers;
 
-	if (ptrace(PTRACE_GETREGS, tid, 0, &registers) < 0)
-		return; /* killed meanwhile */
+	if (!engine || ptrace(PTRACE_GETREGS, tid, 0, &registers) < 0)
+		return; /* nothing is trapped; or killed meanwhile */
 	if ((long long)registers.rax != -SLK_ERESTARTSYS || !is_trapped(engine, registers.orig_rax) ||
 	    may_wait(engine, tid, &registers))
 		return;
@@ -328,7 +328,7 @@ int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
 
 	if (is_rewritten(engine, tid, status))
 		return event == PTRACE_EVENT_STOP && slk_is_job_control(number) ? number : 0;
-	if (event == PTRACE_EVENT_STOP && engine)
+	if (event == PTRACE_EVENT_STOP)
 		restart_withdrawn_call(engine, tid);
 	if (slk_throttle_takes_stop(tid, status))
 		return 0;

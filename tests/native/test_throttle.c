@@ -16,8 +16,9 @@
 #include <linux/futex.h>
 
 #define MS UINT64_C(1000000)
-#define RUNS_MS 900
-#define PERCENT 40
+#define RUNS_MS 700
+#define PERCENT 10 /* also on a busy machine everybody would get more */
+#define UNSEEN_PERCENT 3
 /* What is saved up at the start, and what everybody has in hand before the first look comes. */
 #define AHEAD_MS 110
 
@@ -120,8 +121,9 @@ static _Noreturn void be_stopped(void)
 	pid_t child = fork();
 
 	if (child == 0)
-		burn(NULL), _exit(0);
-	for (int stops = 0; stops < 5; stops++) {
+		for (;;)
+			;
+	for (int stops = 0; stops < 3; stops++) {
 		usleep(20000);
 		kill(child, SIGSTOP);
 		if (waitpid(child, &status, WUNTRACED | WCONTINUED) != child || !WIFSTOPPED(status))
@@ -134,10 +136,12 @@ static _Noreturn void be_stopped(void)
 	_exit(waitpid(child, &status, WUNTRACED | WCONTINUED) == child && WIFSIGNALED(status) ? 0 : 6);
 }
 
-/* One after the other: it computes, and then waits for a moment. Nobody sends a signal, so no call may say EINTR. */
+#define SYS_epoll_pwait2_ 441 /* Linux 5.11, on every architecture */
+
+/* One after the other, each for a moment. Nobody sends a signal, so no call may say EINTR. */
 static int call(int kind, int epoll, int sem, const int *pair)
 {
-	struct timespec moment = {0, 300000};
+	struct timespec moment = {0, 1000};
 	struct timeval receive = {0, 1000};
 	struct epoll_event event;
 	struct sembuf take = {0, -1, 0};
@@ -147,7 +151,7 @@ static int call(int kind, int epoll, int sem, const int *pair)
 
 	switch (kind) {
 	case 0:
-		return epoll_wait(epoll, &event, 1, 1);
+		return (int)syscall(SYS_epoll_pwait2_, epoll, &event, 1, &moment, NULL, 0);
 	case 1:
 		return poll(NULL, 0, 1);
 	case 2:
@@ -173,17 +177,15 @@ static int call(int kind, int epoll, int sem, const int *pair)
 
 static _Noreturn void be_calls(void)
 {
-	uint64_t state = 88172645463325252u;
 	int epoll = epoll_create1(EPOLL_CLOEXEC), sem = semget(IPC_PRIVATE, 1, 0600), pair[2], bad = 0;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		_exit(3);
-	while (!is_over() && !bad) {
+	prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* each is over at once, so that it is hardly ever found waiting */
+	for (unsigned turn = 0; !is_over() && !bad; turn++) {
 		for (int kind = 0; kind < 8 && !bad; kind++) {
-			uint64_t until = slk_now_ns() + random_below(&state, 2000) * 1000;
-
-			while (slk_now_ns() < until)
-				;
+			if ((kind == 1 || kind == 6) && turn % 64)
+				continue; /* a millisecond at least */
 			errno = 0;
 			if (call(kind, epoll, sem, pair) < 0 && errno == EINTR)
 				bad = 10 + kind;
@@ -352,32 +354,32 @@ static void test_who_computes_in_short_turns_gets_no_more(void)
 
 static void test_no_parent_is_told(void)
 {
-	CHECK_EQUAL(0, run_at("parent", 30).status);
+	CHECK_EQUAL(0, run_at("parent", UNSEEN_PERCENT).status);
 }
 
 static void test_stops_of_job_control_are_told_as_ever(void)
 {
-	CHECK_EQUAL(0, run_at("stopped", 30).status);
+	CHECK_EQUAL(0, run_at("stopped", PERCENT).status);
 }
 
 static void test_no_call_is_interrupted(void)
 {
-	CHECK_EQUAL(0, run_at("calls", 10).status);
+	CHECK_EQUAL(0, run_at("calls", UNSEEN_PERCENT).status);
 }
 
 static void test_no_call_comes_back_with_less(void)
 {
-	CHECK_EQUAL(0, run_at("long", 60).status);
+	CHECK_EQUAL(0, run_at("long", 20).status);
 }
 
 static void test_but_with_a_signal(void)
 {
-	CHECK_EQUAL(0, run_at("alarm", 60).status);
+	CHECK_EQUAL(0, run_at("alarm", 20).status);
 }
 
 static void test_signals_interrupt_as_ever(void)
 {
-	CHECK_EQUAL(0, run_at("interrupted", 30).status);
+	CHECK_EQUAL(0, run_at("interrupted", UNSEEN_PERCENT).status);
 }
 
 static void test_more_than_there_is_is_no_limit(void)

@@ -172,7 +172,6 @@ class Limits:
                 f"everything was ended: its processes had used {_seconds(report.used_ns / 1e9)} of processors together,"
                 f" and {_seconds(self.cpu_time_s)} is the limit",
             )
-
         elif report.status == launching.LIMIT_CPU:
             self._reached = Passed(
                 Reason.KILLED,
