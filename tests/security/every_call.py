@@ -174,6 +174,7 @@ NOT_RACED: Final = {
     "bind connect getsockopt": "raced in test_unix_sockets.py",
     "inotify_rm_watch": "of a watch, whose path was judged",
     "process_madvise process_mrelease": "of processes",
+    "splice vmsplice": "with limits.memory only, and then refused whatever they name",
     "mmap": "of a descriptor that was judged when it was opened; what a race may gain stands in the security model",
 }
 
