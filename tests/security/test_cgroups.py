@@ -261,7 +261,7 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
     strangers = _in(cgroups.MEMORY) / f"strangers-{os.getpid()}"
     strangers.mkdir()
     try:
-        assert all(group.is_dir() for group in left)
+        # Any other run of root's may have been the next by now.
         line = other.command_line(["true"], options=[*_LIMITS, "--status-file", other.place.root / "o.json"])
         assert other.run(line).returncode == 0
         assert not any(group.exists() for group in left)
