@@ -55,6 +55,9 @@ def build(context: Context) -> dict[int, Callable[[Request], Answer | Later]]:
     return _numbered(context, by_name)
 
 
+_LISTS = ("getdents", "getdents64")
+
+
 class _Private:
     """The handlers with those of the private /proc asked first: brought when the first of them is asked.
 
@@ -66,8 +69,9 @@ class _Private:
         self._made: Mapping[str, Callable[[Context, Request], Answer | Later]] = {}
 
     def by_name(self) -> dict[str, Callable[[Context, Request], Answer | Later]]:
-        looks = (row.name for row in ROWS if row.treatment is Treatment.SEE)
-        return {name: partial(self._handle, name) for name in (*self._bare, *OWN_PIDS, *looks)}
+        """Of those names only that it has a handler for: whoever is put around these tells the others by that."""
+        looks = (row.name for row in ROWS if row.treatment is Treatment.SEE and row.paths)
+        return {name: partial(self._handle, name) for name in (*self._bare, *OWN_PIDS, *looks, *_LISTS)}
 
     def _handle(self, name: str, context: Context, request: Request) -> Answer | Later:
         if not self._made:
