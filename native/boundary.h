@@ -544,6 +544,8 @@ void slk_engine_set_mounts(struct slk_engine *engine, int slow_lookups, const in
 /* Interrupt the call that this thread of ours waits in; it has the signal unblocked. */
 int slk_poke(int32_t tid);
 int slk_become_subreaper(void);
+/* That /proc/self is its user's again after it has changed its ids (proc(5), PR_SET_DUMPABLE). */
+int slk_become_dumpable(void);
 int slk_pidfd_getfd(int pidfd, int fd);
 /* The id of the mount that an open descriptor is on, as in mountinfo; asks no file system server. */
 int slk_mount_id(int fd);

@@ -179,6 +179,11 @@ int slk_become_subreaper(void)
 	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
+int slk_become_dumpable(void)
+{
+	return prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
 int slk_fallocate(int fd, int mode, int64_t offset, int64_t length)
 {
 	return fallocate(fd, mode, offset, length) < 0 ? -errno : 0;

@@ -35,8 +35,8 @@ _WRITER_PATIENCE_S: Final = 10  # for whatever has a pipe open and will write th
 _OPENING_PATIENCE_S: Final = 1  # for whatever will open a FIFO
 
 
-def load_policy(names_or_files: Sequence[str], overrides: Overrides | None = None) -> Policy:
-    """The policy that `--policy` names, in order; `base` if none does.
+def load_policy(policies: Sequence[str | Source], overrides: Overrides | None = None) -> Policy:
+    """The policy that `--policy` names (presets, files), or that was read already, in order; `base` if there is none.
 
     Raises:
         PolicyErrors: everything that is wrong with it.
@@ -44,11 +44,14 @@ def load_policy(names_or_files: Sequence[str], overrides: Overrides | None = Non
     sources: list[Source] = []
     errors: list[PolicyError] = []
     context = context_here(overrides or Overrides())
-    for name in names_or_files or (DEFAULT_POLICY,):
+    for named in policies or (DEFAULT_POLICY,):
+        if isinstance(named, Source):
+            sources.append(named)
+            continue
         try:
-            sources.append(find_policy(name, context.cwd))
+            sources.append(find_policy(named, context.cwd))
         except Unavailable as error:
-            errors.append(PolicyError(name, None, "", str(error)))
+            errors.append(PolicyError(named, None, "", str(error)))
     try:
         policy = load(sources, context)
     except PolicyErrors as more:

@@ -116,6 +116,7 @@ class Sandbox:
         self._init_died = False
         self._started_at = 0.0
         self.on_stopped: Callable[[int], None] | None = None  # the program was stopped by job control
+        self.on_continued: Callable[[], None] | None = None
         self.on_process_exit: Callable[[object], None] | None = None
 
     # ---- starting ----
@@ -237,6 +238,10 @@ class Sandbox:
         self._engine.set_mounts(slow_lookups=self._mounts.any_slow, local=self._mounts.local_ids)
 
     @property
+    def init_pid(self) -> int:
+        return self._init_pid
+
+    @property
     def control_fd(self) -> int:
         assert self._control is not None
         return self._control.fd
@@ -302,6 +307,8 @@ class Sandbox:
         elif kind == launching.CONTINUED:
             self._advance(Event.CONTINUED)
             self.stopped_by = 0
+            if self.on_continued is not None:
+                self.on_continued()
         elif kind == launching.EXITED:
             self._program_exited(report.status)
         elif kind == launching.LIMIT:

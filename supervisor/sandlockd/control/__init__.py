@@ -1,0 +1,1 @@
+"""The service: who is asked by clients, and keeps a supervisor for each sandbox."""

@@ -1,0 +1,225 @@
+"""The control plane's side of the zygote and of each supervisor: who is asked for, what is told, and what comes back is
+let in only where the table of messages has it for the stage that this supervisor is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import trio
+
+from sandlockd.control import messages
+from sandlockd.control.channel import Channel, Closed
+from sandlockd.control.messages import Fork, Forked, NotForked, Ready, Reaped, Said, Stage, Start, Unfit
+from sandlockd.control.zygote import fork_zygote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from sandlockd.kernel.fds import OwnedFd
+
+_READY_PATIENCE_S = 30.0
+
+
+class SupervisorLost(Exception):
+    """It ended without its last word: killed from outside, or by us for what it sent."""
+
+
+class ZygoteLost(Exception):
+    """There is nobody to fork supervisors any more."""
+
+
+class OutOfStage(Exception):
+    """This order is not for a supervisor in this stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(f"not while it is {stage.value}")
+        self.stage = stage
+
+
+class Supervisor:
+    """One, from its fork to its end. Owns the line to it and its pidfd."""
+
+    def __init__(self, channel: Channel, pid: int, pidfd: OwnedFd) -> None:
+        self._channel = channel
+        self._pidfd = pidfd
+        self._said = 0
+        self.pid = pid
+        self.stage = Stage.FORKED
+
+    def order(self, order: messages.Order, streams: Sequence[int] = ()) -> None:
+        """streams: with a start; they stay the caller's.
+
+        Raises:
+            OutOfStage.
+            SupervisorLost: it is gone, or does not read any more, and was ended for that.
+        """
+        if not messages.may_order(self.stage, type(order)):
+            raise OutOfStage(self.stage)
+        try:
+            self._channel.send(order, streams)
+        except BlockingIOError:
+            self.end()
+            raise SupervisorLost("it does not read what it is told") from None
+        except Closed:
+            raise SupervisorLost("it has ended") from None
+        if isinstance(order, Start):
+            self.stage = Stage.STARTING
+
+    async def reports(self) -> AsyncIterator[messages.Report]:
+        """What it reports, to its last word.
+
+        Raises:
+            SupervisorLost.
+        """
+        while self.stage is not Stage.OVER:
+            yield await self.next_report()
+
+    async def next_report(self) -> messages.Report:
+        """Raises SupervisorLost."""
+        while True:
+            try:
+                report = self._received()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._channel.fileno())
+                continue
+            except Closed:
+                raise SupervisorLost("it ended without a word") from None
+            except (Unfit, OSError) as error:
+                self.end()
+                raise SupervisorLost(f"it was ended for what it sent: {error}") from None
+            await trio.lowlevel.checkpoint()
+            return report
+
+    def _received(self) -> messages.Report:
+        """Raises BlockingIOError, Closed, Unfit, OSError."""
+        data, fds = self._channel.receive()
+        for fd in fds:
+            fd.close()
+        if fds:
+            raise Unfit("descriptors beside a report")
+        report = messages.report_from(data)
+        self.stage = messages.after(self.stage, report)
+        if isinstance(report, Said):
+            self._said += 1
+            if self._said > messages.MAX_LINES:
+                raise Unfit("too many lines for people")
+        return report
+
+    def end(self) -> None:
+        """SIGKILL; its init sees that, and ends the sandbox."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd.fd, signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Wait for its death."""
+        await trio.lowlevel.wait_readable(self._pidfd.fd)
+
+    def close(self) -> None:
+        """It sees that, and ends what it has."""
+        self._channel.close()
+        self._pidfd.close()
+
+
+class Zygote:
+    """Forks at once: to be made before the loop, and anything of clients. Raises OSError."""
+
+    def __init__(self) -> None:
+        self._channel, self.pid = fork_zygote()
+        self._tickets = 0
+        self._waiting: dict[int, tuple[Channel, trio.Event]] = {}
+        self._made: dict[int, Supervisor | OSError] = {}
+        self.is_lost = False
+        self.on_reaped: Callable[[int, int], None] | None = None  # (pid, status as wait(2) gives it)
+
+    async def supervisor(self) -> Supervisor:
+        """One that waits for its start.
+
+        Raises:
+            OSError: no further process is allowed, or none answered.
+            SupervisorLost, ZygoteLost.
+        """
+        if self.is_lost:
+            raise ZygoteLost
+        ticket, self._tickets = self._tickets, self._tickets + 1
+        ours, theirs = Channel.pair()
+        forked = trio.Event()
+        self._waiting[ticket] = (ours, forked)
+        with theirs:
+            await self._ask(Fork(ticket), theirs.fd)
+        await forked.wait()
+        made = self._made.pop(ticket, None)
+        if made is None:
+            ours.close()
+            raise ZygoteLost
+        if isinstance(made, OSError):
+            ours.close()
+            raise made
+        await _made_ready(made)
+        return made
+
+    async def _ask(self, order: Fork, fd: int) -> None:
+        while True:
+            try:
+                self._channel.send(order, (fd,))
+                return
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._channel.fileno())
+            except Closed:
+                self._lost()
+                return
+
+    async def run(self) -> None:
+        """Take what it says, until it is gone: a task of its own."""
+        while not self.is_lost:
+            try:
+                data, fds = self._channel.receive()
+                self._take(messages.of_zygote_from(data), fds)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._channel.fileno())
+            except (Closed, Unfit, OSError):
+                self._lost()
+
+    def _take(self, message: Forked | NotForked | Reaped, fds: list[OwnedFd]) -> None:
+        """Raises Unfit."""
+        match message:
+            case Forked():
+                if len(fds) != 1 or message.ticket not in self._waiting:
+                    raise Unfit("a fork that nobody asked for, or without its pidfd")
+                channel, event = self._waiting.pop(message.ticket)
+                self._made[message.ticket] = Supervisor(channel, message.pid, fds[0])
+                event.set()
+            case NotForked():
+                _, event = self._waiting.pop(message.ticket)
+                self._made[message.ticket] = OSError(message.errno, os.strerror(message.errno))
+                event.set()
+            case Reaped():
+                if self.on_reaped is not None:
+                    self.on_reaped(message.pid, message.status)
+
+    def _lost(self) -> None:
+        self.is_lost = True
+        waiting, self._waiting = self._waiting, {}
+        for _, event in waiting.values():
+            event.set()
+
+    def close(self) -> None:
+        """It ends when it sees that, and is waited for. Supervisors do not: they have lines of their own."""
+        self.is_lost = True
+        self._channel.close()
+        os.waitpid(self.pid, 0)
+
+
+async def _made_ready(made: Supervisor) -> None:
+    """Raises SupervisorLost."""
+    report = None
+    with trio.move_on_after(_READY_PATIENCE_S):
+        report = await made.next_report()
+    if isinstance(report, Ready) and report.version == messages.VERSION:
+        return
+    made.end()
+    made.close()
+    raise SupervisorLost("it is not ready, or of another version")

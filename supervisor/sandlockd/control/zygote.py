@@ -1,0 +1,172 @@
+"""The process that supervisors are forked from: it has imported all that they need, one thread, no loop, and nobody's
+words in its memory. It forks when it is told to, says what became of its children, and ends with the control plane.
+
+What it forks gets its own end of a channel and nothing else: no log, no socket of clients, no other supervisor's line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import select
+import signal
+
+from sandlockd.control import messages
+from sandlockd.control.channel import Channel, Closed
+from sandlockd.control.messages import Fork, Forked, NotForked, Reaped
+from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.native import check, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_STREAMS = (0, 1, 2)
+
+
+def fork_zygote() -> tuple[Channel, int]:
+    """The line to it, and its pid. To be called while this process has one thread and holds nothing of clients.
+
+    Raises OSError.
+    """
+    ours, theirs = Channel.pair()
+    pid = os.fork()
+    if pid == 0:
+        _be_zygote(theirs)
+    theirs.close()
+    return ours, pid
+
+
+def _be_zygote(channel_end: OwnedFd) -> NoReturn:
+    status = 1
+    try:
+        _name("sandlockd-zyg")
+        channel = Channel.of(_alone_with(channel_end))
+        _import_all()
+        gc.collect()
+        gc.freeze()  # what is shared with the children stays so: the collector writes into what it looks at
+        _serve(channel)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _alone_with(channel_end: OwnedFd) -> OwnedFd:
+    """Everything else is closed; the streams lead nowhere, but for errors, which are for people."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in _STREAMS[:2]:
+        os.dup2(null, fd)
+    kept = len(_STREAMS)
+    if channel_end.fd != kept:
+        os.dup2(channel_end.take(), kept, inheritable=False)
+    else:
+        channel_end.take()
+    check(lib.slk_close_from(kept + 1, 0))
+    return OwnedFd(kept)
+
+
+def _name(text: str) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write(text)  # for people
+
+
+def _import_all() -> None:
+    """Of a run with all that it may have: what a supervisor imports late is paid for by each."""
+    import sandlockd.control.supervising
+    import sandlockd.handlers.limited.view
+    import sandlockd.handlers.merged.acquaintance
+    import sandlockd.handlers.merged.table
+    import sandlockd.handlers.private.table
+    import sandlockd.handlers.record
+    import sandlockd.handlers.table
+    import sandlockd.kernel.memlimit
+    import sandlockd.launch.processors
+    import sandlockd.notify.dispatch
+    import sandlockd.notify.loop
+    import sandlockd.notify.waits
+    import sandlockd.process.watcher
+    import sandlockd.review.changelist
+    import sandlockd.review.dropping
+    import sandlockd.sandbox.trees  # noqa: F401 - imported for what is forked
+
+
+def _serve(channel: Channel) -> None:
+    """Until the control plane is gone. Raises OSError."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    waiting = select.poll()
+    waiting.register(channel.fileno(), select.POLLIN)
+    waiting.register(reader, select.POLLIN)
+    with contextlib.suppress(Closed):
+        while True:
+            ready = dict(waiting.poll())
+            if reader in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(reader, 1 << 12)
+                _reap(channel)
+            if channel.fileno() in ready:
+                _fork_one(channel)
+
+
+def _fork_one(channel: Channel) -> None:
+    """Raises Closed, Unfit, OSError."""
+    try:
+        data, fds = channel.receive()
+    except BlockingIOError:
+        return
+    order = messages.for_zygote_from(data)
+    if len(fds) != 1:
+        raise messages.Unfit("a fork needs one descriptor")
+    with fds[0] as end:
+        _answer_fork(channel, order, end)
+
+
+def _answer_fork(channel: Channel, order: Fork, end: OwnedFd) -> None:
+    try:
+        pid = os.fork()
+    except OSError as error:
+        _tell(channel, NotForked(order.ticket, error.errno or errno.EAGAIN))
+        return
+    if pid == 0:
+        _be_supervisor(channel, end)
+    with OwnedFd(os.pidfd_open(pid)) as pidfd:
+        _tell(channel, Forked(order.ticket, pid), pidfd.fd)
+
+
+def _be_supervisor(channel: Channel, end: OwnedFd) -> NoReturn:
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        channel.close()
+        _name("sandlockd-sup")
+        from sandlockd.control.supervising import supervise_after_fork
+
+        supervise_after_fork(_alone_with(end))
+    finally:
+        os._exit(1)
+
+
+def _reap(channel: Channel) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _tell(channel, Reaped(pid, status))
+
+
+def _tell(channel: Channel, message: messages.Message, *fds: int) -> None:
+    """Here waiting is right: there is nothing else to do for whoever does not read. Raises Closed, OSError."""
+    while True:
+        try:
+            channel.send(message, fds)
+            return
+        except BlockingIOError:
+            waiting = select.poll()
+            waiting.register(channel.fileno(), select.POLLOUT)
+            waiting.poll()
