@@ -220,6 +220,8 @@ class _Supervisor:
 
     def _obey_one(self, sandbox: Sandbox, order: messages.Order) -> None:
         match order:
+            case Signal(number=signal.SIGCONT):
+                sandbox.go_on()
             case Signal():
                 sandbox.signal(order.number)
             case Stop():
