@@ -105,7 +105,7 @@ else:  # without importing typing
 # So many threads of all processes together for each process that is allowed: node has 11, a JVM some 30 and more.
 THREADS_PER_PROCESS = 16
 
-# So many forks that find no room fail at once; those that follow wait first, until the program has asked less for a while.
+# So many forks that find no room fail at once; those that follow wait first, until the program has asked less often.
 REFUSALS_AT_ONCE = 100
 
 _BATCH = lib.SLK_BATCH_MAX
