@@ -107,7 +107,7 @@ static void note(pid_t tid, uint8_t flags)
 {
 	if (!(throttle->flags[tid] & IS_LISTED))
 		throttle->tids[throttle->tid_count++] = tid;
-	throttle->flags[tid] |= IS_LISTED | flags;
+	throttle->flags[tid] |= (uint8_t)(IS_LISTED | flags);
 }
 
 /* Its place in the list goes with the next release. */
