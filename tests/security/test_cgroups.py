@@ -259,7 +259,8 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
     left = _killed(other, with_init=True)
     runner.may_leave_temporary = True
     strangers = [
-        _in(cgroups.MEMORY) / f"{begin}-{os.getpid()}" for begin in ("strangers", "sandlockd", "sandlockd-web")
+        _in(cgroups.MEMORY) / f"{begin}-{os.getpid()}"
+        for begin in ("strangers", "sandlockd", "sandlockd-web")
     ]
     for group in strangers:
         group.mkdir()
