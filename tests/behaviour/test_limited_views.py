@@ -356,7 +356,7 @@ print(comes_true(lambda: free() < before - 1200))
 lowest = free()
 for one in held:
     os.close(one)
-print(comes_true(lambda: free() > lowest + 1200))
+print(comes_true(lambda: free() > lowest + 600))  # not all of them may have been seen before they were closed
 """
 
 

@@ -59,14 +59,14 @@ static int be_parents(void *argument)
 {
 	struct line *line = argument;
 	pthread_t thread;
-	pid_t nobodys;
+	pid_t zombie;
 
 	line->pids[0] = getpid();
 	line->pids[1] = in_child(sleep_on, NULL);
-	nobodys = fork();
-	if (nobodys == 0)
+	zombie = fork();
+	if (zombie == 0)
 		_exit(0); /* nobody waits for it */
-	line->pids[2] = nobodys;
+	line->pids[2] = zombie;
 	pthread_create(&thread, NULL, fork_in_thread, line);
 	pause();
 	return 0;

@@ -48,6 +48,7 @@ def _used_s(ended: Ended) -> tuple[float, float]:
     return ended.status["usage"]["cpu"], ended.status["usage"]["wall"]
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("way", _WAYS)
 def test_nobody_gets_more_than_its_share(
     runner: Runner, measured: Callable[[str, object], None], way: str

@@ -77,6 +77,7 @@ _NOT_BY_A_LINK = {
 _NOT_BY_A_DESCRIPTOR = ("ftruncate", "fallocate", "ioctl")
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("mode", ["threads", "processes"])
 def test_bare_every_race_is_won(runner: Runner, mode: str, measured: Measured) -> None:
     """The oracle: every call, in every way, reads or changes what is outside where nothing stops it."""

@@ -152,6 +152,7 @@ def test_but_would_if_the_rules_of_the_tree_were_those_of_the_machine(runner: Ru
     assert real_changes or SECRET.decode() in told["found"]
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("kind", KINDS)
 def test_swapping_the_object_of(runner: Runner, real: Path, kind: str, soak: bool) -> None:
     """The path leads to a file of the tree when it is judged, and to the canary in the real /tmp when it is used."""

@@ -276,7 +276,8 @@ def test_the_attack_succeeds_with_the_check_removed(runner: Runner) -> None:
         )
     patch = (
         "from sandlockd.handlers import procfiles\n"
-        "procfiles.members.belongs = lambda context, pid: True\n"
+        "from sandlockd.handlers.private import members\n"
+        "members.belongs = lambda context, pid: True\n"
         "procfiles._OF_ANY = procfiles._OF_ANY | {b'environ', b'mem'}\n"
     )
     with victim(runner) as (process, _):

@@ -207,6 +207,7 @@ def _with_input(slow: FileSystem) -> dict[str, Any]:
     return {**slow.popen(), "input": b"\n"}
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize(("call", "name", "hangs_in", "hung_name"), _HANGING)
 def test_a_call_that_hangs_keeps_no_other_waiting(
     runner: Runner, as_user: User, tree: list[Any], call: str, name: str, hangs_in: Call, hung_name: str

@@ -25,6 +25,7 @@ def _counts(ended: Ended) -> tuple[int, int]:
     return int(calls), int(leaks)
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("where", ["outside", "in-the-lower-tree"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_swapping_the_object_of(runner: Runner, kind: str, where: str, soak: bool) -> None:

@@ -104,6 +104,7 @@ def _race(
         return int(calls), int(done), reached
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("where", ["outside", "in-the-lower-tree"])
 @pytest.mark.parametrize("kind", [*_OWN, *_BINDING])
 def test_swapping_while_a_socket_is_connected_or_bound(

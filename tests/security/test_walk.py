@@ -361,6 +361,7 @@ def test_only_what_tells_of_existence_succeeds(runner: Runner, world: World) -> 
 # ---- the walk can fail ----
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize(
     ("patch", "aspect"),
     [

@@ -73,6 +73,9 @@ _PASSED_ON = tuple(
 )
 # Only kept from stopping us: the terminal sends them to whoever of the group uses it in the background.
 _HELD_OFF = (signal.SIGTTIN, signal.SIGTTOU)
+# To clean up with, where memory is what ended the run. Untouched until then: address space only. Without any, CPython
+# 3.11 does not raise MemoryError where a call needs room for frames: it crashes.
+_SPARE_BYTES = 1 << 20
 
 
 class Options:
@@ -186,16 +189,19 @@ class _Foreground:
         require_room_in_files()
         remember_children()
         sweep()
+        spare = bytearray(_SPARE_BYTES)
         private = PrivateDirectory()
         try:
             prepared = self._prepare(private)
             try:
                 self._run_prepared(prepared, private)
             finally:
+                spare.clear()
                 prepared.close()
             if self._result.error is not None:
                 say(self._result.error)
         finally:
+            spare.clear()
             problem = private.remove()
             if problem is not None:
                 say(problem)

@@ -151,9 +151,7 @@ def _leaf(rest: bytes) -> bytes:
 
 
 def _in_sandbox(context: Context, pid: int) -> bool:
-    from sandlockd.handlers.private import (
-        members,
-    )  # late: a program that reads nothing of others does without
+    from sandlockd.handlers.private import members  # late: who reads nothing of others does without
 
     return members.belongs(context, pid)
 

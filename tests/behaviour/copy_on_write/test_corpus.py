@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from behaviour.copy_on_write.differences import (
@@ -21,7 +22,7 @@ from behaviour.copy_on_write.differences import (
     Differences,
     reason,
 )
-from harness.copy_on_write import CORPUS, Result, Runs, every_program
+from harness.copy_on_write import CORPUS, GROUPS, Result, Runs, every_program
 from harness.users import User
 from harness.ways import BARE, BARE_AGAIN, COMMITTED, DISCARDED, ELSEWHERE, GRANTED, OVERLAYFS, Way
 
@@ -30,6 +31,11 @@ from sandlockd.kernel.syscalls import BY_NAME, Kind, Treatment
 _PROGRAMS = [pytest.param(program, id="-".join(program)) for program in every_program()]
 
 Program = tuple[str, str]
+
+
+def _of(*groups: str) -> list[Any]:
+    assert set(groups) <= set(GROUPS)
+    return [program for program in _PROGRAMS if program.values[0][0] in groups]
 
 
 def _possible(way: Way) -> None:
@@ -110,7 +116,7 @@ def test_sandboxed(runs: Runs, as_user: User, program: Program) -> None:
 
 
 @pytest.mark.one_user
-@pytest.mark.parametrize("program", _PROGRAMS)
+@pytest.mark.parametrize("program", _of("renaming", "removing", "owners", "attributes"))
 def test_discarded(runs: Runs, as_user: User, program: Program) -> None:
     _possible(DISCARDED)
     discarded = _result(runs, as_user, DISCARDED, program)
@@ -124,10 +130,7 @@ def _is_untouched(result: Result) -> None:
     assert not touched, "\n" + "\n".join(touched)
 
 
-@pytest.mark.parametrize(
-    "program",
-    [program for program in _PROGRAMS if program.values[0][0] in ("identity", "telling", "listing")],
-)
+@pytest.mark.parametrize("program", _of("identity", "telling", "listing"))
 def test_stored_on_another_file_system(runs: Runs, as_user: User, program: Program) -> None:
     """What tells of an object tells the same as bare, wherever its copy lies."""
     _possible(ELSEWHERE)

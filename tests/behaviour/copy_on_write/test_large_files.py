@@ -93,6 +93,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("after_s", [0, 0.01, 0.03, 0.06])
 def test_a_program_that_ends_meanwhile_has_its_change_made_or_not(runner: Runner, after_s: float) -> None:
     """What goes on in another thread then needs all that the end of a run releases."""

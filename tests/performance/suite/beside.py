@@ -23,7 +23,7 @@ _BUDGET = Budget(2, Measure.ABSOLUTE)
 _SAMPLES = 3000
 _ATTACKS = Path(__file__).resolve().parents[2] / "security" / "attacks"
 _NO_CAP = "100000000"
-_LIMITS = "[limits]\nmemory = '256M'\nprocesses = 32\ndisk = '256M'\n"
+_LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\n"
 _FILES = 'i=0; while :; do i=$((i+1)); head -c 100000 /dev/zero > "$TMPDIR/f$i" || rm -f "$TMPDIR"/f*; done 2>/dev/null'
 _SCAN = "while :; do find /proc -maxdepth 3; done > /dev/null 2>&1"
 _LOOK_S = 0.02
@@ -65,7 +65,9 @@ def measure(
     place: Place, sandlockd: Path, subjects: Sequence[Subject], rows: Sequence[Row], *, quick: bool
 ) -> None:
     """One round, into the rows; the subjects one after the other."""
-    samples = 20 if quick else _SAMPLES
+    samples, started_s, limits = _SAMPLES, _STARTED_S, _LIMITS.format(processes=32)
+    if quick:
+        samples, started_s, limits = 5, 0.0, _LIMITS.format(processes=2)
     wanted = {row.name: row for row in rows}
     programs = {name: _compiled(place, name) for name in ("forks", "takers")}
     for bomb in BOMBS:
@@ -75,7 +77,7 @@ def measure(
         for subject in subjects:
             try:
                 idle_s = _percentile_s(place, subject, samples)
-                with _bomb(place, sandlockd, bomb, programs):
+                with _bomb(place, sandlockd, bomb, programs, limits=limits, started_s=started_s):
                     row.add(subject.kind, _percentile_s(place, subject, samples) / idle_s)
             except Failure as failure:
                 row.fail(subject.kind, str(failure))
@@ -102,14 +104,16 @@ def _compiled(place: Place, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _bomb(place: Place, sandlockd: Path, bomb: Bomb, programs: dict[str, Path]) -> Iterator[None]:
+def _bomb(
+    place: Place, sandlockd: Path, bomb: Bomb, programs: dict[str, Path], *, limits: str, started_s: float
+) -> Iterator[None]:
     """It goes off, and again whenever it was ended, until the block is left."""
     over = threading.Event()
     directory = place.scratch / "bomb"
     (directory / "tree").mkdir(parents=True, exist_ok=True)
     (directory / "written").mkdir(exist_ok=True)
     policy = directory / "policy.toml"
-    policy.write_text(_LIMITS)
+    policy.write_text(limits)
     meant = {name: str(path) for name, path in programs.items()} | {
         "counter": str(directory / "written" / "counter")
     }
@@ -139,7 +143,7 @@ def _bomb(place: Place, sandlockd: Path, bomb: Bomb, programs: dict[str, Path]) 
     thread = threading.Thread(target=keep_on, args=(go_off(),))
     thread.start()
     try:
-        over.wait(_STARTED_S)
+        over.wait(started_s)
         yield
     finally:
         over.set()
