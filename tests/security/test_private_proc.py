@@ -15,7 +15,7 @@ from harness.terminal import open_terminal
 from harness.waiting import line_of
 from security import broken, strangers
 from security.canaries import victim
-from security.raw_calls import AT_FDCWD, Buffer, Outcome, Script, program
+from security.raw_calls import AT_FDCWD, Buffer, Bytes, Outcome, Script, program
 
 Make = Callable[[int, Path], Script]
 
@@ -136,7 +136,12 @@ def _from_deep_down(number: int) -> Script:
         script.chdir(b"d" * 100)
     script.mkdir(b"deepest", 0o700)
     up = b"../" * 60
-    ways = (b"%bproc/%d", b"%bproc/%d/../version", b"deepest/../%bproc/%d", b"./deepest/../%bproc/%d/../version")
+    ways = (
+        b"%bproc/%d",
+        b"%bproc/%d/../version",
+        b"deepest/../%bproc/%d",
+        b"./deepest/../%bproc/%d/../version",
+    )
     for path in (*(way % (up, number) for way in ways), up):
         script.newfstatat(AT_FDCWD, path, Buffer(144), 0)
         script.openat(AT_FDCWD, path, os.O_PATH)
@@ -224,7 +229,8 @@ libc = ctypes.CDLL(None)
 os.mkfifo("fifo")
 watch = libc.inotify_init1(os.O_NONBLOCK)
 print(libc.inotify_add_watch(watch, b"fifo", 0x20))
-for name, head in (("script", b"#!fifo\\n"), ("spaced", b"#! ./fifo x"), ("up", b"#!../%b/fifo" % os.fsencode(os.path.basename(os.getcwd())))):
+here = os.fsencode(os.path.basename(os.getcwd()))
+for name, head in (("script", b"#!fifo\\n"), ("spaced", b"#! ./fifo x"), ("up", b"#!../%b/fifo" % here)):
     with open(name, "wb") as file:
         file.write(head)
     os.chmod(name, 0o755)
@@ -352,9 +358,7 @@ def test_with_deep_directories_taken_for_elsewhere_ways_up_tell(runner: Runner) 
     patch = _ALL_ARE_SHOWN.format(module="walk", name="_is_elsewhere", instead="lambda *_: True")
     with victim(runner) as (process, _):
         script = _from_deep_down(process.pid)
-        outcomes = broken.results(
-            runner, patch, script, "--write", str(runner.work), policy=strangers.POLICY
-        )
+        outcomes = broken.results(runner, patch, script, "--write", str(runner.work), policy=strangers.POLICY)
     assert [outcome.error for outcome in outcomes[85:93]] != ["ENOENT"] * 8
 
 

@@ -71,9 +71,9 @@ class Look(NamedTuple):
 def _leaders(caller: Caller, offset: int) -> tuple[Sequence[int], bool]:
     """The processes of the sandbox; and whether they are those that were found for a part of the listing before.
 
-    With a small buffer a listing is asked for in many parts: to look for all processes for each would take the square of
-    their number. Whoever goes on within a second is told of those that were there then, and are there still. Whoever was
-    there when he began is among them; whoever rewinds begins anew.
+    With a small buffer a listing is asked for in many parts: to look for all processes for each would take the square
+    of their number. Whoever goes on within a second is told of those that were there then, and are there still. Whoever
+    was there when he began is among them; whoever rewinds begins anew.
     """
     if caller.context.index is None:
         return members.leaders(caller.context), False  # in a worker: what is remembered is the loop's
