@@ -65,6 +65,7 @@ class Look(NamedTuple):
 
     leaders: Sequence[int]
     offset: int
+    end: int  # where the part that was asked for ended
     at_s: float
 
 
@@ -72,27 +73,39 @@ def _leaders(caller: Caller, offset: int) -> tuple[Sequence[int], bool]:
     """The processes of the sandbox; and whether they are those that were found for a part of the listing before.
 
     With a small buffer a listing is asked for in many parts: to look for all processes for each would take the square
-    of their number. Whoever goes on within a second is told of those that were there then, and are there still. Whoever
-    was there when he began is among them; whoever rewinds begins anew.
+    of their number. Whoever goes on within a second, from where his last part ended, is told of those that were there
+    then, and are there still. Whoever was there when he began is among them. Whoever rewinds or seeks begins anew, as
+    does whoever has opened it anew, unless he seeks to that very place at once.
     """
     if caller.context.index is None:
         return members.leaders(caller.context), False  # in a worker: what is remembered is the loop's
     looks, now_s = caller.context.looks, time.monotonic()
-    key = (caller.tgid, lookup.as_int(caller.request.args[0]))
+    key = _key(caller)
     look = looks.pop(key, None)
-    goes_on = look is not None and offset > look.offset and now_s < look.at_s + _LOOK_HOLDS_S
+    goes_on = look is not None and look.offset < offset == look.end and now_s < look.at_s + _LOOK_HOLDS_S
     if look is None or not goes_on:
-        look = Look(members.leaders(caller.context), offset, now_s)
+        look = Look(members.leaders(caller.context), offset, offset, now_s)
     while len(looks) >= _LOOKS_MAX:
         del looks[next(iter(looks))]
     looks[key] = look._replace(offset=offset)
     return look.leaders, goes_on
 
 
+def _ended(caller: Caller, taken: Sequence[Row]) -> None:
+    looks, key = caller.context.looks, _key(caller)
+    if taken and key in looks:
+        looks[key] = looks[key]._replace(end=taken[-1].offset + 1)
+
+
+def _key(caller: Caller) -> tuple[int, int]:
+    return caller.tgid, lookup.as_int(caller.request.args[0])
+
+
 def _rows(caller: Caller, offset: int, size: int) -> list[Row]:
     """No more than fill a buffer of this size and one row."""
     found = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
     leaders, are_old = _leaders(caller, offset)
+    asked = size
     for at in range(bisect_left(leaders, offset - _FIRST_PROCESS), len(leaders)):
         if size < 0:
             break
@@ -104,6 +117,8 @@ def _rows(caller: Caller, offset: int, size: int) -> list[Row]:
         if row is not None:
             found.append(row)
             size -= listing.record_size(row.name)
+    if caller.context.index is not None:
+        _ended(caller, listing.take(found, offset, asked))
     return found
 
 
