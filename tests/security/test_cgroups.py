@@ -258,17 +258,20 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
         path.rename(runner.place.root / path.name)
     left = _killed(other, with_init=True)
     runner.may_leave_temporary = True
-    strangers = _in(cgroups.MEMORY) / f"strangers-{os.getpid()}"
-    strangers.mkdir()
+    strangers = [
+        _in(cgroups.MEMORY) / f"{begin}-{os.getpid()}"
+        for begin in ("strangers", "sandlockd", "sandlockd-web")
+    ]
+    for group in strangers:
+        group.mkdir()
     try:
         # Any other run of root's may have been the next by now.
         line = other.command_line(["true"], options=[*_LIMITS, "--status-file", other.place.root / "o.json"])
         assert other.run(line).returncode == 0
         assert not any(group.exists() for group in left)
-        assert all(group.is_dir() for group in living) and strangers.is_dir()
+        assert all(group.is_dir() for group in (*living, *strangers))
     finally:
-        strangers.rmdir()
-        groups.remove(left)
+        groups.remove([*left, *strangers])
         for path in runner.place.root.iterdir():
             if path.name == living[0].name.removeprefix("sandlockd-"):
                 path.rename(runner.place.state / "runs" / path.name)
@@ -277,6 +280,16 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
 # ---- where there is none
 
 _HIDDEN = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+
+
+_WITHOUT_CGROUPS = "from sandlockd.kernel import cgroups\ncgroups._OWN_GROUPS = '/proc/self/none'\n"
+
+
+def test_on_a_kernel_that_has_none_the_limits_hold_without(runner: Runner) -> None:
+    """This one has them: another name is asked for, which is not there either."""
+    ended = broken.run(runner, _WITHOUT_CGROUPS, ["echo", "begun"], options=_LIMITS)
+    assert (ended.returncode, ended.stdout) == (0, b"begun\n"), ended.stderr
+    assert _kept_by(ended) == {"memory": "sandlockd", "processes": "sandlockd"}
 
 
 def test_where_none_is_to_be_seen_the_limits_hold_without(runner: Runner) -> None:

@@ -144,7 +144,7 @@ static void calls(void)
 			_exit(4);
 }
 
-/* A program that nobody may look into, where it is an ordinary user's. */
+/* Two of a program that nobody may look into, where it is an ordinary user's. */
 static void unreadable(const char *self)
 {
 	char copy[] = "./hogXXXXXX", buffer[65536];
@@ -158,11 +158,28 @@ static void unreadable(const char *self)
 	fchmod(to, 0111);
 	close(to);
 	snprintf(text, sizeof(text), "%lld", (long long)((end_ns - now_ns()) / 1000000));
-	if (fork() == 0) {
-		execl(copy, "hog", "alone", text, NULL);
-		_exit(6);
+	for (int i = 0; i < 2; i++)
+		if (fork() == 0) {
+			execl(copy, "hog", "alone", text, NULL);
+			_exit(6);
+		}
+	while (wait(NULL) > 0)
+		;
+}
+
+/* Calls that are made otherwise for it, by who stops it for that; and then it goes on alone. */
+static void enters(void)
+{
+	int64_t half_ns = now_ns() + (end_ns - now_ns()) / 2;
+
+	mkdir("made", 0755);
+	while (now_ns() < half_ns) {
+		if (chdir("made") < 0 || chdir("..") < 0)
+			_exit(7);
+		for (int64_t until = now_ns() + 20000; now_ns() < until;)
+			;
 	}
-	wait(NULL);
+	burn(NULL);
 }
 
 int main(int argc, char **argv)
@@ -192,6 +209,8 @@ int main(int argc, char **argv)
 		waker();
 	else if (!strcmp(way, "calls"))
 		calls();
+	else if (!strcmp(way, "enters"))
+		enters();
 	else if (!strcmp(way, "unreadable"))
 		unreadable(argv[0]);
 	else
