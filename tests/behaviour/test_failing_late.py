@@ -39,7 +39,14 @@ def _require_said(ended: Ended, *words: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cli/run.py", "policy/load.py", "launch/filter.py", "notify/dispatch.py", "handlers/table.py"],
+    [
+        "cli/run.py",
+        "sandbox/run.py",
+        "policy/load.py",
+        "launch/filter.py",
+        "notify/dispatch.py",
+        "handlers/table.py",
+    ],
 )
 def test_a_module_that_is_gone_is_named_and_nothing_runs(runner: Runner, name: str) -> None:
     made = runner.work / "made"
@@ -57,8 +64,8 @@ def test_a_module_that_is_gone_is_named_and_nothing_runs(runner: Runner, name: s
 
 
 def test_the_log_of_a_run_that_nobody_foresaw_to_fail_says_that_it_never_started(runner: Runner) -> None:
-    ended = _without(runner, "cli/trees.py", "main", "--workdir", runner.work, "--", "true")
-    _require_said(ended, "cli.trees")
+    ended = _without(runner, "sandbox/trees.py", "main", "--workdir", runner.work, "--", "true")
+    _require_said(ended, "sandbox.trees")
     end = runner.audit()[-1]
     assert (end["kind"], end["reason"], end["has_run"], end["exit_status"]) == (
         "end",
@@ -66,7 +73,7 @@ def test_the_log_of_a_run_that_nobody_foresaw_to_fail_says_that_it_never_started
         False,
         125,
     )
-    assert "cli.trees" in end["error"]
+    assert "sandbox.trees" in end["error"]
     assert b"it was not started, exit status 125" in runner.sandlockd("explain").stdout
 
 

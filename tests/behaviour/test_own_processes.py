@@ -11,6 +11,7 @@ import pytest
 from harness.running import Runner, require, system_python
 from harness.terminal import open_terminal
 from harness.with_psutil import with_psutil
+from security import broken
 
 _POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
 
@@ -73,6 +74,77 @@ def test_a_listing_is_exact_with_any_buffer_at_any_offset(runner: Runner) -> Non
     ended = runner.both([system_python(), "-c", _LISTING], policy=_POLICY)
     assert b"False" in ended.stdout  # the child has gone
     assert ended.stdout.count(b"True") >= 15
+
+
+_PARTS = (
+    _NAMED
+    + """
+sleeping = [child, *(subprocess.Popen(["sleep", "100"]) for _ in range(40))]
+fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+buffer = ctypes.create_string_buffer(64)
+parts = 0
+def rest():
+    global parts
+    while (count := libc.syscall(217, fd, buffer, 64)) > 0:
+        parts += 1
+        at = 0
+        while at < count:
+            length = struct.unpack_from("=H", buffer.raw, at + 16)[0]
+            yield buffer.raw[at + 19 : at + length].split(b"\\0")[0].decode()
+            at += length
+def own(names):
+    return [sleeper in names for sleeper in (str(one.pid) for one in sleeping)]
+begun = rest()
+while next(begun) != str(child.pid):
+    pass
+gone = sleeping[-3]
+gone.kill()
+gone.wait()
+print(own(list(begun)))
+sleeping.append(subprocess.Popen(["sleep", "100"]))
+os.lseek(fd, 0, os.SEEK_SET)
+print(own(list(rest())), parts > 40)
+os.lseek(fd, 0, os.SEEK_SET)
+begun = rest()
+while next(begun) != str(child.pid):
+    pass
+at = os.lseek(fd, 0, os.SEEK_CUR)
+os.close(fd)
+sleeping.append(subprocess.Popen(["sleep", "100"]))
+fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+os.lseek(fd, at + 1, os.SEEK_SET)
+print(str(sleeping[-1].pid) in list(rest()))
+for one in sleeping:
+    one.kill()
+"""
+)
+
+
+def test_a_listing_in_many_parts_has_who_is_there_all_the_while_and_nobody_who_is_gone(
+    runner: Runner,
+) -> None:
+    ended = runner.both([system_python(), "-c", _PARTS], policy=_POLICY)
+    assert ended.stdout.count(b"False") == 3, ended  # its beginning was told before; who is gone, twice
+
+
+_COUNTING = """
+import os
+from sandlockd.kernel import procfs
+members = procfs.members
+def counted(init_pid):
+    os.write(2, b"look ")
+    return members(init_pid)
+procfs.members = counted
+"""
+
+
+@pytest.mark.one_user
+def test_a_listing_in_many_parts_is_not_looked_for_with_each_of_them(runner: Runner) -> None:
+    ended = broken.run(runner, _COUNTING, [system_python(), "-c", _PARTS], policy=_POLICY)
+    assert ended.stdout.endswith(b"True\n"), ended
+    assert 2 <= ended.stderr.count(b"look ") <= 20, (
+        ended
+    )  # of 80 parts: a new one with each beginning, and each second
 
 
 _CALLS = (

@@ -20,9 +20,9 @@ import trio
 
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.state import state_directory
-from sandlockd.cli.policy_files import compile_file_rules, load_policy
 from sandlockd.kernel.orphans import become_subreaper, remember_children
 from sandlockd.launch.prepare import prepare, raise_own_descriptor_limit
+from sandlockd.sandbox.policies import compile_file_rules, load_policy
 from sandlockd.sandbox.sandbox import Sandbox
 
 _SETTLED_WITHIN_S = 10

@@ -16,15 +16,15 @@ import sandlockd
 SOURCE = Path(sandlockd.__file__).parent
 
 # What each package may import of the others, besides itself. cli -> control -> sandbox -> {launch, notify}
-# -> handlers -> store -> {policy, overlay, process} -> kernel, and cli -> review -> {audit, store};
+# -> handlers -> store -> {policy, overlay, process} -> kernel, and sandbox -> review -> {audit, store};
 # whoever is further up may skip a floor.
 _GROUND = {"policy", "overlay", "process", "kernel"}
 _HANDLERS = _GROUND | {"handlers", "audit", "store"}
 _SANDBOX = _HANDLERS | {"launch", "notify"}
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": _SANDBOX | {"control", "sandbox", "review"},
-    "control": _SANDBOX | {"sandbox"},
-    "sandbox": _SANDBOX,
+    "control": _SANDBOX | {"sandbox", "review"},
+    "sandbox": _SANDBOX | {"review"},
     "launch": _GROUND | {"handlers"},
     "notify": _HANDLERS,
     "handlers": _GROUND | {"audit", "store"},

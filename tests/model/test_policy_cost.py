@@ -33,7 +33,7 @@ def imported_by(code: str) -> set[str]:
 
 def test_a_preset_is_loaded_without_anything_heavy() -> None:
     code = (
-        "from sandlockd.cli.policy_files import load_policy, compile_file_rules\n"
+        "from sandlockd.sandbox.policies import load_policy, compile_file_rules\n"
         "compile_file_rules(load_policy(['base']), None)"
     )
     assert imported_by(code).isdisjoint(HEAVY)

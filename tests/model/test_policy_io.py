@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from sandlockd.cli.check import check
-from sandlockd.cli.policy_files import (
+from sandlockd.cli.presets import presets
+from sandlockd.policy.errors import PolicyErrors, Unavailable
+from sandlockd.policy.inputs import MAX_POLICY_BYTES, Overrides, PathKind
+from sandlockd.policy.shipped import PRESETS
+from sandlockd.policy.show import effective_toml, path_rules
+from sandlockd.policy.verdict import Want
+from sandlockd.sandbox.policies import (
     compile_file_rules,
     find_policy,
     kind_of,
@@ -20,12 +26,6 @@ from sandlockd.cli.policy_files import (
     look,
     procfs_mounts,
 )
-from sandlockd.cli.presets import presets
-from sandlockd.policy.errors import PolicyErrors, Unavailable
-from sandlockd.policy.inputs import MAX_POLICY_BYTES, Overrides, PathKind
-from sandlockd.policy.shipped import PRESETS
-from sandlockd.policy.show import effective_toml, path_rules
-from sandlockd.policy.verdict import Want
 
 
 @pytest.fixture

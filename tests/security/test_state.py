@@ -127,7 +127,7 @@ def test_control_characters_in_the_name_of_the_process(runner: Runner) -> None:
 def test_the_log_is_reached_when_the_state_directory_is_no_law(runner: Runner, state: Path) -> None:
     run = next((state / "runs").iterdir()).name
     patch = (
-        "from sandlockd.cli import policy_files, run\nmade = policy_files.compile_file_rules\n"
+        "from sandlockd.sandbox import policies, run\nmade = policies.compile_file_rules\n"
         "run.compile_file_rules = lambda policy, state_dir, **k: made(policy, None, **k)\n"
     )
     script = _attack(state, run)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from sandlockd.cli.ending import say
-from sandlockd.cli.policy_files import compile_file_rules, load_policy, temporary_root
 from sandlockd.launch.temporary import described, temporary_of
 from sandlockd.policy.errors import PolicyErrors
 from sandlockd.policy.show import effective, effective_toml, path_rules
 from sandlockd.policy.spelling import spelled
+from sandlockd.sandbox.policies import compile_file_rules, load_policy, temporary_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

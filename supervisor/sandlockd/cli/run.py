@@ -5,54 +5,35 @@ Order counts here: the program is started before anything is imported that only 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
 import time
 
-from sandlockd.audit.log import AuditLog
-from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
-from sandlockd.audit.state import StateError, own_state_directory
-from sandlockd.cli.ending import INTERRUPTED, closed_streams, unforeseen
+from sandlockd.audit.records import Note
+from sandlockd.audit.state import own_state_directory
+from sandlockd.cli.ending import closed_streams
 from sandlockd.cli.ending import say as write_line
-from sandlockd.cli.policy_files import (
-    compile_file_rules,
-    load_policy,
-    temporary_root,
-    working_directory,
-    written_paths,
-)
 from sandlockd.kernel import launching
-from sandlockd.kernel.orphans import become_subreaper, remember_children
-from sandlockd.launch.prepare import (
-    CannotStart,
-    prepare,
-    raise_own_descriptor_limit,
-    refuse_descriptors_that_lead_out,
-    require_room_in_files,
-)
-from sandlockd.launch.private_directory import PrivateDirectory, sweep
-from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
-from sandlockd.launch.temporary import temporary_of
-from sandlockd.launch.wall import WallError
-from sandlockd.policy.errors import PolicyErrors
-from sandlockd.sandbox.limits import TERM_GRACE_S, Limits, size_text
+from sandlockd.kernel.orphans import become_subreaper
+from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
+from sandlockd.sandbox.limits import TERM_GRACE_S, size_text
+from sandlockd.sandbox.policies import load_policy
 from sandlockd.sandbox.result import SANDBOX_FAILED, Result, require_replaceable, write_status_file
-from sandlockd.sandbox.sandbox import Sandbox
+from sandlockd.sandbox.run import Asked, Run, in_one, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from hashlib import _Hash
+    from collections.abc import Sequence
 
+    from sandlockd.audit.log import AuditLog
     from sandlockd.cli.capture import Capture
-    from sandlockd.cli.trees import RunTree
     from sandlockd.cli.verbose import Verbose
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
     from sandlockd.policy.model import Policy
-    from sandlockd.store.tree import Tree
+    from sandlockd.sandbox.limits import Limits
+    from sandlockd.sandbox.sandbox import Sandbox
 
 EARLY_S = 2.0  # how long we do without trio, where nothing asks for it: importing it takes 80 ms of a CPU
 
@@ -73,9 +54,6 @@ _PASSED_ON = tuple(
 )
 # Only kept from stopping us: the terminal sends them to whoever of the group uses it in the background.
 _HELD_OFF = (signal.SIGTTIN, signal.SIGTTOU)
-# To clean up with, where memory is what ended the run. Untouched until then: address space only. Without any, CPython
-# 3.11 does not raise MemoryError where a call needs room for frames: it crashes.
-_SPARE_BYTES = 1 << 20
 
 
 class Options:
@@ -118,12 +96,22 @@ def run(options: Options) -> int:
     try:
         policy = load_policy(options.policies, options.overrides)
         _require_tree_for(options.overrides, policy)
-        _Foreground(options, policy, result).run()
+        asked = Asked(
+            policy,
+            tuple(options.policies) or ("base",),
+            options.command,
+            name=options.name,
+            is_dry_run=options.overrides.dry_run,
+            is_quiet=options.quiet,
+            counts_changes=options.status_file is not None,
+            terminal_device=_terminal_device(),
+        )
+        Run(asked, result, _Foreground(options), own_state_directory()).run()
     except Exception as error:  # the program, if there was one, has been ended
-        lines, exit_status = _told(error)
+        lines, exit_status = told(error)
         for line in lines:
             say(line)
-        result.went_wrong(_in_one(lines), exit_status)
+        result.went_wrong(in_one(lines), exit_status)
     return _write_status(options, result)
 
 
@@ -137,25 +125,6 @@ def _require_tree_for(overrides: Overrides, policy: Policy) -> None:
         )
 
 
-def _told(error: BaseException) -> tuple[tuple[str, ...], int]:
-    """In lines for a person, and as the exit status of sandlockd."""
-    match error:
-        case PolicyErrors():
-            return tuple(map(str, error.errors)), SANDBOX_FAILED
-        case CannotStart():
-            return (str(error), *error.further), error.exit_status
-        case StateError():
-            return (str(error),), SANDBOX_FAILED
-        case KeyboardInterrupt():
-            return ("interrupted before the start",), INTERRUPTED
-        case _:
-            return (unforeseen(error),), SANDBOX_FAILED
-
-
-def _in_one(lines: Sequence[str]) -> str:
-    return "; ".join(lines)
-
-
 def _write_status(options: Options, result: Result) -> int:
     if options.status_file is not None:
         try:
@@ -167,198 +136,29 @@ def _write_status(options: Options, result: Result) -> int:
 
 
 class _Foreground:
-    def __init__(self, options: Options, policy: Policy, result: Result) -> None:
-        """result: what comes of the run, whatever raises."""
+    """The host of a run with a terminal: it is in our process group, and reads and writes as we do."""
+
+    def __init__(self, options: Options) -> None:
         self._options = options
-        self._result = result
-        self._policy = policy
-        self._state_dir = own_state_directory()
         self._old_mask: set[int] = set()
-        self._umask = 0o022
         # What we were started without the program shall be without.
         first, second, third = (-2 if fd in closed_streams else -1 for fd in (0, 1, 2))
         self._stdio = (first, second, third)
         self._terminate_by: float | None = None
         self._verbose: Verbose | None = None
-        self._limits = Limits(policy.limits, trees=policy.filesystem.workdir is not None)
 
-    def run(self) -> None:
-        """Raises CannotStart, PolicyErrors, StateError, and what nobody foresaw."""
-        # What we make on behalf has the caller's umask; what we make for ourselves names its mode.
-        self._umask = os.umask(0)
-        require_room_in_files()
-        remember_children()
-        sweep()
-        spare = bytearray(_SPARE_BYTES)
-        private = PrivateDirectory()
-        try:
-            prepared = self._prepare(private)
-            try:
-                self._run_prepared(prepared, private)
-            finally:
-                spare.clear()
-                prepared.close()
-            if self._result.error is not None:
-                say(self._result.error)
-        finally:
-            spare.clear()
-            problem = private.remove()
-            if problem is not None:
-                say(problem)
-            os.umask(self._umask)
+    @staticmethod
+    def say(text: str) -> None:
+        say(text)
 
-    def _run_prepared(self, prepared: Prepared, private: PrivateDirectory) -> None:
-        run_tree = None
-        try:
-            with self._audit() as audit:
-                self._begin(audit, prepared)
-                try:
-                    self._limits.use_groups(audit.run_id, prepared)
-                    run_tree = self._make_tree(prepared, audit.run_id)
-                    spared = () if run_tree is None else (run_tree.disposer_pid,)
-                    self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
-                finally:
-                    for line in self._limits.leave_groups():
-                        say(line)
-            if run_tree is not None:
-                counted = self._options.status_file is not None
-                run_tree.dispose(self._result, say, quiet=self._options.quiet, counted=counted)
-        except BaseException:
-            if run_tree is not None:
-                run_tree.abandon(say, has_run=self._result.has_run)
-            raise
-
-    def _run_in(
-        self, trees: tuple[Tree, ...], prepared: Prepared, audit: AuditLog, spared: Sequence[int]
-    ) -> None:
-        """spared: children of ours that are no processes of the sandbox."""
-        try:
-            sandbox = Sandbox(
-                prepared,
-                audit,
-                result=self._result,
-                terminal_device=_terminal_device(),
-                trees=trees,
-                limits=self._limits,
-            )
-        except BaseException:
-            for tree in trees:
-                tree.close()
-            raise
-        self._run_sandbox(sandbox, audit, spared)
-
-    def _prepare(self, private: PrivateDirectory) -> Prepared:
-        """Raises CannotStart, PolicyErrors."""
-        root = temporary_root(self._policy)
-        places = self._places()
-        if root is None:
-            rules = compile_file_rules(self._policy, self._state_dir, places=places, private=[private.path])
-            refuse_descriptors_that_lead_out()
-            return prepare(self._policy, rules, self._options.command, private.path)
-        rules = compile_file_rules(self._policy, self._state_dir, places=places, layers=[private.path])
-        refuse_descriptors_that_lead_out()
-        temporary = temporary_of(root, rules)
-        return prepare(self._policy, rules, self._options.command, TEMPORARY_NAME, temporary)
-
-    def _places(self) -> list[bytes]:
-        """Where changes are kept, besides the state directory."""
-        from sandlockd.review.places import in_use, known, place_for
-
-        files = self._policy.filesystem
-        own = None
-        if files.storage is not None:
-            own = os.path.realpath(files.storage)
-        elif files.workdir is not None:
-            own = place_for(os.path.realpath(files.workdir), self._state_dir)
-        found = known(self._state_dir)
-        return [*(path for path in found if in_use(path)), *([own] if own is not None else [])]
-
-    def _trees(
-        self, prepared: Prepared, run_tree: RunTree | None, private: PrivateDirectory
-    ) -> tuple[Tree, ...]:
-        """The innermost first. Raises CannotStart."""
-        if run_tree is None or prepared.temporary is None:
-            return () if run_tree is None else (run_tree.tree,)
-        from sandlockd.cli.trees import make_temporary
-
-        try:
-            written, disk = written_paths(self._policy), self._limits.disk
-            tree = make_temporary(prepared, private.path, written, run_tree.tree, disk)
-            try:
-                prepared.wall.grant_upper(tree.upper_path)
-            except WallError as error:
-                tree.close()
-                raise CannotStart(str(error)) from None
-        except BaseException:
-            run_tree.tree.close()
-            run_tree.close()
-            raise
-        if prepared.entered is not None and not os.listdir(prepared.entered) and not self._options.quiet:
-            say(
-                "/tmp is the run's own, and the working directory is empty there: --write or --read grants the real one"
-            )
-        return run_tree.tree, tree
-
-    def _make_tree(self, prepared: Prepared, run_id: str) -> RunTree | None:
-        """Raises CannotStart."""
-        files = self._policy.filesystem
-        if files.workdir is None:
-            return None
-        from sandlockd.cli.trees import RunTree  # only where there are trees
-
-        is_dry_run = self._options.overrides.dry_run
-        run_tree = RunTree(files, self._state_dir, run_id, is_dry_run=is_dry_run, disk=self._limits.disk)
-        if not self._options.quiet:
-            for line in run_tree.kept_before:
-                say(line)
-        try:
-            prepared.wall.grant_upper(run_tree.tree.upper_path)
-        except WallError as error:
-            run_tree.tree.close()
-            run_tree.close()
-            raise CannotStart(str(error)) from None
-        return run_tree
-
-    @contextlib.contextmanager
-    def _audit(self) -> Iterator[AuditLog]:
-        """The log of the run, which has an end and the reason in it whatever raises."""
-        audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
-        self._result.run_id = audit.run_id
-        try:
-            yield audit
-        except BaseException as error:
-            lines, exit_status = _told(error)
-            self._result.went_wrong(_in_one(lines), exit_status)
-            raise
-        finally:
-            self._close_audit(audit)
-
-    def _begin(self, audit: AuditLog, prepared: Prepared) -> None:
-        audit.begin(
-            RunHeader(
-                run_id=audit.run_id,
-                command=prepared.argv,
-                cwd=working_directory(),
-                policy_sources=tuple(self._options.policies) or ("base",),
-                policy_digest=_digest(self._policy),
-                version=_version(),
-                uid=os.geteuid(),
-                pid=os.getpid(),
-                level=Level(self._policy.audit.level),
-                name=self._options.name,
-            )
-        )
-        for feature in prepared.wall.missing:
-            audit.note(Note(subject="missing-feature", text=f"{feature}: the policy runs without it"))
-            if not self._options.quiet:
-                say(f"running without {feature}, as [degrade] allows")
+    def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
         if self._options.verbose:
-            self._verbose = _verbose(prepared, audit, self._options)
+            self._verbose = _verbose(prepared, audit, run.asked.sources)
 
-    def _run_sandbox(self, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+    def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
         capture: Capture | None = None
         try:
-            capture = self._capture()
+            capture = self._capture(run.limits)
             self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, *_HELD_OFF))
             become_subreaper(spared)
             with launching.signal_fd(_PASSED_ON) as signals:
@@ -367,7 +167,7 @@ class _Foreground:
                     stdio=self._stdio if capture is None else capture.stdio,
                     blocked_signals=sum(1 << (number - 1) for number in self._old_mask),
                     descriptor_limit=raise_own_descriptor_limit(),
-                    umask=self._umask,
+                    umask=run.umask,
                 )
                 if capture is not None:
                     capture.started()
@@ -382,13 +182,13 @@ class _Foreground:
             try:
                 sandbox.close()
             finally:
-                self._end_capture(capture, audit)
+                _end_capture(capture, audit, run.result)
             if self._verbose is not None and calls is not None:
                 self._verbose.ended(sandbox.result, audit, calls)
 
-    def _capture(self) -> Capture | None:
+    def _capture(self, limits: Limits) -> Capture | None:
         """Raises CannotStart."""
-        limit_bytes = self._limits.output_bytes
+        limit_bytes = limits.output_bytes
         if limit_bytes is None:
             return None
         from sandlockd.cli.capture import RULE, Capture  # only where it is asked for
@@ -398,30 +198,6 @@ class _Foreground:
             return Capture(limit_bytes, self._stdio, "" if self._options.quiet else told)
         except OSError as error:
             raise CannotStart(f"{RULE}: standard output cannot be captured: {error.strerror}") from None
-
-    def _end_capture(self, capture: Capture | None, audit: AuditLog) -> None:
-        cut = None if capture is None else capture.close(self._result)
-        if cut is not None:
-            audit.note(Note(subject="limits.output", text=cut))
-
-    def _close_audit(self, audit: AuditLog) -> None:
-        result = self._result
-        result.denials = audit.denials
-        audit.close(
-            RunEnd(
-                reason=result.reason.value,
-                exit_code=result.exit_code,
-                signal=result.signal,
-                rule=result.rule,
-                wall_s=result.wall_s,
-                error=result.error,
-                has_run=result.has_run,
-                exit_status=result.exit_status,
-            )
-        )
-        if not self._options.quiet:
-            for line in audit.closing_lines(failed=not result.succeeded or result.error is not None):
-                say(line.removeprefix("sandlockd: "))
 
     # ---- serving ----
 
@@ -525,11 +301,17 @@ class _Foreground:
         sandbox.go_on()
 
 
-def _verbose(prepared: Prepared, audit: AuditLog, options: Options) -> Verbose:
+def _end_capture(capture: Capture | None, audit: AuditLog, result: Result) -> None:
+    cut = None if capture is None else capture.close(result)
+    if cut is not None:
+        audit.note(Note(subject="limits.output", text=cut))
+
+
+def _verbose(prepared: Prepared, audit: AuditLog, sources: tuple[str, ...]) -> Verbose:
     from sandlockd.cli.verbose import Verbose  # only where it is asked for
 
     verbose = Verbose(say)
-    verbose.starting(prepared, audit, tuple(options.policies) or ("base",))
+    verbose.starting(prepared, audit, sources)
     audit.on_refusal = verbose.refusal
     return verbose
 
@@ -561,26 +343,3 @@ def _let_go_of_stdio() -> None:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
-
-
-def _digest(policy: Policy) -> str:
-    """Of the effective policy; sources of its lines do not count."""
-    return _sha256()(repr(policy).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _sha256() -> Callable[[bytes], _Hash]:
-    """As `random` does it: hashlib loads OpenSSL, 2 ms."""
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
-    except ImportError:
-        try:
-            from _sha256 import sha256  # type: ignore[import-not-found]
-        except ImportError:
-            from hashlib import sha256
-    return sha256  # type: ignore[no-any-return]
-
-
-def _version() -> str:
-    from sandlockd import __version__
-
-    return __version__

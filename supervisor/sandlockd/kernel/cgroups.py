@@ -48,6 +48,7 @@ WITHOUT = "SANDLOCKD_NO_CGROUPS"
 MEMORY, PIDS, CPU = b"memory", b"pids", b"cpu"
 PREFIX = b"sandlockd-"
 _OWN = b".own"  # behind the name: where we are ourselves meanwhile
+_PROBE = b"doctor"  # and a number
 _KINDS = (b"cgroup", b"cgroup2")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 3
@@ -55,6 +56,7 @@ _PERIOD_US = 100_000  # of cpu.max, as the kernel has it by itself
 _REMOVAL_PATIENCE_S, _REMOVAL_STEP_S = 1.0, 0.002
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _DELEGATED = ("user.delegate", "trusted.delegate")  # systemd.resource-control(5), Delegate=
+_OWN_GROUPS = "/proc/self/cgroup"
 _HUGE_PAGES = "/sys/kernel/mm/hugepages"
 
 
@@ -68,7 +70,7 @@ class Group:
     __slots__ = ("_directory", "path", "version")
 
     def __init__(self, parent: bytes, name: bytes, version: int) -> None:
-        """Raises OSError."""
+        """Raises NotOurs, OSError."""
         self.path = parent + b"/" + name
         self.version = version
         os.mkdir(self.path, 0o755)
@@ -77,6 +79,8 @@ class Group:
             # A sweep has it in hand: then it is gone in a moment.
             fcntl.flock(self._directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.stat(b"cgroup.procs", dir_fd=self._directory.fd)
+            if version == 2 and self.read(b"cgroup.type") != b"domain\n":
+                raise NotOurs("it is a threaded one, and takes no processes (cgroups(7))")
         except BaseException:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
@@ -110,7 +114,7 @@ class Group:
 
 
 def _made(place: Place, name: bytes) -> Group:
-    """Raises OSError."""
+    """Raises NotOurs, OSError."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             return Group(place.path, name, place.version)
@@ -260,15 +264,7 @@ def mount_points() -> list[bytes]:
 
 def own_place(controller: bytes, found: list[Mount]) -> Place | None:
     """Where we are, in the hierarchy that has this controller."""
-    own: tuple[int, bytes] | None = None
-    with open("/proc/self/cgroup", "rb") as file:
-        for line in file:
-            number, names, path = line.rstrip(b"\n").split(b":", 2)
-            if controller in names.split(b","):
-                own = (1, path)
-                break
-            if number == b"0":
-                own = (2, path)
+    own = _named(controller)
     if own is None:
         return None
     version, path = own
@@ -284,6 +280,23 @@ def own_place(controller: bytes, found: list[Mount]) -> Place | None:
         if _holds_us(place):
             return place
     return None
+
+
+def _named(controller: bytes) -> tuple[int, bytes] | None:
+    """(version, path) as the kernel tells it."""
+    own: tuple[int, bytes] | None = None
+    try:
+        with open(_OWN_GROUPS, "rb") as file:
+            lines = file.readlines()
+    except OSError:
+        return None  # a kernel without cgroups
+    for line in lines:
+        number, names, path = line.rstrip(b"\n").split(b":", 2)
+        if controller in names.split(b","):
+            return 1, path
+        if number == b"0":
+            own = (2, path)
+    return own
 
 
 def _holds_us(place: Place) -> bool:
@@ -319,12 +332,22 @@ def _write(place: Place, name: bytes, value: bytes) -> None:
 def sweep(directory: bytes) -> None:
     """Remove what runs left in this group whose supervisor is dead."""
     try:
-        names = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
+        names = [name for name in os.listdir(directory) if _is_of_a_run(name)]
     except OSError:
         return
     for name in names:
         with contextlib.suppress(OSError):
             _sweep_one(directory + b"/" + name)
+
+
+def _is_of_a_run(name: bytes) -> bool:
+    """Others may begin the names of theirs likewise. As audit.state.new_run_id makes it, or a run of doctor's."""
+    if not name.startswith(PREFIX):
+        return False
+    began, _, number = name[len(PREFIX) :].removesuffix(_OWN).rpartition(b"-")
+    if began == _PROBE:
+        return number.isdigit()
+    return len(began) == len(b"20260101T000000.000") and not began.translate(None, b"0123456789T.")
 
 
 def _sweep_one(path: bytes) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SANDBOX_FAILED = 125
 TIMED_OUT = 124
+INTERRUPTED = 130
 
 
 class Reason(enum.Enum):

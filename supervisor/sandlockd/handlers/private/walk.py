@@ -41,7 +41,7 @@ def missing(
     """Does the path come by something that does not exist for the caller? None: no, or the kernel finds an error.
 
     in_root: what the path starts from is its `/` (RESOLVE_IN_ROOT).
-    Raises Gone, MayWait.
+    Raises Gone, MayWait, and OSError where we could not look.
     """
     plain = None if caller.context.hidden or in_root else _PLAIN.fullmatch(text)
     if plain is not None:
@@ -54,8 +54,15 @@ def missing(
             return None
         with _Walk(caller) as walk:
             return walk.go(text, dirfd, follow=follow, in_root=in_root)
-    except OSError:
+    except OSError as error:
+        if is_ours(error):
+            raise
         return None
+
+
+def is_ours(error: OSError) -> bool:
+    """Did we lack what the kernel needs none of? Then it finds what is there: the call must not be left to it."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def _is_elsewhere(caller: Caller, text: bytes, dirfd: int) -> bool:
@@ -170,7 +177,7 @@ class _Walk:
             if self._is_missing(b"/".join((inside, name)) if inside else name):
                 return False
         child = self._open(self._directory, name, os.O_NOFOLLOW)
-        if not follow or not stat.S_ISLNK(self._caller.describe(child).mode):
+        if not follow or self._files.run(acts.kind_of, child) != stat.S_IFLNK:
             self._enter(child)
             return True
         with child:
