@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -362,6 +363,50 @@ def test_nothing_of_the_machines_network_locks_and_mounts(runner: Runner, strang
     }
     assert not any(" /dev/" in line.partition(" - ")[2] for line in lines)
     assert b"ns_last_pid: Permission denied" in ended.stderr
+
+
+_INTERFACES = """
+import os
+of_all = {"all", "default", "lo"}
+seen = False
+for place in ("sys/net/ipv4/conf", "sys/net/ipv4/neigh", "sys/net/ipv6/conf", "self/net/dev_snmp6", "net/dev_snmp6"):
+    directory = "/proc/" + place
+    if not os.path.isdir(directory):
+        continue
+    names = os.listdir(directory)
+    assert len(names) == len(set(names)) and "lo" in names, names
+    seen |= bool(set(names) - of_all)
+    for name in {MORE!r}:
+        ways = directory + "/" + name, directory + "/lo/../" + name, directory + "/" + name + "/../lo"
+        seen |= any(os.path.lexists(way) for way in ways)
+print(seen)
+print(open("/proc/sys/net/ipv4/conf/lo/forwarding").read() in ("0\\n", "1\\n"))
+"""
+
+
+def _sees_interfaces(runner: Runner, patch: str = "") -> bytes:
+    names = [name for _, name in socket.if_nameindex() if name != "lo"]
+    if not names:
+        pytest.skip("there is no network interface beside lo")
+    code = [system_python(), "-c", _INTERFACES.replace("{MORE!r}", repr(names))]
+    assert runner.bare(code).stdout == b"True\nTrue\n"
+    return broken.run(runner, patch, code, policy=_POLICY).stdout
+
+
+def test_the_machines_network_interfaces_have_no_names(runner: Runner) -> None:
+    assert _sees_interfaces(runner) == b"False\nTrue\n"
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "from sandlockd.handlers.private import walk\nwalk.lists_interfaces = lambda _: False\n",
+        "from sandlockd.handlers.private import walk\nimport re\nwalk._OF_INTERFACES = re.compile(b'(x)y')\n",
+    ],
+)
+def test_with_interfaces_not_looked_at_their_names_are_told(runner: Runner, patch: str) -> None:
+    assert _sees_interfaces(runner, patch) == b"True\nTrue\n"
 
 
 def test_a_sealed_file_is_read_as_bare(runner: Runner) -> None:

@@ -1,4 +1,5 @@
-"""getdents of /proc itself: what there is for the program. Every other directory there the kernel lists.
+"""getdents of /proc itself, and of what has a name for each network interface: what there is for the program. Every
+other directory there the kernel lists.
 
 A name has its place for ever: `.` and `..`, what is the machine's, `self`, `thread-self`, and a process by its number.
 So whoever seeks, rewinds or reads with a small buffer finds each name that was there all the time once, whatever comes
@@ -8,6 +9,7 @@ and goes. The position is that of the program's own descriptor.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from bisect import bisect_left
 from typing import NamedTuple
@@ -49,6 +51,8 @@ def handle(context: Context, request: Request) -> Answer:
             inside = procfiles.below_mount(found.path)
             if inside is None or (inside and not walk.exists(caller, inside)):
                 return ENOENT  # as of a process that has ended
+            if walk.lists_interfaces(inside):
+                return rows.tell(caller, lambda *_: _of_interfaces(caller, inside), _END)
             return _LISTED if inside else _list(caller)
     except FsError as error:
         return Errno(error.errno)
@@ -58,6 +62,13 @@ def handle(context: Context, request: Request) -> Answer:
 
 def _list(caller: Caller) -> Answer:
     return rows.tell(caller, lambda offset, size: _rows(caller, offset, size), _END)
+
+
+def _of_interfaces(caller: Caller, inside: bytes) -> list[Row]:
+    directory = _PROC + b"/" + inside
+    names = (name for name in sorted(os.listdir(directory)) if walk.exists(caller, inside + b"/" + name))
+    found = (rows.row(directory, place, name) for place, name in enumerate((b".", b"..", *names)))
+    return [row for row in found if row is not None]
 
 
 class Look(NamedTuple):

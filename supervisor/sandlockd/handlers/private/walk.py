@@ -32,6 +32,11 @@ _OF_PROCESS = re.compile(rb"\A(\d+)(?:/task/\d+)?(?=/|\Z)")
 _ELSEWHERE = b"0"  # nobody has this number, nor what is below it
 # Spelled out, and with nothing behind a link: what comes after the number cannot lead to another process.
 _PLAIN = re.compile(rb"/proc(?:/(?:(\d+)|[a-z-]+))?(/task(?:/\d+(?:/\w+)?)?|/\w+)?")
+# In each there is a directory or file for each network interface of the machine.
+_OF_INTERFACES = re.compile(
+    rb"(?:sys/net/ipv[46]/(?:conf|neigh)|\d+/(?:task/\d+/)?net/dev_snmp6)(?:/([^/]+).*)?"
+)
+_INTERFACES_OF_ALL = (b"all", b"default", b"lo")
 _NUMBERED = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
@@ -92,8 +97,17 @@ def exists(caller: Caller, inside: bytes) -> bool:
     first = inside.partition(b"/")[0]
     if first.isdigit() and not members.belongs(caller.context, int(first)):
         return False
+    match = _OF_INTERFACES.fullmatch(inside)
+    if match is not None and match[1] is not None and match[1] not in _INTERFACES_OF_ALL:
+        return False
     hidden = caller.context.hidden
     return not hidden or b"/proc/" + _OF_PROCESS.sub(b"self", inside, count=1) not in hidden
+
+
+def lists_interfaces(inside: bytes) -> bool:
+    """Is it a directory of theirs? What it has of the machine's own does not exist for the program."""
+    match = _OF_INTERFACES.fullmatch(inside)
+    return match is not None and match[1] is None
 
 
 class _Walk:
