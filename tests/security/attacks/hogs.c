@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -167,19 +168,42 @@ static void unreadable(const char *self)
 		;
 }
 
-/* Calls that are made otherwise for it, by who stops it for that; and then it goes on alone. */
-static void enters(void)
+static void ignore(int number)
+{
+	(void)number;
+}
+
+/* From anywhere, as its threads share where they are. */
+static void *enter_half_of_the_time(void *path)
 {
 	int64_t half_ns = now_ns() + (end_ns - now_ns()) / 2;
 
-	mkdir("made", 0755);
-	while (now_ns() < half_ns) {
-		if (chdir("made") < 0 || chdir("..") < 0)
+	while (now_ns() < half_ns)
+		if (chdir(path) < 0)
 			_exit(7);
-		for (int64_t until = now_ns() + 20000; now_ns() < until;)
-			;
-	}
-	burn(NULL);
+	return burn(NULL);
+}
+
+/* Calls that are made otherwise for them, by who stops them for that; and then they go on alone. With a timer that is
+ * init, which traces them for it (native/tracer.c). */
+static void enters(int has_timer)
+{
+	struct itimerval often = {{0, 20000}, {0, 20000}};
+	struct sigaction action = {.sa_handler = ignore, .sa_flags = SA_RESTART};
+	pthread_t all[4];
+	char path[4096];
+
+	mkdir("made", 0755);
+	if (!realpath("made", path))
+		_exit(7);
+	sigaction(SIGALRM, &action, NULL);
+	if (has_timer)
+		setitimer(ITIMER_REAL, &often, NULL);
+	for (int i = 0; i < 4; i++)
+		if (pthread_create(&all[i], NULL, enter_half_of_the_time, path) != 0)
+			_exit(3);
+	for (int i = 0; i < 4; i++)
+		pthread_join(all[i], NULL);
 }
 
 int main(int argc, char **argv)
@@ -210,7 +234,9 @@ int main(int argc, char **argv)
 	else if (!strcmp(way, "calls"))
 		calls();
 	else if (!strcmp(way, "enters"))
-		enters();
+		enters(0);
+	else if (!strcmp(way, "enters-with-timer"))
+		enters(1);
 	else if (!strcmp(way, "unreadable"))
 		unreadable(argv[0]);
 	else
