@@ -22,7 +22,7 @@ from harness.sharing import GROUPED
 from harness.waiting import line_of, until
 from security import broken
 
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
 
 pytestmark = pytest.mark.parametrize("as_user", [GROUPED], indirect=True)
@@ -42,7 +42,7 @@ def _kept_by(ended: Ended) -> dict[str, str]:
 
 
 def _in(controller: bytes) -> Path:
-    place = cgroups.own_place(controller, mounts())
+    place = cgroup_places.own_place(controller, mounts())
     assert place is not None
     return Path(os.fsdecode(place.path))
 
@@ -305,7 +305,9 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
 _HIDDEN = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
 
 
-_WITHOUT_CGROUPS = "from sandlockd.kernel import cgroups\ncgroups._OWN_GROUPS = '/proc/self/none'\n"
+_WITHOUT_CGROUPS = (
+    "from sandlockd.kernel import cgroup_places\ncgroup_places._OWN_GROUPS = '/proc/self/none'\n"
+)
 
 
 def test_on_a_kernel_that_has_none_the_limits_hold_without(runner: Runner) -> None:
@@ -313,6 +315,14 @@ def test_on_a_kernel_that_has_none_the_limits_hold_without(runner: Runner) -> No
     ended = broken.run(runner, _WITHOUT_CGROUPS, ["echo", "begun"], options=_LIMITS)
     assert (ended.returncode, ended.stdout) == (0, b"begun\n"), ended.stderr
     assert _kept_by(ended) == {"memory": "sandlockd", "processes": "sandlockd"}
+
+
+def test_who_has_a_realtime_priority_is_held_without(runner: Runner) -> None:
+    """The controller holds none such, and some kernels take none into a group."""
+    policy = '[filesystem]\nbase = true\n[limits]\ncpu = "50%"\n'
+    ended = runner.sandboxed(["echo", "begun"], policy=policy, wrap=["chrt", "--fifo", "1"])
+    assert (ended.returncode, ended.stdout) == (0, b"begun\n"), ended.stderr
+    assert _kept_by(ended)["cpu"] == "sandlockd"
 
 
 def test_where_none_is_to_be_seen_the_limits_hold_without(runner: Runner) -> None:

@@ -20,7 +20,7 @@ from harness import groups, ledger
 from harness.running import Runner, system_python
 from harness.waiting import line_of
 
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
 
 pytestmark = pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
@@ -78,7 +78,7 @@ def delegated(top: Path, runner: Runner) -> Iterator[Path]:
 
 _IN_IT = """
 import json, os, signal, sys
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_places, cgroups
 def own(pid="self"):
     with open(f"/proc/{pid}/cgroup") as file:
         return next(line.strip() for line in file if line.startswith("0::"))
@@ -166,7 +166,7 @@ def test_where_there_are_threads_only_none_is_made(top: Path, delegated: Path) -
     threaded.mkdir()
     try:
         (threaded / "cgroup.type").write_text("threaded")
-        with pytest.raises(cgroups.NotOurs, match="threaded"):
+        with pytest.raises(cgroup_places.NotOurs, match="threaded"):
             cgroups.Group(os.fsencode(threaded), b"run", 2)
         assert not [path for path in threaded.iterdir() if path.is_dir()]
     finally:
