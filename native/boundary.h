@@ -758,11 +758,12 @@ uint64_t slk_break_known(struct slk_engine *engine, int32_t tid, uint64_t end);
 /* ---- forks.c, descendants.c: how many processes there are below init, and the limit of that -------------------- */
 
 /* Before the listener is attached. Calls whose row says count are let through as long as no more processes than `limit`
- * live below init, and no more threads of all of them than task_limit; else they get EAGAIN. control_fd: init's, where it
+ * live below init, and no more threads of all of them than task_limit; else they get EAGAIN: so many refusals at once, then
+ * they are put off (forks_held.c). control_fd: init's, where it
  * may trace processes, so that their signals make no fork fail; else -1. -ENOENT: the kernel does not list children
  * (CONFIG_PROC_CHILDREN). */
-int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, int32_t init_pid,
-			       int control_fd);
+int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, uint32_t refusals_at_once,
+			       int32_t init_pid, int control_fd);
 /* 1: some wait for others; to be drained again soon, whether or not anything comes. Pumping does so by itself. */
 int slk_engine_holds_forks(const struct slk_engine *engine);
 

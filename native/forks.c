@@ -11,7 +11,7 @@
  * for the first time is what came of one of them. So what may still come is at most those threads of which none of this is known,
  * and at most the forks since the last look less the births since then: that no child of the ones may be taken for one of
  * the others, the lesser of both numbers is added and no more is claimed. Where that makes the difference, the caller is
- * held, and all is looked at again until it is known: some 100 us.
+ * held, and all is looked at again until it is known: some 100 us (forks_held.c).
  *
  * Threads are bounded by the same account, with all tasks in the place of processes.
  *
@@ -32,9 +32,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define HELD_FOR_NS 1000000000u /* then it is refused: it could not be made sure that there is room */
-#define PAUSE_MIN_NS 100000u
-#define PAUSE_MAX_NS 5000000u
 #define NEW_NAMESPACES                                                                                                 \
 	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
@@ -46,8 +43,8 @@ static int can_list_children(int32_t pid)
 	return access(path, R_OK) == 0 ? 1 : -errno;
 }
 
-int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, int32_t init_pid,
-			       int control_fd)
+int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, uint32_t refusals_at_once,
+			       int32_t init_pid, int control_fd)
 {
 	int result = can_list_children(init_pid);
 	struct slk_forks *forks;
@@ -65,6 +62,7 @@ int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32
 	}
 	forks->limit = limit;
 	forks->task_limit = task_limit;
+	forks->refusals_at_once = refusals_at_once;
 	forks->init_pid = init_pid;
 	forks->control_fd = control_fd;
 	forks->new_processes = forks->new_tasks = 1; /* the program */
@@ -166,7 +164,7 @@ static int is_forbidden(const struct slk_request *request)
 	return request->nr == SYS_clone && (request->args[0] & NEW_NAMESPACES);
 }
 
-static int makes_thread(const struct slk_request *request)
+int slk_makes_thread(const struct slk_request *request)
 {
 	return request->nr == SYS_clone && (request->args[0] & CLONE_THREAD);
 }
@@ -225,29 +223,35 @@ static int let_through(struct slk_forks *forks, int32_t tid, int is_thread)
 /* All that was received in this round was so before the look: who was reaped before any of it is not counted. */
 static void look_once_a_round(struct slk_forks *forks)
 {
+	uint64_t before_ns;
+
 	if (forks->looked_in == forks->round)
 		return;
 	forks->looked_in = forks->round;
+	before_ns = slk_cpu_ns();
 	slk_look_at_descendants(forks);
+	forks->look_ns = slk_cpu_ns() - before_ns;
 }
 
-static enum slk_fork_answer decide(struct slk_forks *forks, const struct slk_request *request, int is_held)
+enum slk_fork_answer slk_forks_decide(struct slk_forks *forks, const struct slk_request *request,
+				      enum slk_fork_asked asked)
 {
-	int is_thread = makes_thread(request);
+	int is_thread = slk_makes_thread(request);
 
 	if (!has_room(forks, is_thread)) {
-		if (is_held && forks->looked_in != forks->round)
+		if (asked != SLK_FORK_ASKED && forks->looked_in != forks->round)
 			settle_makers(forks);
 		look_once_a_round(forks);
 	}
-	if (!has_room(forks, is_thread) && !is_full(forks, is_thread) && !is_held && forks->settled_in != forks->round) {
+	if (!has_room(forks, is_thread) && !is_full(forks, is_thread) && asked == SLK_FORK_ASKED &&
+	    forks->settled_in != forks->round) {
 		forks->settled_in = forks->round;
 		settle_makers(forks);
 		slk_look_at_descendants(forks);
 	}
 	if (has_room(forks, is_thread) && let_through(forks, request->tid, is_thread))
 		return SLK_FORK_GOES_ON;
-	if (is_full(forks, is_thread) && !has_orphans_to_reap(forks))
+	if (is_full(forks, is_thread) && (asked == SLK_FORK_PUT_OFF || !has_orphans_to_reap(forks)))
 		return SLK_FORK_REFUSED;
 	return SLK_FORK_HELD;
 }
@@ -258,36 +262,21 @@ static enum slk_fork_answer decide(struct slk_forks *forks, const struct slk_req
  * Bare no signal makes a fork fail, but one that comes before we have received the call does (tracer.c), if its handler
  * lacks SA_RESTART: a shell's, at the end of each child. So whoever handles SIGCHLD is traced once it forks.
  */
-static void trace_if_it_handles_children(struct slk_engine *engine, int32_t tid)
+void slk_trace_if_it_handles_children(struct slk_engine *engine, const struct slk_request *request)
 {
 	struct slk_forks *forks = engine->forks;
+	int32_t tid = request->tid;
 	char text[2048];
 	const char *handled;
 
-	if (forks->control_fd < 0 || forks->flags[tid] & SLK_TID_TRACED || slk_read_status(tid, text, sizeof(text)) < 0)
+	if (slk_makes_thread(request) || forks->control_fd < 0 || forks->flags[tid] & SLK_TID_TRACED ||
+	    slk_read_status(tid, text, sizeof(text)) < 0)
 		return;
 	handled = strstr(text, "\nSigCgt:");
 	if (!handled || !(strtoull(handled + 8, NULL, 16) & 1u << (SIGCHLD - 1)))
 		return;
 	forks->flags[tid] |= SLK_TID_TRACED;
 	slk_order_init(engine, forks->control_fd, SLK_ORDER_TRACE, tid, TRACE_PATIENCE_MS); /* or it is not to be had */
-}
-
-static int hold(struct slk_forks *forks, const struct slk_request *request)
-{
-	struct slk_held_fork *held = &forks->held[forks->held_count];
-	uint64_t now = slk_now_ns();
-
-	if (forks->held_count == SLK_HELD_FORKS_MAX)
-		return 0;
-	if (!forks->held_count++) {
-		forks->pause_ns = PAUSE_MIN_NS;
-		forks->again_ns = now + forks->pause_ns;
-	}
-	*held = (struct slk_held_fork){.notif_id = request->notif_id, .until_ns = now + HELD_FOR_NS, .tid = request->tid,
-				       .nr = request->nr, .slot = request->slot};
-	memcpy(held->args, request->args, sizeof(held->args));
-	return 1;
 }
 
 enum slk_fork_answer slk_forks_ask(struct slk_engine *engine, const struct slk_request *request)
@@ -299,74 +288,15 @@ enum slk_fork_answer slk_forks_ask(struct slk_engine *engine, const struct slk_r
 		return SLK_FORK_FORBIDDEN;
 	if (!forks || request->tid >= (int32_t)SLK_TIDS_END)
 		return SLK_FORK_REFUSED;
-	answer = decide(forks, request, 0);
-	if (answer != SLK_FORK_REFUSED && !makes_thread(request))
-		trace_if_it_handles_children(engine, request->tid);
-	if (answer == SLK_FORK_HELD && !hold(forks, request))
+	/* A look for each is what they are not to have. */
+	if (!has_room(forks, slk_makes_thread(request)) && slk_forks_insist(forks) && slk_forks_put_off(forks, request))
+		return SLK_FORK_HELD;
+	answer = slk_forks_decide(forks, request, SLK_FORK_ASKED);
+	if (answer != SLK_FORK_REFUSED)
+		slk_trace_if_it_handles_children(engine, request);
+	if (answer == SLK_FORK_REFUSED && slk_forks_put_off(forks, request))
+		return SLK_FORK_HELD;
+	if (answer == SLK_FORK_HELD && !slk_forks_hold(forks, request))
 		return SLK_FORK_REFUSED;
 	return answer;
-}
-
-/* ---- what is held ---- */
-
-int64_t slk_forks_due_ns(const struct slk_forks *forks)
-{
-	uint64_t now;
-
-	if (!forks || !forks->held_count)
-		return -1;
-	now = slk_now_ns();
-	return forks->again_ns > now ? (int64_t)(forks->again_ns - now) : 0;
-}
-
-int slk_engine_holds_forks(const struct slk_engine *engine)
-{
-	return engine->forks && engine->forks->held_count;
-}
-
-void slk_forks_looked_again(struct slk_forks *forks)
-{
-	forks->pause_ns = forks->pause_ns < PAUSE_MAX_NS / 2 ? 2 * forks->pause_ns : PAUSE_MAX_NS;
-	forks->again_ns = slk_now_ns() + forks->pause_ns;
-}
-
-int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct slk_request *ret_request,
-			enum slk_fork_answer *ret_answer)
-{
-	struct slk_forks *forks = engine->forks;
-
-	while (*position < forks->held_count) {
-		struct slk_held_fork held = forks->held[*position];
-		int is_there = slk_notif_id_valid(engine->listener_fd, held.notif_id) == 1;
-		enum slk_fork_answer answer = SLK_FORK_REFUSED;
-
-		ret_request->notif_id = held.notif_id;
-		memcpy(ret_request->args, held.args, sizeof(held.args));
-		ret_request->tid = held.tid;
-		ret_request->nr = held.nr;
-		ret_request->slot = held.slot;
-		ret_request->reason = SLK_REASON_SLOW;
-		ret_request->path_error = 0;
-		ret_request->may_wait = 0;
-		ret_request->path_length = 0;
-		if (is_there)
-			answer = decide(forks, ret_request, 1);
-		if (answer == SLK_FORK_HELD && slk_now_ns() >= held.until_ns)
-			answer = SLK_FORK_REFUSED;
-		if (answer == SLK_FORK_HELD) {
-			++*position;
-			continue;
-		}
-		forks->held_count--;
-		memmove(&forks->held[*position], &forks->held[*position + 1],
-			(forks->held_count - *position) * sizeof(held));
-		if (!is_there) {
-			slk_slot_release(&engine->slots[held.slot]);
-			engine->counts.vanished++;
-			continue;
-		}
-		*ret_answer = answer;
-		return 1;
-	}
-	return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the two files of the limit of processes share: forks.c (the account) tells how it works. */
+/* What the three files of the limit of processes share: forks.c (the account) tells how it works. */
 #ifndef SLK_FORKS_H
 #define SLK_FORKS_H
 
@@ -24,7 +24,7 @@ struct slk_tids {
 
 #define SLK_HELD_FORKS_MAX 1024
 
-/* A fork that waits for others to have happened. */
+/* A fork that waits for others to have happened; or whose refusal is put off. */
 struct slk_held_fork {
 	uint64_t notif_id;
 	uint64_t args[6];
@@ -32,10 +32,12 @@ struct slk_held_fork {
 	int32_t tid;
 	int32_t nr;
 	uint32_t slot;
+	int is_put_off;
 };
 
 struct slk_forks {
 	uint32_t limit, task_limit;
+	uint32_t refusals_at_once; /* before they are put off */
 	int32_t init_pid;
 	int control_fd; /* init's, where it traces processes; else -1 */
 	/* At the last look. A task is a thread, those of one thread too. */
@@ -52,6 +54,8 @@ struct slk_forks {
 	struct slk_tids found;     /* tasks of this pass */
 	struct slk_tids adopted;   /* what init has for children */
 	uint64_t again_ns, pause_ns; /* when what is held is looked at again, and how long after the last time */
+	uint64_t look_ns;   /* what the last look took of the processor */
+	uint64_t insist_ns; /* refusals of so long, one after the other, have been given by then */
 	uint32_t held_count;
 	struct slk_held_fork held[SLK_HELD_FORKS_MAX];
 	uint8_t *flags; /* by number */
@@ -79,6 +83,23 @@ void slk_makes_no_more(struct slk_forks *forks, int32_t tid);
 /* What was received before this is about to be answered. */
 void slk_forks_next_round(struct slk_forks *forks);
 enum slk_fork_answer slk_forks_ask(struct slk_engine *engine, const struct slk_request *request);
+/* For the first time; again, since it was not known; or again, since its refusal is put off. */
+enum slk_fork_asked { SLK_FORK_ASKED, SLK_FORK_ASKED_AGAIN, SLK_FORK_PUT_OFF };
+/* GOES_ON: it is counted. */
+enum slk_fork_answer slk_forks_decide(struct slk_forks *forks, const struct slk_request *request,
+				      enum slk_fork_asked asked);
+int slk_makes_thread(const struct slk_request *request);
+/* Of one that will go on. */
+void slk_trace_if_it_handles_children(struct slk_engine *engine, const struct slk_request *request);
+
+/* ---- forks_held.c */
+
+/* Would another refusal be put off? */
+int slk_forks_insist(const struct slk_forks *forks);
+/* One more is refused, and no more than that held: 1. 0: at once. */
+int slk_forks_put_off(struct slk_forks *forks, const struct slk_request *request);
+/* Until it is known whether there is room. 0: as many are held as can be. */
+int slk_forks_hold(struct slk_forks *forks, const struct slk_request *request);
 /* The one that waits longest and is due for an answer: 1, and it is held no more. In a round of its own: see above. */
 int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct slk_request *ret_request,
 			enum slk_fork_answer *ret_answer);

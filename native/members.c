@@ -23,49 +23,63 @@
 
 #define DEPTH_MAX 4096
 #define LOOKS_MAX 4
+#define LOOKS_UP_MAX 32
 #define LINKS_BESIDE_THREADS 2 /* of /proc/<pid>/task (fs/proc/base.c, proc_task_getattr) */
 
 /* ---- up ---- */
 
-/* The leader and its parent. 0, or -errno: it is gone. */
-static int family_of(int32_t tid, int32_t *ret_leader, int32_t *ret_parent)
-{
-	char text[SLK_STATUS_BYTES_MAX];
-	int result = slk_read_status(tid, text, sizeof(text));
+struct ancestry {
+	int32_t leader;
+	int is_below; /* it comes to init */
+	int is_torn;  /* somebody on the way has ended: whoever was below is somebody else's child by now */
+	uint64_t sum; /* of the numbers on the way */
+};
 
-	if (result < 0)
-		return result;
-	*ret_leader = (int32_t)slk_status_number(text, "\nTgid:");
-	*ret_parent = (int32_t)slk_status_number(text, "\nPPid:");
+/* 0, or -errno: it is gone. */
+static int ancestry_of(int32_t tid, int32_t init_pid, struct ancestry *ret_found)
+{
+	struct ancestry found = {0};
+	int32_t at = tid;
+
+	for (int depth = 0; depth < DEPTH_MAX; depth++) {
+		char text[SLK_STATUS_BYTES_MAX];
+		int result = slk_read_status(at, text, sizeof(text));
+
+		if (result < 0 && at == tid)
+			return result;
+		if (result < 0) {
+			found.is_torn = 1;
+			break;
+		}
+		if (at == tid)
+			found.leader = (int32_t)slk_status_number(text, "\nTgid:");
+		at = (int32_t)slk_status_number(text, "\nPPid:");
+		found.sum = found.sum * 31 + (uint32_t)at;
+		found.is_below = at == init_pid;
+		if (at <= 1 || at == init_pid)
+			break;
+	}
+	*ret_found = found;
 	return 0;
-}
-
-static int32_t parent_of(int32_t tid)
-{
-	int32_t leader = 0, parent = 0;
-
-	return family_of(tid, &leader, &parent) < 0 ? 0 : parent;
 }
 
 int slk_member_leader(int32_t tid, int32_t init_pid)
 {
-	int32_t leader = 0, first = 0;
+	struct ancestry before = {.is_torn = 1};
 
 	if (tid <= 0)
 		return 0;
-	/* A parent that ends meanwhile hands its children over: then it is looked again. */
-	for (int looks = 0; looks < LOOKS_MAX; looks++) {
-		int32_t at;
+	/* Whoever ends hands his children over, at any place on the way. So nobody is outside who was found there once only. */
+	for (int looks = 0; looks < LOOKS_UP_MAX; looks++) {
+		struct ancestry now;
 
-		if (family_of(tid, &leader, &first) < 0 || leader == init_pid)
+		if (ancestry_of(tid, init_pid, &now) < 0 || now.leader == init_pid)
 			return 0;
-		at = first;
-		for (int depth = 0; at > 1 && at != init_pid && depth < DEPTH_MAX; depth++)
-			at = parent_of(at);
-		if (at == init_pid)
-			return leader;
-		if (parent_of(tid) == first)
+		if (now.is_below)
+			return now.leader;
+		if (!before.is_torn && !now.is_torn && before.sum == now.sum)
 			return 0;
+		before = now;
 	}
 	return 0;
 }

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,6 +28,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -41,12 +43,13 @@ struct slk_stream {
 	int is_done;
 	pid_t tid;
 	int from_fd, to_fd;
-	int error; /* of writing, other than that nobody reads */
+	int watched_fd; /* to_fd, or -1: that nobody reads now means nothing */
+	int error;      /* of writing, other than that nobody reads */
 };
 
 struct slk_output {
 	uint64_t left, passed, dropped, failed; /* bytes; changed by atomic operations */
-	int is_cut, gives_up;
+	int is_told, gives_up;
 	int ending_fd; /* readable: nobody writes any more */
 	int done_fd;   /* counts the streams that have come to their end */
 	int null_fd;
@@ -94,22 +97,27 @@ static int write_all(const struct slk_output *output, int fd, const char *data, 
 	return 0;
 }
 
-static void tell(struct slk_output *output)
+/* Now, if that keeps nobody waiting: who reads standard output to its end may read what is told only then. */
+static void tell(struct slk_output *output, int patience_ms)
 {
-	if (__atomic_exchange_n(&output->is_cut, 1, __ATOMIC_RELAXED) || output->told_fd < 0)
+	struct pollfd waiting = {output->told_fd, POLLOUT, 0};
+
+	if (output->told_fd < 0 || __atomic_load_n(&output->is_told, __ATOMIC_RELAXED) ||
+	    poll(&waiting, 1, patience_ms) <= 0 || __atomic_exchange_n(&output->is_told, 1, __ATOMIC_RELAXED))
 		return;
 	write_all(output, output->told_fd, output->told, strlen(output->told)); /* nobody may be there to read it */
 }
 
-/* So much is in the pipe. 0, or -errno. */
+/* So much is in the pipe; of a pipe in packet mode (O_DIRECT, pipe(2)) one packet is read. 0, or -errno. */
 static int pass_on(struct slk_stream *stream, uint64_t size)
 {
 	char buffer[CHUNK_BYTES];
 	ssize_t got = read(stream->from_fd, buffer, size);
-	int result;
+	int result = got < 0 ? -errno : 0;
 
+	__atomic_add_fetch(&stream->output->left, size - (uint64_t)(got > 0 ? got : 0), __ATOMIC_RELAXED);
 	if (got < 0)
-		return errno == EINTR ? 0 : -errno;
+		return result == -EINTR ? 0 : result;
 	result = write_all(stream->output, stream->to_fd, buffer, (size_t)got);
 	__atomic_add_fetch(result == 0 ? &stream->output->passed : &stream->output->failed, (uint64_t)got,
 			   __ATOMIC_RELAXED);
@@ -121,7 +129,7 @@ static int drop(struct slk_stream *stream)
 	struct slk_output *output = stream->output;
 	ssize_t dropped;
 
-	tell(output);
+	tell(output, 0);
 	dropped = splice(stream->from_fd, NULL, output->null_fd, NULL, DROPPED_AT_ONCE, SPLICE_F_NONBLOCK);
 	if (dropped < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
@@ -133,7 +141,7 @@ static int drop(struct slk_stream *stream)
 static int wait_for_more(const struct slk_stream *stream)
 {
 	struct pollfd waiting[3] = {
-		{stream->from_fd, POLLIN, 0}, {stream->to_fd, 0, 0}, {stream->output->ending_fd, POLLIN, 0}};
+		{stream->from_fd, POLLIN, 0}, {stream->watched_fd, 0, 0}, {stream->output->ending_fd, POLLIN, 0}};
 
 	for (;;) {
 		if (poll(waiting, 3, -1) < 0)
@@ -177,6 +185,8 @@ static void *run(void *argument)
 	stream->error = result < 0 && result != -EPIPE && result != -ECANCELED ? -result : 0;
 	close(stream->from_fd); /* whoever writes now is told that nobody reads, */
 	close(stream->to_fd);   /* and whoever reads, that nobody writes */
+	if (__atomic_load_n(&stream->output->dropped, __ATOMIC_RELAXED))
+		tell(stream->output, -1);
 	__atomic_store_n(&stream->is_done, 1, __ATOMIC_RELEASE);
 	if (write(stream->output->done_fd, &one, sizeof(one)) < 0)
 		return NULL; /* a counter that is never full */
@@ -224,6 +234,16 @@ int slk_output_create(uint64_t limit_bytes, const char *told, int told_fd, struc
 	return 0;
 }
 
+/* One with a name: the next reader may come before anything is written. */
+static int is_named_pipe(int fd)
+{
+	struct stat status;
+	struct statfs system;
+
+	return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode) && fstatfs(fd, &system) == 0 &&
+	       system.f_type != PIPEFS_MAGIC;
+}
+
 int slk_output_add(struct slk_output *output, int to_fd)
 {
 	struct slk_stream *stream = &output->streams[output->count];
@@ -234,6 +254,7 @@ int slk_output_add(struct slk_output *output, int to_fd)
 	*stream = (struct slk_stream){.output = output, .to_fd = fcntl(to_fd, F_DUPFD_CLOEXEC, 3)};
 	if (stream->to_fd < 0)
 		return -errno;
+	stream->watched_fd = is_named_pipe(stream->to_fd) ? -1 : stream->to_fd;
 	if (pipe2(ends, O_CLOEXEC) < 0) {
 		int error = errno;
 

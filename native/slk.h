@@ -171,8 +171,8 @@ struct slk_throttle {
 	pid_t *tids;    /* those that have any */
 	uint32_t tid_count;
 	uint32_t found; /* in this pass */
-	pid_t unheld_tid; /* computes, and cannot be held; so often seen: */
-	uint32_t unheld;
+	int has_unheld;  /* in this search somebody computes who cannot be held, */
+	uint32_t unheld; /* and so many searches had one since nobody was held */
 	int cannot_hold;
 	struct slk_cputime cpu;
 };

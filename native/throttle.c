@@ -34,13 +34,15 @@
 #define SEARCH_MIN_NS (2 * NS_PER_MS)
 #define SEARCH_MAX_NS (16 * NS_PER_MS)
 #define PASSES_MAX 4
-#define UNHELD_MAX 3 /* so often one and the same was seen to compute that cannot be held */
+#define UNHELD_MAX 3 /* in so many searches somebody was seen to compute that cannot be held */
+#define SEIZE_TRIES_MAX 4
 
 /* Of a thread. */
 #define IS_OURS 1u  /* seized for this, and to be detached; else init traces it anyway */
 #define IS_ASKED 2u /* to stop */
 #define IS_HELD 4u
 #define MAKES_CALL 8u /* for the rest of one that it came out of */
+#define IS_LISTED 16u /* in tids */
 
 /* The one of init: where a thread stops, there is no other way to it. */
 static struct slk_throttle *throttle;
@@ -103,9 +105,15 @@ static uint8_t *flags_of(pid_t tid)
 
 static void note(pid_t tid, uint8_t flags)
 {
-	if (!throttle->flags[tid])
+	if (!(throttle->flags[tid] & IS_LISTED))
 		throttle->tids[throttle->tid_count++] = tid;
-	throttle->flags[tid] |= flags;
+	throttle->flags[tid] |= (uint8_t)(IS_LISTED | flags);
+}
+
+/* Its place in the list goes with the next release. */
+static void forget(pid_t tid)
+{
+	throttle->flags[tid] &= IS_LISTED;
 }
 
 void slk_throttle_gone(pid_t tid)
@@ -116,7 +124,7 @@ void slk_throttle_gone(pid_t tid)
 		return;
 	if (*flags & MAKES_CALL)
 		slk_throttle_forget_call(tid);
-	*flags = 0; /* its place in the list goes with the next release */
+	forget(tid);
 }
 
 /* With a signal, or 0. */
@@ -125,7 +133,7 @@ static void let_go(pid_t tid, long number)
 	uint8_t *flags = &throttle->flags[tid];
 
 	ptrace(*flags & IS_OURS ? PTRACE_DETACH : PTRACE_CONT, tid, 0, number); /* or it was killed, and goes by itself */
-	*flags = 0;
+	forget(tid);
 }
 
 static void let_go_or_make_its_call(pid_t tid)
@@ -168,7 +176,7 @@ int slk_throttle_takes_stop(pid_t tid, int status)
 	uint8_t *flags = flags_of(tid);
 	int is_job_control = status >> 16 == PTRACE_EVENT_STOP && slk_is_job_control(WSTOPSIG(status));
 
-	if (!flags || !*flags)
+	if (!flags || !(*flags & ~IS_LISTED))
 		return 0;
 	if (*flags & MAKES_CALL && (*flags & IS_OURS || !is_job_control)) {
 		makes_its_call(tid, status);
@@ -179,7 +187,7 @@ int slk_throttle_takes_stop(pid_t tid, int status)
 	*flags &= (uint8_t)~IS_ASKED;
 	if (is_job_control && !(*flags & IS_OURS)) {
 		slk_throttle_call_step(tid, status);
-		*flags = 0;
+		forget(tid);
 		return 0; /* as any that init traces */
 	}
 	if (is_job_control) {
@@ -212,7 +220,8 @@ static char state_of(const char *directory)
 	return name_end[2];
 }
 
-/* Somebody else traces it (the supervisor, for a moment), or it is about to end; or it is to be held by nobody. */
+/* Somebody else traces it (the supervisor, for a moment), or it is about to end; or it is to be held by nobody. Not one and
+ * the same each time: there may be several, that take turns. */
 static void cannot_be_seized(pid_t tid, const char *directory)
 {
 	char text[1024];
@@ -220,10 +229,20 @@ static void cannot_be_seized(pid_t tid, const char *directory)
 	if (slk_read_status(tid, text, sizeof(text)) < 0 || slk_status_number(text, "\nTracerPid:") != 0 ||
 	    state_of(directory) != 'R')
 		return;
-	if (throttle->unheld_tid != tid)
-		throttle->unheld = 0;
-	throttle->unheld_tid = tid;
-	throttle->unheld++;
+	throttle->has_unheld = 1;
+}
+
+/* The supervisor, where it does that, is done in a moment. */
+static int seize(pid_t tid)
+{
+	int result = -EPERM;
+
+	for (int tries = 0; tries < SEIZE_TRIES_MAX && result == -EPERM; tries++) {
+		result = slk_trace_seize(tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
+		if (result == -EPERM && slk_is_traced(tid))
+			break;
+	}
+	return result;
 }
 
 static void hold(pid_t tid, const char *directory)
@@ -231,8 +250,8 @@ static void hold(pid_t tid, const char *directory)
 	uint8_t flags = IS_ASKED | IS_OURS;
 	int result = 0;
 
-	if (!throttle->flags[tid])
-		result = slk_trace_seize(tid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
+	if (!(throttle->flags[tid] & ~IS_LISTED))
+		result = seize(tid);
 	else
 		flags = IS_ASKED; /* it makes its call */
 	if (result == -EPERM && slk_is_traced(tid))
@@ -250,17 +269,35 @@ struct visit {
 	pid_t pid;
 };
 
+/* Another thread that executes a program takes the number of the first one, and this one's end is told to nobody
+ * (fs/exec.c, de_thread). */
+static int is_still_held(pid_t tid)
+{
+	unsigned long message;
+
+	return ptrace(PTRACE_GETEVENTMSG, tid, 0, &message) == 0;
+}
+
+/* Or the stop that it was asked for was taken for something else (rewrite.c): so again. */
+static int is_still_asked(pid_t tid)
+{
+	return ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0;
+}
+
 static void hold_if_it_runs(void *context, pid_t tid)
 {
 	const struct visit *visit = context;
 	const uint8_t *flags = flags_of(tid);
 	char directory[48];
 
-	if (!flags || *flags & (IS_ASKED | IS_HELD))
+	if (!flags || (*flags & IS_HELD && is_still_held(tid)))
 		return;
 	snprintf(directory, sizeof(directory), "/proc/%d/task/%d", (int)visit->pid, (int)tid);
-	if (state_of(directory) == 'R')
-		hold(tid, directory);
+	if (state_of(directory) != 'R' || (*flags & IS_ASKED && is_still_asked(tid)))
+		return;
+	if (*flags & (IS_ASKED | IS_HELD))
+		slk_throttle_gone(tid); /* that was another one */
+	hold(tid, directory);
 }
 
 static void hold_of(void *context, pid_t pid)
@@ -280,6 +317,7 @@ static void search(void)
 {
 	uint64_t began = slk_cpu_ns(), took, pause = throttle->pause_ns * 2;
 
+	throttle->has_unheld = 0;
 	for (int passes = 0; passes < PASSES_MAX; passes++) {
 		throttle->found = 0;
 		slk_each_number("/proc", hold_of, NULL);
@@ -287,6 +325,7 @@ static void search(void)
 			break;
 		pause = SEARCH_MIN_NS;
 	}
+	throttle->unheld += (uint32_t)throttle->has_unheld;
 	took = slk_cpu_ns() - began;
 	if (pause > SEARCH_MAX_NS)
 		pause = SEARCH_MAX_NS;
@@ -299,13 +338,16 @@ static void release(void)
 	uint32_t kept = 0;
 
 	throttle->holds = 0;
+	throttle->unheld = 0;
 	for (uint32_t i = 0; i < throttle->tid_count; i++) {
 		pid_t tid = throttle->tids[i];
 
 		if (throttle->flags[tid] & IS_HELD)
 			let_go_or_make_its_call(tid);
-		if (throttle->flags[tid])
+		if (throttle->flags[tid] & ~IS_LISTED)
 			throttle->tids[kept++] = tid; /* it has not stopped yet, and is let go as soon as it does */
+		else
+			throttle->flags[tid] = 0;
 	}
 	throttle->tid_count = kept;
 }

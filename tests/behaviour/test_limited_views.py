@@ -280,6 +280,15 @@ def test_the_number_of_processes_is_the_sandboxs(runner: Runner, policy: str) ->
     assert ended.stdout.splitlines() == [b"5 5", b"['procs_running 1', 'procs_blocked 0']"], ended
 
 
+def test_directories_deeper_than_a_path_can_tell_are_listed(runner: Runner, several: None) -> None:
+    text = (
+        "import os, shutil\nfor _ in range(42):\n    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\n"
+        "os.mkdir('deepest')\nprint(os.listdir('.'))\nfor _ in range(42):\n    os.chdir('..')\n"
+        "shutil.rmtree('d' * 100)\nprint(os.listdir('.'))"
+    )
+    runner.both([system_python(), "-c", text], policy=_ONE)
+
+
 _FILES = (
     "/proc/meminfo /proc/vmstat /proc/swaps /proc/loadavg /proc/stat /sys/devices/system/node/node0/meminfo"
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness.running import Ended, Runner, require
-from harness.waiting import until, wait_dead
+from harness.waiting import line_of, until, wait_dead
 
 _POLICY = '[filesystem]\nbase = true\n[limits]\noutput = "{}"\n'
 _AMPLE = _POLICY.format("50M")
@@ -217,6 +217,69 @@ def test_a_killed_sandlockd_takes_the_program_with_it(runner: Runner) -> None:
         pidfd = os.pidfd_open(process.pid)
         wait_dead([pidfd])
         os.close(pidfd)
+
+
+_PACKETS = """
+import fcntl, os
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)
+for _ in range(200):
+    os.write(1, bytes(4000))
+"""
+
+
+def test_in_packets_as_many_bytes_are_passed_on(runner: Runner) -> None:
+    """A pipe in packet mode (O_DIRECT, pipe(2)) gives one at a time."""
+    ended = runner.sandboxed(["python3", "-S", "-c", _PACKETS], policy=_POLICY.format("1M"))
+    assert (ended.returncode, len(ended.stdout), ended.stderr) == (0, 800_000, b"")
+    assert _usage(ended) == (800_000, 0)
+
+
+def test_who_reads_errors_last_is_told_last(runner: Runner) -> None:
+    """The program fills the pipe for errors, and then writes more output than is passed on: bare, none waits."""
+    script = "head -c 65536 /dev/zero >&2; head -c 5000000 /dev/zero; exit 7"
+    with runner.started(runner.command_line(["sh", "-c", script], policy=_POLICY.format("1M"))) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert len(process.stdout.read()) == (1 << 20) - 65536
+        assert process.stderr.read() == bytes(65536) + _TOLD.format("1M").encode()
+        assert process.wait(20) == 7
+
+
+def test_the_readers_of_a_fifo_may_come_and_go(runner: Runner) -> None:
+    fifo = runner.work / "fifo"
+    os.mkfifo(fifo)
+    runner.place.give(fifo)
+    wrap = ["sh", "-c", 'exec "$@" > fifo', "sh"]
+    script = "echo one; echo ready >&2; read -r line; echo two"
+    for line in (["sh", "-c", script], runner.command_line(["sh", "-c", script], policy=_AMPLE)):
+        with runner.started([*wrap, *line]) as process:
+            assert process.stdin is not None and process.stderr is not None
+            with fifo.open("rb", buffering=0) as reader:
+                assert process.stderr.readline() == b"ready\n"
+                assert line_of(reader.fileno()) == b"one\n"
+            for _ in range(300):  # that nobody reads is seen at some of them
+                os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+            reader_fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+            process.stdin.write(b"go\n")
+            assert line_of(reader_fd) == b"two\n"
+            os.close(reader_fd)
+            assert process.wait(20) == 0
+
+
+_MANY_DESCRIPTORS = """
+import os, resource, sys
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+while (fd := os.dup(0)) < 1100:
+    os.set_inheritable(fd, True)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_with_many_descriptors_inherited(runner: Runner) -> None:
+    """More than select(2) can look at."""
+    wrap = ["python3", "-S", "-c", _MANY_DESCRIPTORS]
+    ended = runner.sandboxed(["sh", "-c", "echo x; exit 3"], policy=_AMPLE, wrap=wrap)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, b"x\n", b"")
 
 
 def test_a_flood_ends_when_it_is_told_to(runner: Runner) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import pytest
 from harness.running import Runner, require, system_python
 from harness.terminal import open_terminal
 from harness.with_psutil import with_psutil
+from security import broken
 
 _POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
 
@@ -73,6 +75,77 @@ def test_a_listing_is_exact_with_any_buffer_at_any_offset(runner: Runner) -> Non
     ended = runner.both([system_python(), "-c", _LISTING], policy=_POLICY)
     assert b"False" in ended.stdout  # the child has gone
     assert ended.stdout.count(b"True") >= 15
+
+
+_PARTS = (
+    _NAMED
+    + """
+sleeping = [child, *(subprocess.Popen(["sleep", "100"]) for _ in range(40))]
+fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+buffer = ctypes.create_string_buffer(64)
+parts = 0
+def rest():
+    global parts
+    while (count := libc.syscall(217, fd, buffer, 64)) > 0:
+        parts += 1
+        at = 0
+        while at < count:
+            length = struct.unpack_from("=H", buffer.raw, at + 16)[0]
+            yield buffer.raw[at + 19 : at + length].split(b"\\0")[0].decode()
+            at += length
+def own(names):
+    return [sleeper in names for sleeper in (str(one.pid) for one in sleeping)]
+begun = rest()
+while next(begun) != str(child.pid):
+    pass
+gone = sleeping[-3]
+gone.kill()
+gone.wait()
+print(own(list(begun)))
+sleeping.append(subprocess.Popen(["sleep", "100"]))
+os.lseek(fd, 0, os.SEEK_SET)
+print(own(list(rest())), parts > 40)
+os.lseek(fd, 0, os.SEEK_SET)
+begun = rest()
+while next(begun) != str(child.pid):
+    pass
+at = os.lseek(fd, 0, os.SEEK_CUR)
+os.close(fd)
+sleeping.append(subprocess.Popen(["sleep", "100"]))
+fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+os.lseek(fd, at + 1, os.SEEK_SET)
+print(str(sleeping[-1].pid) in list(rest()))
+for one in sleeping:
+    one.kill()
+"""
+)
+
+
+def test_a_listing_in_many_parts_has_who_is_there_all_the_while_and_nobody_who_is_gone(
+    runner: Runner,
+) -> None:
+    ended = runner.both([system_python(), "-c", _PARTS], policy=_POLICY)
+    assert ended.stdout.count(b"False") == 3, ended  # its beginning was told before; who is gone, twice
+
+
+_COUNTING = """
+import os
+from sandlockd.kernel import procfs
+members = procfs.members
+def counted(init_pid):
+    os.write(2, b"look ")
+    return members(init_pid)
+procfs.members = counted
+"""
+
+
+@pytest.mark.one_user
+def test_a_listing_in_many_parts_is_not_looked_for_with_each_of_them(runner: Runner) -> None:
+    ended = broken.run(runner, _COUNTING, [system_python(), "-c", _PARTS], policy=_POLICY)
+    assert ended.stdout.endswith(b"True\n"), ended
+    assert 2 <= ended.stderr.count(b"look ") <= 20, (
+        ended
+    )  # of 80 parts: a new one with each beginning, and each second
 
 
 _CALLS = (
@@ -290,6 +363,50 @@ def test_nothing_of_the_machines_network_locks_and_mounts(runner: Runner, strang
     }
     assert not any(" /dev/" in line.partition(" - ")[2] for line in lines)
     assert b"ns_last_pid: Permission denied" in ended.stderr
+
+
+_INTERFACES = """
+import os
+of_all = {"all", "default", "lo"}
+seen = False
+for place in ("sys/net/ipv4/conf", "sys/net/ipv4/neigh", "sys/net/ipv6/conf", "self/net/dev_snmp6", "net/dev_snmp6"):
+    directory = "/proc/" + place
+    if not os.path.isdir(directory):
+        continue
+    names = os.listdir(directory)
+    assert len(names) == len(set(names)) and "lo" in names, names
+    seen |= bool(set(names) - of_all)
+    for name in {MORE!r}:
+        ways = directory + "/" + name, directory + "/lo/../" + name, directory + "/" + name + "/../lo"
+        seen |= any(os.path.lexists(way) for way in ways)
+print(seen)
+print(open("/proc/sys/net/ipv4/conf/lo/forwarding").read() in ("0\\n", "1\\n"))
+"""
+
+
+def _sees_interfaces(runner: Runner, patch: str = "") -> bytes:
+    names = [name for _, name in socket.if_nameindex() if name != "lo"]
+    if not names:
+        pytest.skip("there is no network interface beside lo")
+    code = [system_python(), "-c", _INTERFACES.replace("{MORE!r}", repr(names))]
+    assert runner.bare(code).stdout == b"True\nTrue\n"
+    return broken.run(runner, patch, code, policy=_POLICY).stdout
+
+
+def test_the_machines_network_interfaces_have_no_names(runner: Runner) -> None:
+    assert _sees_interfaces(runner) == b"False\nTrue\n"
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "from sandlockd.handlers.private import walk\nwalk.lists_interfaces = lambda _: False\n",
+        "from sandlockd.handlers.private import walk\nimport re\nwalk._OF_INTERFACES = re.compile(b'(x)y')\n",
+    ],
+)
+def test_with_interfaces_not_looked_at_their_names_are_told(runner: Runner, patch: str) -> None:
+    assert _sees_interfaces(runner, patch) == b"True\nTrue\n"
 
 
 def test_a_sealed_file_is_read_as_bare(runner: Runner) -> None:

@@ -40,6 +40,6 @@ def require_groups() -> None:
 
 @functools.cache
 def _why_none() -> str | None:
-    groups = cgroups.Groups(b"tests-%d" % os.getpid(), CONTROLLERS)
+    groups = cgroups.Groups(b"doctor-%d" % os.getpid(), CONTROLLERS)
     groups.close()
     return "; ".join(groups.lacking.values()) or None

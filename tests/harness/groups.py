@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
 
 CONTROLLERS = (cgroups.MEMORY, cgroups.PIDS, cgroups.CPU)
@@ -16,7 +16,7 @@ CONTROLLERS = (cgroups.MEMORY, cgroups.PIDS, cgroups.CPU)
 def places() -> list[Path]:
     """Where sandlockd makes them, started from here."""
     found = mounts()
-    own = [cgroups.own_place(controller, found) for controller in CONTROLLERS]
+    own = [cgroup_places.own_place(controller, found) for controller in CONTROLLERS]
     return sorted({Path(os.fsdecode(place.path)) for place in own if place is not None})
 
 

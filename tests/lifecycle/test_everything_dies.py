@@ -242,6 +242,32 @@ def test_killing_sandlockd_leaves_no_process_after_a_tenth_of_a_second(
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("stop_first", [False, True], ids=["running", "supervisor stopped"])
+def test_killing_sandlockd_ends_who_is_held(
+    runner: Runner, stop_first: bool, measured: Callable[[str, object], None]
+) -> None:
+    """By tracing, for limits.cpu without a cgroup. With so small a share they are held for seconds."""
+    runner.with_cgroups = False
+    runner.may_leave_temporary = True
+    policy = '[filesystem]\nbase = true\n[limits]\ncpu = "1%"\n'
+    loop = "while :; do :; done"
+    script = f"{loop} & {loop} & (sleep 1000 &); echo ready; {loop}"
+    with runner.started(runner.command_line(["sh", "-c", script], policy=policy)) as process:
+        assert process.stdout is not None
+        line_of(process.stdout.fileno())
+        until(lambda: sum(s.state == "t" for s in marked(runner.marker)) == 3, "three that are held")
+        with _pidfds_of(runner, but=process.pid) as pidfds:
+            assert len(pidfds) >= 5
+            if stop_first:
+                process.send_signal(signal.SIGSTOP)
+            process.kill()
+            took_s = wait_dead(pidfds)
+        assert marked(runner.marker) == []
+    measured("kill_latency_ms", round(took_s * 1000, 2))
+    assert took_s < _KILL_LIMIT_S
+
+
+@pytest.mark.alone
 def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[[str, object], None]) -> None:
     runner.may_leave_temporary = True
     program = runner.compiler.compile(_FORK_STORM)

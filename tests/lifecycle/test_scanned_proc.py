@@ -36,7 +36,7 @@ for _ in range(3):
     storms.append(pid)
 libc = ctypes.CDLL(None)
 buffer = ctypes.create_string_buffer(32768)
-sizes = (4096, 200, 1000) if len(sleeping) < 100 else (32768,)
+sizes = (4096, 200, 1000) if len(sleeping) < 100 else (32768, 200)
 def names(fd, size):
     while (count := libc.syscall(217, fd, buffer, size)) > 0:
         at = 0

@@ -78,7 +78,7 @@ static struct slk_forks *limited(pid_t init_pid)
 {
 	engine = calloc(1, sizeof(*engine));
 	CHECK(engine);
-	CHECK_EQUAL(0, slk_engine_limit_processes(engine, 1000, 16000, init_pid, -1));
+	CHECK_EQUAL(0, slk_engine_limit_processes(engine, 1000, 16000, 100, init_pid, -1));
 	return engine->forks;
 }
 

@@ -161,6 +161,53 @@ static void test_who_is_there_all_the_while_is_found_while_parents_end(void)
 	munmap(line, sizeof(*line));
 }
 
+/* ---- grandparents that end while we look up ---- */
+
+#define GENERATIONS 300
+
+static int grandparent(void *argument)
+{
+	struct line *line = argument;
+
+	if (fork() == 0) {
+		pid_t leaf = fork();
+
+		if (leaf == 0)
+			return sleep_on(NULL);
+		line->pids[0] = getpid();
+		line->pids[1] = leaf;
+		return sleep_on(NULL);
+	}
+	while (!line->thread)
+		;
+	_exit(0);
+}
+
+/* Its number is free at once, since nobody waits for it: who has just read it as a parent's finds nobody. */
+static void test_who_is_below_stays_so_when_a_grandparent_ends(void)
+{
+	struct line *line = mmap(NULL, sizeof(*line), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct sigaction before, none = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
+
+	for (int round = 0; round < GENERATIONS; round++) {
+		pid_t leaf, top;
+
+		memset(line, 0, sizeof(*line));
+		CHECK_EQUAL(0, sigaction(SIGCHLD, &none, &before));
+		top = in_child(grandparent, line);
+		while (!(leaf = line->pids[1]))
+			sched_yield();
+		line->thread = 1;
+		while (kill(top, 0) == 0)
+			CHECK_EQUAL(leaf, slk_member_leader(leaf, getpid()));
+		CHECK_EQUAL(leaf, slk_member_leader(leaf, getpid()));
+		CHECK_EQUAL(0, sigaction(SIGCHLD, &before, NULL));
+		end(line->pids[0]);
+		end(leaf);
+	}
+	munmap(line, sizeof(*line));
+}
+
 int main(void)
 {
 	begin_tests();
@@ -168,5 +215,6 @@ int main(void)
 		skip_all("this kernel does not tell children");
 	RUN(test_all_below_are_found_and_nobody_else);
 	RUN(test_who_is_there_all_the_while_is_found_while_parents_end);
+	RUN(test_who_is_below_stays_so_when_a_grandparent_ends);
 	return 0;
 }

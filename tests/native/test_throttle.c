@@ -87,6 +87,26 @@ static _Noreturn void be_turns(void)
 	_exit(0);
 }
 
+/* While its first thread is held another one executes a program, and gets the number of the first. */
+static void *execute(void *unused)
+{
+	struct timespec soon = {0, 40 * MS};
+
+	nanosleep(&soon, NULL);
+	execv("/proc/self/exe", (char *const[]){"exe", "itself", NULL});
+	return unused;
+}
+
+static _Noreturn void be_replaced(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, execute, NULL) != 0)
+		_exit(3);
+	burn(NULL);
+	_exit(4);
+}
+
 static volatile int heard;
 
 static void hear_child(int number)
@@ -352,6 +372,11 @@ static void test_who_computes_in_short_turns_gets_no_more(void)
 	check_share("turns");
 }
 
+static void test_who_takes_the_number_of_one_that_is_held_gets_no_more(void)
+{
+	check_share("replaced");
+}
+
 static void test_no_parent_is_told(void)
 {
 	CHECK_EQUAL(0, run_at("parent", UNSEEN_PERCENT).status);
@@ -421,6 +446,7 @@ static void all(int is_scoped)
 	RUN(test_a_hundred_threads_get_no_more);
 	RUN(test_many_short_processes_get_no_more);
 	RUN(test_who_computes_in_short_turns_gets_no_more);
+	RUN(test_who_takes_the_number_of_one_that_is_held_gets_no_more);
 	RUN(test_no_parent_is_told);
 	RUN(test_stops_of_job_control_are_told_as_ever);
 	RUN(test_no_call_is_interrupted);
@@ -442,6 +468,10 @@ static void play(const char *role)
 		be_forks();
 	if (!strcmp(role, "turns"))
 		be_turns();
+	if (!strcmp(role, "replaced"))
+		be_replaced();
+	if (!strcmp(role, "itself"))
+		burn(NULL), _exit(0);
 	if (!strcmp(role, "parent"))
 		be_parent();
 	if (!strcmp(role, "stopped"))

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -142,6 +143,22 @@ static void test_a_way_that_is_too_long_is_pythons(void)
 	CHECK_EQUAL(1, comes_by("", path));
 }
 
+/* The kernel needs no descriptor for what it executes: it would find what we could not look at. */
+static void test_what_could_not_be_opened_for_want_of_descriptors_is_pythons(void)
+{
+	const char *path = below("plain/file");
+	struct rlimit before, none;
+	struct slk_walk walk;
+
+	CHECK_EQUAL(0, slk_walk_set(&walk, "", 0, path, (uint32_t)strlen(path)));
+	CHECK_EQUAL(0, slk_execution_names_askers(engine, &walk));
+	CHECK_EQUAL(0, getrlimit(RLIMIT_NOFILE, &before));
+	none = (struct rlimit){0, before.rlim_max};
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &none));
+	CHECK_EQUAL(1, slk_execution_names_askers(engine, &walk));
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &before));
+}
+
 int main(void)
 {
 	begin_tests();
@@ -152,6 +169,7 @@ int main(void)
 	RUN(test_a_way_through_links);
 	RUN(test_a_way_from_somewhere);
 	RUN(test_a_way_that_is_too_long_is_pythons);
+	RUN(test_what_could_not_be_opened_for_want_of_descriptors_is_pythons);
 	slk_engine_destroy(engine);
 	rm_tree(tree);
 	return 0;

@@ -5,6 +5,8 @@ What the limits do stands in test_memory_limit.py and test_process_limit.py, for
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -20,7 +22,7 @@ from harness.sharing import GROUPED
 from harness.waiting import line_of, until
 from security import broken
 
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
 
 pytestmark = pytest.mark.parametrize("as_user", [GROUPED], indirect=True)
@@ -40,7 +42,7 @@ def _kept_by(ended: Ended) -> dict[str, str]:
 
 
 def _in(controller: bytes) -> Path:
-    place = cgroups.own_place(controller, mounts())
+    place = cgroup_places.own_place(controller, mounts())
     assert place is not None
     return Path(os.fsdecode(place.path))
 
@@ -250,6 +252,25 @@ def test_what_a_killed_supervisor_left_is_removed_by_init(runner: Runner) -> Non
     until(lambda: not any(group.exists() for group in made), "the groups to go")
 
 
+def _is_idle(group: Path) -> bool:
+    """Nobody is in it, and nobody who was started by the killed one has its lock still. Or it is gone already."""
+    try:
+        fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not (group / "cgroup.procs").read_text()
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):  # another run has removed it meanwhile
+            return True
+        raise
+    finally:
+        os.close(fd)
+
+
 def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting: Any) -> None:
     """And not what a living neighbour has, or somebody else made."""
     living = [_group_of(runner, controller) for controller in (cgroups.MEMORY, cgroups.PIDS)]
@@ -257,18 +278,23 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
     for path in (runner.place.state / "runs").iterdir():
         path.rename(runner.place.root / path.name)
     left = _killed(other, with_init=True)
+    until(lambda: all(_is_idle(group) for group in left), "the groups of the killed run to have nobody")
     runner.may_leave_temporary = True
-    strangers = _in(cgroups.MEMORY) / f"strangers-{os.getpid()}"
-    strangers.mkdir()
+    strangers = [
+        _in(cgroups.MEMORY) / f"{begin}-{os.getpid()}"
+        for begin in ("strangers", "sandlockd", "sandlockd-web")
+    ]
+    for group in strangers:
+        group.mkdir()
     try:
         # Any other run of root's may have been the next by now.
         line = other.command_line(["true"], options=[*_LIMITS, "--status-file", other.place.root / "o.json"])
         assert other.run(line).returncode == 0
-        assert not any(group.exists() for group in left)
-        assert all(group.is_dir() for group in living) and strangers.is_dir()
+        # If another run had one of them in hand, it is removed by that one.
+        until(lambda: not any(group.exists() for group in left), "the groups to go")
+        assert all(group.is_dir() for group in (*living, *strangers))
     finally:
-        strangers.rmdir()
-        groups.remove(left)
+        groups.remove([*left, *strangers])
         for path in runner.place.root.iterdir():
             if path.name == living[0].name.removeprefix("sandlockd-"):
                 path.rename(runner.place.state / "runs" / path.name)
@@ -277,6 +303,26 @@ def test_what_nobody_could_remove_goes_at_the_next_start(runner: Runner, waiting
 # ---- where there is none
 
 _HIDDEN = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+
+
+_WITHOUT_CGROUPS = (
+    "from sandlockd.kernel import cgroup_places\ncgroup_places._OWN_GROUPS = '/proc/self/none'\n"
+)
+
+
+def test_on_a_kernel_that_has_none_the_limits_hold_without(runner: Runner) -> None:
+    """This one has them: another name is asked for, which is not there either."""
+    ended = broken.run(runner, _WITHOUT_CGROUPS, ["echo", "begun"], options=_LIMITS)
+    assert (ended.returncode, ended.stdout) == (0, b"begun\n"), ended.stderr
+    assert _kept_by(ended) == {"memory": "sandlockd", "processes": "sandlockd"}
+
+
+def test_who_has_a_realtime_priority_is_held_without(runner: Runner) -> None:
+    """The controller holds none such, and some kernels take none into a group."""
+    policy = '[filesystem]\nbase = true\n[limits]\ncpu = "50%"\n'
+    ended = runner.sandboxed(["echo", "begun"], policy=policy, wrap=["chrt", "--fifo", "1"])
+    assert (ended.returncode, ended.stdout) == (0, b"begun\n"), ended.stderr
+    assert _kept_by(ended)["cpu"] == "sandlockd"
 
 
 def test_where_none_is_to_be_seen_the_limits_hold_without(runner: Runner) -> None:

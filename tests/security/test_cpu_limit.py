@@ -60,6 +60,19 @@ def test_nobody_gets_more_than_its_share(
     assert used_s <= wall_s * _PERCENT / 100 + _AHEAD_S
 
 
+@pytest.mark.parametrize("way", ["enters", "enters-with-timer"])
+def test_who_has_its_calls_made_otherwise_gets_no_more(
+    runner: Runner, measured: Callable[[str, object], None], way: str
+) -> None:
+    """Each chdir into a new directory of the tree is made an fchdir, by tracing (native/restarts.c)."""
+    options = ["--workdir", str(runner.work), "--on-exit", "discard", "--quiet"]
+    ended = runner.sandboxed(_hogs(runner, way), policy=_POLICY, options=options)
+    assert ended.returncode == 0, ended.stderr
+    used_s, wall_s = _used_s(ended)
+    measured("percent", round(100 * used_s / wall_s, 1))
+    assert used_s <= wall_s * _PERCENT / 100 + _AHEAD_S
+
+
 @pytest.mark.one_user
 def test_on_a_build_that_holds_nobody_they_do(runner: Runner) -> None:
     """With a share so small that on any machine they get more. A cgroup needs nobody who holds them."""

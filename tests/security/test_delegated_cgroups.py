@@ -20,6 +20,7 @@ from harness import groups, ledger
 from harness.running import Runner, system_python
 from harness.waiting import line_of
 
+from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
 
 pytestmark = pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
@@ -77,7 +78,7 @@ def delegated(top: Path, runner: Runner) -> Iterator[Path]:
 
 _IN_IT = """
 import json, os, signal, sys
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_places, cgroups
 def own(pid="self"):
     with open(f"/proc/{pid}/cgroup") as file:
         return next(line.strip() for line in file if line.startswith("0::"))
@@ -157,6 +158,19 @@ def test_what_was_not_given_to_us_is_not_used(runner: Runner, top: Path, delegat
         told = _told(process)
         assert "Permission denied" in told["lacking"][0]
         assert told["own"] == _path(delegated, top)
+
+
+def test_where_there_are_threads_only_none_is_made(top: Path, delegated: Path) -> None:
+    """No process can be put into a group below a threaded one."""
+    threaded = delegated / "threaded"
+    threaded.mkdir()
+    try:
+        (threaded / "cgroup.type").write_text("threaded")
+        with pytest.raises(cgroup_places.NotOurs, match="threaded"):
+            cgroups.Group(os.fsencode(threaded), b"run", 2)
+        assert not [path for path in threaded.iterdir() if path.is_dir()]
+    finally:
+        groups.remove([threaded])
 
 
 def test_a_delegated_group_keeps_the_limits(runner: Runner, delegated: Path) -> None:

@@ -15,7 +15,7 @@ from harness.terminal import open_terminal
 from harness.waiting import line_of
 from security import broken, strangers
 from security.canaries import victim
-from security.raw_calls import AT_FDCWD, Buffer, Outcome, Script, program
+from security.raw_calls import AT_FDCWD, Buffer, Bytes, Outcome, Script, program
 
 Make = Callable[[int, Path], Script]
 
@@ -128,21 +128,33 @@ def test_from_a_directory_that_was_removed(runner: Runner) -> None:
     assert [outcome.error for outcome in outcomes[3:]] == ["ENOENT"] * 3 + [""] * 2
 
 
-def test_from_a_directory_that_is_deeper_than_a_path_can_tell(runner: Runner) -> None:
+def _from_deep_down(number: int) -> Script:
     """From there up again: no name of it can be read, but each way leads somewhere."""
+    script = Script()
+    for _ in range(42):
+        script.mkdir(b"d" * 100, 0o700)
+        script.chdir(b"d" * 100)
+    script.mkdir(b"deepest", 0o700)
+    up = b"../" * 60
+    ways = (
+        b"%bproc/%d",
+        b"%bproc/%d/../version",
+        b"deepest/../%bproc/%d",
+        b"./deepest/../%bproc/%d/../version",
+    )
+    for path in (*(way % (up, number) for way in ways), up):
+        script.newfstatat(AT_FDCWD, path, Buffer(144), 0)
+        script.openat(AT_FDCWD, path, os.O_PATH)
+    opened = script.openat(AT_FDCWD, b".", os.O_RDONLY)
+    script.getdents64(opened, Buffer(1024), 1024)
+    return script
+
+
+def test_from_a_directory_that_is_deeper_than_a_path_can_tell(runner: Runner) -> None:
     with victim(runner) as (process, _):
-        script = Script()
-        for _ in range(42):
-            script.mkdir(b"d" * 100, 0o700)
-            script.chdir(b"d" * 100)
-        up = b"../" * 60
-        for path in (b"%bproc/%d" % (up, process.pid), b"%bproc/%d/../version" % (up, process.pid), up):
-            script.newfstatat(AT_FDCWD, path, Buffer(144), 0)
-            script.openat(AT_FDCWD, path, os.O_PATH)
-        opened = script.openat(AT_FDCWD, b".", os.O_RDONLY)
-        script.getdents64(opened, Buffer(1024), 1024)
+        script = _from_deep_down(process.pid)
         outcomes, _ = script.sandboxed(runner, "--write", runner.work, policy=strangers.POLICY)
-    assert [outcome.error for outcome in outcomes[84:]] == ["ENOENT"] * 4 + [""] * 4
+    assert [outcome.error for outcome in outcomes[85:]] == ["ENOENT"] * 8 + [""] * 4
 
 
 _GROUPS = """
@@ -165,19 +177,23 @@ os.kill(own, 9)
 """
 
 
-def test_at_a_terminal(runner: Runner) -> None:
-    """tcsetpgrp: which groups there are."""
+def _at_a_terminal(runner: Runner, expected: bytes, patch: str = "") -> None:
     number = strangers.a_free_number()
     with victim(runner) as (process, _):
         line = runner.command_line(
             [system_python(), "-c", _GROUPS, str(number), str(process.pid), str(os.getpgid(process.pid))],
             policy=strangers.POLICY,
         )
-        words = [os.fsdecode(word) for word in line]
+        words = [os.fsdecode(word) for word in (broken.command_line(patch, line) if patch else line)]
         place = {"user": runner.place.user, "cwd": str(runner.work), "environment": runner.environment()}
         with open_terminal(words, **place) as terminal:
-            terminal.expect(rb"(No-such-process ){3}True and-over")
+            terminal.expect(expected)
             terminal.wait()
+
+
+def test_at_a_terminal(runner: Runner) -> None:
+    """tcsetpgrp: which groups there are."""
+    _at_a_terminal(runner, rb"(No-such-process ){3}True and-over")
 
 
 _PEER = """
@@ -205,6 +221,44 @@ def test_whoever_is_at_the_other_end_of_a_socket_has_no_number(runner: Runner, t
         ended = runner.sandboxed([system_python(), "-c", _PEER], policy=policy, stdin=theirs)
     ids = struct.pack("=iII", 0, os.geteuid(), os.getegid()).hex()
     assert ended.stdout.decode().split() == [ids, "00000000", str(errno.ENODATA), "True"], ended
+
+
+_OPENED = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+os.mkfifo("fifo")
+watch = libc.inotify_init1(os.O_NONBLOCK)
+print(libc.inotify_add_watch(watch, b"fifo", 0x20))
+here = os.fsencode(os.path.basename(os.getcwd()))
+for name, head in (("script", b"#!fifo\\n"), ("spaced", b"#! ./fifo x"), ("up", b"#!../%b/fifo" % here)):
+    with open(name, "wb") as file:
+        file.write(head)
+    os.chmod(name, 0o755)
+    try:
+        os.execv("./" + name, [name])
+    except OSError as error:
+        print(error.strerror)
+try:
+    os.execv("./fifo", ["fifo"])
+except OSError as error:
+    print(error.strerror)
+try:
+    print(os.read(watch, 4096))
+except BlockingIOError:
+    print("not opened")
+os.unlink("fifo")
+"""
+
+
+@pytest.mark.parametrize("options", [["--write", "."], ["--workdir", ".", "--on-exit", "discard"]])
+def test_what_the_kernel_would_not_execute_is_not_opened_to_look_at_it(
+    runner: Runner, options: list[str]
+) -> None:
+    """Opening it does something to it: a FIFO has a reader then, and a device is set going."""
+    bare = runner.bare([system_python(), "-c", _OPENED])
+    ended = runner.sandboxed([system_python(), "-c", _OPENED], options=options, policy=strangers.POLICY)
+    assert bare.stdout == ended.stdout
+    assert ended.stdout == b"1\n" + b"Permission denied\n" * 4 + b"not opened\n", ended
 
 
 # ---- the tests above can fail ----
@@ -270,3 +324,55 @@ def test_with_the_check_removed_somebody_outside_is_told_from_nobody(runner: Run
         script, found = outcomes(process.pid)
     told = {script.names[int(line.split()[0])] for line in _told(script, found, without)}
     assert told >= telling
+
+
+_ALL_ARE_SHOWN = """
+from sandlockd.handlers.private import {module}
+{module}.{name} = {instead}
+"""
+
+
+@pytest.mark.one_user
+def test_with_tcsetpgrp_let_through_the_kernel_tells_of_groups_outside(runner: Runner) -> None:
+    patch = (
+        "from sandlockd.launch import filter_plan as plan\nplan.ASKED = {}\n"
+        "plan.OWN_PIDS = {name: one for name, one in plan.OWN_PIDS.items() if name != 'ioctl'}\n"
+    )
+    _at_a_terminal(runner, rb"No-such-process Operation-not-permitted ", patch)
+
+
+@pytest.mark.one_user
+def test_with_peers_let_through_the_kernel_tells_their_number(runner: Runner) -> None:
+    patch = _ALL_ARE_SHOWN.format(module="peers", name="tell", instead="lambda *_: peers._SEEN")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ended = broken.run(
+            runner, patch, [system_python(), "-c", _PEER], policy=strangers.POLICY, stdin=theirs
+        )
+    told = bytes.fromhex(ended.stdout.decode().split()[0])
+    assert struct.unpack("=iII", told)[0] == os.getpid(), ended
+
+
+@pytest.mark.one_user
+def test_with_deep_directories_taken_for_elsewhere_ways_up_tell(runner: Runner) -> None:
+    patch = _ALL_ARE_SHOWN.format(module="walk", name="_is_elsewhere", instead="lambda *_: True")
+    with victim(runner) as (process, _):
+        script = _from_deep_down(process.pid)
+        outcomes = broken.results(runner, patch, script, "--write", str(runner.work), policy=strangers.POLICY)
+    assert [outcome.error for outcome in outcomes[85:93]] != ["ENOENT"] * 8
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("lacking", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_way_that_we_could_not_look_at_is_not_left_to_the_kernel(runner: Runner, lacking: int) -> None:
+    patch = (
+        "from sandlockd.handlers.private import walk\n"
+        f"def go(*_, **__): raise OSError({lacking}, 'lacking')\nwalk._Walk.go = go\n"
+    )
+    script = Script()
+    script.newfstatat(AT_FDCWD, runner.work / "process", Buffer(144), 0)
+    script.execve(runner.work / "relative", Bytes(bytes(8)), Bytes(bytes(8)))
+    with victim(runner) as (process, _):
+        strangers.make_links(runner, process.pid)
+        found = broken.results(runner, patch, script, "--write", str(runner.work), policy=strangers.POLICY)
+    assert [outcome.error for outcome in found] == ["EIO"] * 2

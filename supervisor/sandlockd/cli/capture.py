@@ -94,10 +94,12 @@ class Capture:
             return
         self._output.ended()
         done_fd = self._output.done_fd
-        waiting = [done_fd] if signal_fd < 0 else [done_fd, signal_fd]
+        waiting = select.poll()
+        for fd in (done_fd, signal_fd) if signal_fd >= 0 else (done_fd,):
+            waiting.register(fd, select.POLLIN)
         while not self._output.state().done:
-            left_s = None if end_by is None else max(end_by - time.monotonic(), 0.0)
-            ready, _, _ = select.select(waiting, [], [], left_s)
+            left_ms = None if end_by is None else max(end_by - time.monotonic(), 0.0) * 1000
+            ready = [fd for fd, _ in waiting.poll(left_ms)]
             if not ready or (signal_fd in ready and _asked_to_end(signal_fd)):
                 return
             if done_fd in ready:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.allowed import AllowedCalls
     from sandlockd.handlers.limited.view import View
     from sandlockd.handlers.merged.acquaintance import Acquaintance
+    from sandlockd.handlers.private.listing import Look
     from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Engine, Request, Zone
     from sandlockd.kernel.fds import OwnedFd
@@ -125,6 +126,7 @@ class Context:
         self.is_root = os.geteuid() == 0
         self._began_ns = time.time_ns()  # all that is denied by its number was there
         self.allowed: AllowedCalls | None = None  # at audit level `all` only
+        self.looks: dict[tuple[int, int], Look] = {}  # of listings of /proc, by process and descriptor
 
     def copied(self) -> Context:
         """Shallow. Without the module `copy`: importing it takes 1 ms."""

@@ -106,6 +106,11 @@ def born_ns(opened: OwnedFd) -> int | None:
     return Status(opened, STATX_BORN).born_ns
 
 
+def kind_of(opened: OwnedFd) -> int:
+    """S_IFMT of its mode: also of what has a path that is longer than any call can tell."""
+    return stat.S_IFMT(os.fstat(opened.fd).st_mode)
+
+
 def is_socket(opened: OwnedFd) -> bool:
     return stat.S_ISSOCK(os.fstat(opened.fd).st_mode)
 

@@ -16,7 +16,6 @@ Who lives holds a lock on its group (flock(2)), and the kernel removes none that
 from __future__ import annotations
 
 import _thread
-import collections
 import contextlib
 import errno
 import fcntl
@@ -24,42 +23,26 @@ import os
 import stat
 import time
 
+from sandlockd.kernel.cgroup_places import NotOurs, is_delegated, own_place, words, write
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.paths import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import NamedTuple
 
-    from sandlockd.kernel.paths import Mount
-
-    class Place(NamedTuple):
-        """A directory of cgroupfs that we are in."""
-
-        path: bytes
-        version: int
-
-else:  # without importing typing
-    Place = collections.namedtuple("Place", "path version")
+    from sandlockd.kernel.cgroup_places import Place
 
 # A variable of the environment: as if none were to be had.
 WITHOUT = "SANDLOCKD_NO_CGROUPS"
 MEMORY, PIDS, CPU = b"memory", b"pids", b"cpu"
 PREFIX = b"sandlockd-"
 _OWN = b".own"  # behind the name: where we are ourselves meanwhile
-_KINDS = (b"cgroup", b"cgroup2")
+_PROBE = b"doctor"  # and a number
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 3
-_PERIOD_US = 100_000  # of cpu.max, as the kernel has it by itself
 _REMOVAL_PATIENCE_S, _REMOVAL_STEP_S = 1.0, 0.002
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
-_DELEGATED = ("user.delegate", "trusted.delegate")  # systemd.resource-control(5), Delegate=
-_HUGE_PAGES = "/sys/kernel/mm/hugepages"
-
-
-class NotOurs(Exception):
-    """One line for people: why not."""
 
 
 class Group:
@@ -68,7 +51,7 @@ class Group:
     __slots__ = ("_directory", "path", "version")
 
     def __init__(self, parent: bytes, name: bytes, version: int) -> None:
-        """Raises OSError."""
+        """Raises NotOurs, OSError."""
         self.path = parent + b"/" + name
         self.version = version
         os.mkdir(self.path, 0o755)
@@ -77,6 +60,8 @@ class Group:
             # A sweep has it in hand: then it is gone in a moment.
             fcntl.flock(self._directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.stat(b"cgroup.procs", dir_fd=self._directory.fd)
+            if version == 2 and self.read(b"cgroup.type") != b"domain\n":
+                raise NotOurs("it is a threaded one, and takes no processes (cgroups(7))")
         except BaseException:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
@@ -110,7 +95,7 @@ class Group:
 
 
 def _made(place: Place, name: bytes) -> Group:
-    """Raises OSError."""
+    """Raises NotOurs, OSError."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             return Group(place.path, name, place.version)
@@ -163,23 +148,23 @@ class Groups:
 
     def _enable(self, controller: bytes, place: Place, wanted: Collection[bytes]) -> None:
         """Raises NotOurs, OSError."""
-        if controller in _words(place, b"cgroup.subtree_control"):
+        if controller in words(place, b"cgroup.subtree_control"):
             return
-        available = _words(place, b"cgroup.controllers")
+        available = words(place, b"cgroup.controllers")
         if controller not in available:
             raise NotOurs(f"it has no controller {os.fsdecode(controller)}")
         if not os.path.exists(place.path + b"/cgroup.type"):
             raise NotOurs(f"the controller {os.fsdecode(controller)} is not enabled in the topmost group")
-        if {int(pid) for pid in _words(place, b"cgroup.procs")} - set(self._family):
+        if {int(pid) for pid in words(place, b"cgroup.procs")} - set(self._family):
             raise NotOurs("there are other processes in it, and they are not ours to move")
-        if os.path.isdir(_SYSTEMD) and not _is_delegated(place.path):
+        if os.path.isdir(_SYSTEMD) and not is_delegated(place.path):
             raise NotOurs("systemd has not delegated it (Delegate=yes)")
         own = _made(place, self._name + _OWN)
         enabled = b" ".join(b"+" + name for name in wanted if name in available)
         try:
             for pid in self._family:
                 own.take(pid)
-            _write(place, b"cgroup.subtree_control", enabled)
+            write(place, b"cgroup.subtree_control", enabled)
         except BaseException:
             self._move_back(place, own)
             raise
@@ -190,7 +175,7 @@ class Groups:
         for pid in own.read(b"cgroup.procs").split():
             with contextlib.suppress(OSError):
                 # It has ended, or others made groups here with controllers: then it stays where it is.
-                _write(place, b"cgroup.procs", pid)
+                write(place, b"cgroup.procs", pid)
         own.close()
 
     # ---- in use
@@ -226,7 +211,7 @@ class Groups:
             place, own, enabled = self._left
             self._left = None
             with contextlib.suppress(OSError):
-                _write(place, b"cgroup.subtree_control", enabled.replace(b"+", b"-"))
+                write(place, b"cgroup.subtree_control", enabled.replace(b"+", b"-"))
             self._move_back(place, own)
             left += [own.path] if os.path.exists(own.path) else []
         return left
@@ -250,81 +235,28 @@ def _move_to_where_we_are(file: OwnedFd) -> None:
         os.write(file.fd, b"0")
 
 
-# ---- where we are
-
-
-def mount_points() -> list[bytes]:
-    """Where the files of groups are to be seen: who may write there is held by none."""
-    return [mount.point for mount in mounts() if mount.kind in _KINDS]
-
-
-def own_place(controller: bytes, found: list[Mount]) -> Place | None:
-    """Where we are, in the hierarchy that has this controller."""
-    own: tuple[int, bytes] | None = None
-    with open("/proc/self/cgroup", "rb") as file:
-        for line in file:
-            number, names, path = line.rstrip(b"\n").split(b":", 2)
-            if controller in names.split(b","):
-                own = (1, path)
-                break
-            if number == b"0":
-                own = (2, path)
-    if own is None:
-        return None
-    version, path = own
-    for mount in reversed(found):  # the uppermost of those at one place
-        if mount.kind != _KINDS[version - 1]:
-            continue
-        if version == 1 and controller not in mount.options.split(b","):
-            continue
-        root = mount.root.rstrip(b"/")
-        if path != root and not path.startswith(root + b"/"):
-            continue  # another part of the hierarchy
-        place = Place(mount.point + path[len(root) :].rstrip(b"/"), version)
-        if _holds_us(place):
-            return place
-    return None
-
-
-def _holds_us(place: Place) -> bool:
-    try:
-        return b"%d" % os.getpid() in _words(place, b"cgroup.procs")
-    except OSError:
-        return False
-
-
-def _is_delegated(path: bytes) -> bool:
-    for name in _DELEGATED:
-        with contextlib.suppress(OSError):
-            if os.getxattr(path, name) == b"1":
-                return True
-    return False
-
-
-def _words(place: Place, name: bytes) -> list[bytes]:
-    """Raises OSError."""
-    with open(place.path + b"/" + name, "rb", buffering=0) as file:
-        return file.readall().split()
-
-
-def _write(place: Place, name: bytes, value: bytes) -> None:
-    """Raises OSError."""
-    with open(place.path + b"/" + name, "wb", buffering=0) as file:
-        file.write(value)
-
-
 # ---- leftovers
 
 
 def sweep(directory: bytes) -> None:
     """Remove what runs left in this group whose supervisor is dead."""
     try:
-        names = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
+        names = [name for name in os.listdir(directory) if _is_of_a_run(name)]
     except OSError:
         return
     for name in names:
         with contextlib.suppress(OSError):
             _sweep_one(directory + b"/" + name)
+
+
+def _is_of_a_run(name: bytes) -> bool:
+    """Others may begin the names of theirs likewise. As audit.state.new_run_id makes it, or a run of doctor's."""
+    if not name.startswith(PREFIX):
+        return False
+    began, _, number = name[len(PREFIX) :].removesuffix(_OWN).rpartition(b"-")
+    if began == _PROBE:
+        return number.isdigit()
+    return len(began) == len(b"20260101T000000.000") and not began.translate(None, b"0123456789T.")
 
 
 def _sweep_one(path: bytes) -> None:
@@ -351,96 +283,3 @@ def _remove(path: bytes, patience_s: float) -> bool:
             time.sleep(_REMOVAL_STEP_S)
         else:
             return True
-
-
-# ---- what is limited
-
-
-class MemoryFiles(collections.namedtuple("MemoryFiles", "usage peak stat events event")):
-    """What tells of the memory of a group, opened; events: how often it ran out of it, and event becomes readable then.
-
-    None: this kernel has none; of event, that events is to be polled for POLLPRI.
-    """
-
-    __slots__ = ()
-    usage: OwnedFd
-    peak: OwnedFd | None
-    stat: OwnedFd
-    events: OwnedFd
-    event: OwnedFd | None
-
-
-def limit_memory(group: Group, limit_bytes: int) -> MemoryFiles:
-    """Memory and swap together. Raises NotOurs, OSError."""
-    if _has_huge_pages():
-        raise NotOurs("this machine has huge pages set aside, which the controller does not count")
-    text = b"%d" % limit_bytes
-    if group.version == 1:
-        _require_swap_counted(group, b"memory.memsw.limit_in_bytes")
-        group.write(b"memory.limit_in_bytes", text)
-        with contextlib.suppress(FileNotFoundError):  # then there is no swap
-            group.write(b"memory.memsw.limit_in_bytes", text)
-        events = group.open(b"memory.oom_control")
-        event = OwnedFd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        group.write(b"cgroup.event_control", b"%d %d" % (event.fd, events.fd))
-        names = (b"memory.usage_in_bytes", b"memory.max_usage_in_bytes")
-        usage, peak = (group.open(name) for name in names)
-        return MemoryFiles(usage, peak, group.open(b"memory.stat"), events, event)
-    _require_swap_counted(group, b"memory.swap.max")
-    with contextlib.suppress(FileNotFoundError):
-        group.write(b"memory.swap.max", b"0")
-    group.write(b"memory.oom.group", b"1")
-    group.write(b"memory.max", text)
-    most = None
-    with contextlib.suppress(FileNotFoundError):  # before Linux 5.19
-        most = group.open(b"memory.peak")
-    usage, stat_file = group.open(b"memory.current"), group.open(b"memory.stat")
-    return MemoryFiles(usage, most, stat_file, group.open(b"memory.events"), None)
-
-
-def lift_memory(group: Group) -> None:
-    """Raises OSError."""
-    if group.version == 2:
-        group.write(b"memory.max", b"max")
-        return
-    with contextlib.suppress(FileNotFoundError):
-        group.write(b"memory.memsw.limit_in_bytes", b"-1")
-    group.write(b"memory.limit_in_bytes", b"-1")
-
-
-def _require_swap_counted(group: Group, name: bytes) -> None:
-    """Raises NotOurs."""
-    if os.path.exists(group.path + b"/" + name):
-        return
-    with open("/proc/swaps", "rb") as file:
-        if len(file.readlines()) > 1:
-            raise NotOurs("the kernel does not count what is swapped out (swapaccount=1)")
-
-
-def _has_huge_pages() -> bool:
-    """Of any size."""
-    try:
-        sizes = os.listdir(_HUGE_PAGES)
-    except FileNotFoundError:
-        return False
-    for size in sizes:
-        for name in ("nr_hugepages", "nr_overcommit_hugepages"):
-            with open(f"{_HUGE_PAGES}/{size}/{name}", "rb") as file:
-                if int(file.read()):
-                    return True
-    return False
-
-
-def limit_tasks(group: Group, most: int) -> None:
-    """Processes and threads, together. Raises OSError."""
-    group.write(b"pids.max", b"%d" % most)
-
-
-def limit_processors(group: Group, percent: int) -> None:
-    """Of one. Raises OSError."""
-    quota_us = percent * _PERIOD_US // 100
-    if group.version == 1:
-        group.write(b"cpu.cfs_period_us", b"%d" % _PERIOD_US)
-        group.write(b"cpu.cfs_quota_us", b"%d" % quota_us)
-    else:
-        group.write(b"cpu.max", b"%d %d" % (quota_us, _PERIOD_US))

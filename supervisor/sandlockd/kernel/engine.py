@@ -105,6 +105,9 @@ else:  # without importing typing
 # So many threads of all processes together for each process that is allowed: node has 11, a JVM some 30 and more.
 THREADS_PER_PROCESS = 16
 
+# So many forks that find no room fail at once; those that follow wait first, until the program has asked less often.
+REFUSALS_AT_ONCE = 100
+
 _BATCH = lib.SLK_BATCH_MAX
 _NEW_THREADS = 256
 _TRACE_PATIENCE_MS = 100  # somebody may have stopped init; it needs 0.1 ms
@@ -411,7 +414,11 @@ class Engine:
         Raises OSError: ENOENT where the kernel does not list children.
         """
         tasks = limit * THREADS_PER_PROCESS
-        check(lib.slk_engine_limit_processes(self._engine, limit, tasks, init_pid, self.control_fd))
+        check(
+            lib.slk_engine_limit_processes(
+                self._engine, limit, tasks, REFUSALS_AT_ONCE, init_pid, self.control_fd
+            )
+        )
         self.process_limit = limit
 
     @property

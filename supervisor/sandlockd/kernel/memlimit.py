@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandlockd.kernel.cgroups import MemoryFiles
+    from sandlockd.kernel.cgroup_limits import MemoryFiles
     from sandlockd.kernel.paths import Identity
 
 # As the filter has it: what asks for less passes (kernel/syscalls_arguments.py).

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_limits, cgroup_places, cgroups
 from sandlockd.kernel.probe import Broken, Missing
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ def _holds(groups: cgroups.Groups, controller: bytes, group: cgroups.Group) -> b
             _tasks_are_refused(group)
         else:
             _processors_are_withheld(group)
-    except cgroups.NotOurs as reason:
+    except cgroup_places.NotOurs as reason:
         groups.drop(controller, str(reason))
         return False
     return True
@@ -87,7 +87,7 @@ class _Child:
 
 def _memory_counts(group: cgroups.Group) -> None:
     """It is not taken to the end: the kernel would tell its log of who is killed for that."""
-    files = cgroups.limit_memory(group, _LIMIT_BYTES)
+    files = cgroup_limits.limit_memory(group, _LIMIT_BYTES)
     held = []
 
     def take() -> bytes:
@@ -105,7 +105,7 @@ def _memory_counts(group: cgroups.Group) -> None:
 
 
 def _tasks_are_refused(group: cgroups.Group) -> None:
-    cgroups.limit_tasks(group, 1)
+    cgroup_limits.limit_tasks(group, 1)
 
     def fork() -> bytes:
         try:
@@ -122,7 +122,7 @@ def _tasks_are_refused(group: cgroups.Group) -> None:
 
 
 def _processors_are_withheld(group: cgroups.Group) -> None:
-    cgroups.limit_processors(group, _PERCENT)
+    cgroup_limits.limit_processors(group, _PERCENT)
     child = _Child(group, lambda: b"x")
     try:
         end = time.monotonic() + _THROTTLED_WITHIN_S

@@ -158,20 +158,6 @@ def _members_among_all(init_pid: int) -> list[int]:
     return [pid for pid in numbers if member_leader(pid, init_pid) == pid]
 
 
-def descends_from(pid: int, ancestor: int, *, depth_max: int = 4096) -> bool:
-    """Is pid a descendant of ancestor? True also where the chain ends at it over reparented orphans."""
-    for _ in range(depth_max):
-        if pid == ancestor:
-            return True
-        if pid <= 1:
-            return False
-        try:
-            pid = parent_of(pid)
-        except OSError:
-            return False
-    return False
-
-
 def descriptor_flags(tid: int, fd: int) -> int:
     """The open flags of a descriptor (octal in fdinfo)."""
     with open(f"/proc/{tid}/fdinfo/{fd}", "rb") as file:

@@ -50,7 +50,7 @@ class ProcessIndex:
             key = PidKey(pid, pidfds.birth_of(pid, pidfd.fd))
             # Asked after opening: the descriptor holds the process, so the chain that we read is its own if it
             # still lives when we are done.
-            member = procfs.descends_from(pid, self._init_pid)
+            member = pid == self._init_pid or procfs.member_leader(pid, self._init_pid) == pid
         except OSError:
             member = False
         if not member or pidfds.is_dead(pidfd.fd):

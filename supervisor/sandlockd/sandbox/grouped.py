@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-from sandlockd.kernel import cgroups
+from sandlockd.kernel import cgroup_limits, cgroup_places, cgroups
 from sandlockd.kernel.engine import THREADS_PER_PROCESS
 from sandlockd.launch.prepare import CannotStart
 from sandlockd.policy.spelling import printable
@@ -43,7 +43,7 @@ class Grouped:
             return
         try:
             do(group)
-        except cgroups.NotOurs as reason:
+        except cgroup_places.NotOurs as reason:
             self._groups.drop(controller, str(reason))
         except OSError as error:
             self._groups.drop(controller, error.strerror or str(error))
@@ -56,7 +56,7 @@ class Grouped:
         if group is None or "memory" not in self.kept:
             return
         memory.count()
-        cgroups.lift_memory(group)
+        cgroup_limits.lift_memory(group)
         self._groups.drop(cgroups.MEMORY, "what is written for the program would not count")
         del self.kept["memory"]
 
@@ -106,7 +106,7 @@ def grouped(name: str, limits: Limits, prepared: Prepared) -> Grouped | None:
         found.limit(
             "memory",
             cgroups.MEMORY,
-            lambda group: memory.keep_by_group(cgroups.limit_memory(group, memory.limit_bytes)),
+            lambda group: memory.keep_by_group(cgroup_limits.limit_memory(group, memory.limit_bytes)),
             by_group,
         )
     if processes is not None:
@@ -114,17 +114,17 @@ def grouped(name: str, limits: Limits, prepared: Prepared) -> Grouped | None:
         found.limit(
             "processes",
             cgroups.PIDS,
-            lambda group: cgroups.limit_tasks(group, most),
+            lambda group: cgroup_limits.limit_tasks(group, most),
             f"sandlockd; tasks: {by_group}",
         )
     if cpu is not None:
-        found.limit("cpu", cgroups.CPU, lambda group: cgroups.limit_processors(group, cpu), by_group)
+        found.limit("cpu", cgroups.CPU, lambda group: cgroup_limits.limit_processors(group, cpu), by_group)
     return found
 
 
 def _may_be_left(prepared: Prepared) -> bool:
     """Who may write the files of a cgroup leaves it, or raises its limits."""
-    points = cgroups.mount_points()
+    points = cgroup_places.mount_points()
     return any(
         zone.rights & _WRITE_FILE and (_is_within(zone.path, point) or _is_within(point, zone.path))
         for zone in prepared.wall.zones.values()

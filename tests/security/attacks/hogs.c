@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -144,7 +145,7 @@ static void calls(void)
 			_exit(4);
 }
 
-/* A program that nobody may look into, where it is an ordinary user's. */
+/* Two of a program that nobody may look into, where it is an ordinary user's. */
 static void unreadable(const char *self)
 {
 	char copy[] = "./hogXXXXXX", buffer[65536];
@@ -158,11 +159,51 @@ static void unreadable(const char *self)
 	fchmod(to, 0111);
 	close(to);
 	snprintf(text, sizeof(text), "%lld", (long long)((end_ns - now_ns()) / 1000000));
-	if (fork() == 0) {
-		execl(copy, "hog", "alone", text, NULL);
-		_exit(6);
-	}
-	wait(NULL);
+	for (int i = 0; i < 2; i++)
+		if (fork() == 0) {
+			execl(copy, "hog", "alone", text, NULL);
+			_exit(6);
+		}
+	while (wait(NULL) > 0)
+		;
+}
+
+static void ignore(int number)
+{
+	(void)number;
+}
+
+/* From anywhere, as its threads share where they are. */
+static void *enter_half_of_the_time(void *path)
+{
+	int64_t half_ns = now_ns() + (end_ns - now_ns()) / 2;
+
+	while (now_ns() < half_ns)
+		if (chdir(path) < 0)
+			_exit(7);
+	return burn(NULL);
+}
+
+/* Calls that are made otherwise for them, by who stops them for that; and then they go on alone. With a timer that is
+ * init, which traces them for it (native/tracer.c). */
+static void enters(int has_timer)
+{
+	struct itimerval often = {{0, 20000}, {0, 20000}};
+	struct sigaction action = {.sa_handler = ignore, .sa_flags = SA_RESTART};
+	pthread_t all[4];
+	char path[4096];
+
+	mkdir("made", 0755);
+	if (!realpath("made", path))
+		_exit(7);
+	sigaction(SIGALRM, &action, NULL);
+	if (has_timer)
+		setitimer(ITIMER_REAL, &often, NULL);
+	for (int i = 0; i < 4; i++)
+		if (pthread_create(&all[i], NULL, enter_half_of_the_time, path) != 0)
+			_exit(3);
+	for (int i = 0; i < 4; i++)
+		pthread_join(all[i], NULL);
 }
 
 int main(int argc, char **argv)
@@ -192,6 +233,10 @@ int main(int argc, char **argv)
 		waker();
 	else if (!strcmp(way, "calls"))
 		calls();
+	else if (!strcmp(way, "enters"))
+		enters(0);
+	else if (!strcmp(way, "enters-with-timer"))
+		enters(1);
 	else if (!strcmp(way, "unreadable"))
 		unreadable(argv[0]);
 	else

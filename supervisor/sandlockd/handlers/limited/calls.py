@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.context import Context
     from sandlockd.handlers.limited.view import View
     from sandlockd.kernel.engine import Request
+    from sandlockd.kernel.fds import OwnedFd
     from sandlockd.overlay.listing import Row
 
     Handler = Callable[[Context, Request], Answer | Later]
@@ -75,7 +76,7 @@ def _list(view: View, before: Handler | None, context: Context, request: Request
     caller = Caller(context, request)
     try:
         with metadata.by_descriptor(caller, 0) as opened:
-            path = caller.describe(opened).path
+            path = _path_of(caller, opened)
         if view.hides(path):
             return ENOENT
         if view.tells_listing(path):
@@ -85,6 +86,16 @@ def _list(view: View, before: Handler | None, context: Context, request: Request
     except OSError as error:
         return Errno(error.errno or errno.EIO)
     return _LISTED if before is None else before(context, request)
+
+
+def _path_of(caller: Caller, opened: OwnedFd) -> bytes:
+    """b"": longer than anybody can tell, so none of those of which something is told."""
+    try:
+        return caller.describe(opened).path
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return b""
 
 
 def _rows(view: View, directory: bytes) -> list[Row]:

@@ -78,7 +78,7 @@ class Acquaintance:
         if not inode:
             return None
         for pid in (tgid, *(int(entry) for entry in os.listdir("/proc") if entry.isdigit())):
-            found = _socket_of(pid, inode) if procfs.descends_from(pid, self._init_pid) else None
+            found = _socket_of(pid, inode) if procfs.member_leader(pid, self._init_pid) else None
             if found is None:
                 continue
             if sockets.kind_of(found) == (sockets.AF_UNIX, kind) and sockets.own_address(found) == name:

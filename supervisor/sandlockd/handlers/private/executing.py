@@ -8,6 +8,7 @@ where a server may not answer: that is read by the kernel alone.
 from __future__ import annotations
 
 import os
+import stat
 from functools import partial
 
 from sandlockd.handlers import interpreters, lookup
@@ -58,8 +59,11 @@ def _asks_for_nobody(caller: Caller) -> bool:
                 return True
             opened = lookup.open_object(caller, lookup.place_of(caller, name, AT_FDCWD), follow=True)
         opened.close()
-    except (OSError, MayWait):
-        pass  # the kernel finds the same, or only a server could tell
+    except MayWait:
+        pass  # only a server could tell
+    except OSError as error:
+        if walk.is_ours(error):
+            raise  # else the kernel finds the same
     return False
 
 
@@ -75,6 +79,8 @@ def _executed(caller: Caller) -> OwnedFd:
 
 def _interpreter(caller: Caller, opened: OwnedFd) -> bytes:
     files = caller.context.files
+    if files.run(acts.kind_of, opened) != stat.S_IFREG:
+        return b""  # nor does the kernel execute it: opening a FIFO or a device would do something to it
     with files.run(acts.reopen_at_once, opened, os.O_RDONLY) as file:
         line = interpreters.of_script(files.run(acts.first_bytes, file, interpreters.FIRST_LINE))
         return loader(caller, file) if line is None else line[0]

@@ -33,6 +33,11 @@ def leaders(context: Context) -> list[int]:
     return procfs.members(context.init_pid)
 
 
+def is_leader(context: Context, pid: int) -> bool:
+    """Is it the number of one of those still?"""
+    return procfs.member_leader(pid, context.init_pid) == pid
+
+
 def count_threads(leaders: list[int]) -> int:
     """A zombie is one, too."""
     return sum(len(procfs.threads_of(leader)) for leader in leaders)

@@ -32,6 +32,11 @@ _OF_PROCESS = re.compile(rb"\A(\d+)(?:/task/\d+)?(?=/|\Z)")
 _ELSEWHERE = b"0"  # nobody has this number, nor what is below it
 # Spelled out, and with nothing behind a link: what comes after the number cannot lead to another process.
 _PLAIN = re.compile(rb"/proc(?:/(?:(\d+)|[a-z-]+))?(/task(?:/\d+(?:/\w+)?)?|/\w+)?")
+# In each there is a directory or file for each network interface of the machine.
+_OF_INTERFACES = re.compile(
+    rb"(?:sys/net/ipv[46]/(?:conf|neigh)|\d+/(?:task/\d+/)?net/dev_snmp6)(?:/([^/]+).*)?"
+)
+_INTERFACES_OF_ALL = (b"all", b"default", b"lo")
 _NUMBERED = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
@@ -41,7 +46,7 @@ def missing(
     """Does the path come by something that does not exist for the caller? None: no, or the kernel finds an error.
 
     in_root: what the path starts from is its `/` (RESOLVE_IN_ROOT).
-    Raises Gone, MayWait.
+    Raises Gone, MayWait, and OSError where we could not look.
     """
     plain = None if caller.context.hidden or in_root else _PLAIN.fullmatch(text)
     if plain is not None:
@@ -54,8 +59,15 @@ def missing(
             return None
         with _Walk(caller) as walk:
             return walk.go(text, dirfd, follow=follow, in_root=in_root)
-    except OSError:
+    except OSError as error:
+        if is_ours(error):
+            raise
         return None
+
+
+def is_ours(error: OSError) -> bool:
+    """Did we lack what the kernel needs none of? Then it finds what is there: the call must not be left to it."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def _is_elsewhere(caller: Caller, text: bytes, dirfd: int) -> bool:
@@ -85,8 +97,17 @@ def exists(caller: Caller, inside: bytes) -> bool:
     first = inside.partition(b"/")[0]
     if first.isdigit() and not members.belongs(caller.context, int(first)):
         return False
+    match = _OF_INTERFACES.fullmatch(inside)
+    if match is not None and match[1] is not None and match[1] not in _INTERFACES_OF_ALL:
+        return False
     hidden = caller.context.hidden
     return not hidden or b"/proc/" + _OF_PROCESS.sub(b"self", inside, count=1) not in hidden
+
+
+def lists_interfaces(inside: bytes) -> bool:
+    """Is it a directory of theirs? What it has of the machine's own does not exist for the program."""
+    match = _OF_INTERFACES.fullmatch(inside)
+    return match is not None and match[1] is None
 
 
 class _Walk:
@@ -170,7 +191,7 @@ class _Walk:
             if self._is_missing(b"/".join((inside, name)) if inside else name):
                 return False
         child = self._open(self._directory, name, os.O_NOFOLLOW)
-        if not follow or not stat.S_ISLNK(self._caller.describe(child).mode):
+        if not follow or self._files.run(acts.kind_of, child) != stat.S_IFLNK:
             self._enter(child)
             return True
         with child:
