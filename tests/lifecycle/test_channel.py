@@ -30,8 +30,10 @@ def _line() -> Iterator[tuple[Channel, socket.socket]]:
     ours, theirs = Channel.pair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=theirs.take()) as raw:
         raw.settimeout(10)
-        yield ours, raw
-    ours.close()
+        try:
+            yield ours, raw
+        finally:
+            ours.close()
 
 
 def _put(raw: socket.socket, packet: bytes, *fds: int) -> None:
@@ -147,12 +149,14 @@ _SAID = Said("a line")
     ],
     ids=str,
 )
+@pytest.mark.trio
 async def test_who_speaks_out_of_turn_is_ended(said: list[messages.Message]) -> None:
     with _rogue() as (supervisor, raw, process):
         _say(raw, *said)
         await _to_its_end(supervisor, process)
 
 
+@pytest.mark.trio
 async def test_who_talks_without_end_is_ended() -> None:
     with _rogue() as (supervisor, raw, process):
         _say(raw, Ready(1))
@@ -165,6 +169,7 @@ async def test_who_talks_without_end_is_ended() -> None:
 
 
 @pytest.mark.parametrize("packet", [b"", b"h", b"b", b"hrubbish", b"h" + bytes(50_000)])
+@pytest.mark.trio
 async def test_who_sends_what_is_no_message_is_ended(packet: bytes) -> None:
     with _rogue() as (supervisor, raw, process):
         _put(raw, packet)
@@ -175,12 +180,14 @@ async def test_who_sends_what_is_no_message_is_ended(packet: bytes) -> None:
         await _to_its_end(supervisor, process)
 
 
+@pytest.mark.trio
 async def test_who_sends_descriptors_is_ended() -> None:
     with _rogue() as (supervisor, raw, process), file_of(b"x") as file:
         _put(raw, b"h" + messages.encoded(Ready(1)), file.fd)
         await _to_its_end(supervisor, process)
 
 
+@pytest.mark.trio
 async def test_who_does_not_read_its_orders_is_ended() -> None:
     with _rogue() as (supervisor, raw, process):
         _say(raw, Ready(1))
@@ -192,6 +199,7 @@ async def test_who_does_not_read_its_orders_is_ended() -> None:
         assert process.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.trio
 async def test_orders_out_of_stage_are_not_sent() -> None:
     with _rogue() as (supervisor, raw, _):
         with pytest.raises(OutOfStage):

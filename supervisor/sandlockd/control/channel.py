@@ -91,7 +91,10 @@ class Channel:
         try:
             if not packet:
                 raise Closed
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            # The room for descriptors is rounded up (CMSG_SPACE): one more than asked for may fit.
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > MAX_DESCRIPTORS + (
+                packet == _BESIDE
+            ):
                 raise Unfit(
                     "a packet that is too long, or with too many descriptors, or there is no room for them"
                 )
