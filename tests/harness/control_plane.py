@@ -93,7 +93,9 @@ class ControlPlane:
 @contextmanager
 def control_plane(runner: Runner, **popen: Any) -> Iterator[ControlPlane]:
     """As the runner's user."""
-    with runner.started([sys.executable, "-I", _DRIVER], **popen) as process:
+    # A copy: the ordinary user may not be able to read the source tree.
+    script = runner.place.file("driver.py", _DRIVER.read_text())
+    with runner.started([sys.executable, "-I", script], **popen) as process:
         yield ControlPlane(process, runner)
         assert process.stdin is not None
         process.stdin.close()

@@ -114,6 +114,7 @@ def test_a_supervisor_that_is_killed_takes_its_own_sandbox_with_it_only(runner: 
     until(lambda: not marked(runner.marker), "nobody is left")
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("data", [b"", b"h", b"hrubbish", b"b", b"x" * 40_000, b"h\x81\xa4type\xa3bad"])
 def test_a_control_plane_out_of_its_mind_ends_the_sandbox(runner: Runner, data: bytes) -> None:
     with control_plane(runner) as plane:

@@ -122,14 +122,25 @@ def why_failed(report: Report, executable: bytes) -> tuple[str, int]:
     reason = os.strerror(report.error)
     if stage == "exec":
         name = os.fsdecode(executable)
-        status = 127 if report.error == errno.ENOENT else 126
-        return f"{name}: cannot be executed: {reason}{_exec_help(report.error)}", status
+        return f"{name}: cannot be executed: {reason}{_exec_help(report.error)}", _exec_status(report.error)
     help_text = _STAGE_HELP.get(stage)
     return f"start: step {stage}: {reason}" + (f"; {help_text}" if help_text else ""), SANDBOX_FAILED
 
 
+def _exec_status(error: int) -> int:
+    """EIO is what we refuse with where we could not judge the call: then it is not the command that is wrong."""
+    if error == errno.EIO:
+        return SANDBOX_FAILED
+    return 127 if error == errno.ENOENT else 126
+
+
 def _exec_help(error: int) -> str:
     """The file itself was looked at before; what remains is what it needs."""
+    if error == errno.EIO:
+        return (
+            "; sandlockd had too few descriptors (`ulimit -n`) or too little memory to look at it, or the disk fails:"
+            " `sandlockd explain --last`"
+        )
     if error in (errno.EACCES, errno.ENOENT):
         return "; its loader or interpreter is missing or not granted ([filesystem] base = true grants the system's)"
     return ""
