@@ -17,6 +17,7 @@ import trio
 from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
 from sandlockd.control.messages import Ended, Kill, Ready, Said, Start, Started, Unfit
+from sandlockd.control.supervising import _Supervisor
 from sandlockd.control.supervisors import OutOfStage, Supervisor, SupervisorLost
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.sealed import file_of
@@ -207,3 +208,45 @@ async def test_orders_out_of_stage_are_not_sent() -> None:
         raw.setblocking(False)
         with pytest.raises(BlockingIOError):
             raw.recv(1)
+
+
+# ---- a control plane that does not read for a while
+
+
+def test_what_could_not_be_sent_comes_in_turn_and_is_no_longer_than_it_must_be() -> None:
+    ours, theirs = Channel.pair()
+    supervisor, other = _Supervisor(ours, ()), Channel.of(theirs)
+    filler = Said("x" * 1000)
+    sent = 0
+    while not supervisor._unsent:
+        supervisor._tell(filler)
+        sent += 1
+    supervisor._tell(Started(1))
+    for _ in range(1000):
+        supervisor._tell(filler)
+        supervisor._tell(messages.Stopped(19))
+        supervisor._tell(messages.Continued())
+    supervisor._tell(messages.Stopped(20))
+    assert len(supervisor._unsent) < 100
+    got: list[messages.Message] = []
+    while not supervisor._send_on() or supervisor._unsent:
+        got += _all_from(other)
+    got += _all_from(other)
+    stage = messages.Stage.STARTING
+    for report in got:
+        stage = messages.after(stage, report)
+    assert (
+        stage is messages.Stage.PAUSED and got[:sent] == [filler] * sent and got[-1] == messages.Stopped(20)
+    )
+    ours.close()
+    other.close()
+
+
+def _all_from(channel: Channel) -> list[messages.Message]:
+    found: list[messages.Message] = []
+    while True:
+        try:
+            data, _ = channel.receive()
+        except BlockingIOError:
+            return found
+        found.append(messages.report_from(data))

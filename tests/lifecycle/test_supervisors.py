@@ -204,3 +204,15 @@ def test_who_is_not_root_starts_nothing_as_others(runner: Runner) -> None:
         plane.start("a", ["true"], uid=0)
         ended = plane.report("a", "Ended")
         assert (ended["exit_status"], ended["status"]["reason"]) == (125, "sandbox_error")
+        assert ended["status"]["error"] == "cannot become user 0: Operation not permitted"
+
+
+def test_nothing_of_the_control_planes_environment_is_in_a_supervisor(runner: Runner) -> None:
+    with control_plane(runner, env={"SECRET_OF_THE_SERVICE": "x"}) as plane:
+        supervisor = plane.start("a", ["sleep", "100"])
+        plane.report("a", "Started")
+        assert b"SECRET" in Path(f"/proc/{plane.process.pid}/environ").read_bytes()
+        for pid in (plane.zygote, supervisor):
+            assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+        plane.order("a", "Kill")
+        plane.report("a", "Ended")

@@ -63,12 +63,12 @@ def test_what_may_be_reported_when() -> None:
         for report in _REPORTS
         if _next(stage, report) is not None
     }
-    running = {"Said", "Stopped", "Ended"}
+    running = {"Said", "Stopped", "Continued", "Ended"}
     assert allowed == {
         (Stage.FORKED, "Ready"),
         *((Stage.STARTING, name) for name in ("Said", "Began", "Started", "Ended")),
         *((Stage.RUNNING, name) for name in running),
-        *((Stage.PAUSED, name) for name in running | {"Continued"}),
+        *((Stage.PAUSED, name) for name in running),
     }
 
 

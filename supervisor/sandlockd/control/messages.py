@@ -190,6 +190,7 @@ _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.STARTING, Ended): Stage.OVER,
     (Stage.RUNNING, Said): Stage.RUNNING,
     (Stage.RUNNING, Stopped): Stage.PAUSED,
+    (Stage.RUNNING, Continued): Stage.RUNNING,  # of a stop that was over before it was told
     (Stage.RUNNING, Ended): Stage.OVER,
     (Stage.PAUSED, Said): Stage.PAUSED,
     (Stage.PAUSED, Stopped): Stage.PAUSED,

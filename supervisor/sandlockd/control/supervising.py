@@ -52,6 +52,7 @@ STREAMS = 3
 RULE_STOPPED, RULE_KILLED, RULE_ALONE = "stop", "kill", "service"
 _UMASK = 0o022  # as a login has it
 _LAST_WORD_PATIENCE_MS = 10_000
+_UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
 
 
 def supervise_after_fork(channel_end: OwnedFd) -> NoReturn:
@@ -107,15 +108,18 @@ class _Supervisor:
         self._said = 0
         self._is_alone = False  # the control plane is gone
         self._kill_by: float | None = None  # monotonic
+        self._unsent: list[messages.Message] = []
         self._early: list[Signal] = []  # for a program that was not there yet
 
     def run(self, start: Start, result: Result) -> None:
-        """Raises as Run.run, NoUser, OSError."""
+        """Raises as Run.run."""
         try:
             environment = {**users.login_environment(start.uid), **start.environment}
             users.become(start.uid)
         except users.NoUser as error:
             raise CannotStart(str(error)) from None
+        except OSError as error:
+            raise CannotStart(f"cannot become user {start.uid}: {error.strerror}") from None
         os.environb.clear()
         os.environb.update(environment)
         os.umask(_UMASK)
@@ -150,8 +154,6 @@ class _Supervisor:
             become_subreaper(spared)
             self._hear_early()
             first, second, third = (stream.fd for stream in self._streams)
-            sandbox.on_stopped = lambda number: self._tell(messages.Stopped(number))
-            sandbox.on_continued = lambda: self._tell(Continued())
             sandbox.start(
                 stdio=(first, second, third),
                 descriptor_limit=raise_own_descriptor_limit(),
@@ -160,6 +162,11 @@ class _Supervisor:
             )
             self._close_streams()
             self._tell(Started(sandbox.init_pid))
+            # Not before: a stop of what is not running yet would be out of turn.
+            sandbox.on_stopped = lambda number: self._tell(messages.Stopped(number))
+            sandbox.on_continued = lambda: self._tell(Continued())
+            if sandbox.stopped_by:
+                self._tell(messages.Stopped(sandbox.stopped_by))
             for order in self._early:
                 self._obey_one(sandbox, order)
             trio.run(self._serve, sandbox)
@@ -183,8 +190,9 @@ class _Supervisor:
     async def _obey(self, sandbox: Sandbox) -> None:
         while not self._is_alone:
             left_s = float("inf") if self._kill_by is None else max(self._kill_by - time.monotonic(), 0.0)
-            with trio.move_on_after(left_s):
+            with trio.move_on_after(min(left_s, _UNSENT_PAUSE_S) if self._unsent else left_s):
                 await trio.lowlevel.wait_readable(self._channel.fileno())
+            self._send_on()
             self._obey_what_came(sandbox)
             if self._kill_by is not None and time.monotonic() >= self._kill_by:
                 self._kill_by = None
@@ -237,27 +245,43 @@ class _Supervisor:
     # ---- telling
 
     def _tell(self, message: messages.Message) -> None:
-        """What cannot be said to a control plane that does not read is lost; only the last word is waited for."""
+        """In turn. What does not go out now goes a little later; of what is said for people only some is kept for that,
+        and of stops that are over nothing.
+        """
+        unsent = self._unsent
+        if isinstance(message, Said) and len(unsent) >= _UNSENT_MAX:
+            return
+        if isinstance(message, Continued) and unsent and isinstance(unsent[-1], messages.Stopped):
+            unsent.pop()
+        if (
+            isinstance(message, messages.Stopped)
+            and unsent
+            and isinstance(unsent[-1], (messages.Stopped, Continued))
+        ):
+            unsent.pop()
+        unsent.append(message)
+        self._send_on()
+
+    def _send_on(self) -> bool:
+        """True: nothing is left to be sent, or nobody to send it to."""
         try:
-            self._channel.send(message)
+            while self._unsent:
+                self._channel.send(self._unsent[0])
+                del self._unsent[0]
         except BlockingIOError:
-            pass
+            return False
         except Closed:
             self._is_alone = True
+        return True
 
     def last_word(self, message: Ended) -> None:
-        """Raises OSError."""
+        """Raises TimeoutError."""
+        self._unsent.append(message)
         deadline = time.monotonic() + _LAST_WORD_PATIENCE_MS / 1000
-        while time.monotonic() < deadline:
-            try:
-                self._channel.send(message)
-            except BlockingIOError:
-                _wait(self._channel, select.POLLOUT, 100)
-            except Closed:
-                return
-            else:
-                return
-        raise TimeoutError(errno.ETIMEDOUT, "the control plane does not read")
+        while not self._send_on():
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "the control plane does not read")
+            _wait(self._channel, select.POLLOUT, 100)
 
 
 def _source(policy: str | messages.PolicyText) -> str | Source:

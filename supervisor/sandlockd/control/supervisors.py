@@ -13,7 +13,7 @@ import trio
 from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
 from sandlockd.control.messages import Fork, Forked, NotForked, Ready, Reaped, Said, Stage, Start, Unfit
-from sandlockd.control.zygote import fork_zygote
+from sandlockd.control.zygote import start_zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ class Supervisor:
 
 
 class Zygote:
-    """Forks at once: to be made before the loop, and anything of clients. Raises OSError."""
+    """Raises OSError."""
 
     def __init__(self) -> None:
-        self._channel, self.pid = fork_zygote()
+        self._channel, self.pid = start_zygote()
         self._tickets = 0
         self._waiting: dict[int, tuple[Channel, trio.Event]] = {}
         self._made: dict[int, Supervisor | OSError] = {}
@@ -148,17 +148,19 @@ class Zygote:
         ours, theirs = Channel.pair()
         forked = trio.Event()
         self._waiting[ticket] = (ours, forked)
-        with theirs:
-            await self._ask(Fork(ticket), theirs.fd)
-        await forked.wait()
-        made = self._made.pop(ticket, None)
-        if made is None:
+        try:
+            with theirs:
+                await self._ask(Fork(ticket), theirs.fd)
+            await forked.wait()
+            made = self._made.pop(ticket, None)
+            if made is None:
+                raise ZygoteLost
+            if isinstance(made, OSError):
+                raise made
+            await _made_ready(made)
+        except BaseException:  # cancelled, too: whoever was forked by then sees its line closed, and ends
             ours.close()
-            raise ZygoteLost
-        if isinstance(made, OSError):
-            ours.close()
-            raise made
-        await _made_ready(made)
+            raise
         return made
 
     async def _ask(self, order: Fork, fd: int) -> None:
@@ -185,20 +187,21 @@ class Zygote:
 
     def _take(self, message: Forked | NotForked | Reaped, fds: list[OwnedFd]) -> None:
         """Raises Unfit."""
+        if len(fds) != isinstance(message, Forked):
+            raise Unfit("a fork without its pidfd, or descriptors that nobody wants")
+        if isinstance(message, Reaped):
+            if self.on_reaped is not None:
+                self.on_reaped(message.pid, message.status)
+            return
+        if message.ticket not in self._waiting:
+            raise Unfit("an answer that nobody asked for")
+        channel, event = self._waiting.pop(message.ticket)
         match message:
             case Forked():
-                if len(fds) != 1 or message.ticket not in self._waiting:
-                    raise Unfit("a fork that nobody asked for, or without its pidfd")
-                channel, event = self._waiting.pop(message.ticket)
                 self._made[message.ticket] = Supervisor(channel, message.pid, fds[0])
-                event.set()
             case NotForked():
-                _, event = self._waiting.pop(message.ticket)
                 self._made[message.ticket] = OSError(message.errno, os.strerror(message.errno))
-                event.set()
-            case Reaped():
-                if self.on_reaped is not None:
-                    self.on_reaped(message.pid, message.status)
+        event.set()
 
     def _lost(self) -> None:
         self.is_lost = True
@@ -214,12 +217,14 @@ class Zygote:
 
 
 async def _made_ready(made: Supervisor) -> None:
-    """Raises SupervisorLost."""
+    """Else it is ended. Raises SupervisorLost."""
     report = None
-    with trio.move_on_after(_READY_PATIENCE_S):
-        report = await made.next_report()
-    if isinstance(report, Ready) and report.version == messages.VERSION:
-        return
-    made.end()
-    made.close()
-    raise SupervisorLost("it is not ready, or of another version")
+    try:
+        with trio.move_on_after(_READY_PATIENCE_S):
+            report = await made.next_report()
+        if not isinstance(report, Ready) or report.version != messages.VERSION:
+            raise SupervisorLost("it is not ready, or of another version")
+    except BaseException:
+        made.end()
+        made.close()
+        raise

@@ -1,6 +1,9 @@
 """The process that supervisors are forked from: it has imported all that they need, one thread, no loop, and nobody's
 words in its memory. It forks when it is told to, says what became of its children, and ends with the control plane.
 
+It is executed anew, with an environment of its own: what is forked from it belongs to users, who can look into their
+processes (/proc/PID/environ, ptrace(2)), and what the control plane has there and in its memory is not for them.
+
 What it forks gets its own end of a channel and nothing else: no log, no socket of clients, no other supervisor's line.
 """
 
@@ -12,6 +15,7 @@ import gc
 import os
 import select
 import signal
+import sys
 
 from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
@@ -24,33 +28,39 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _STREAMS = (0, 1, 2)
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
-def fork_zygote() -> tuple[Channel, int]:
-    """The line to it, and its pid. To be called while this process has one thread and holds nothing of clients.
+def start_zygote() -> tuple[Channel, int]:
+    """The line to it, and its pid. Raises OSError."""
+    import subprocess
 
-    Raises OSError.
-    """
     ours, theirs = Channel.pair()
-    pid = os.fork()
-    if pid == 0:
-        _be_zygote(theirs)
-    theirs.close()
+    try:
+        with theirs:
+            started = subprocess.Popen(
+                [sys.executable, "-I", "-m", __name__, str(theirs.fd)],
+                pass_fds=(theirs.fd,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                cwd="/",
+            )
+    except BaseException:
+        ours.close()
+        raise
+    pid, started.returncode = started.pid, 0  # whoever asked waits for it
     return ours, pid
 
 
-def _be_zygote(channel_end: OwnedFd) -> NoReturn:
-    status = 1
-    try:
-        _name("sandlockd-zyg")
-        channel = Channel.of(_alone_with(channel_end))
-        _import_all()
-        gc.collect()
-        gc.freeze()  # what is shared with the children stays so: the collector writes into what it looks at
-        _serve(channel)
-        status = 0
-    finally:
-        os._exit(status)
+def _be_zygote(channel_fd: int) -> None:
+    """Raises OSError, Unfit."""
+    _name("sandlockd-zyg")
+    channel = Channel.of(_alone_with(OwnedFd(channel_fd)))
+    _import_all()
+    gc.collect()
+    gc.freeze()  # what is shared with the children stays so: the collector writes into what it looks at
+    _serve(channel)
 
 
 def _alone_with(channel_end: OwnedFd) -> OwnedFd:
@@ -170,3 +180,7 @@ def _tell(channel: Channel, message: messages.Message, *fds: int) -> None:
             waiting = select.poll()
             waiting.register(channel.fileno(), select.POLLOUT)
             waiting.poll()
+
+
+if __name__ == "__main__":
+    _be_zygote(int(sys.argv[1]))
