@@ -126,11 +126,17 @@ def test_a_control_plane_out_of_its_mind_ends_the_sandbox(runner: Runner, data: 
 
 def test_all_sandboxes_end_with_the_control_plane(runner: Runner) -> None:
     with control_plane(runner) as plane:
+        pidfds = []
         for key in "ab":
-            plane.start(key, ["sh", "-c", "(setsid sleep 100 &); sleep 100"])
+            # Of the control plane's environment they have nothing, nor the marker.
+            pidfds.append(os.pidfd_open(plane.start(key, ["sh", "-c", "(setsid sleep 100 &); sleep 100"])))
             plane.report(key, "Started")
+        pidfds.append(os.pidfd_open(plane.zygote))
         plane.process.kill()
         plane.process.wait()
+        wait_dead(pidfds)
+        for fd in pidfds:
+            os.close(fd)
         until(lambda: not marked(runner.marker), "nobody is left")
         plane.process.returncode = 0  # by us
 
