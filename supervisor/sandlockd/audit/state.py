@@ -225,6 +225,29 @@ def prune(directory: bytes, kept: int = RUNS_KEPT) -> int:
         os.close(runs_fd)
 
 
+def remove_run(directory: bytes, run_id: str) -> bool:
+    """False: it goes on, or holds more than a log. One that is not there is removed.
+
+    Raises: StateError, OSError.
+    """
+    try:
+        runs_fd = _open_runs_for(directory, run_id)
+    except FileNotFoundError:
+        return True
+    try:
+        return _remove_run(runs_fd, run_id) or not _exists(runs_fd, run_id)
+    finally:
+        os.close(runs_fd)
+
+
+def _exists(runs_fd: int, name: str) -> bool:
+    try:
+        os.stat(os.fsencode(name), dir_fd=runs_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _open_runs(directory: bytes, *, create: bool) -> int:
     state_fd = _open_state(directory, create=create)
     try:

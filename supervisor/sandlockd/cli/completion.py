@@ -28,6 +28,8 @@ _PATH_OPTIONS: Final = frozenset(
         "--status-file",
         "--socket",
         "--state-dir",
+        "--policy-dir",
+        "--config",
     }
 )
 

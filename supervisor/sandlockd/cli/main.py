@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-SUBCOMMANDS = ("run", "check", "explain", "doctor", "presets", "completion")
+SUBCOMMANDS = ("run", "serve", "check", "explain", "doctor", "presets", "completion")
 # Never taken for a command of that name: what somebody means by it must not change with a later version.
-_LATER = ("serve", "learn")
+_LATER = ("learn",)
 _CTYPE = b"LC_CTYPE="
 # What Python coerces the C locale to, whichever there is.
 _COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
@@ -34,6 +34,14 @@ examples:
 """
 
 _VERB_EXAMPLES = {
+    "serve": """\
+examples:
+  sandlockd serve                               for yourself; as root, for all users of the machine
+  sandlockd serve --socket /tmp/me/s --state-dir /tmp/me/state
+  curl --unix-socket $XDG_RUNTIME_DIR/sandlockd/control.sock http://localhost/v1/version
+
+exit status: 0 it was told to end; 1 it could not start
+""",
     "check": """\
 examples:
   sandlockd check agent.toml                    what is wrong with it, with its lines; or what it comes to
@@ -206,6 +214,36 @@ def _usage_error(parser: argparse.ArgumentParser):  # type: ignore[no-untyped-de
     return error
 
 
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _verb_parser("serve", "Serve the control API on a Unix socket: see docs/operating.md.")
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="where (default: /run/sandlockd/control.sock, or your runtime directory's)",
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="what is kept (default: /var/lib/sandlockd, or your state directory's)",
+    )
+    parser.add_argument(
+        "--policy-dir",
+        metavar="DIR",
+        help="policies by name (default: /etc/sandlockd/policies, or your configuration's)",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="(default: /etc/sandlockd/service.toml, or your configuration's)"
+    )
+    return parser
+
+
+def _serve(arguments: list[str]) -> int:
+    from sandlockd.cli.serve import serve_with
+
+    found = _parse(_serve_parser(), arguments)
+    return serve_with(found.socket, found.state_dir, found.policy_dir, found.config)
+
+
 def _check_parser() -> argparse.ArgumentParser:
     parser = _verb_parser("check", "Validate policies and show what they come to.")
     parser.add_argument("files", nargs="+", metavar="FILE|NAME", help="policy files or presets; they add up")
@@ -285,6 +323,7 @@ def _completion(arguments: list[str]) -> int:
 
 _PARSERS = {
     "run": run_parser,
+    "serve": _serve_parser,
     "check": _check_parser,
     "explain": _explain_parser,
     "doctor": _doctor_parser,
@@ -293,6 +332,7 @@ _PARSERS = {
 }
 _VERBS = {
     "run": _run,
+    "serve": _serve,
     "check": _check,
     "explain": _explain,
     "doctor": _doctor,

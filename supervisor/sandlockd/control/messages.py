@@ -87,7 +87,8 @@ class Start(Message, frozen=True, tag="start"):
 
     policies: presets or files by name, or texts; none: base.
     environment: of the program, as far as the policy passes it on.
-    state_dir: where the run is recorded; None: where the user's own are.
+    state_dir: where the run is recorded; None: where the user's own are. run_id: what it is called there.
+    memory: what is left of what this user may have, in bytes; limits.memory must be set, and not more.
     """
 
     uid: int
@@ -98,6 +99,26 @@ class Start(Message, frozen=True, tag="start"):
     settings: Settings = Settings()
     name: str | None = None
     state_dir: bytes | None = None
+    run_id: str | None = None
+    memory: int | None = None
+
+
+class Work(Message, frozen=True, tag="work"):
+    """Become this user and do that with what a run has left. With one descriptor: where the answer is written.
+
+    verb: `changes`, `diff`, `commit`, `discard`, `denials` or `forget` (control/work.py). options: bytes or true, by
+    name.
+    """
+
+    uid: int
+    verb: str
+    run_id: str
+    state_dir: bytes | None = None
+    paths: tuple[bytes, ...] = ()
+    force: tuple[bytes, ...] = ()
+    digest: str | None = None
+    skip_marked: bool = False
+    as_text: bool = False
 
 
 class Signal(Message, frozen=True, tag="signal"):
@@ -116,7 +137,22 @@ class Kill(Message, frozen=True, tag="kill"):
     """All of the sandbox."""
 
 
-Order = Start | Signal | Stop | Kill
+class Pause(Message, frozen=True, tag="pause"):
+    """Whoever of the sandbox wants a processor is held; no program is told."""
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    pass
+
+
+class Ask(Message, frozen=True, tag="ask"):
+    """what: `processes` or `stats`."""
+
+    ticket: int
+    what: str
+
+
+Order = Start | Work | Signal | Stop | Kill | Pause | Resume | Ask
 
 
 # ---- supervisor to control plane
@@ -137,6 +173,8 @@ class Began(Message, frozen=True, tag="began"):
 
     run_id: str
     policy_digest: str
+    command: tuple[str, ...] = ()
+    memory: int | None = None  # limits.memory, bytes
 
 
 class Started(Message, frozen=True, tag="started"):
@@ -155,6 +193,44 @@ class Continued(Message, frozen=True, tag="continued"):
     pass
 
 
+class Paused(Message, frozen=True, tag="paused"):
+    pass
+
+
+class Resumed(Message, frozen=True, tag="resumed"):
+    pass
+
+
+class Denied(Message, frozen=True, tag="denied"):
+    """count: how often by now, as the log has it. total: of all refusals. unsaid: so many such words before this one
+    were left out.
+    """
+
+    call: str
+    target: str
+    rule: str
+    count: int
+    total: int
+    unsaid: int = 0
+
+
+class Told(Message, frozen=True, tag="told"):
+    """What was asked. problem: why not."""
+
+    ticket: int
+    what: dict[str, Any] = {}
+    problem: str | None = None
+
+
+class Worked(Message, frozen=True, tag="worked"):
+    """The last word of work. outcome: `done`, `refused` (nothing was changed), `none` (nothing is there) or
+    `broken`.
+    """
+
+    outcome: str
+    lines: tuple[str, ...] = ()
+
+
 class Ended(Message, frozen=True, tag="ended"):
     """The last word: nothing of the sandbox is left, and what was to become of its changes has. status: as the status
     file has it (sandbox.result).
@@ -164,7 +240,9 @@ class Ended(Message, frozen=True, tag="ended"):
     exit_status: int
 
 
-Report = Ready | Said | Began | Started | Stopped | Continued | Ended
+Report = (
+    Ready | Said | Began | Started | Stopped | Continued | Paused | Resumed | Denied | Told | Worked | Ended
+)
 
 
 # ---- when
@@ -177,33 +255,37 @@ class Stage(enum.Enum):
     WARM = "warm"  # it waits for what it is to run
     STARTING = "starting"
     RUNNING = "running"
-    PAUSED = "paused"
+    STOPPED = "stopped"  # by job control
+    WORKING = "working"
     OVER = "over"
 
 
 # What a supervisor may report, and the stage after it.
+_RUNS: Final = (Stage.RUNNING, Stage.STOPPED)
 _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.FORKED, Ready): Stage.WARM,
     (Stage.STARTING, Said): Stage.STARTING,
     (Stage.STARTING, Began): Stage.STARTING,
+    (Stage.STARTING, Denied): Stage.STARTING,
     (Stage.STARTING, Started): Stage.RUNNING,
     (Stage.STARTING, Ended): Stage.OVER,
-    (Stage.RUNNING, Said): Stage.RUNNING,
-    (Stage.RUNNING, Stopped): Stage.PAUSED,
-    (Stage.RUNNING, Continued): Stage.RUNNING,  # of a stop that was over before it was told
-    (Stage.RUNNING, Ended): Stage.OVER,
-    (Stage.PAUSED, Said): Stage.PAUSED,
-    (Stage.PAUSED, Stopped): Stage.PAUSED,
-    (Stage.PAUSED, Continued): Stage.RUNNING,
-    (Stage.PAUSED, Ended): Stage.OVER,
+    **{(stage, kind): stage for stage in _RUNS for kind in (Said, Paused, Resumed, Denied, Told)},
+    **{(stage, Stopped): Stage.STOPPED for stage in _RUNS},
+    **{
+        (stage, Continued): Stage.RUNNING for stage in _RUNS
+    },  # of a stop that was over before it was told, too
+    **{(stage, Ended): Stage.OVER for stage in _RUNS},
+    (Stage.WORKING, Worked): Stage.OVER,
 }
 # What a supervisor may be told. One that is just ending may get an order too late: that is no mistake.
+_WHILE_IT_RUNS: Final[frozenset[type[Message]]] = frozenset({Signal, Stop, Kill, Pause, Resume, Ask})
 _ORDERS: Final[dict[Stage, frozenset[type[Message]]]] = {
     Stage.FORKED: frozenset(),
-    Stage.WARM: frozenset({Start}),
+    Stage.WARM: frozenset({Start, Work}),
     Stage.STARTING: frozenset({Signal, Stop, Kill}),
-    Stage.RUNNING: frozenset({Signal, Stop, Kill}),
-    Stage.PAUSED: frozenset({Signal, Stop, Kill}),
+    Stage.RUNNING: _WHILE_IT_RUNS,
+    Stage.STOPPED: _WHILE_IT_RUNS,
+    Stage.WORKING: frozenset(),
     Stage.OVER: frozenset(),
 }
 

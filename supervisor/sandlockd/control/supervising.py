@@ -1,6 +1,7 @@
 """The supervisor of one sandbox, as a process of the service: forked from the zygote, told once what to run, and with
 that the user who asked for it. The run is that of the foreground (sandbox/run.py); here is what it has in place of a
-terminal: a channel to the control plane, and streams that came through it.
+terminal: a channel to the control plane, and streams that came through it. (Or it is told to work on what a run has
+left: control/work.py.)
 
 When the control plane is gone, nobody could end the sandbox any more: then it ends (law 8).
 """
@@ -12,25 +13,36 @@ import os
 import select
 import signal
 import time
+from functools import partial
 
 import trio
 
+from sandlockd.audit.records import Failure
 from sandlockd.audit.state import home_directory, state_directory
-from sandlockd.control import messages
+from sandlockd.control import messages, work
 from sandlockd.control.channel import Channel, Closed
 from sandlockd.control.messages import (
+    Ask,
     Began,
     Continued,
+    Denied,
     Ended,
     Kill,
+    Pause,
+    Paused,
     Ready,
+    Resume,
+    Resumed,
     Said,
     Signal,
     Start,
     Started,
     Stop,
+    Told,
+    Work,
+    Worked,
 )
-from sandlockd.kernel import users
+from sandlockd.kernel import tree, users
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
@@ -40,10 +52,11 @@ from sandlockd.sandbox.run import Asked, Run, in_one, policy_digest, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from sandlockd.audit.log import AuditLog
+    from sandlockd.audit.records import Refusal
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.launch.prepare import Prepared
     from sandlockd.sandbox.sandbox import Sandbox
@@ -53,6 +66,9 @@ RULE_STOPPED, RULE_KILLED, RULE_ALONE = "stop", "kill", "service"
 _UMASK = 0o022  # as a login has it
 _LAST_WORD_PATIENCE_MS = 10_000
 _UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
+_DENIED_PER_S = 20
+_TARGET_CHARACTERS = 512
+_PROCESSES_SHOWN = 1000
 
 
 def supervise_after_fork(channel_end: OwnedFd) -> NoReturn:
@@ -70,7 +86,9 @@ def supervise_after_fork(channel_end: OwnedFd) -> NoReturn:
 
 def _supervise(channel: Channel) -> int:
     """Raises Closed, Unfit, OSError."""
-    start, streams = _awaited_start(channel)
+    start, streams = _awaited_order(channel)
+    if isinstance(start, Work):
+        return _work(channel, start, streams[0])
     supervisor = _Supervisor(channel, streams)
     result = Result()
     try:
@@ -84,13 +102,39 @@ def _supervise(channel: Channel) -> int:
     return 0
 
 
-def _awaited_start(channel: Channel) -> tuple[Start, list[OwnedFd]]:
+def _awaited_order(channel: Channel) -> tuple[Start | Work, list[OwnedFd]]:
     _wait(channel, select.POLLIN, None)
     data, fds = channel.receive()
     order = messages.order_from(data)
-    if not isinstance(order, Start) or len(fds) != STREAMS:
+    if not isinstance(order, (Start, Work)) or len(fds) != (STREAMS if isinstance(order, Start) else 1):
         raise messages.Unfit("the first order is no start, or not with three streams")
     return order, fds
+
+
+def _work(channel: Channel, order: Work, output: OwnedFd) -> int:
+    try:
+        _become(order.uid, {})
+        worked = work.carried_out(order, order.state_dir or _state_directory_of(order.uid), output.fd)
+    except Exception as error:
+        worked = Worked(work.BROKEN, told(error)[0])
+    output.close()
+    _wait(channel, select.POLLOUT, _LAST_WORD_PATIENCE_MS)
+    channel.send(worked)
+    return 0
+
+
+def _become(uid: int, environment: dict[bytes, bytes]) -> None:
+    """Raises CannotStart."""
+    try:
+        whole = {**users.login_environment(uid), **environment}
+        users.become(uid)
+    except users.NoUser as error:
+        raise CannotStart(str(error)) from None
+    except OSError as error:
+        raise CannotStart(f"cannot become user {uid}: {error.strerror}") from None
+    os.environb.clear()
+    os.environb.update(whole)
+    os.umask(_UMASK)
 
 
 def _wait(channel: Channel, event: int, patience_ms: int | None) -> bool:
@@ -110,32 +154,28 @@ class _Supervisor:
         self._kill_by: float | None = None  # monotonic
         self._unsent: list[messages.Message] = []
         self._early: list[Signal] = []  # for a program that was not there yet
+        self._answer_soon: Callable[[Ask], None] | None = None
+        self._denied_left, self._denied_at, self._denied_unsaid = float(_DENIED_PER_S), time.monotonic(), 0
 
     def run(self, start: Start, result: Result) -> None:
         """Raises as Run.run."""
-        try:
-            environment = {**users.login_environment(start.uid), **start.environment}
-            users.become(start.uid)
-        except users.NoUser as error:
-            raise CannotStart(str(error)) from None
-        except OSError as error:
-            raise CannotStart(f"cannot become user {start.uid}: {error.strerror}") from None
-        os.environb.clear()
-        os.environb.update(environment)
-        os.umask(_UMASK)
+        _become(start.uid, start.environment)
         try:
             os.chdir(start.cwd)
         except OSError as error:
             raise CannotStart(f"{os.fsdecode(start.cwd)}: cannot be entered: {error.strerror}") from None
         names = tuple(one if isinstance(one, str) else one.name for one in start.policies)
         policy = load_policy([_source(one) for one in start.policies], _overrides(start.settings))
+        _require_share(policy.limits.memory, start.memory)
         asked = Asked(
             policy,
             names or ("base",),
             start.command,
+            run_id=start.run_id,
             name=start.name,
             is_dry_run=start.settings.dry_run,
             counts_changes=True,
+            terminal_device=_terminal_device(self._streams[0].fd),
         )
         Run(asked, result, self, start.state_dir or _state_directory_of(start.uid)).run()
 
@@ -147,7 +187,10 @@ class _Supervisor:
             self._tell(Said(text))
 
     def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
-        self._tell(Began(audit.run_id, policy_digest(prepared.policy)))
+        audit.on_refusal = partial(self._denied, audit)
+        command = tuple(word.decode("utf-8", "backslashreplace") for word in prepared.argv)
+        policy = prepared.policy
+        self._tell(Began(audit.run_id, policy_digest(policy), command, policy.limits.memory))
 
     def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
         try:
@@ -169,7 +212,7 @@ class _Supervisor:
                 self._tell(messages.Stopped(sandbox.stopped_by))
             for order in self._early:
                 self._obey_one(sandbox, order)
-            trio.run(self._serve, sandbox)
+            trio.run(self._serve, sandbox, audit)
         finally:
             self._close_streams()
             sandbox.close()
@@ -181,8 +224,13 @@ class _Supervisor:
 
     # ---- serving
 
-    async def _serve(self, sandbox: Sandbox) -> None:
+    async def _serve(self, sandbox: Sandbox, audit: AuditLog) -> None:
         async with trio.open_nursery() as nursery:
+
+            def answer(ask: Ask) -> None:
+                nursery.start_soon(self._answer, ask, sandbox, audit)
+
+            self._answer_soon = answer
             nursery.start_soon(self._obey, sandbox)
             await sandbox.serve()
             nursery.cancel_scope.cancel()
@@ -239,8 +287,62 @@ class _Supervisor:
                 self._kill_by = self._kill_by or time.monotonic() + order.grace_s
             case Kill():
                 sandbox.kill(RULE_KILLED)
-            case Start():
+            case Pause():
+                sandbox.pause()
+                self._tell(Paused())
+            case Resume():
+                sandbox.resume()
+                self._tell(Resumed())
+            case Ask():
+                if self._answer_soon is not None:
+                    self._answer_soon(order)
+            case Start() | Work():
                 sandbox.kill(RULE_ALONE)  # a second one: the control plane is out of its mind
+
+    # ---- answering
+
+    async def _answer(self, ask: Ask, sandbox: Sandbox, audit: AuditLog) -> None:
+        try:
+            seen = await trio.to_thread.run_sync(tree.below, sandbox.init_pid, _PROCESSES_SHOWN)
+        except OSError as error:
+            self._tell(Told(ask.ticket, problem=str(error.strerror)))
+            return
+        match ask.what:
+            case "processes":
+                self._tell(Told(ask.ticket, {"processes": [_process(one) for one in seen]}))
+            case "stats":
+                counts = sandbox.engine.counts()._asdict()
+                self._tell(
+                    Told(
+                        ask.ticket,
+                        {
+                            "processes": len(seen),
+                            "memory": sum(one.rss_bytes for one in seen),
+                            "cpu": round(sum(one.cpu_s for one in seen), 3),
+                            "denials": audit.denials,
+                            "calls": counts,
+                        },
+                    )
+                )
+            case _:
+                self._tell(Told(ask.ticket, problem=f"nobody knows of {ask.what}"))
+
+    def _denied(self, audit: AuditLog, event: Refusal | Failure, count: int) -> None:
+        """For AuditLog.on_refusal. Never waits, never raises. A program may be refused in any number of ways."""
+        now = time.monotonic()
+        self._denied_left = min(
+            self._denied_left + (now - self._denied_at) * _DENIED_PER_S, float(_DENIED_PER_S)
+        )
+        self._denied_at = now
+        if self._denied_left < 1 or len(self._unsent) >= _UNSENT_MAX:
+            self._denied_unsaid += 1
+            return
+        self._denied_left -= 1
+        refusal = event.refusal if isinstance(event, Failure) else event
+        target = refusal.path if refusal.path is not None else refusal.target
+        text = target.decode("utf-8", "backslashreplace") if isinstance(target, bytes) else str(target or "")
+        said, self._denied_unsaid = self._denied_unsaid, 0
+        self._tell(Denied(refusal.call, text[:_TARGET_CHARACTERS], refusal.rule, count, audit.denials, said))
 
     # ---- telling
 
@@ -282,6 +384,37 @@ class _Supervisor:
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "the control plane does not read")
             _wait(self._channel, select.POLLOUT, 100)
+
+
+def _terminal_device(fd: int) -> int | None:
+    return os.fstat(fd).st_rdev if os.isatty(fd) else None
+
+
+def _require_share(memory: int | None, left: int | None) -> None:
+    """Raises CannotStart."""
+    if left is None:
+        return
+    if memory is None:
+        raise CannotStart(
+            f"limits.memory must be set here: you may have {left >> 20}M more (per_user.memory)"
+        )
+    if memory > left:
+        raise CannotStart(
+            f"limits.memory is {memory >> 20}M, and you may have {left >> 20}M more (per_user.memory)"
+        )
+
+
+def _process(one: tree.Seen) -> dict[str, object]:
+    return {
+        "pid": one.pid,
+        "ppid": one.ppid,
+        "name": one.name.decode("utf-8", "backslashreplace"),
+        "state": one.state,
+        "threads": one.threads,
+        "cpu": one.cpu_s,
+        "memory": one.rss_bytes,
+        "command": [word.decode("utf-8", "backslashreplace") for word in one.argv],
+    }
 
 
 def _source(policy: str | messages.PolicyText) -> str | Source:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 
 import trio
 
 from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
-from sandlockd.control.messages import Fork, Forked, NotForked, Ready, Reaped, Said, Stage, Start, Unfit
+from sandlockd.control.messages import Fork, Forked, NotForked, Ready, Reaped, Said, Stage, Start, Unfit, Work
 from sandlockd.control.zygote import start_zygote
 
 TYPE_CHECKING = False
@@ -68,6 +69,8 @@ class Supervisor:
             raise SupervisorLost("it has ended") from None
         if isinstance(order, Start):
             self.stage = Stage.STARTING
+        elif isinstance(order, Work):
+            self.stage = Stage.WORKING
 
     async def reports(self) -> AsyncIterator[messages.Report]:
         """What it reports, to its last word.
@@ -113,6 +116,12 @@ class Supervisor:
         """SIGKILL; its init sees that, and ends the sandbox."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd.fd, signal.SIGKILL)
+
+    @property
+    def has_ended(self) -> bool:
+        waiting = select.poll()
+        waiting.register(self._pidfd.fd, select.POLLIN)
+        return bool(waiting.poll(0))
 
     async def gone(self) -> None:
         """Wait for its death."""

@@ -78,12 +78,14 @@ class Asked:
         command: Sequence[bytes],
         *,
         name: str | None = None,
+        run_id: str | None = None,
         is_dry_run: bool = False,
         is_quiet: bool = False,
         counts_changes: bool = False,
         terminal_device: int | None = None,
     ) -> None:
-        """sources: as the policies were named. counts_changes: the result is to tell how many there were.
+        """sources: as the policies were named. run_id: a new one, where it is given already. counts_changes: the
+        result is to tell how many there were.
 
         terminal_device: st_rdev of the terminal that the program is given.
         """
@@ -91,6 +93,7 @@ class Asked:
         self.sources = tuple(sources)
         self.command = command
         self.name = name
+        self.run_id = run_id
         self.is_dry_run = is_dry_run
         self.is_quiet = is_quiet
         self.counts_changes = counts_changes
@@ -249,7 +252,7 @@ class Run:
     @contextlib.contextmanager
     def _audit(self) -> Iterator[AuditLog]:
         """The log of the run, which has an end and the reason in it whatever raises."""
-        audit = AuditLog(self._state_dir, level=Level(self._policy.audit.level))
+        audit = AuditLog(self._state_dir, self.asked.run_id, level=Level(self._policy.audit.level))
         self.result.run_id = audit.run_id
         try:
             yield audit

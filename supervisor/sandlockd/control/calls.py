@@ -1,0 +1,148 @@
+"""One request of the API: what its handler is given, and what it may answer. And the table that the handlers are in,
+which the routes and the OpenAPI document are made from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import trio
+from starlette.requests import ClientDisconnect
+
+from sandlockd.control.objects import MAX_BODY_BYTES
+from sandlockd.control.problems import Invalid, TooLarge, TooSlow, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.requests import Request as HttpRequest
+
+    from sandlockd.control.access import Peer
+    from sandlockd.control.service import Service
+
+_BODY_PATIENCE_S = 20.0
+_NESTED_MAX = 64
+JSON = "application/json"
+LINES = "application/x-ndjson"
+EVENT_STREAM = "text/event-stream"
+TEXT = "text/plain; charset=utf-8"
+
+
+class Reply(NamedTuple):
+    """body: an object that is encoded as JSON, or bytes as they are."""
+
+    body: Any
+    status: int = 200
+    content_type: str = JSON
+    headers: dict[str, str] | None = None
+
+
+class Streamed(NamedTuple):
+    """Objects, each a line or an event; or bytes as they come, of that content type."""
+
+    items: AsyncIterator[Any]
+    content_type: str | None = None
+
+
+class Call(NamedTuple):
+    """query, body: as the endpoint's types have them; None where it has none."""
+
+    service: Service
+    peer: Peer
+    names: dict[str, str]
+    query: Any
+    body: Any
+    http: HttpRequest
+
+
+class Endpoint(NamedTuple):
+    """names: of the parts of the path in braces. response: type of what is answered; a list of one type: a stream of
+    it.
+
+    is_long: it waits or follows: how long it takes says nothing.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Call], Awaitable[Reply | Streamed]]
+    summary: str
+    response: Any
+    status: int = 200
+    query: Any = None
+    body: Any = None
+    is_long: bool = False
+    content_type: str = JSON
+    problems: tuple[int, ...] = ()
+
+
+async def body_of(request: HttpRequest, kind: Any) -> Any:
+    """Raises Invalid, TooLarge, TooSlow, Unsupported."""
+    content = b""
+    try:
+        with trio.fail_after(_BODY_PATIENCE_S):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_BODY_BYTES:
+                    raise TooLarge(f"a body is at most {MAX_BODY_BYTES} bytes")
+    except trio.TooSlowError:
+        raise TooSlow(f"the body did not come within {_BODY_PATIENCE_S:.0f} s") from None
+    except ClientDisconnect:
+        raise Invalid("the client has gone") from None
+    if not content and kind is not None:
+        content = b"{}"
+    if kind is None:
+        if content.strip() not in (b"", b"{}"):
+            raise Invalid("this request has no body")
+        return None
+    given = request.headers.get("content-type")
+    if given is not None and given.split(";")[0].strip().lower() != JSON:
+        # What browsers send without asking first (CORS) is none of this.
+        raise Unsupported(f"a body is {JSON}, not {given[:100]}")
+    _require_flat(content)
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"the body: {error}") from None
+
+
+def _require_flat(content: bytes) -> None:
+    """Nothing of ours is deep; what is, is an attack on decoders. Raises Invalid."""
+    depth = deepest = 0
+    if content.count(b"[") + content.count(b"{") <= _NESTED_MAX:
+        return
+    is_text = is_escaped = False
+    for byte in content:
+        if is_text:
+            is_text = is_escaped or byte != 0x22
+            is_escaped = not is_escaped and byte == 0x5C
+        elif byte == 0x22:
+            is_text = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(depth, deepest)
+        elif byte in b"]}":
+            depth -= 1
+    if deepest > _NESTED_MAX:
+        raise Invalid("the body is nested too deep")
+
+
+def query_of(request: HttpRequest, kind: Any) -> Any:
+    """Raises Invalid."""
+    given: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name == "label":
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise Invalid(f"{name} is given twice")
+        else:
+            given[name] = value
+    if kind is None:
+        if given:
+            raise Invalid(f"there is no {next(iter(given))[:100]!r} here")
+        return None
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"the query: {error}") from None

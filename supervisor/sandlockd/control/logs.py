@@ -1,0 +1,189 @@
+"""What a program wrote, on disk: a log of records in segments, of which the oldest go when it is over its cap.
+
+    <directory>/00000000000000000000     a segment, named by the position of its first byte in all that was ever logged
+    <directory>/00000000000002621453     the next one
+
+Whoever follows a log reads it from here, at a pace of its own, by a cursor: a position in all that was ever logged.
+One that is too slow finds the oldest gone, and is told how much. So nobody's reading takes memory, or keeps anybody
+waiting.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+import time
+from typing import NamedTuple
+
+import trio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEADER = struct.Struct("<IBQ")  # length, stream, time in ns
+_RECORD_BYTES = 1 << 16
+_SEGMENTS = 4
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Stream(enum.IntEnum):
+    STDOUT = 1
+    STDERR = 2
+    TTY = 3
+
+
+class Record(NamedTuple):
+    """cursor: where the one after it begins."""
+
+    cursor: int
+    stream: Stream
+    time_ns: int
+    data: bytes
+
+
+class Batch(NamedTuple):
+    """dropped: so many bytes of log before these had gone already. cursor: to go on from."""
+
+    records: list[Record]
+    cursor: int
+    dropped: int
+
+
+class Log:
+    """One sandbox's. max_bytes: of all segments, about."""
+
+    def __init__(self, directory: str, max_bytes: int) -> None:
+        """Takes up what is there. Raises OSError."""
+        os.makedirs(directory, 0o700, exist_ok=True)
+        self._directory = directory
+        self._segment_bytes = max(max_bytes // _SEGMENTS, _RECORD_BYTES)
+        self._bases = sorted(int(name) for name in os.listdir(directory) if name.isdigit())
+        self._fd = -1
+        self._at = 0
+        self._lost = 0  # bytes that found no room on the disk
+        self.is_over = False
+        self._readers = trio.lowlevel.ParkingLot()
+        if self._bases:
+            self._at = self._bases[-1] + self._repaired(self._bases[-1])
+
+    @property
+    def end(self) -> int:
+        """The position behind the last record."""
+        return self._at
+
+    @property
+    def lost_bytes(self) -> int:
+        """That the program wrote, and that found no room on the disk."""
+        return self._lost
+
+    # ---- writing
+
+    def append(self, stream: Stream, data: bytes) -> None:
+        """Never raises OSError: what cannot be kept is counted, and the program goes on."""
+        for start in range(0, len(data), _RECORD_BYTES):
+            part = data[start : start + _RECORD_BYTES]
+            try:
+                self._append_one(_HEADER.pack(len(part), stream, time.time_ns()) + part)
+            except OSError:
+                self._lost += len(part)
+        self._readers.unpark_all()
+
+    def _append_one(self, record: bytes) -> None:
+        if self._fd < 0 or self._at - self._bases[-1] >= self._segment_bytes:
+            self._next_segment()
+        written = os.write(self._fd, record)
+        if written < len(record):  # the disk is full: half a record is none
+            os.ftruncate(self._fd, self._at - self._bases[-1])
+            raise OSError
+        self._at += written
+
+    def _next_segment(self) -> None:
+        is_new = not self._bases or self._at - self._bases[-1] >= self._segment_bytes
+        base = self._at if is_new else self._bases[-1]
+        fd = os.open(self._path(base), _FLAGS, 0o600)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        if is_new:
+            self._bases.append(base)
+        while len(self._bases) > _SEGMENTS:
+            os.unlink(self._path(self._bases.pop(0)))
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.is_over = True
+        self._readers.unpark_all()
+
+    # ---- reading
+
+    async def beyond(self, cursor: int) -> bool:
+        """Wait until there is more than at the cursor. False: never again."""
+        while cursor >= self._at:
+            if self.is_over:
+                return False
+            await self._readers.park()
+        return True
+
+    def read(self, cursor: int, max_bytes: int = 1 << 18) -> Batch:
+        """From the cursor on; one in the middle of a record is moved to the next. Raises OSError."""
+        records: list[Record] = []
+        first = self._bases[0] if self._bases else self._at
+        dropped, cursor = max(first - cursor, 0), max(cursor, first)
+        size = 0
+        while cursor < self._at and size < max_bytes:
+            base = max(base for base in self._bases if base <= cursor)
+            for record in self._segment(base, cursor):
+                records.append(record)
+                cursor = record.cursor
+                size += len(record.data)
+                if size >= max_bytes:
+                    break
+            else:
+                cursor = self._after(base)
+        return Batch(records, cursor, dropped)
+
+    def last(self, count: int) -> int:
+        """The cursor of the last so many records."""
+        cursors: list[int] = []
+        for base in reversed(self._bases):
+            cursors = [base, *(record.cursor for record in self._segment(base, base))][:-1] + cursors
+            if len(cursors) >= count:
+                break
+        return (
+            cursors[-count] if 0 < count <= len(cursors) else (cursors[0] if count and cursors else self._at)
+        )
+
+    def _after(self, base: int) -> int:
+        return next((later for later in self._bases if later > base), self._at)
+
+    def _segment(self, base: int, cursor: int) -> Iterator[Record]:
+        with open(self._path(base), "rb") as file:
+            content = file.read(self._at - base)
+        at = 0
+        while at + _HEADER.size <= len(content):
+            length, stream, time_ns = _HEADER.unpack_from(content, at)
+            start, at = at, at + _HEADER.size + length
+            if at > len(content):
+                return
+            if base + start >= cursor:
+                yield Record(base + at, Stream(stream), time_ns, content[at - length : at])
+
+    def _repaired(self, base: int) -> int:
+        """How much of the last segment is whole: the service may have been killed in the middle of a record."""
+        with open(self._path(base), "r+b") as file:
+            content, at = file.read(), 0
+            while at + _HEADER.size <= len(content):
+                end = at + _HEADER.size + _HEADER.unpack_from(content, at)[0]
+                if end > len(content):
+                    break
+                at = end
+            file.truncate(at)
+        return at
+
+    def _path(self, base: int) -> str:
+        return f"{self._directory}/{base:020d}"

@@ -1,0 +1,222 @@
+"""One sandbox of the service, from its request to its removal: what is known of it, its supervisor while it has one,
+what it wrote, and who waits for it. Its state is changed in one place, by the table of control/states.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import trio
+
+from sandlockd.control import messages, states
+from sandlockd.control.logs import Log
+from sandlockd.control.messages import Kill, Pause, Resume, Signal, Stop
+from sandlockd.control.problems import Broken, Conflict, Unavailable
+from sandlockd.control.states import Happening, Request, State
+from sandlockd.control.supervisors import OutOfStage, SupervisorLost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from sandlockd.control.records import Record
+    from sandlockd.control.streams import Streams
+    from sandlockd.control.supervisors import Supervisor
+    from sandlockd.kernel.fds import OwnedFd
+
+KILL_PATIENCE_S = 10.0  # then its supervisor is killed, and its init ends it
+_ANSWER_PATIENCE_S = 5.0
+_SAID_MAX = 100
+
+
+class Sandbox:
+    """on_change: told of each new state."""
+
+    def __init__(self, record: Record, directory: str, log_bytes: int) -> None:
+        self.record = record
+        self.directory = directory
+        self._log_bytes = log_bytes
+        self._log: Log | None = None
+        self.supervisor: Supervisor | None = None
+        self.streams: Streams | None = None
+        self.init_pidfd: OwnedFd | None = None
+        self.on_change: Callable[[Sandbox], None] = lambda sandbox: None
+        self.begun = trio.Event()  # it runs, or will not
+        self.over = trio.Event()  # nothing of it is left
+        self.has_begun = False  # there is a run of it on record
+        self.denials = 0
+        self.memory_reserved = 0
+        self._answers: dict[int, tuple[trio.Event, list[messages.Told]]] = {}
+        self._tickets = 0
+        self._changed = trio.lowlevel.ParkingLot()
+        if record.state not in states.ALIVE:
+            self.begun.set()
+            self.over.set()
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    @property
+    def is_alive(self) -> bool:
+        return self.record.state in states.ALIVE
+
+    @property
+    def log(self) -> Log:
+        """Raises OSError."""
+        if self._log is None:
+            self._log = Log(f"{self.directory}/logs", self._log_bytes)
+            if not self.is_alive:
+                self._log.finish()
+        return self._log
+
+    def happened(self, happening: Happening) -> None:
+        """Raises BadTransition."""
+        record = self.record
+        record.state = states.after(record.state, happening)
+        if record.state is State.RUNNING and record.started_ns is None:
+            record.started_ns = time.time_ns()
+        if record.state in states.OVER and record.ended_ns is None:
+            record.ended_ns = time.time_ns()
+        self._changed.unpark_all()
+        self.on_change(self)
+
+    def require(self, request: Request) -> None:
+        """Raises Conflict."""
+        if not states.may(request, self.state):
+            raise Conflict(
+                f"not while it is {self.state.value}",
+                state=self.state.value,
+                allowed_states=states.states_for(request),
+            )
+
+    def said(self, text: str) -> None:
+        if len(self.record.said) < _SAID_MAX:
+            self.record.said.append(text)
+
+    # ---- orders
+
+    def _order(self, order: messages.Order) -> None:
+        """To one that is there and can take it; else nothing. Raises Conflict."""
+        if self.supervisor is None:
+            raise Conflict(f"not while it is {self.state.value}", state=self.state.value)
+        try:
+            self.supervisor.order(order)
+        except OutOfStage:
+            if self.supervisor.stage is messages.Stage.OVER:
+                return  # it is just ending
+            raise Conflict(f"not while it is {self.state.value}", state=self.state.value) from None
+        except SupervisorLost:
+            pass  # its end is on the way
+
+    async def stop(self, grace_s: float) -> None:
+        """Wait for its end. Done already: nothing."""
+        self.require(Request.STOP)
+        if not self.is_alive:
+            return
+        if self.state is not State.STOPPING:
+            self._order(Stop(grace_s))
+            self.happened(Happening.STOP_ASKED)
+        with trio.move_on_after(grace_s + KILL_PATIENCE_S):
+            await self.over.wait()
+        await self.kill()
+
+    async def kill(self) -> None:
+        """Wait for its end. Done already: nothing. Works by the supervisor, whatever has become of its pids."""
+        self.require(Request.KILL)
+        if not self.is_alive:
+            return
+        if self.state is not State.STOPPING:
+            self.happened(Happening.STOP_ASKED)
+        self._order(Kill())
+        with trio.move_on_after(KILL_PATIENCE_S):
+            await self.over.wait()
+        if not self.over.is_set() and self.supervisor is not None:
+            self.supervisor.end()
+        await self.over.wait()
+
+    def signal(self, number: int) -> None:
+        self.require(Request.SIGNAL)
+        self._order(Signal(number))
+
+    async def pause(self) -> None:
+        await self._until(Request.PAUSE, Pause(), State.PAUSED)
+
+    async def resume(self) -> None:
+        await self._until(Request.RESUME, Resume(), State.RUNNING)
+
+    async def _until(self, request: Request, order: messages.Order, state: State) -> None:
+        self.require(request)
+        if self.state is state:
+            return
+        self._order(order)
+        before = self.state
+        with trio.move_on_after(_ANSWER_PATIENCE_S):
+            while self.state is before:
+                await self._changed.park()
+        if self.state is not state:
+            raise Conflict(f"it is {self.state.value}", state=self.state.value)
+
+    # ---- questions
+
+    async def ask(self, what: str) -> dict[str, Any]:
+        """Raises Conflict, Unavailable, Broken."""
+        ticket, self._tickets = self._tickets, self._tickets + 1
+        event, told = trio.Event(), list[messages.Told]()
+        self._answers[ticket] = event, told
+        try:
+            self._order(messages.Ask(ticket, what))
+            with trio.move_on_after(_ANSWER_PATIENCE_S):
+                await event.wait()
+        finally:
+            self._answers.pop(ticket, None)
+        if not told:
+            raise Unavailable("its supervisor does not answer")
+        if told[0].problem is not None:
+            raise Broken(told[0].problem)
+        return told[0].what
+
+    def answered(self, told: messages.Told) -> None:
+        if told.ticket in self._answers:
+            event, place = self._answers[told.ticket]
+            place.append(told)
+            event.set()
+
+    def all_gone(self) -> None:
+        """No answer comes any more."""
+        for event, _ in self._answers.values():
+            event.set()
+        self.begun.set()
+        self.over.set()
+
+    def release(self) -> None:
+        """What was open for it while it lived."""
+        if self.streams is not None:
+            self.streams.close()
+            self.streams = None
+        if self.supervisor is not None:
+            self.supervisor.close()
+            self.supervisor = None
+        if self.init_pidfd is not None:
+            self.init_pidfd.close()
+            self.init_pidfd = None
+        if self._log is not None:
+            self._log.finish()
+
+    def make_directory(self) -> None:
+        """Raises OSError."""
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+
+    def remove_directory(self) -> None:
+        """Raises OSError."""
+        import shutil
+
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)

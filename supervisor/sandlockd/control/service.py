@@ -1,0 +1,684 @@
+"""All sandboxes of the service: they are made here, followed to their end, and removed.
+
+Whose sandbox it is does the work on it: a supervisor that has become that user. Nothing here opens what belongs to
+users.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import time
+
+import msgspec
+import trio
+
+from sandlockd.audit.state import new_run_id
+from sandlockd.control import messages, states
+from sandlockd.control.access import owner_name
+from sandlockd.control.messages import PolicyText, Settings, Start, Work, Worked
+from sandlockd.control.policies import PolicyDirectory
+from sandlockd.control.pool import NoneToBeHad
+from sandlockd.control.problems import (
+    Broken,
+    Conflict,
+    Invalid,
+    NotFound,
+    NotStarted,
+    OutOfRoom,
+    Problem,
+    TooMany,
+    Unavailable,
+)
+from sandlockd.control.records import Record
+from sandlockd.control.registry import RegistryError
+from sandlockd.control.sandboxes import Sandbox
+from sandlockd.control.states import Happening, Request, State
+from sandlockd.control.streams import Streams
+from sandlockd.control.supervisors import OutOfStage, SupervisorLost
+from sandlockd.kernel.fds import OwnedFd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from typing import Any
+
+    from structlog.typing import FilteringBoundLogger
+
+    from sandlockd.control.access import Peer
+    from sandlockd.control.config import Config
+    from sandlockd.control.events import Events
+    from sandlockd.control.metrics import Metrics
+    from sandlockd.control.objects import RunRequest
+    from sandlockd.control.pool import Pool
+    from sandlockd.control.registry import Registry
+    from sandlockd.control.supervisors import Supervisor
+
+_DRAIN_S = 5.0  # for what is left in pipes, once nobody is left to write
+_READ_BYTES = 1 << 16
+_RETENTION_PAUSE_S = 60.0
+_LOST = "its supervisor was lost"
+
+
+class Service:
+    def __init__(
+        self,
+        config: Config,
+        state_dir: str,
+        registry: Registry,
+        events: Events,
+        pool: Pool,
+        policies: PolicyDirectory,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.config = config
+        self.events = events
+        self.registry = registry
+        self.metrics = metrics
+        self.policies = policies
+        self.pool = pool
+        self.log = log
+        self.is_closing = False
+        self._state_dir = state_dir
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._memory_turns: dict[int, trio.Lock] = {}
+        self._nursery: trio.Nursery | None = None
+        for record in registry.records():
+            self._taken_up(record)
+
+    def _taken_up(self, record: Record) -> None:
+        """Of a service before: what was alive then has ended with it."""
+        if record.state in states.ALIVE:
+            record.error = "the service ended while it ran"
+            record.state = State.FAILED
+            record.ended_ns = time.time_ns()
+            record.exit_status = 125
+            self.registry.put(record)
+        elif record.state is State.COMMITTING:
+            record.state = State.KEPT
+            self.registry.put(record)
+        self._sandboxes[record.id] = self._sandbox(record)
+
+    def _sandbox(self, record: Record) -> Sandbox:
+        sandbox = Sandbox(record, f"{self._state_dir}/sandboxes/{record.id}", self.config.log_bytes)
+        sandbox.on_change = self._changed
+        return sandbox
+
+    def _changed(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        self.registry.put(record)
+        self.events.happened(record.id, record.uid, record.state.value, **_outcome(record))
+
+    # ---- finding
+
+    def visible(self, peer: Peer) -> Iterator[Sandbox]:
+        """The newest first."""
+        for identifier in sorted(self._sandboxes, reverse=True):
+            sandbox = self._sandboxes[identifier]
+            if peer.may_touch(sandbox.record.uid):
+                yield sandbox
+
+    def find(self, peer: Peer, text: str) -> Sandbox:
+        """By its id, its name, or an unambiguous beginning or end of its id. Raises NotFound, Conflict."""
+        exact = self._sandboxes.get(text)
+        if exact is not None and peer.may_touch(exact.record.uid):
+            return exact
+        all_visible = list(self.visible(peer))
+        named = [one for one in all_visible if one.record.name == text]
+        mine = [one for one in named if one.record.uid == peer.uid]
+        found = (
+            mine or named or [one for one in all_visible if one.id.startswith(text) or one.id.endswith(text)]
+        )
+        if not found:
+            raise NotFound(f"there is no sandbox {text!r}")
+        if len(found) > 1:
+            raise Conflict(f"{text!r} may be any of several", candidates=[one.id for one in found[:10]])
+        return found[0]
+
+    def counts(self) -> dict[str, int]:
+        """By state."""
+        found = dict.fromkeys((state.value for state in State), 0)
+        for sandbox in self._sandboxes.values():
+            found[sandbox.state.value] += 1
+        return found
+
+    # ---- making
+
+    async def create(self, peer: Peer, request: RunRequest) -> Sandbox:
+        """Returns when it runs, or could not be started. Raises Problem."""
+        if self.is_closing:
+            raise Unavailable("the service is ending")
+        self._require_room(peer)
+        self._require_free_name(peer, request.name)
+        policies = await self._policies(request)
+        record = Record(
+            id=self._new_id(),
+            uid=peer.uid,
+            owner=owner_name(peer.uid),
+            command=request.command,
+            cwd=request.cwd,
+            created_ns=time.time_ns(),
+            name=request.name or "",
+            labels=request.labels,
+            policies=[one if isinstance(one, str) else one.name for one in policies],
+            tty=request.tty,
+            stdin=request.stdin or request.tty,
+        )
+        sandbox = self._sandbox(record)
+        self._sandboxes[record.id] = sandbox
+        try:
+            await self._put_on_record(sandbox)
+        except BaseException:
+            del self._sandboxes[record.id]
+            raise
+        if self._nursery is None:
+            raise Unavailable("the service is ending")
+        self._nursery.start_soon(self._live, sandbox, request, policies)
+        await sandbox.begun.wait()
+        if sandbox.state is State.FAILED and not sandbox.has_begun:
+            await self._unmake(sandbox)
+            raise NotStarted(record.error or "it could not be started", lines=record.said)
+        return sandbox
+
+    def _new_id(self) -> str:
+        while True:
+            identifier = new_run_id(time.time_ns())
+            if identifier not in self._sandboxes:
+                return identifier
+
+    def _require_room(self, peer: Peer) -> None:
+        most = self.config.per_user.sandboxes
+        alive = sum(one.is_alive and one.record.uid == peer.uid for one in self._sandboxes.values())
+        if alive >= most:
+            raise TooMany(f"you have {alive} sandboxes that live, and may have {most} (per_user.sandboxes)")
+
+    def _require_free_name(self, peer: Peer, name: str | None) -> None:
+        if name is None:
+            return
+        for sandbox in self._sandboxes.values():
+            if sandbox.record.uid == peer.uid and sandbox.record.name == name:
+                raise Conflict(
+                    f"the name {name!r} is taken by {sandbox.id}: choose another, or remove that",
+                    id=sandbox.id,
+                )
+
+    async def _policies(self, request: RunRequest) -> tuple[str | PolicyText, ...]:
+        """Raises Invalid, NotFound."""
+        asked = [request.policy] if request.policy is not None else []
+        found: list[str | PolicyText] = []
+        for one in [*asked, *request.policies]:
+            if isinstance(one, str):
+                found.append(await trio.to_thread.run_sync(self.policies.named, one))
+            else:
+                directory = os.fsencode(one.directory or request.cwd)
+                found.append(PolicyText(one.name, directory, one.text.encode()))
+        if request.policy_text is not None:
+            found.append(PolicyText("policy_text", os.fsencode(request.cwd), request.policy_text.encode()))
+        return tuple(found)
+
+    async def _put_on_record(self, sandbox: Sandbox) -> None:
+        """Raises OutOfRoom."""
+        record = sandbox.record
+        try:
+            await trio.to_thread.run_sync(sandbox.make_directory)
+            self.registry.put(record)
+            self.events.happened(record.id, record.uid, "created", name=record.name or None)
+            await self.registry.saved()
+        except (OSError, RegistryError) as error:
+            self.registry.remove(record.id)
+            raise OutOfRoom(f"it cannot be put on record: {error}") from None
+
+    async def _unmake(self, sandbox: Sandbox) -> None:
+        """Nothing ran: nothing is kept."""
+        del self._sandboxes[sandbox.id]
+        self.registry.remove(sandbox.id)
+        await trio.to_thread.run_sync(sandbox.remove_directory)
+
+    # ---- its life
+
+    async def _live(
+        self, sandbox: Sandbox, request: RunRequest, policies: tuple[str | PolicyText, ...]
+    ) -> None:
+        """Its task. Whatever goes wrong ends it, and is told of it."""
+        turn = self._turn_of(sandbox.record.uid)
+        try:
+            if turn is not None:
+                await turn.acquire()
+            sandbox.supervisor = await self.pool.take()
+            self._start(sandbox, request, policies)
+            async with trio.open_nursery() as nursery:
+                assert sandbox.streams is not None
+                drained = trio.Event()
+                nursery.start_soon(_log_all, sandbox.streams, drained)
+                ended = await self._follow(sandbox, sandbox.supervisor, turn)
+                with trio.move_on_after(_DRAIN_S):
+                    await drained.wait()
+                nursery.cancel_scope.cancel()
+            self._ended(sandbox, ended)
+        except* SupervisorLost:
+            await self._lost(sandbox)
+        except* (NoneToBeHad, OSError) as group:
+            self._broke(sandbox, str(group.exceptions[0]))
+        except* trio.Cancelled:
+            self._broke(sandbox, "the service ended while it ran")
+            raise
+        except* Exception as group:
+            self.log.error("a sandbox was given up", sandbox=sandbox.id, exc_info=group)
+            self._broke(sandbox, f"the service failed: {group.exceptions[0]!r}")
+        finally:
+            if turn is not None and turn.statistics().owner is trio.lowlevel.current_task():
+                turn.release()
+            sandbox.memory_reserved = 0
+            sandbox.release()
+            sandbox.all_gone()
+
+    def _turn_of(self, uid: int) -> trio.Lock | None:
+        """Where memory is shared out, one start of a user waits for the one before to be known."""
+        if self.config.memory_per_user is None:
+            return None
+        return self._memory_turns.setdefault(uid, trio.Lock())
+
+    def _memory_left(self, uid: int) -> int | None:
+        most = self.config.memory_per_user
+        if most is None:
+            return None
+        taken = sum(one.memory_reserved for one in self._sandboxes.values() if one.record.uid == uid)
+        return max(most - taken, 0)
+
+    def _start(self, sandbox: Sandbox, request: RunRequest, policies: tuple[str | PolicyText, ...]) -> None:
+        """Raises OSError, SupervisorLost."""
+        assert sandbox.supervisor is not None
+        record = sandbox.record
+        record.supervisor_pid = sandbox.supervisor.pid
+        streams = Streams(
+            sandbox.log, tty=request.tty, stdin=request.stdin, size=(request.rows, request.columns)
+        )
+        sandbox.streams = streams
+        streams.own_terminal(record.uid)
+        start = Start(
+            uid=record.uid,
+            command=tuple(map(os.fsencode, request.command)),
+            cwd=os.fsencode(request.cwd),
+            environment=_environment(request.environment),
+            policies=policies,
+            settings=_settings(request),
+            name=request.name,
+            state_dir=self.state_dir_of(record.uid),
+            run_id=record.id,
+            memory=self._memory_left(record.uid),
+        )
+        sandbox.supervisor.order(start, streams.theirs)
+        streams.given()
+        sandbox.happened(Happening.TAKEN)
+
+    def state_dir_of(self, uid: int) -> bytes:
+        """Where that user's runs are recorded. Raises OSError."""
+        if uid == os.geteuid():
+            return os.fsencode(self._state_dir)
+        if self.config.keeping.users_dir is not None:
+            return _own_directory(self.config.keeping.users_dir, uid)
+        try:
+            home = pwd.getpwuid(uid).pw_dir
+        except KeyError:
+            raise OSError(f"the user database has no user {uid}") from None
+        return os.fsencode(f"{home}/.local/state/sandlockd")
+
+    async def _follow(
+        self, sandbox: Sandbox, supervisor: Supervisor, turn: trio.Lock | None
+    ) -> messages.Ended:
+        """To its end: nobody of it is left. Raises SupervisorLost."""
+        try:
+            async for report in supervisor.reports():
+                if turn is not None and isinstance(report, (messages.Began, messages.Ended)):
+                    turn.release()
+                    turn = None
+                if isinstance(report, messages.Ended):
+                    await _until_gone(sandbox, supervisor)
+                    return report
+                self._reported(sandbox, report)
+        except SupervisorLost:
+            await _until_gone(sandbox, supervisor)
+            raise
+        raise SupervisorLost("it ended without its last word")
+
+    def _reported(self, sandbox: Sandbox, report: messages.Report) -> None:
+        record = sandbox.record
+        match report:
+            case messages.Said(text=text):
+                sandbox.said(text)
+            case messages.Began():
+                sandbox.has_begun = True
+                sandbox.memory_reserved = report.memory or 0
+                record.memory_limit = report.memory
+                record.policy_digest = report.policy_digest
+                record.command = record.command or list(report.command)
+            case messages.Started(pid=pid):
+                record.pid = pid
+                sandbox.init_pidfd = _child_of(pid, record.supervisor_pid)
+                sandbox.happened(Happening.STARTED)
+                self.metrics.started(sandbox)
+                sandbox.begun.set()
+            case messages.Stopped(signal=number):
+                self.events.happened(sandbox.id, record.uid, "stopped", signal=number)
+            case messages.Continued():
+                self.events.happened(sandbox.id, record.uid, "continued")
+            case messages.Paused():
+                if sandbox.state is State.RUNNING:
+                    sandbox.happened(Happening.PAUSED)
+            case messages.Resumed():
+                if sandbox.state is State.PAUSED:
+                    sandbox.happened(Happening.RESUMED)
+            case messages.Denied():
+                self._denied(sandbox, report)
+            case messages.Told():
+                sandbox.answered(report)
+
+    def _denied(self, sandbox: Sandbox, report: messages.Denied) -> None:
+        sandbox.denials = max(sandbox.denials, report.total)
+        self.metrics.denied(report.rule)
+        more: dict[str, Any] = {"unsaid": report.unsaid} if report.unsaid else {}
+        self.events.happened(
+            sandbox.id,
+            sandbox.record.uid,
+            "denied",
+            call=report.call,
+            target=report.target,
+            rule=report.rule,
+            count=report.count,
+            **more,
+        )
+
+    def _ended(self, sandbox: Sandbox, ended: messages.Ended) -> None:
+        record, status = sandbox.record, ended.status
+        record.status = status
+        record.exit_status = ended.exit_status
+        error = status.get("error")
+        record.error = error if isinstance(error, str) else None
+        changes = status.get("changes")
+        state = changes.get("state") if isinstance(changes, dict) else None
+        self.metrics.ended(status)
+        if state in ("kept", "unknown"):
+            sandbox.happened(Happening.ENDED_KEEPING)
+        elif state == "committed":
+            sandbox.happened(Happening.ENDED_COMMITTED)
+        elif state == "discarded":
+            sandbox.happened(Happening.ENDED_DISCARDED)
+        elif status.get("reason") == "sandbox_error":
+            sandbox.happened(Happening.BROKE)
+        else:
+            sandbox.happened(Happening.ENDED_WITHOUT_CHANGES)
+
+    async def _lost(self, sandbox: Sandbox) -> None:
+        """Its supervisor was killed. What the program changed is where it was, if there is any."""
+        record = sandbox.record
+        record.error = _LOST
+        record.exit_status = 125
+        record.status = {"reason": "sandbox_error", "error": _LOST, "denials": sandbox.denials}
+        self.metrics.ended(record.status)
+        self.log.warning("a supervisor was lost", sandbox=sandbox.id)
+        changes = None if not sandbox.has_begun else await self._changes_left(sandbox)
+        if changes is not None:
+            record.status["changes"] = changes
+            sandbox.happened(Happening.ENDED_KEEPING)
+        else:
+            sandbox.happened(Happening.BROKE)
+
+    async def _changes_left(self, sandbox: Sandbox) -> dict[str, Any] | None:
+        try:
+            async for chunk in self.work(sandbox, "changes"):
+                first = msgspec.json.decode(chunk.split(b"\n", 1)[0])
+                if not sum(first["counts"].values()):
+                    return None
+                return {"state": "kept", "digest": first["digest"], "counts": first["counts"]}
+        except (Problem, msgspec.MsgspecError, KeyError):
+            pass  # it had no tree, or one that was not begun
+        return None
+
+    def _broke(self, sandbox: Sandbox, why: str) -> None:
+        if not sandbox.is_alive:
+            return
+        sandbox.record.error = why
+        sandbox.record.exit_status = 125
+        sandbox.record.status = {"reason": "sandbox_error", "error": why, "denials": sandbox.denials}
+        sandbox.happened(Happening.BROKE)
+
+    # ---- what it has left
+
+    async def work(self, sandbox: Sandbox, verb: str, **options: Any) -> AsyncIterator[bytes]:
+        """The answer, in pieces. Raises Problem, before the first one or, if something breaks meanwhile, after any."""
+        uid = sandbox.record.uid
+        try:
+            supervisor = await self.pool.take()
+        except NoneToBeHad as error:
+            raise Unavailable(str(error)) from None
+        reader = None
+        try:
+            reader, writer = (OwnedFd(fd) for fd in os.pipe2(os.O_CLOEXEC))
+            with writer:
+                order = Work(uid, verb, sandbox.id, self.state_dir_of(uid), **options)
+                supervisor.order(order, (writer.fd,))
+            os.set_blocking(reader.fd, False)
+            async for chunk in _chunks(reader):
+                yield chunk
+            worked = await supervisor.next_report()
+        except (SupervisorLost, OutOfStage, OSError) as error:
+            raise Broken(f"{verb} of {sandbox.id} was not done: {error}") from None
+        finally:
+            if reader is not None:
+                reader.close()
+            supervisor.close()  # one whose answer nobody wants any more ends by that, but for a commit
+        assert isinstance(worked, Worked)
+        _require_done(worked)
+
+    async def commit(self, sandbox: Sandbox, **options: Any) -> bytes:
+        """What was done, as JSON. Raises Problem."""
+        sandbox.require(Request.COMMIT)
+        sandbox.happened(Happening.COMMIT_BEGAN)
+        left = True
+        try:
+            with trio.CancelScope(shield=True):  # it is not left half done because a client has gone
+                answer = b"".join([chunk async for chunk in self.work(sandbox, "commit", **options)])
+            left = bool(msgspec.json.decode(answer).get("left", 0))
+        finally:
+            sandbox.happened(Happening.COMMIT_LEFT_SOME if left else Happening.COMMIT_DONE)
+        self._note_changes(sandbox, "kept" if left else "committed")
+        return answer
+
+    async def discard(self, sandbox: Sandbox, **options: Any) -> bytes:
+        """What was done, as JSON. Raises Problem."""
+        sandbox.require(Request.DISCARD)
+        with trio.CancelScope(shield=True):
+            answer = b"".join([chunk async for chunk in self.work(sandbox, "discard", **options)])
+        if not msgspec.json.decode(answer).get("left", 0):
+            sandbox.happened(Happening.DISCARDED)
+            self._note_changes(sandbox, "discarded")
+        return answer
+
+    def _note_changes(self, sandbox: Sandbox, state: str) -> None:
+        status = sandbox.record.status
+        if status is not None and isinstance(status.get("changes"), dict):
+            status["changes"]["state"] = state
+            self.registry.put(sandbox.record)
+
+    # ---- removing
+
+    async def remove(self, sandbox: Sandbox, *, force: bool) -> None:
+        """Nothing of it is left. Raises Problem."""
+        sandbox.require(Request.DELETE_FORCED if force else Request.DELETE)
+        if sandbox.is_alive:
+            await sandbox.kill()
+        if self._sandboxes.get(sandbox.id) is not sandbox:
+            return  # somebody else was faster
+        if sandbox.has_begun or sandbox.record.policy_digest is not None:
+            with trio.CancelScope(shield=True):
+                async for _ in self.work(sandbox, "forget"):
+                    pass
+        try:
+            await trio.to_thread.run_sync(sandbox.remove_directory)
+        except OSError as error:
+            raise Broken(f"{sandbox.id} cannot be removed: {error}") from None
+        if self._sandboxes.pop(sandbox.id, None) is not None:
+            self.registry.remove(sandbox.id)
+            self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+
+    async def retain(self) -> None:
+        """Now and then remove what has been over for long, or is too much."""
+        while True:
+            for sandbox in self._outdated():
+                try:
+                    await self.remove(sandbox, force=False)
+                except Exception as error:
+                    self.log.warning("an old sandbox stays", sandbox=sandbox.id, error=str(error))
+            await trio.sleep(_RETENTION_PAUSE_S)
+
+    def _outdated(self) -> list[Sandbox]:
+        before = time.time_ns() - self.config.age_s * 10**9
+        most = self.config.per_user.ended
+        seen: dict[int, int] = {}
+        found = []
+        for identifier in sorted(self._sandboxes, reverse=True):
+            sandbox = self._sandboxes[identifier]
+            if not states.may(Request.DELETE, sandbox.state):
+                continue
+            uid = sandbox.record.uid
+            seen[uid] = seen.get(uid, 0) + 1
+            if seen[uid] > most or (sandbox.record.ended_ns or 0) < before:
+                found.append(sandbox)
+        return found
+
+    # ---- the whole
+
+    def reconfigure(self, config: Config) -> None:
+        """For what begins from now on."""
+        self.config = config
+        self.pool.resize(config.starting.warm)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until it is cancelled. All sandboxes end then."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self.retain)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def end_all(self) -> None:
+        """Each is asked to end, and is ended after its grace."""
+        self.is_closing = True
+        async with trio.open_nursery() as nursery:
+            for sandbox in self._sandboxes.values():
+                if sandbox.is_alive and sandbox.state is not State.CREATED:
+                    nursery.start_soon(sandbox.stop, float(self.config.stop_grace_s))
+
+
+async def _until_gone(sandbox: Sandbox, supervisor: Supervisor) -> None:
+    """The supervisor, and the init of what it had, whose end is that of all processes in it."""
+    with trio.move_on_after(_DRAIN_S):
+        await supervisor.gone()
+        if sandbox.init_pidfd is not None:
+            await trio.lowlevel.wait_readable(sandbox.init_pidfd.fd)
+
+
+async def _log_all(streams: Streams, drained: trio.Event) -> None:
+    await streams.log_all()
+    drained.set()
+
+
+async def _chunks(reader: OwnedFd) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            await trio.lowlevel.wait_readable(reader.fd)
+            chunk = os.read(reader.fd, _READ_BYTES)
+        except BlockingIOError:
+            continue
+        if not chunk:
+            return
+        yield chunk
+
+
+def _require_done(worked: Worked) -> None:
+    """Raises Problem."""
+    detail, lines = (worked.lines[0] if worked.lines else "it was not done"), list(worked.lines)
+    match worked.outcome:
+        case "done":
+            return
+        case "refused":
+            raise Conflict(detail, lines=lines)
+        case "none":
+            raise NotFound(detail, lines=lines)
+        case _:
+            raise Broken(detail, lines=lines)
+
+
+def _outcome(record: Record) -> dict[str, Any]:
+    """For the event of a new state."""
+    if record.state in states.ALIVE:
+        return {}
+    status = record.status or {}
+    told = {"exit_status": record.exit_status, "reason": status.get("reason"), "error": record.error}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _environment(given: dict[str, str] | None) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in (given or {}).items()}
+
+
+def _settings(request: RunRequest) -> Settings:
+    encode = os.fsencode
+    return Settings(
+        read=tuple(map(encode, request.read)),
+        write=tuple(map(encode, request.write)),
+        deny=tuple(map(encode, request.deny)),
+        env=tuple(encode(f"{name}={value}") for name, value in request.env.items()),
+        clean_env=request.clean_env,
+        workdir=None if request.workdir is None else encode(request.workdir),
+        on_exit=request.on_exit,
+        dry_run=request.dry_run,
+        allow_net=tuple(request.allow_net),
+        disk=request.disk,
+        memory=request.memory,
+        processes=request.processes,
+        timeout=request.timeout,
+    )
+
+
+def _child_of(pid: int, parent: int | None) -> OwnedFd | None:
+    """To wait for its end, no more: whose supervisor this is might tell anything."""
+    try:
+        pidfd = OwnedFd(os.pidfd_open(pid))
+    except (OSError, OverflowError):
+        return None
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+        if int(text[text.rindex(b")") + 2 :].split()[1]) == parent:
+            return pidfd
+    except OSError:
+        pass
+    pidfd.close()
+    return None
+
+
+def _own_directory(root: str, uid: int) -> bytes:
+    """Raises OSError."""
+    path = f"{root}/{uid}"
+    try:
+        os.mkdir(path, 0o700)
+        os.chown(path, uid, -1, follow_symlinks=False)
+    except FileExistsError:
+        if os.lstat(path).st_uid != uid:
+            raise OSError(f"{path} does not belong to user {uid}") from None
+    return os.fsencode(path)
+
+
+def signal_number(asked: int | str) -> int:
+    """Raises Invalid."""
+    if isinstance(asked, int):
+        return asked
+    name = asked.upper()
+    if name.isdigit() and 1 <= int(name) <= 64:
+        return int(name)
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
+    except KeyError:
+        raise Invalid(f"{asked!r} is no signal: a number, or a name as TERM") from None
