@@ -18,11 +18,16 @@ import struct
 from typing import Final
 
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.procfs import long_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _SO_PEERPIDFD: Final = 77
 _SO_PEERGROUPS: Final = 59
 _CREDENTIALS: Final = struct.Struct("3i")
-_GROUPS_MAX: Final = 65536  # NGROUPS_MAX
+_GROUPS_BYTES: Final = 1024  # more than that socket.getsockopt() does not take
 _INIT_NAME: Final = "sandlockd-init"
 _LOOKS_MAX: Final = 3
 _DEPTH_MAX: Final = 4096
@@ -58,9 +63,9 @@ def peer_of(connection: socket.socket, admin_group: str | None) -> Peer:
         pid, uid, gid = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        groups = {gid, *_groups_of(connection)}
+        groups = {gid, *_groups_of(connection, pid)}
     except OSError as error:
-        raise Refused(f"who it is cannot be told: {error.strerror}") from None
+        raise Refused(f"who it is cannot be told: {error}") from None
     if pid <= 0:
         raise Refused("it is a process of another PID namespace")
     _require_outside(connection, pid)
@@ -80,12 +85,14 @@ def owner_name(uid: int) -> str:
         return str(uid)
 
 
-def _groups_of(connection: socket.socket) -> list[int]:
+def _groups_of(connection: socket.socket, pid: int) -> Sequence[int]:
     try:
-        data = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX * 4)
+        data = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError as error:
         if error.errno == errno.ENODATA:
-            return []
+            return ()
+        if error.errno == errno.ERANGE:  # more than 256
+            return long_status(pid).groups
         raise
     return array.array("I", data).tolist()
 

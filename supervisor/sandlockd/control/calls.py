@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from starlette.requests import HTTPConnection
     from starlette.requests import Request as HttpRequest
 
     from sandlockd.control.access import Peer
@@ -128,7 +129,7 @@ def _require_flat(content: bytes) -> None:
         raise Invalid("the body is nested too deep")
 
 
-def query_of(request: HttpRequest, kind: Any) -> Any:
+def query_of(request: HTTPConnection, kind: Any) -> Any:
     """Raises Invalid."""
     given: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():

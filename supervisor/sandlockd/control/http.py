@@ -22,8 +22,9 @@ from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
+from sandlockd.control import attach
 from sandlockd.control.access import Refused, peer_of
 from sandlockd.control.calls import (
     EVENT_STREAM,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from hypercorn.events import Event
     from starlette.requests import Request
+    from starlette.websockets import WebSocket
     from structlog.typing import FilteringBoundLogger
 
     from sandlockd.control.access import Peer
@@ -64,8 +66,9 @@ def application(service: Service, log: FilteringBoundLogger) -> Starlette:
         Route(endpoint.path, _served(endpoint, service, log), methods=[endpoint.method])
         for endpoint in ENDPOINTS
     ]
+    routes_of_all = [*_merged(routes), WebSocketRoute(attach.PATH, _attached(service, log))]
     app = Starlette(
-        routes=_merged(routes), exception_handlers={HTTPException: _unrouted, Exception: _unforeseen}
+        routes=routes_of_all, exception_handlers={HTTPException: _unrouted, Exception: _unforeseen}
     )
     app.router.redirect_slashes = False
     return app
@@ -141,6 +144,22 @@ async def _encoded(reply: Streamed, *, is_events: bool) -> AsyncIterator[bytes]:
 def _problem(problem: Problem) -> Response:
     content = _encoder.encode(problem.document())
     return Response(content, problem.status, {"cache-control": "no-store"}, media_type=PROBLEM)
+
+
+def _attached(service: Service, log: FilteringBoundLogger) -> Any:
+    async def serve(socket: WebSocket) -> None:
+        status = 101
+        try:
+            await attach.attach(service, socket)
+        except Problem as problem:
+            status = problem.status
+            await socket.send_denial_response(_problem(problem))
+        except Exception:
+            log.exception("an attached client was given up")
+            status = 500
+        service.metrics.requested(attach.PATH, "GET", status, None)
+
+    return serve
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

@@ -1,0 +1,164 @@
+"""To be at a sandbox's streams (WebSocket, RFC 6455): what it writes from a position on, what is to go in, and how it
+ended.
+
+From the service: binary messages: one byte for the stream (1 output, 2 errors, 3 terminal), eight for the cursor
+behind it (big-endian), then the data. Text messages, JSON: {"type": "dropped", "bytes"}, in the end {"type": "exit",
+...}. From the client: binary messages are input. Text messages, JSON: {"type": "resize", "rows", "columns"}, {"type":
+"eof"}, {"type": "signal", "signal"}.
+
+A client that goes away changes nothing for the program: its input stays open for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import Annotated, Any, Final
+
+import msgspec
+import trio
+from msgspec import Meta
+from starlette.websockets import WebSocketDisconnect
+
+from sandlockd.control.calls import query_of
+from sandlockd.control.objects import Asked, Side
+from sandlockd.control.problems import Invalid, Problem
+from sandlockd.control.routes import Cursor
+from sandlockd.control.service import signal_number
+from sandlockd.control.states import Request
+from sandlockd.control.streams import InputClosed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+    from sandlockd.control.sandboxes import Sandbox
+    from sandlockd.control.service import Service
+
+PATH: Final = "/v1/sandboxes/{id}/attach"
+HEAD: Final = struct.Struct(">BQ")
+_INPUT_WAITING = 16  # messages, of at most 1 MiB
+_UNFIT = 1003  # close code: data of a kind that it cannot accept
+_encoder = msgspec.json.Encoder()
+
+
+class AttachQuery(Asked):
+    """after: a cursor (default: from the beginning). tail: so many records before the end."""
+
+    after: Cursor | None = None
+    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+
+class Resize(Asked, tag="resize"):
+    rows: Side
+    columns: Side
+
+
+class EndOfInput(Asked, tag="eof"):
+    pass
+
+
+class SendSignal(Asked, tag="signal"):
+    signal: int | str
+
+
+_words = msgspec.json.Decoder(Resize | EndOfInput | SendSignal)
+
+
+async def attach(service: Service, socket: WebSocket) -> None:
+    """Raises Problem, before it is accepted."""
+    query = query_of(socket, AttachQuery)
+    sandbox = service.find(socket.state.peer, socket.path_params["id"])
+    sandbox.require(Request.ATTACH)
+    log = sandbox.log
+    cursor = query.after if query.after is not None else 0 if query.tail is None else log.last(query.tail)
+    await socket.accept()
+    to_program, from_client = trio.open_memory_channel[bytes | None](_INPUT_WAITING)
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_feed, sandbox, from_client)
+            nursery.start_soon(_hear, sandbox, socket, to_program, nursery.cancel_scope)
+            await _show(sandbox, socket, cursor)
+            nursery.cancel_scope.cancel()
+
+
+async def _show(sandbox: Sandbox, socket: WebSocket, cursor: int) -> None:
+    """All that it writes, and how it ended."""
+    log = sandbox.log
+    while True:
+        batch = log.read(cursor)
+        cursor = batch.cursor
+        if batch.dropped:
+            await socket.send_text(_text(type="dropped", bytes=batch.dropped))
+        for entry in batch.records:
+            await socket.send_bytes(HEAD.pack(entry.stream, entry.cursor) + entry.data)
+        if not batch.records and not await log.beyond(cursor):
+            break
+    await sandbox.over.wait()
+    record = sandbox.record
+    status = record.status or {}
+    told = {name: status.get(name) for name in ("exit_code", "signal", "reason", "rule")}
+    changes = status.get("changes")
+    await socket.send_text(
+        _text(
+            type="exit",
+            state=record.state.value,
+            exit_status=record.exit_status,
+            error=record.error,
+            lines=record.said,
+            changes=changes,
+            **told,
+        )
+    )
+    await socket.close()
+
+
+async def _hear(
+    sandbox: Sandbox, socket: WebSocket, to_program: Any, while_it_is_there: trio.CancelScope
+) -> None:
+    while True:
+        try:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                while_it_is_there.cancel()
+                return
+            if message.get("bytes") is not None:
+                await to_program.send(message["bytes"])
+            else:
+                await _obey(sandbox, message.get("text") or "", to_program)
+        except (msgspec.MsgspecError, Problem, OSError) as error:
+            await socket.close(_UNFIT, str(error)[:100])
+            while_it_is_there.cancel()
+            return
+
+
+async def _obey(sandbox: Sandbox, text: str, to_program: Any) -> None:
+    """Raises MsgspecError, Problem, OSError."""
+    match _words.decode(text):
+        case Resize(rows=rows, columns=columns):
+            if sandbox.streams is not None:
+                sandbox.streams.resize(rows, columns)
+        case EndOfInput():
+            await to_program.send(None)
+        case SendSignal(signal=asked):
+            if sandbox.is_alive:
+                sandbox.signal(signal_number(asked))
+        case _:
+            raise Invalid("nobody knows what that means")
+
+
+async def _feed(sandbox: Sandbox, from_client: Any) -> None:
+    """What nobody reads any more is dropped, as by a pipe that was closed."""
+    async for data in from_client:
+        streams = sandbox.streams
+        if streams is None:
+            continue
+        if data is None:
+            streams.end_input()
+        else:
+            with contextlib.suppress(InputClosed):
+                await streams.write(data)
+
+
+def _text(**what: Any) -> str:
+    return _encoder.encode(what).decode()
