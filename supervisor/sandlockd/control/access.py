@@ -73,7 +73,7 @@ def peer_of(connection: socket.socket, admin_group: str | None) -> Peer:
     if own != 0:
         if uid not in (0, own):
             raise Refused(f"user {uid} is not served here")
-        return Peer(pid, uid, is_admin=True)
+        return Peer(pid, own, is_admin=True)  # what root asks for is done as that user, too
     return Peer(pid, uid, is_admin=uid == 0 or _is_admin(groups, admin_group))
 
 

@@ -1,0 +1,130 @@
+"""A service of a test's own (`sandlockd serve`), and requests to it by nothing but the standard library.
+
+with service(runner) as served:
+    made = served.run(["sh", "-c", "echo hi"])
+    assert served.wait(made["id"])["exit_status"] == 0
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.interpreter import SANDLOCKD
+from harness.running import Argument, Runner
+from harness.waiting import PATIENCE_S, until
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Of JSON Lines."""
+        return [json.loads(line) for line in self.content.splitlines() if line]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, limit_s: float) -> None:
+        super().__init__("localhost", timeout=limit_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
+class Served:
+    def __init__(self, process: subprocess.Popen[bytes], runner: Runner, place: Path) -> None:
+        self.process = process
+        self.runner = runner
+        self.socket = place / "s"
+        self.state = place / "state"
+        self.log = place / "log"
+
+    def connection(self, limit_s: float = PATIENCE_S) -> http.client.HTTPConnection:
+        return _UnixConnection(self.socket, limit_s)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """body: encoded as JSON, if it is not bytes already."""
+        connection = self.connection()
+        try:
+            content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            given = {"content-type": "application/json"} if content is not None else {}
+            connection.request(method, path, content, {**given, **headers})
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Any:
+        """What is answered with 200."""
+        answer = self.ask("GET", path, **headers)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def post(self, path: str, body: Any = None) -> Any:
+        answer = self.ask("POST", path, body)
+        assert answer.status in (200, 201), answer
+        return answer.json
+
+    def run(self, command: Sequence[Argument], **more: Any) -> dict[str, Any]:
+        """Start it; the sandbox as it is then. It has the runner's environment."""
+        request = {
+            "command": [str(word) for word in command],
+            "cwd": str(self.runner.work),
+            "environment": self.runner.environment(),
+            **more,
+        }
+        made: dict[str, Any] = self.post("/v1/sandboxes", request)
+        return made
+
+    def wait(self, identifier: str) -> dict[str, Any]:
+        ended: dict[str, Any] = self.post(f"/v1/sandboxes/{identifier}/wait", {"timeout_s": PATIENCE_S})
+        assert ended["ended"] is not None
+        return ended
+
+    def output(self, identifier: str, stream: str = "stdout") -> bytes:
+        answer = self.ask("GET", f"/v1/sandboxes/{identifier}/logs?raw=true&stream={stream}")
+        assert answer.status == 200
+        return answer.content
+
+
+@contextmanager
+def service(
+    runner: Runner, *, config: str | None = None, options: Sequence[Argument] = (), **popen: Any
+) -> Iterator[Served]:
+    """As the runner's user. Ended by SIGTERM; its exit status must be 0 then."""
+    place = runner.place.give(_made(runner.place.root / "service"))
+    line: list[Argument] = [SANDLOCKD, "serve", "--socket", place / "s", "--state-dir", place / "state"]
+    if config is not None:
+        line += ["--config", runner.place.file("service.toml", config)]
+    with open(place / "log", "wb") as log, runner.started([*line, *options], stderr=log, **popen) as process:
+        served = Served(process, runner, place)
+        until(lambda: b"listens" in served.log.read_bytes(), "the service listens")
+        yield served
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0, served.log.read_text()
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
