@@ -9,6 +9,7 @@ When the control plane is gone, nobody could end the sandbox any more: then it e
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 import signal
@@ -212,6 +213,7 @@ class _Supervisor:
                 self._tell(messages.Stopped(sandbox.stopped_by))
             for order in self._early:
                 self._obey_one(sandbox, order)
+            gc.enable()  # as it was not in the zygote; what a start makes stays
             trio.run(self._serve, sandbox, audit)
         finally:
             self._close_streams()
