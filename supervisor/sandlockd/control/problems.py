@@ -84,3 +84,17 @@ class Unavailable(Problem):
 
 class OutOfRoom(Problem):
     status, kind, title = 507, "no-room", "The disk is full"
+
+
+class _Malformed(Problem):
+    """What is no HTTP, or more of it than anybody needs."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("that is no request of HTTP/1.1, or its head is too long")
+        self.status = status  # type: ignore[misc]
+
+    kind, title = "malformed", "The request cannot be read"
+
+
+def problem_of_protocol(status: int) -> Problem:
+    return _Malformed(status)

@@ -24,6 +24,7 @@ from sandlockd.control.objects import (
     Dropped,
     EventObject,
     LogRecord,
+    Path,
     RunRequest,
     SandboxList,
     SandboxObject,
@@ -87,7 +88,7 @@ class ChangesQuery(Asked):
     """diff: `json` or `text`: with what changed in files. path: only what is at and below it."""
 
     diff: Annotated[str, Meta(pattern="^(json|text)$")] | None = None
-    path: str | None = None
+    path: Path | None = None
 
 
 class DenialsQuery(Asked):

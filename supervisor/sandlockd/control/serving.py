@@ -18,8 +18,8 @@ import trio
 from sandlockd import __version__
 from sandlockd.control import systemd
 from sandlockd.control.config import Config, ConfigError, read_config
+from sandlockd.control.connections import Connections
 from sandlockd.control.events import EVENTS_KEPT, Events
-from sandlockd.control.http import Connections
 from sandlockd.control.listening import CannotListen, ControlSocket
 from sandlockd.control.metrics import Metrics
 from sandlockd.control.policies import PolicyDirectory
