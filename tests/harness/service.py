@@ -103,7 +103,7 @@ class Served:
 
     def remove(self, identifier: str) -> None:
         answer = self.ask("DELETE", f"/v1/sandboxes/{identifier}?force=true")
-        assert answer.status == 204, answer
+        assert answer.status == 204, answer.content
 
     def remove_all(self) -> None:
         for one in self.get("/v1/sandboxes?limit=1000")["sandboxes"]:

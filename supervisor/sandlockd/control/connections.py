@@ -19,9 +19,12 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, RawData, Updated
+from hypercorn.protocol.events import Data
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+from wsproto.connection import ConnectionState as WebSocketState
 
 from sandlockd.control.access import Refused, peer_of
 from sandlockd.control.http import PROBLEM, application
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from hypercorn.events import Event
+    from hypercorn.protocol.events import Event as StreamEvent
     from structlog.typing import FilteringBoundLogger
 
     from sandlockd.control.access import Peer
@@ -112,6 +116,15 @@ class _Protocol(H11Protocol):
                 http_version=request.http_version,
             )
         )
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """One that we have closed (a message was too long) does not wait for the client to close it as well."""
+        await super().stream_send(event)
+        stream = self.stream
+        if isinstance(event, Data) and isinstance(stream, WSStream):
+            if stream.connection.state is WebSocketState.LOCAL_CLOSING:
+                await self._close_stream()
+                await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
         head, content = _whole(problem_of_protocol(status_code))

@@ -39,7 +39,7 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     endpoints = tuple(endpoints)
     kinds = list(dict.fromkeys(_kinds(endpoints)))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
-    by_kind = {kind: schema for kind, schema in zip(kinds, schemas, strict=True)}
+    by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_kind)
@@ -120,7 +120,7 @@ def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, A
 
 def _success(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"description": endpoint.summary}
-    if endpoint.status == 204:
+    if endpoint.status in (101, 204):
         return told
     schema = {} if endpoint.response is None else _schema_of(endpoint.response, schemas)
     told["content"] = {endpoint.content_type: {"schema": schema}}

@@ -70,6 +70,10 @@ class NotStarted(Problem):
     status, kind, title = 422, "not-started", "The sandbox could not be started"
 
 
+class UpgradeNeeded(Problem):
+    status, kind, title = 426, "upgrade", "Not by plain HTTP"
+
+
 class TooMany(Problem):
     status, kind, title = 429, "too-many", "More than you may have"
 

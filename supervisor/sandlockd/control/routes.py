@@ -36,7 +36,7 @@ from sandlockd.control.objects import (
     rfc3339,
     sandbox_object,
 )
-from sandlockd.control.problems import Invalid
+from sandlockd.control.problems import Invalid, UpgradeNeeded
 from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request, State
 
@@ -75,6 +75,13 @@ class LogsQuery(Asked):
     after: Cursor | None = None
     tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     raw: bool = False
+
+
+class AttachQuery(Asked):
+    """after: a cursor (default: from the beginning). tail: so many records before the end."""
+
+    after: Cursor | None = None
+    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
 
 
 class EventsQuery(Asked):
@@ -270,6 +277,12 @@ def log_record(entry: LogEntry) -> LogRecord:
         return LogRecord(entry.cursor, time, entry.stream.name.lower(), data_base64=data)
 
 
+async def _attach(call: Call) -> Reply:
+    """By plain HTTP; by WebSocket: control/attach.py."""
+    _found(call)
+    raise UpgradeNeeded("this is a WebSocket (RFC 6455): ask for the upgrade")
+
+
 async def _events(call: Call) -> Streamed:
     query, peer = call.query, call.peer
     events = call.service.events
@@ -454,6 +467,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         is_long=True,
         content_type=LINES,
         problems=(404, 409),
+    ),
+    Endpoint(
+        "GET",
+        f"{_ONE}/attach",
+        _attach,
+        "Its streams, by WebSocket",
+        None,
+        101,
+        query=AttachQuery,
+        is_long=True,
+        problems=(404, 409, 426),
     ),
     Endpoint(
         "GET", f"{_ONE}/processes", _processes, "Its processes now", Processes, problems=(404, 409, 503)

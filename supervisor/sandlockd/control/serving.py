@@ -53,6 +53,7 @@ def serve(places: Places) -> int:
         config = read_config(places.config, must_exist=places.config_was_named)
         os.makedirs(places.state_dir, 0o700, exist_ok=True)
         registry = Registry(places.state_dir)
+        registry.remove_orphans()
     except (ConfigError, RegistryError, OSError) as error:
         log.error("cannot start", why=str(error))
         return FAILED
