@@ -217,6 +217,12 @@ class Paused(Message, frozen=True, tag="paused"):
     pass
 
 
+class NotPaused(Message, frozen=True, tag="not-paused"):
+    """why: one line for people. All run as before."""
+
+    why: str
+
+
 class Resumed(Message, frozen=True, tag="resumed"):
     pass
 
@@ -290,6 +296,7 @@ Report = (
     | Stopped
     | Continued
     | Paused
+    | NotPaused
     | Resumed
     | Denied
     | Told
@@ -318,7 +325,7 @@ class Stage(enum.Enum):
 
 # What a supervisor may report, and the stage after it.
 _RUNS: Final = (Stage.RUNNING, Stage.STOPPED)
-_AT_ANY_TIME: Final = (Said, Paused, Resumed, Denied, Told, Executed, NotExecuted, FurtherEnded)
+_AT_ANY_TIME: Final = (Said, Paused, NotPaused, Resumed, Denied, Told, Executed, NotExecuted, FurtherEnded)
 _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.FORKED, Ready): Stage.WARM,
     (Stage.STARTING, Said): Stage.STARTING,

@@ -57,6 +57,7 @@ class Sandbox:
         self._tickets = 0
         self._further: dict[int, Further] = {}
         self._next_further = 0
+        self._not_paused: str | None = None
         self._changed = trio.lowlevel.ParkingLot()
         if record.state not in states.ALIVE:
             self.begun.set()
@@ -162,13 +163,18 @@ class Sandbox:
         self.require(request)
         if self.state is state:
             return
+        self._not_paused = None
         self._order(order)
         before = self.state
         with trio.move_on_after(_ANSWER_PATIENCE_S):
-            while self.state is before:
+            while self.state is before and self._not_paused is None:
                 await self._changed.park()
         if self.state is not state:
-            raise Conflict(f"it is {self.state.value}", state=self.state.value)
+            raise Conflict(self._not_paused or f"it is {self.state.value}", state=self.state.value)
+
+    def not_paused(self, why: str) -> None:
+        self._not_paused = why
+        self._changed.unpark_all()
 
     # ---- further programs
 

@@ -369,6 +369,8 @@ class Service:
             case messages.Paused():
                 if sandbox.state is State.RUNNING:
                     sandbox.happened(Happening.PAUSED)
+            case messages.NotPaused(why=why):
+                sandbox.not_paused(why)
             case messages.Resumed():
                 if sandbox.state is State.PAUSED:
                     sandbox.happened(Happening.RESUMED)

@@ -29,6 +29,7 @@ from sandlockd.control.messages import (
     Denied,
     Ended,
     Kill,
+    NotPaused,
     Pause,
     Paused,
     Ready,
@@ -47,6 +48,7 @@ from sandlockd.kernel import tree, users
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
+from sandlockd.sandbox.pausing import CannotPause
 from sandlockd.sandbox.policies import load_policy
 from sandlockd.sandbox.result import Result
 from sandlockd.sandbox.run import Asked, Run, in_one, policy_digest, told
@@ -290,8 +292,12 @@ class _Supervisor:
             case Kill():
                 sandbox.kill(RULE_KILLED)
             case Pause():
-                sandbox.pause()
-                self._tell(Paused())
+                try:
+                    sandbox.pause()
+                except CannotPause as error:
+                    self._tell(NotPaused(str(error)))
+                else:
+                    self._tell(Paused())
             case Resume():
                 sandbox.resume()
                 self._tell(Resumed())
