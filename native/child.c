@@ -32,15 +32,15 @@ struct failure {
 	int which; /* of the candidates */
 };
 
-static int join_session(const struct slk_launch_plan *plan)
+static int lead_session(const struct slk_launch_plan *plan)
 {
-	if (!plan->new_session)
-		return 0;
-	if (setsid() < 0)
-		return -errno;
-	if (isatty(0) && ioctl(0, TIOCSCTTY, 0) < 0)
-		return -errno;
-	return 0;
+	return plan->new_session && setsid() < 0 ? -errno : 0;
+}
+
+/* Once it is descriptor 0. */
+static int take_terminal(const struct slk_launch_plan *plan)
+{
+	return plan->new_session && isatty(0) && ioctl(0, TIOCSCTTY, 0) < 0 ? -errno : 0;
 }
 
 /* Move all out of the way first: one descriptor may stand for several, and stand in the way of another. */
@@ -230,8 +230,9 @@ static struct failure become_program(const struct slk_launch_plan *plan, int con
 	int swept = 0;
 	int listener;
 
-	STEP(SLK_STAGE_SESSION, join_session(plan));
+	STEP(SLK_STAGE_SESSION, lead_session(plan));
 	STEP(SLK_STAGE_STDIO, place_stdio(plan));
+	STEP(SLK_STAGE_TERMINAL, take_terminal(plan));
 	STEP(SLK_STAGE_DESCRIPTORS, sweep(plan, control_fd));
 	swept = 1;
 	STEP(SLK_STAGE_DIRECTORY, !told && plan->directory && chdir(plan->directory) < 0 ? -errno : 0);

@@ -39,7 +39,7 @@ _STAGE_HELP = {
     "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
     "directory": "the working directory cannot be entered",
     "rlimits": "a limit above the hard limit needs privileges",
-    "session": "the terminal belongs to another session",
+    "terminal": "it belongs to another session",
 }
 
 
