@@ -624,6 +624,7 @@ struct slk_engine {
 	int32_t last_tid;    /* whose calls the last ones were, and how many of them in a row */
 	uint32_t in_a_row;
 	struct slk_engine_counts counts;
+	uint64_t copied_bytes; /* into trees */
 	struct slk_timing *timing;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];

@@ -281,11 +281,13 @@ class Worked(Message, frozen=True, tag="worked"):
 
 class Ended(Message, frozen=True, tag="ended"):
     """The last word: nothing of the sandbox is left, and what was to become of its changes has. status: as the status
-    file has it (sandbox.result).
+    file has it (sandbox.result). latencies: how many calls waited so long (LATENCY_BOUNDS_NS, and longer), C's and
+    Python's.
     """
 
     status: dict[str, Any]
     exit_status: int
+    latencies: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 Report = (

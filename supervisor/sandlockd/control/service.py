@@ -404,7 +404,7 @@ class Service:
         record.error = error if isinstance(error, str) else None
         changes = status.get("changes")
         state = changes.get("state") if isinstance(changes, dict) else None
-        self.metrics.ended(status)
+        self.metrics.ended(status, ended.latencies)
         if state in ("kept", "unknown"):
             sandbox.happened(Happening.ENDED_KEEPING)
         elif state == "committed":

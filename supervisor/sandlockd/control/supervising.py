@@ -108,7 +108,7 @@ def _supervise(channel: Channel) -> int:
         for line in lines:
             supervisor.say(line)
         result.went_wrong(in_one(lines), exit_status)
-    supervisor.last_word(Ended(result.as_dict(), result.exit_status))
+    supervisor.last_word(Ended(result.as_dict(), result.exit_status, _latencies(result)))
     return 0
 
 
@@ -451,6 +451,10 @@ class _Supervisor:
 
 def _terminal_device(fd: int) -> int | None:
     return os.fstat(fd).st_rdev if os.isatty(fd) else None
+
+
+def _latencies(result: Result) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    return None if result.latencies is None else (tuple(result.latencies[0]), tuple(result.latencies[1]))
 
 
 def _require_share(memory: int | None, left: int | None) -> None:

@@ -485,6 +485,19 @@ class Engine:
             for row in (native[index] for index in range(max(count, 0)))
         ]
 
+    def latencies(self, bounds_ns: Sequence[int]) -> tuple[list[int], list[int]]:
+        """How many calls waited no longer than each bound, and longer than the one before; the last: longer than all.
+
+        Returns: of those that C answered, and of Python's.
+        """
+        size = len(bounds_ns) + 1
+        counts = ffi.new("uint64_t[]", 2 * size)
+        check(
+            lib.slk_engine_latencies(self._engine, ffi.new("uint64_t[]", list(bounds_ns)), size - 1, counts)
+        )
+        found = ffi.unpack(counts, 2 * size)
+        return found[:size], found[size:]
+
     def close(self) -> None:
         """Release everything. Trapped calls of a program that still lives get ENOSYS from now on."""
         if self._engine:
