@@ -476,6 +476,11 @@ class Engine:
             native.failed,
         )
 
+    @property
+    def copied_bytes(self) -> int:
+        """Of data, that the fast path copied into trees."""
+        return int(lib.slk_engine_copied(self._engine))
+
     def times(self) -> list[Times]:
         """Of each number that was answered, in C and in Python."""
         native = ffi.new("struct slk_times[]", 2 * lib.SLK_CALLS_MAX)

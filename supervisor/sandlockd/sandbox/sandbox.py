@@ -651,9 +651,10 @@ class Sandbox:
             raise OSError(errno.EBUSY, "a file that the program changed last is locked by somebody else")
         if self.result.has_run:
             self._tell_calls()
-        self._engine.close()
         if self._trees:
-            self.result.copied_bytes = sum(tree.copied_bytes for tree in self._trees)
+            copied = sum(tree.copied_bytes for tree in self._trees)
+            self.result.copied_bytes = copied + self._engine.copied_bytes
+        self._engine.close()
         for tree in self._trees:
             tree.close()
         if self._limits is not None:
