@@ -103,7 +103,8 @@ print(ticks > 3)
     line = ["python3", "-S", "-c", script]
     with pausable(runner, line, _TREE.format(runner.work)) as sandbox:
         sandbox.order("flicker", 200)
-        assert (sandbox.status()["exit_code"], sandbox.output.read_bytes()) == (0, b"True\n")
+        status = sandbox.status()
+    assert (status["exit_code"], sandbox.output.read_bytes()) == (0, b"True\n"), status
 
 
 @pytest.mark.one_user
