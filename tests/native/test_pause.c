@@ -10,7 +10,8 @@
 
 #define COUNTS 64
 #define NAPS 60
-#define NAPS_LEFT_MAX 20
+#define NAPS_LEFT_MAX 5
+#define NAP_US 20000
 #define THREADS 24
 #define STILL_MS 120
 #define STILL_AT_FIRST_MS 25
@@ -78,12 +79,12 @@ static _Noreturn void be_napping(void)
 	for (int i = 1; i < NAPS; i++)
 		if (fork() == 0) {
 			for (;;) {
-				usleep(3000);
+				usleep(NAP_US);
 				mine->of[i]++;
 			}
 		}
 	for (;;) {
-		usleep(3000);
+		usleep(NAP_US);
 		mine->of[0]++;
 	}
 }
@@ -287,7 +288,7 @@ static void test_vfork_and_exec_stand_still(void)
 	check_stands_still_and_goes_on("vforking", 0);
 }
 
-/* Each naps for 3 ms: who is held only when it is seen to run goes on for long. */
+/* Who has run is held by the next search or two. Who is held only when it is seen to run goes on for long. */
 static void test_who_hardly_ever_runs_stands_still(void)
 {
 	struct paused paused = begin("napping", 0);
