@@ -314,7 +314,7 @@ static int show(const struct slk_tree *tree, const char *name, const char *path)
 }
 
 /* Of a file with one name, small, that may be written. 0, or whatever is wrong: then Python finds it, and says so. */
-static int copy_up(const struct slk_engine *engine, const struct slk_tree *tree, const char *path, int truncated)
+static int copy_up(struct slk_engine *engine, const struct slk_tree *tree, const char *path, int truncated)
 {
 	char name[32];
 	struct stat status, copy;
