@@ -128,16 +128,23 @@ class Machine:
     def ask(
         self, user: str | None, method: str, path: str, body: Any = None, *, socket: str = SOCKET
     ) -> Answer:
-        """A request of that user's. Raises ConnectionError, PermissionError, FileNotFoundError."""
-        words = [socket, method, path, *([] if body is None else [json.dumps(body)])]
-        done = self.run([sys.executable, "-I", "-c", _CLIENT, *words], user=user, check=False)
+        return self.ask_all(user, [(method, path, body)], socket=socket)[0]
+
+    def ask_all(
+        self, user: str | None, requests: Sequence[tuple[str, str, Any]], *, socket: str = SOCKET
+    ) -> list[Answer]:
+        """Of that user. Raises ConnectionError, PermissionError, FileNotFoundError."""
+        line = [sys.executable, "-I", "-c", _CLIENT, socket, json.dumps(requests)]
+        done = self.run(line, user=user, check=False)
         if done.returncode:
             kinds = {
                 one.__name__: one for one in (PermissionError, FileNotFoundError, ConnectionRefusedError)
             }
             raise kinds.get(done.stdout.strip(), ConnectionError)(done.stdout + done.stderr)
-        told = json.loads(done.stdout)
-        return Answer(told["status"], told["headers"], told["content"].encode("utf-8", "surrogateescape"))
+        return [
+            Answer(status, headers, content.encode("utf-8", "surrogateescape"))
+            for status, headers, content in json.loads(done.stdout)
+        ]
 
     # ---- what is there, by /proc and cgroupfs alone
 

@@ -1,6 +1,6 @@
 """Requests over a Unix socket by nothing but the standard library. Also a program, to be run as another user:
 
-python -I unix_http.py SOCKET METHOD PATH [BODY]        prints the answer as JSON; 1: it could not connect, and says why
+python -I unix_http.py SOCKET '[[METHOD, PATH, BODY], ...]'        prints the answers as JSON; 1: why there are none
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ def ask(connection: UnixConnection, method: str, path: str, content: bytes | Non
         connection.close()
 
 
-def _main(where: str, method: str, path: str, body: str | None = None) -> int:
+def _main(where: str, requests: str) -> int:
     try:
-        answer = ask(UnixConnection(where, 60), method, path, None if body is None else body.encode())
+        answers = [
+            ask(UnixConnection(where, 60), method, path, None if body is None else json.dumps(body).encode())
+            for method, path, body in json.loads(requests)
+        ]
     except OSError as error:
         print(type(error).__name__)
         return 1
-    content = answer.content.decode("utf-8", "surrogateescape")
-    print(json.dumps({"status": answer.status, "headers": answer.headers, "content": content}))
+    told = [(one.status, one.headers, one.content.decode("utf-8", "surrogateescape")) for one in answers]
+    print(json.dumps(told))
     return 0
 
 
