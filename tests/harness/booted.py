@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -58,13 +57,13 @@ def why_not() -> str | None:
     for tool in _TOOLS:
         if shutil.which(tool, path=_SEARCHED) is None:
             return f"there is no {tool}"
-    if _hierarchy() is None:
+    if hierarchy() is None:
         return "there is no cgroup2 hierarchy to boot in"
     tried = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True)
     return f"no namespaces to boot in: {tried.stderr.strip()}" if tried.returncode else None
 
 
-def _hierarchy() -> Path | None:
+def hierarchy() -> Path | None:
     """Where cgroups of version 2 are, and may be made."""
     for mount in mounts():
         if mount.kind == b"cgroup2" and os.access(mount.point, os.W_OK):
@@ -193,12 +192,10 @@ def _process(pid: int, group: str) -> Inside:
 @contextlib.contextmanager
 def booted() -> Iterator[Machine]:
     """Everything of it is gone at the end."""
-    hierarchy = _hierarchy()
-    assert hierarchy is not None
-    group = hierarchy / f"sandlockd-test-{secrets.token_hex(4)}"
+    where = hierarchy()
+    assert where is not None
     with ledger.directory("boot") as place:
-        ledger.own().note(ledger.Thing("hierarchy", str(group)))
-        group.mkdir()
+        group = ledger.make_hierarchy(where)
         try:
             with _started(group, place) as machine:
                 yield machine

@@ -126,6 +126,14 @@ def make_directory(prefix: str, parent: Path) -> Path:
     return path
 
 
+def make_hierarchy(parent: Path) -> Path:
+    """A cgroup. Whoever asks removes it."""
+    path = parent / f"sandlockd-test-{secrets.token_hex(4)}"
+    own().note(Thing("hierarchy", str(path)))
+    path.mkdir()
+    return path
+
+
 def remove_hierarchy(path: Path) -> None:
     """Everybody in it is dead, or just dying. Raises Patience."""
     for directory, _, _ in os.walk(path, topdown=False):
