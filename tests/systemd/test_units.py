@@ -146,13 +146,9 @@ def test_users_neither_see_nor_touch_what_is_not_theirs(served: Machine) -> None
     assert (ids(served, "alice"), ids(served, "bob")) == ({hers["id"]}, {his["id"]})
     assert ids(served, "carol") == ids(served, None) == {hers["id"], his["id"]}
     requests = [
-        (
-            endpoint.method,
-            endpoint.path.replace("{id}", hers["id"]),
-            _BODIES.get(endpoint.path.rpartition("/")[2]),
-        )
-        for endpoint in ENDPOINTS
-        if "{id}" in endpoint.path
+        (one.method, _about(one.path, hers["id"]), _BODIES[one.method].get(one.path.rpartition("/")[2]))
+        for one in ENDPOINTS
+        if "{id}" in one.path
     ]
     assert len(requests) > 10
     answers = served.ask_all("bob", requests)
@@ -164,10 +160,19 @@ def test_users_neither_see_nor_touch_what_is_not_theirs(served: Machine) -> None
     assert len(sleepers(served, 4712)) == 1
 
 
-_BODIES: dict[str, Any] = {
-    "signal": {"signal": "TERM"},
-    **{verb: {} for verb in ("stop", "wait", "commit", "discard")},
+_BODIES: dict[str, dict[str, Any]] = {
+    "GET": {},
+    "DELETE": {},
+    "POST": {
+        "signal": {"signal": "TERM"},
+        "exec": {"command": ["true"]},
+        **{verb: {} for verb in ("stop", "wait", "commit", "discard")},
+    },
 }
+
+
+def _about(path: str, identifier: str) -> str:
+    return re.sub(r"\{[a-z]+(:int)?\}", "1", path.replace("{id}", identifier))
 
 
 def test_a_program_finds_what_it_finds_without_the_service(served: Machine) -> None:
