@@ -179,42 +179,23 @@ def test_a_program_finds_what_it_finds_without_the_service(served: Machine) -> N
     """What the unit restricts cannot be felt: the same run, once by the service and once in the foreground."""
     script = (
         "id; umask; ls -ld . /tmp; mkdir shared; chmod 2775 shared; stat -c %a shared; cat /proc/sys/kernel/hostname;"
-        " grep -E 'Cap(Eff|Prm|Inh|Amb)|NoNewPrivs' /proc/self/status; nice; ulimit -a; hostname new; dmesg;"
-        " /usr/bin/python3 -c 'import mmap; mmap.mmap(-1, 4096, prot=7)'; ps -A -o comm=; nproc"
+        " grep -E 'Cap(Eff|Prm|Inh|Amb)|NoNewPrivs' /proc/self/status; hostname new; dmesg; setarch -R true;"
+        " /usr/bin/python3 -c 'import mmap; mmap.mmap(-1, 4096, prot=7)'; unshare -U true; ps -A -o comm=; nproc"
+    )
+    in_the_foreground = (
+        'umask 022; cd "$0"; exec sandlockd --quiet --workdir . --on-exit discard -- sh -c "$1"'
     )
     for user, home in (("alice", "/home/alice"), (None, "/home")):
         work = f"{home}/work"
         served.run(["mkdir", work], user=user)
-        outside = served.run(
-            [
-                "env",
-                "-C",
-                work,
-                "sandlockd",
-                "--quiet",
-                "--workdir",
-                work,
-                "--dry-run",
-                "--",
-                "sh",
-                "-c",
-                script,
-            ],
-            user=user,
-            HOME=home,
-            PATH=f"/usr/bin:/bin:{Path(sys.executable).parent}",
-        )
+        path = f"/usr/bin:/bin:{Path(sys.executable).parent}"
+        outside = served.run(["sh", "-c", in_the_foreground, work, script], user=user, HOME=home, PATH=path)
         body = {"command": ["sh", "-c", script], "cwd": work, "workdir": work, "on_exit": "commit"}
         made = served.ask(user, "POST", "/v1/sandboxes", body)
         assert made.status == 201, made
         where = f"/v1/sandboxes/{made.json['id']}"
-        wait, stdout, stderr = served.ask_all(
-            user,
-            [
-                ("POST", f"{where}/wait", {}),
-                *(("GET", f"{where}/logs?raw=true&stream={name}", None) for name in ("stdout", "stderr")),
-            ],
-        )
+        logs = [("GET", f"{where}/logs?raw=true&stream={name}", None) for name in ("stdout", "stderr")]
+        wait, stdout, stderr = served.ask_all(user, [("POST", f"{where}/wait", {}), *logs])
         assert wait.json["state"] == "committed"
         assert stdout.content.decode() == outside.stdout
         said = [line for line in outside.stderr.splitlines() if not line.startswith("sandlockd: ")]
