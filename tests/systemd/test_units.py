@@ -85,6 +85,11 @@ def main_process(machine: Machine) -> Inside:
     return next(one for one in machine.processes() if one.pid == pid)
 
 
+def await_restart(machine: Machine) -> None:
+    until(lambda: int(machine.property(_UNIT, "NRestarts")) > 0, "it is started again", _LIMIT_S)
+    until(lambda: machine.property(_UNIT, "ActiveState") == "active", "it listens again", _LIMIT_S)
+
+
 def run(machine: Machine, user: str | None, *command: str, socket: str = booted.SOCKET) -> dict[str, Any]:
     answer = machine.ask(user, "POST", "/v1/sandboxes", {"command": list(command)}, socket=socket)
     assert answer.status == 201, answer
@@ -210,8 +215,7 @@ def test_a_main_process_that_hangs_is_killed_and_started_again(stopped: Machine)
     run(stopped, "alice", "sleep", "4713")
     before = main_process(stopped)
     os.kill(before.outer_pid, signal.SIGSTOP)
-    until(lambda: stopped.property(_UNIT, "NRestarts") == "1", "it is started again", _LIMIT_S)
-    until(lambda: stopped.property(_UNIT, "ActiveState") == "active", "it listens again", _LIMIT_S)
+    await_restart(stopped)
     assert main_process(stopped).pid != before.pid
     assert sleepers(stopped, 4713) == []
     assert stopped.ask("alice", "GET", "/healthz").status == 200
@@ -244,9 +248,11 @@ def test_a_configuration_that_is_broken_at_the_start_is_not_tried_again(stopped:
 
 
 def test_a_stop_leaves_nothing(stopped: Machine) -> None:
+    """Programs have their grace, although that is longer than what systemd grants by itself."""
     before = stopped.processes()
     open_to_all(stopped)
-    stopped.write("/etc/sandlockd/service.toml", '[starting]\nstop_grace = "1s"\n')
+    drop_in(stopped, _UNIT, "[Service]\nTimeoutStopSec=1\n")
+    stopped.write("/etc/sandlockd/service.toml", '[starting]\nstop_grace = "2s"\n')
     stopped.systemctl("start", _UNIT)
     script = (
         "trap '' TERM; setsid sleep 4714 & setsid sh -c 'sleep 4714 & sleep 4714' & sleep 4714; sleep 4714"
@@ -276,8 +282,7 @@ def test_a_crash_leaves_no_process_and_a_service_that_knows_of_it(served: Machin
     os.kill(supervisor.outer_pid, signal.SIGSTOP)
     crashed = main_process(served)
     os.kill(crashed.outer_pid, signal.SIGKILL)
-    until(lambda: served.property(_UNIT, "NRestarts") == "1", "it is started again", _LIMIT_S)
-    until(lambda: served.property(_UNIT, "ActiveState") == "active", "it listens again", _LIMIT_S)
+    await_restart(served)
     assert sleepers(served, 4715) == []
     of_it = {one.pid for one in before if _GROUP in one.group}
     assert len(of_it) > 8
