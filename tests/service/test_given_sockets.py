@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness.interpreter import SANDLOCKD
-from harness.running import Runner
+from harness.running import Argument, Runner
 from harness.unix_http import UnixConnection, ask
 from harness.waiting import PATIENCE_S
 
@@ -31,9 +31,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @contextmanager
-def _started(runner: Runner, given: socket.socket, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def _started(
+    runner: Runner, given: socket.socket, *options: Argument, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     fd = given.fileno()
-    line = [sys.executable, "-c", _HAND_OVER, str(fd), SANDLOCKD, "serve"]
+    line: list[Argument] = [sys.executable, "-c", _HAND_OVER, str(fd), SANDLOCKD, "serve", *options]
     line += ["--state-dir", runner.place.state, "--socket", runner.place.root / "s"]
     with runner.started(line, env=environment, pass_fds=(fd,)) as process:
         yield process
@@ -72,6 +74,19 @@ def test_a_given_socket_is_served_and_left_where_it_is(runner: Runner) -> None:
             assert process.wait(PATIENCE_S) == 0
         assert path.exists()
         assert not (runner.place.root / "s").exists()
+
+
+def test_what_the_configuration_says_of_a_given_socket_is_told_to_be_of_no_use(runner: Runner) -> None:
+    path = runner.place.root / "given"
+    config = runner.place.file("service.toml", '[access]\nsocket_mode = "0600"\n')
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(str(path))
+        given.listen()
+        with _started(runner, given, "--config", config) as process:
+            assert process.stderr is not None
+            told = json.loads(process.stderr.readline())
+            assert (told["level"], told["key"]) == ("warning", "access.socket_mode")
+            assert json.loads(process.stderr.readline())["event"] == "listens"
 
 
 def test_who_does_not_listen_to_it_any_more_ends_nothing(runner: Runner) -> None:

@@ -17,7 +17,7 @@ import trio
 
 from sandlockd import __version__
 from sandlockd.control import systemd
-from sandlockd.control.config import Config, ConfigError, read_config
+from sandlockd.control.config import Access, Config, ConfigError, read_config
 from sandlockd.control.connections import Connections
 from sandlockd.control.events import EVENTS_KEPT, Events
 from sandlockd.control.listening import CannotListen, ControlSocket
@@ -69,7 +69,7 @@ def serve(places: Places) -> int:
     if registry.note is not None:
         log.warning(registry.note)
     try:
-        sockets, own = _sockets(places, config)
+        sockets, own = _sockets(places, config, log)
     except (CannotListen, OSError) as error:
         log.error("cannot start", why=str(error))
         registry.close()
@@ -106,9 +106,16 @@ def _with_priority(logger: object, method: str, line: Any) -> str:
     return f"<{_PRIORITIES.get(method, 6)}>{line}"
 
 
-def _sockets(places: Places, config: Config) -> tuple[list[socket.socket], ControlSocket | None]:
+def _sockets(
+    places: Places, config: Config, log: FilteringBoundLogger
+) -> tuple[list[socket.socket], ControlSocket | None]:
+    """Raises CannotListen, OSError."""
     given = systemd.given_sockets()
     if given:
+        usual = Access()
+        for key in ("socket_mode", "socket_group"):
+            if getattr(config.access, key) != getattr(usual, key):
+                log.warning("a key is of no use: the socket is systemd's", key=f"access.{key}")
         return given, None
     own = ControlSocket(places.socket, mode=config.socket_mode, group=config.access.socket_group)
     return [own.socket], own
