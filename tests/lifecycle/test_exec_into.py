@@ -1,4 +1,6 @@
-"""Further programs in a sandbox that runs: behind the same walls, in the same tree, counted, told of; gone with it."""
+"""Further programs in a sandbox that runs: behind the same walls, in the same tree, counted, told of, and gone with
+it.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.running import Runner
-from harness.service import service
+from harness.service import Served, service
+from harness.waiting import until
 
 
 def test_it_runs_and_is_known_and_leaves_nothing(runner: Runner) -> None:
@@ -35,3 +36,54 @@ def test_it_runs_and_is_known_and_leaves_nothing(runner: Runner) -> None:
         assert not list((served.state / "runs").iterdir()) and not list(
             (served.state / "sandboxes").iterdir()
         )
+
+
+def test_it_stands_still_while_it_is_paused(runner: Runner) -> None:
+    with service(runner) as served:
+        made = served.run(["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > count; done"], write=["."])
+        count = runner.work / "count"
+
+        def value() -> str:
+            return count.read_text() if count.exists() else ""
+
+        path = f"/v1/sandboxes/{made['id']}"
+        until(lambda: value() > "", "it counts")
+        for _ in range(2):
+            assert served.post(f"{path}/pause")["state"] == "paused"
+        before = value()
+        assert served.ask("POST", f"{path}/exec", {"command": ["true"]}).json["state"] == "paused"
+        for _ in range(2):
+            assert served.post(f"{path}/resume")["state"] == "running"
+        until(lambda: value() not in ("", before), "it goes on")
+        served.post(f"{path}/pause")
+        assert served.post(f"{path}/kill")["reason"] == "killed"
+
+
+def test_a_further_command_runs_behind_the_same_walls(runner: Runner) -> None:
+    with service(runner) as served:
+        script = "echo 1 > made; while :; do sleep 0.01; done"
+        made = served.run(["sh", "-c", script], workdir=str(runner.work), name="a")
+        until(lambda: b"1" in _exec(served, "cat", "made"), "it sees what the first one made")
+        assert b"denied" in _exec(served, "sh", "-c", "cat /etc/shadow 2>&1").lower()
+        assert _exec(served, "sh", "-c", "cat; echo $X", env={"X": "y"}, stdin=False) == b"y\n"
+        ended = served.post("/v1/sandboxes/a/exec", {"command": ["sh", "-c", "kill -9 $$"]})
+        ended = served.post(f"/v1/sandboxes/a/exec/{ended['number']}/wait")
+        assert (ended["state"], ended["exit_status"], ended["signal"]) == ("exited", 137, 9)
+        refused = served.ask("POST", "/v1/sandboxes/a/exec", {"command": ["no-such-command"]})
+        if refused.status == 201:
+            refused_object = served.post(f"/v1/sandboxes/a/exec/{refused.json['number']}/wait")
+            assert (refused_object["exit_status"], "not found" in refused_object["error"]) == (127, True)
+        else:
+            assert (refused.status, refused.json["exit_status"]) == (422, 127)
+        left = served.post("/v1/sandboxes/a/exec", {"command": ["sleep", "100"]})
+        assert served.post("/v1/sandboxes/a/kill")["reason"] == "killed"
+        assert served.get(f"/v1/sandboxes/a/exec/{left['number']}")["state"] == "exited"
+        assert served.ask("POST", "/v1/sandboxes/a/exec", {"command": ["true"]}).status == 409
+        assert made["state"] == "running"
+
+
+def _exec(served: Served, *command: str, **more: object) -> bytes:
+    made = served.post("/v1/sandboxes/a/exec", {"command": list(command), **more})
+    path = f"/v1/sandboxes/a/exec/{made['number']}"
+    served.post(f"{path}/wait")
+    return served.ask("GET", f"{path}/logs?raw=true").content

@@ -17,11 +17,13 @@ API_VERSION = "1"
 MAX_BODY_BYTES = 2 << 20
 MAX_WORDS = 4096
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+# Without what follows the $ a line feed at the end would pass (re, and not ECMA 262).
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$(?!\n)"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, _ . -; at most 63")]
 Text = Annotated[str, Meta(max_length=128 << 10, pattern="^[^\\x00]*$")]
+Word = Annotated[str, Meta(max_length=4096, pattern="^[^\\x00]*$")]
 Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern="^[^\\x00]*$")]
-LabelKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
+LabelKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)")]
 LabelValue = Annotated[str, Meta(max_length=256, pattern="^[^\\x00]*$")]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
 Paths = Annotated[list[Path], Meta(max_length=MAX_WORDS)]
@@ -65,17 +67,34 @@ class RunRequest(Asked):
     rows: Side = 24
     columns: Side = 80
     stdin: bool = False
-    timeout: str | None = None
+    timeout: Word | None = None
     on_exit: Annotated[str, Meta(pattern="^(commit|discard|keep)$")] | None = None
     dry_run: bool = False
     workdir: Path | None = None
     read: Paths = []
     write: Paths = []
     deny: Paths = []
-    allow_net: Annotated[list[str], Meta(max_length=256)] = []
-    memory: str | None = None
-    processes: str | None = None
-    disk: str | None = None
+    allow_net: Annotated[list[Word], Meta(max_length=256)] = []
+    memory: Word | None = None
+    processes: Word | None = None
+    disk: Word | None = None
+
+
+class ExecRequest(Asked):
+    """A further command in a sandbox that runs, behind the same walls.
+
+    cwd, environment: as those of the first program, if they are not given. env: added. tty, rows, columns, stdin: as
+    of a sandbox.
+    """
+
+    command: Annotated[list[Text], Meta(min_length=1, max_length=MAX_WORDS)]
+    cwd: Annotated[str, Meta(pattern="^/[^\\x00]*$", max_length=4096)] | None = None
+    env: Environment = {}
+    environment: Environment | None = None
+    tty: bool = False
+    rows: Side = 24
+    columns: Side = 80
+    stdin: bool = False
 
 
 class StopRequest(Asked):
@@ -147,6 +166,24 @@ class SandboxObject(msgspec.Struct):
     denials: int
     changes: dict[str, Any] | None
     usage: dict[str, Any] | None
+
+
+class ExecObject(msgspec.Struct):
+    """A further command. number: its own in its sandbox. state: running, or exited."""
+
+    sandbox: str
+    number: int
+    state: str
+    command: list[str]
+    tty: bool
+    stdin: bool
+    started: str | None
+    ended: str | None
+    pid: int | None
+    exit_status: int | None
+    exit_code: int | None
+    signal: int | None
+    error: str | None
 
 
 class SandboxList(msgspec.Struct):

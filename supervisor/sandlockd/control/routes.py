@@ -23,7 +23,10 @@ from sandlockd.control.objects import (
     DiscardRequest,
     Dropped,
     EventObject,
+    ExecObject,
+    ExecRequest,
     LogRecord,
+    Path,
     RunRequest,
     SandboxList,
     SandboxObject,
@@ -35,7 +38,7 @@ from sandlockd.control.objects import (
     rfc3339,
     sandbox_object,
 )
-from sandlockd.control.problems import Invalid
+from sandlockd.control.problems import Conflict, Invalid, UpgradeNeeded
 from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request, State
 
@@ -43,6 +46,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from sandlockd.control.further import Further
+    from sandlockd.control.logs import Log
     from sandlockd.control.logs import Record as LogEntry
     from sandlockd.control.sandboxes import Sandbox
 
@@ -76,6 +81,13 @@ class LogsQuery(Asked):
     raw: bool = False
 
 
+class AttachQuery(Asked):
+    """after: a cursor (default: from the beginning). tail: so many records before the end."""
+
+    after: Cursor | None = None
+    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+
 class EventsQuery(Asked):
     """after: a cursor: 0, from the oldest on; default: what comes from now on, or of one sandbox all."""
 
@@ -87,7 +99,7 @@ class ChangesQuery(Asked):
     """diff: `json` or `text`: with what changed in files. path: only what is at and below it."""
 
     diff: Annotated[str, Meta(pattern="^(json|text)$")] | None = None
-    path: str | None = None
+    path: Path | None = None
 
 
 class DenialsQuery(Asked):
@@ -215,6 +227,44 @@ async def _while_it_is_wanted(call: Call, event: trio.Event) -> None:
         nursery.cancel_scope.cancel()
 
 
+def _further(call: Call) -> Further:
+    return _found(call).further_of(int(call.names["number"]))
+
+
+async def _exec(call: Call) -> Reply:
+    sandbox = _found(call)
+    further = await call.service.execute(sandbox, call.body)
+    where = f"/v1/sandboxes/{sandbox.id}/exec/{further.number}"
+    return Reply(further.as_object(), 201, headers={"location": where})
+
+
+async def _execs(call: Call) -> Reply:
+    return Reply([one.as_object() for one in _found(call).further])
+
+
+async def _exec_inspect(call: Call) -> Reply:
+    return Reply(_further(call).as_object())
+
+
+async def _exec_wait(call: Call) -> Reply:
+    further = _further(call)
+    with trio.move_on_after(float("inf") if call.body.timeout_s is None else call.body.timeout_s):
+        await _while_it_is_wanted(call, further.over)
+    return Reply(further.as_object())
+
+
+async def _exec_signal(call: Call) -> Reply:
+    further = _further(call)
+    if not further.is_alive:
+        raise Conflict("it has ended", state="exited")
+    further.signal(signal_number(call.body.signal))
+    return Reply(further.as_object())
+
+
+async def _exec_logs(call: Call) -> Streamed:
+    return _streamed_log(_further(call).log, call.query)
+
+
 async def _processes(call: Call) -> Reply:
     sandbox = _found(call)
     sandbox.require(Request.PROCESSES)
@@ -238,8 +288,10 @@ async def _policy(call: Call) -> Reply:
 
 
 async def _logs(call: Call) -> Streamed:
-    sandbox, query = _found(call), call.query
-    log = sandbox.log
+    return _streamed_log(_found(call).log, call.query)
+
+
+def _streamed_log(log: Log, query: LogsQuery) -> Streamed:
     cursor = query.after if query.after is not None else 0 if query.tail is None else log.last(query.tail)
     wanted = None if query.stream is None else Stream[query.stream.upper()]
 
@@ -267,6 +319,12 @@ def log_record(entry: LogEntry) -> LogRecord:
     except UnicodeDecodeError:
         data = base64.b64encode(entry.data).decode()
         return LogRecord(entry.cursor, time, entry.stream.name.lower(), data_base64=data)
+
+
+async def _attach(call: Call) -> Reply:
+    """By plain HTTP; by WebSocket: control/attach.py."""
+    _found(call)
+    raise UpgradeNeeded("this is a WebSocket (RFC 6455): ask for the upgrade")
 
 
 async def _events(call: Call) -> Streamed:
@@ -388,6 +446,7 @@ async def _openapi(call: Call) -> Reply:
 
 
 _ONE = "/v1/sandboxes/{id}"
+_FURTHER = f"{_ONE}/exec/{{number:int}}"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
@@ -453,6 +512,61 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         is_long=True,
         content_type=LINES,
         problems=(404, 409),
+    ),
+    Endpoint(
+        "POST",
+        f"{_ONE}/exec",
+        _exec,
+        "Start a further command in it",
+        ExecObject,
+        201,
+        body=ExecRequest,
+        problems=(404, 409, 422, 429, 503, 507),
+    ),
+    Endpoint(
+        "GET", f"{_ONE}/exec", _execs, "Its further commands", tuple[ExecObject, ...], problems=(404, 409)
+    ),
+    Endpoint("GET", _FURTHER, _exec_inspect, "A further command", ExecObject, problems=(404, 409)),
+    Endpoint(
+        "POST",
+        f"{_FURTHER}/wait",
+        _exec_wait,
+        "Answered when it has ended, or when the time is up",
+        ExecObject,
+        body=WaitRequest,
+        is_long=True,
+        problems=(404, 409),
+    ),
+    Endpoint(
+        "POST",
+        f"{_FURTHER}/signal",
+        _exec_signal,
+        "Send it a signal",
+        ExecObject,
+        body=SignalRequest,
+        problems=(404, 409),
+    ),
+    Endpoint(
+        "GET",
+        f"{_FURTHER}/logs",
+        _exec_logs,
+        "What it wrote",
+        list[LogRecord | Dropped],
+        query=LogsQuery,
+        is_long=True,
+        content_type=LINES,
+        problems=(404, 409),
+    ),
+    Endpoint(
+        "GET",
+        f"{_ONE}/attach",
+        _attach,
+        "Its streams, by WebSocket",
+        None,
+        101,
+        query=AttachQuery,
+        is_long=True,
+        problems=(404, 409, 426),
     ),
     Endpoint(
         "GET", f"{_ONE}/processes", _processes, "Its processes now", Processes, problems=(404, 409, 503)

@@ -6,6 +6,7 @@ users.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
     from sandlockd.control.access import Peer
     from sandlockd.control.config import Config
     from sandlockd.control.events import Events
+    from sandlockd.control.further import Further
     from sandlockd.control.metrics import Metrics
-    from sandlockd.control.objects import RunRequest
+    from sandlockd.control.objects import ExecRequest, RunRequest
     from sandlockd.control.pool import Pool
     from sandlockd.control.registry import Registry
     from sandlockd.control.supervisors import Supervisor
@@ -169,9 +171,10 @@ class Service:
         sandbox = self._sandbox(record)
         self._sandboxes[record.id] = sandbox
         try:
-            await self._put_on_record(sandbox)
-        except BaseException:
-            del self._sandboxes[record.id]
+            with trio.CancelScope(shield=True):  # not half, because a client has gone
+                await self._put_on_record(sandbox)
+        except OutOfRoom:
+            await self._unmake(sandbox)
             raise
         if self._nursery is None:
             raise Unavailable("the service is ending")
@@ -227,14 +230,13 @@ class Service:
             self.events.happened(record.id, record.uid, "created", name=record.name or None)
             await self.registry.saved()
         except (OSError, RegistryError) as error:
-            self.registry.remove(record.id)
             raise OutOfRoom(f"it cannot be put on record: {error}") from None
 
     async def _unmake(self, sandbox: Sandbox) -> None:
         """Nothing ran: nothing is kept."""
-        del self._sandboxes[sandbox.id]
-        self.registry.remove(sandbox.id)
-        await trio.to_thread.run_sync(sandbox.remove_directory)
+        if self._sandboxes.pop(sandbox.id, None) is not None:
+            self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+            await self._forget(sandbox)
 
     # ---- its life
 
@@ -367,6 +369,8 @@ class Service:
             case messages.Paused():
                 if sandbox.state is State.RUNNING:
                     sandbox.happened(Happening.PAUSED)
+            case messages.NotPaused(why=why):
+                sandbox.not_paused(why)
             case messages.Resumed():
                 if sandbox.state is State.PAUSED:
                     sandbox.happened(Happening.RESUMED)
@@ -374,6 +378,8 @@ class Service:
                 self._denied(sandbox, report)
             case messages.Told():
                 sandbox.answered(report)
+            case messages.Executed() | messages.NotExecuted() | messages.FurtherEnded():
+                sandbox.further_reported(report)
 
     def _denied(self, sandbox: Sandbox, report: messages.Denied) -> None:
         sandbox.denials = max(sandbox.denials, report.total)
@@ -427,10 +433,9 @@ class Service:
 
     async def _changes_left(self, sandbox: Sandbox) -> dict[str, Any] | None:
         try:
-            async for chunk in self.work(sandbox, "changes"):
-                first = msgspec.json.decode(chunk.split(b"\n", 1)[0])
-                if not sum(first["counts"].values()):
-                    return None
+            listed = b"".join([chunk async for chunk in self.work(sandbox, "changes")])
+            first = msgspec.json.decode(listed.split(b"\n", 1)[0])
+            if sum(first["counts"].values()):
                 return {"state": "kept", "digest": first["digest"], "counts": first["counts"]}
         except (Problem, msgspec.MsgspecError, KeyError):
             pass  # it had no tree, or one that was not begun
@@ -443,6 +448,16 @@ class Service:
         sandbox.record.exit_status = 125
         sandbox.record.status = {"reason": "sandbox_error", "error": why, "denials": sandbox.denials}
         sandbox.happened(Happening.BROKE)
+
+    async def execute(self, sandbox: Sandbox, request: ExecRequest) -> Further:
+        """Raises Problem."""
+        if self._nursery is None or self.is_closing:
+            raise Unavailable("the service is ending")
+        further = await sandbox.execute(request, self._nursery)
+        self.events.happened(
+            sandbox.id, sandbox.record.uid, "executed", number=further.number, command=request.command[:10]
+        )
+        return further
 
     # ---- what it has left
 
@@ -515,13 +530,21 @@ class Service:
             with trio.CancelScope(shield=True):
                 async for _ in self.work(sandbox, "forget"):
                     pass
-        try:
-            await trio.to_thread.run_sync(sandbox.remove_directory)
-        except OSError as error:
-            raise Broken(f"{sandbox.id} cannot be removed: {error}") from None
-        if self._sandboxes.pop(sandbox.id, None) is not None:
-            self.registry.remove(sandbox.id)
-            self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+        if self._sandboxes.pop(sandbox.id, None) is None:
+            return
+        self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+        await self._forget(sandbox)
+
+    async def _forget(self, sandbox: Sandbox) -> None:
+        """What is left of it here, when nobody finds it any more. What goes wrong the next start tries again."""
+        self.registry.remove(sandbox.id)
+        with trio.CancelScope(shield=True):
+            with contextlib.suppress(RegistryError):
+                await self.registry.saved()  # or it would write beside us, into the directory
+            try:
+                await trio.to_thread.run_sync(sandbox.remove_directory)
+            except OSError as error:
+                self.log.warning("a directory stays", sandbox=sandbox.id, error=str(error))
 
     async def retain(self) -> None:
         """Now and then remove what has been over for long, or is too much."""
