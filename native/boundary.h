@@ -118,10 +118,10 @@ enum slk_report_kind {
 	SLK_REPORT_STOPPED,   /* status: the signal; stop: the how manieth of the program */
 	SLK_REPORT_CONTINUED,
 	SLK_REPORT_EXITED,    /* status: as wait(2) gives it */
+	SLK_REPORT_EXECUTED,  /* a further program has ended: pid, status; its serial as in all reports of it */
 	SLK_REPORT_LIMIT,     /* status: enum slk_limit, for which everything is ended now; used_ns */
 	SLK_REPORT_DONE,      /* nothing of the sandbox is left; usage of all that was reaped */
 	SLK_REPORT_GONE,      /* init has closed its end */
-	SLK_REPORT_EXECUTED,  /* a further program has ended: pid, status; its serial as in all reports of it */
 };
 
 enum slk_limit {

@@ -544,6 +544,8 @@ class Sandbox:
             raise CannotExecute("this sandbox was not made for further programs")
         if self.phase not in (Phase.RUNNING, Phase.PAUSED):
             raise CannotExecute(f"nothing can be started in a sandbox that is {self.phase.value}")
+        if self._is_paused:
+            raise CannotExecute("the sandbox is paused: resume it first")
         return self._executions.execute(argv, stdio, environment, cwd, on_started, on_ended)
 
     def signal_execution(self, execution: Execution, number: int) -> None:
