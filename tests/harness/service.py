@@ -125,6 +125,13 @@ class Served:
         until(is_there, f"{identifier} is {' or '.join(states)}")
         return found
 
+    def connections(self) -> int:
+        """That are open: the one that asks, too."""
+        lines = self.ask("GET", "/metrics").content.decode().splitlines()
+        return next(
+            int(float(line.split()[1])) for line in lines if line.startswith("sandlockd_api_connections ")
+        )
+
     def connected(self, limit_s: float = PATIENCE_S) -> socket.socket:
         """To send it what is no request."""
         line = socket.socket(socket.AF_UNIX)

@@ -159,7 +159,7 @@ class Service:
             id=self._new_id(),
             uid=peer.uid,
             owner=owner_name(peer.uid),
-            command=request.command,
+            command=list(messages.shown(request.command)),
             cwd=request.cwd,
             created_ns=time.time_ns(),
             name=request.name or "",
