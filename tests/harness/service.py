@@ -174,5 +174,5 @@ def service(
 
 
 def _made(path: Path) -> Path:
-    path.mkdir()
+    path.mkdir(exist_ok=True)  # of the one before, in the same place
     return path
