@@ -135,8 +135,8 @@ class Served:
     def connected(self, limit_s: float = PATIENCE_S) -> socket.socket:
         """To send it what is no request."""
         line = socket.socket(socket.AF_UNIX)
+        line.connect(os.fspath(self.socket))  # without a limit: where many wait, one with a limit is EAGAIN
         line.settimeout(limit_s)
-        line.connect(os.fspath(self.socket))
         return line
 
     def output(self, identifier: str, stream: str = "stdout") -> bytes:
