@@ -90,11 +90,18 @@ class Served:
         until(is_there, f"{identifier} is {' or '.join(states)}")
         return found
 
+    def connections(self) -> int:
+        """That are open: the one that asks, too."""
+        lines = self.ask("GET", "/metrics").content.decode().splitlines()
+        return next(
+            int(float(line.split()[1])) for line in lines if line.startswith("sandlockd_api_connections ")
+        )
+
     def connected(self, limit_s: float = PATIENCE_S) -> socket.socket:
         """To send it what is no request."""
         line = socket.socket(socket.AF_UNIX)
+        line.connect(os.fspath(self.socket))  # without a limit: where many wait, one with a limit is EAGAIN
         line.settimeout(limit_s)
-        line.connect(os.fspath(self.socket))
         return line
 
     def output(self, identifier: str, stream: str = "stdout") -> bytes:
@@ -132,5 +139,5 @@ def service(
 
 
 def _made(path: Path) -> Path:
-    path.mkdir()
+    path.mkdir(exist_ok=True)  # of the one before, in the same place
     return path
