@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -205,3 +206,36 @@ def test_clients_killed_in_the_middle_leave_nothing(runner: Runner, soak: bool) 
         until(lambda: served.connections() <= before, "their connections are closed")
         served.remove_all()
         assert not _sleepers(runner)
+
+
+def test_changes_are_kept_where_the_service_was_killed(runner: Runner) -> None:
+    with service(runner) as served:
+        script = "echo 1 > made; while :; do sleep 0.01; done"
+        made = served.run(["sh", "-c", script], workdir=str(runner.work))
+        until(lambda: list(served.state.glob("runs/*/tree/upper/made")), "it has written")
+        runner.may_leave_temporary = True
+        served.process.kill()
+        served.process.wait()
+        until(lambda: not marked(runner.marker), "nobody is left")
+        with service(runner) as later:
+            until(
+                lambda: later.get(f"/v1/sandboxes/{made['id']}")["state"] == "kept", "its changes are found"
+            )
+            found = later.get(f"/v1/sandboxes/{made['id']}")
+            assert (found["error"], found["changes"]["counts"]["added"]) == (
+                "the service ended while it ran",
+                1,
+            )
+            assert later.ask("DELETE", f"/v1/sandboxes/{made['id']}").status == 409
+            assert later.post(f"/v1/sandboxes/{made['id']}/commit")["left"] == 0
+    assert (runner.work / "made").read_text() == "1\n"
+
+
+@pytest.mark.one_user
+def test_programs_have_the_limit_of_descriptors_that_the_service_was_started_with(runner: Runner) -> None:
+    with service(
+        runner, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (700, 4000))
+    ) as served:
+        made = served.run(["sh", "-c", "ulimit -Sn; ulimit -Hn"])
+        served.wait(made["id"])
+        assert served.output(made["id"]) == b"700\n4000\n"

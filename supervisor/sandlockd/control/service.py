@@ -88,7 +88,8 @@ class Service:
         self._sandboxes: dict[str, Sandbox] = {}
         self._memory_turns: dict[int, trio.Lock] = {}
         self._nursery: trio.Nursery | None = None
-        self._forsaken: list[str] = []  # that the service before left alone, not looked at yet
+        self._forsaken: list[str] = []  # that the service before left alone
+        self._forsaken_found = trio.Event()
         for record in registry.records():
             self._taken_up(record)
 
@@ -441,8 +442,10 @@ class Service:
             first = msgspec.json.decode(listed.split(b"\n", 1)[0])
             if sum(first["counts"].values()):
                 return {"state": "kept", "digest": first["digest"], "counts": first["counts"]}
-        except (Problem, msgspec.MsgspecError, KeyError):
+        except NotFound:
             pass  # it had no tree, or one that was not begun
+        except (Problem, msgspec.MsgspecError, KeyError):
+            return {"state": "unknown"}  # they cannot be listed now: they are not lost by that
         return None
 
     def _broke(self, sandbox: Sandbox, why: str) -> None:
@@ -525,6 +528,8 @@ class Service:
 
     async def remove(self, sandbox: Sandbox, *, force: bool) -> None:
         """Nothing of it is left. Raises Problem."""
+        if sandbox.id in self._forsaken:
+            await self._forsaken_found.wait()
         sandbox.require(Request.DELETE_FORCED if force else Request.DELETE)
         if sandbox.is_alive:
             await sandbox.kill()
@@ -557,10 +562,10 @@ class Service:
             if sandbox is None or sandbox.state is not State.FAILED or sandbox.record.policy_digest is None:
                 continue
             changes = await self._changes_left(sandbox)
-            if changes is not None and sandbox.record.status is not None:
+            if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
                 sandbox.record.status["changes"] = changes
                 sandbox.happened(Happening.FOUND_KEPT)
-        self._forsaken.clear()
+        self._forsaken_found.set()
 
     async def retain(self) -> None:
         """Now and then remove what has been over for long, or is too much."""

@@ -74,9 +74,9 @@ def serve(places: Places) -> int:
         log.error("cannot start", why=str(error))
         registry.close()
         return FAILED
-    _raise_descriptor_limit()
+    soft_limit = _raise_descriptor_limit()
     try:
-        trio.run(_serve, places, config, registry, sockets, log)
+        trio.run(_serve, places, config, registry, sockets, log, soft_limit)
     finally:
         if own is not None:
             own.close()
@@ -121,9 +121,11 @@ def _sockets(
     return [own.socket], own
 
 
-def _raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _raise_descriptor_limit() -> int:
+    """Ours. Returns: what it was, which is for the programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
 
 
 async def _serve(
@@ -132,9 +134,10 @@ async def _serve(
     registry: Registry,
     sockets: list[socket.socket],
     log: FilteringBoundLogger,
+    descriptor_limit: int,
 ) -> None:
     events = Events(registry.events(EVENTS_KEPT), registry.add_event)
-    pool = Pool(config.starting.warm, log)
+    pool = Pool(config.starting.warm, log, descriptor_limit)
     policies = PolicyDirectory(places.policy_dir)
     service = Service(config, places.state_dir, registry, events, pool, policies, Metrics(), log)
     async with trio.open_nursery() as nursery:

@@ -154,6 +154,10 @@ def _wait(channel: Channel, event: int, patience_ms: int | None) -> bool:
     return bool(waiting.poll(patience_ms))
 
 
+class _ServiceLost(CannotStart):
+    """Nobody is there who could say what is to become of the changes: they are kept, whatever the policy says."""
+
+
 class _Supervisor:
     """The host of a run of the service's."""
 
@@ -231,6 +235,8 @@ class _Supervisor:
         finally:
             self._close_streams()
             sandbox.close()
+        if self._is_alone:
+            raise _ServiceLost("the service ended while it ran")
 
     def _close_streams(self) -> None:
         """A pipe ends when the program closes it, not when we do."""
