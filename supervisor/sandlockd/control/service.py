@@ -179,7 +179,8 @@ class Service:
         await sandbox.begun.wait()
         if sandbox.state is State.FAILED and not sandbox.has_begun:
             await self._unmake(sandbox)
-            raise NotStarted(record.error or "it could not be started", lines=record.said)
+            detail = record.error or "it could not be started"
+            raise NotStarted(detail, lines=record.said, exit_status=record.exit_status)
         return sandbox
 
     def _new_id(self) -> str:
