@@ -55,6 +55,7 @@ class Registry:
         self._events_before = 0  # older ones are to go
         self._wake = trio.Event()
         self._flushed = trio.Event()
+        self._in_flight: trio.Event | None = None  # set when what is being written just now is on disk
         self.failure: str | None = None
         try:
             self._database = self._opened()
@@ -166,9 +167,10 @@ class Registry:
 
     async def saved(self) -> None:
         """All that was noted until now is on disk. Raises RegistryError."""
-        if not (self._changed or self._new_events):
+        pending = self._flushed if self._changed or self._new_events else self._in_flight
+        if pending is None:
             return
-        await self._flushed.wait()
+        await pending.wait()
         if self.failure is not None:
             raise RegistryError(self.failure)
 
@@ -193,6 +195,7 @@ class Registry:
         flushed, self._flushed = self._flushed, trio.Event()
         if not changed and not events:
             return
+        self._in_flight = flushed
         # Encoded here: a record may change while the thread writes.
         rows = [
             (name, None if record is None else _encoder.encode(record)) for name, record in changed.items()
@@ -205,6 +208,7 @@ class Registry:
             self.failure = f"the registry cannot be written: {error}"
             self._changed = {**changed, **self._changed}
             self._new_events = events + self._new_events
+        self._in_flight = None
         flushed.set()
 
     def _write(

@@ -6,6 +6,7 @@ users.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -235,7 +236,13 @@ class Service:
         """Nothing ran: nothing is kept."""
         del self._sandboxes[sandbox.id]
         self.registry.remove(sandbox.id)
+        await self._all_written()
         await trio.to_thread.run_sync(sandbox.remove_directory)
+
+    async def _all_written(self) -> None:
+        """Nothing more comes into a directory that is to be removed (meta.json)."""
+        with contextlib.suppress(RegistryError):  # it will be written later, or never
+            await self.registry.saved()
 
     # ---- its life
 
@@ -516,6 +523,7 @@ class Service:
             with trio.CancelScope(shield=True):
                 async for _ in self.work(sandbox, "forget"):
                     pass
+        await self._all_written()
         try:
             await trio.to_thread.run_sync(sandbox.remove_directory)
         except OSError as error:
