@@ -316,6 +316,7 @@ class Service:
             state_dir=self.state_dir_of(record.uid),
             run_id=record.id,
             memory=self._memory_left(record.uid),
+            quiet=request.quiet,
         )
         sandbox.supervisor.order(start, streams.theirs)
         streams.given()
