@@ -186,8 +186,8 @@ static struct failure become_program(const struct slk_launch_plan *plan, int con
 	int swept = 0;
 	int listener;
 
-	STEP(SLK_STAGE_SESSION, join_session(plan));
 	STEP(SLK_STAGE_STDIO, place_stdio(plan));
+	STEP(SLK_STAGE_SESSION, join_session(plan)); /* the terminal is on 0 by now */
 	STEP(SLK_STAGE_DESCRIPTORS, sweep(plan, control_fd));
 	swept = 1;
 	STEP(SLK_STAGE_DIRECTORY, plan->directory && chdir(plan->directory) < 0 ? -errno : 0);

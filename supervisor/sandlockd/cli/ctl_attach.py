@@ -78,6 +78,7 @@ class _Here:
         try:
             with self._raw:
                 self._resize()
+                self._step()  # something may have come with the connection
                 while not (self._has_left or (self._exit is not None and not self._output)):
                     self._turn()
         except _Left:

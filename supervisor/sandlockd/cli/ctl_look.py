@@ -65,7 +65,7 @@ def ps(options: argparse.Namespace) -> int:
 
         rows += [(run_id, "-", *rest) for run_id, *rest in (ps_columns(state_dir, run) for run in runs)]
         rows.sort(reverse=True)
-    print_table(_HEADINGS, rows, states_in=2)
+    print_table(_HEADINGS, rows)
     return DONE
 
 
@@ -136,8 +136,8 @@ def stats(options: argparse.Namespace) -> int:
         for one in found:
             put_json(one)
         return status
-    headings = ("ID", "NAME", "STATE", "CPU", "MEMORY", "PROCESSES", "CALLS", "DENIALS")
-    print_table(headings, [_stats_row(one) for one in found], states_in=2)
+    headings = ("ID", "NAME", "STATE", "CPU", "MEMORY", "PROCS", "CALLS", "DENIALS")
+    print_table(headings, [_stats_row(one) for one in found])
     return status
 
 

@@ -9,20 +9,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
+_END = 6  # characters of an id that are by chance
+_WIDE = 120
 _UNITS = ("", "K", "M", "G", "T")
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], states_in: int | None = None) -> None:
-    """states_in: the column that a state stands in."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first column is ids. STATE has a colour; DIRECTORY is for wide terminals."""
     if sys.stdout.isatty():
         if rows:
-            from rich.console import Console
-
-            Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(
-                rich_table(headings, rows, states_in)
-            )
+            console = new_console()
+            console.print(rich_table(headings, rows, console.width))
         return
     for line in plain_lines(rows):
         sys.stdout.write(line + "\n")
@@ -33,6 +33,12 @@ def plain_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+
+
+def new_console() -> Console:
+    from rich.console import Console
+
+    return Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
 
 
 _COLOURS = {
@@ -46,21 +52,26 @@ _COLOURS = {
 }
 
 
-def rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]], states_in: int | None) -> Table:
+def rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Of an id its end is shown, which is enough to name it by, if no other here has the same."""
     from rich.table import Table
     from rich.text import Text
 
+    ends = {row[0][-_END:] for row in rows}
+    if len(ends) == len(rows):
+        rows = [(row[0][-_END:], *row[1:]) for row in rows]
+    shown = [place for place, name in enumerate(headings) if name != "DIRECTORY" or width >= _WIDE]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, heading in enumerate(headings):
-        is_last = number == len(headings) - 1
-        # What is cut is the end of the last column, not an id that somebody wants to copy.
-        table.add_column(
-            heading, no_wrap=True, overflow="ellipsis" if is_last else "ignore", ratio=1 if is_last else None
-        )
+    for place in shown:
+        widest = max(len(headings[place]), *(len(row[place]) for row in rows))
+        is_last = place == len(headings) - 1
+        # What is cut is the end of the last column, nothing that somebody wants to copy.
+        table.add_column(headings[place], no_wrap=True, min_width=None if is_last else widest)
     for row in rows:
-        cells = [Text(word) for word in row]
-        if states_in is not None:
-            cells[states_in].stylize(_COLOURS.get(row[states_in], ""))
+        cells = [Text(row[place]) for place in shown]
+        if "STATE" in headings:
+            place = headings.index("STATE")
+            cells[shown.index(place)].stylize(_COLOURS.get(row[place], ""))
         table.add_row(*cells)
     return table
 

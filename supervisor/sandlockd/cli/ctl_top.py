@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import msgspec
 
 from sandlockd.cli.ctl_look import ALIVE
 from sandlockd.cli.ctl_service import DONE, client_of, put_json, until_interrupted
-from sandlockd.cli.ctl_tables import print_table, rich_table, size
+from sandlockd.cli.ctl_tables import new_console, print_table, rich_table, size
 from sandlockd.client.errors import ApiError
 
 TYPE_CHECKING = False
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 _EVERY_S = 1.0
 _FIRST_S = 0.5
-_HEADINGS = ("ID", "NAME", "STATE", "CPU%", "MEMORY", "PROCESSES", "CALLS/S", "DENIALS", "COMMAND")
+_HEADINGS = ("ID", "NAME", "STATE", "CPU%", "MEMORY", "PROCS", "CALLS/S", "DENIALS", "COMMAND")
 
 
 class Use(msgspec.Struct):
@@ -118,15 +117,16 @@ def top(options: argparse.Namespace) -> int:
 
 
 def _live(looks: _Looks) -> None:
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    console = Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+    console = new_console()
     with Live(console=console, auto_refresh=False, screen=True) as live:
         wait_s = _FIRST_S / 2
         while True:
             time.sleep(wait_s)
             rows = [_row(use) for use in looks.look()]
-            live.update(rich_table(_HEADINGS, rows, 2) if rows else Text("nothing runs"), refresh=True)
+            live.update(
+                rich_table(_HEADINGS, rows, console.width) if rows else Text("nothing runs"), refresh=True
+            )
             wait_s = _EVERY_S
