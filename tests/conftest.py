@@ -222,6 +222,27 @@ def place(as_user: User) -> Iterator[Place]:
 @pytest.fixture
 def runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
     """Runs commands bare and sandboxed. Fails the test that leaves a process or a temporary file behind."""
+    with _checked_runner(place, compiler) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def runner_of(compiler: Compiler) -> Iterator[Callable[[User], Runner]]:
+    """For what serves many tests of a module: a runner for each user, checked when they are over."""
+    made: dict[str, Runner] = {}
+    with contextlib.ExitStack() as stack:
+
+        def of(user: User) -> Runner:
+            if user.name not in made:
+                place = stack.enter_context(new_place(user))
+                made[user.name] = stack.enter_context(_checked_runner(place, compiler))
+            return made[user.name]
+
+        yield of
+
+
+@contextlib.contextmanager
+def _checked_runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
     made = Runner(place, f"{ledger.own().session}-{uuid.uuid4().hex}", compiler)
     yield made
     if _interrupted:

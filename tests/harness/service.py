@@ -101,10 +101,51 @@ class Served:
         assert ended["ended"] is not None
         return ended
 
+    def remove(self, identifier: str) -> None:
+        answer = self.ask("DELETE", f"/v1/sandboxes/{identifier}?force=true")
+        assert answer.status == 204, answer.content
+
+    def remove_all(self) -> None:
+        for one in self.get("/v1/sandboxes?limit=1000")["sandboxes"]:
+            self.remove(one["id"])
+
+    def problem(
+        self, status: int, method: str, path: str, body: Any = None, **headers: str
+    ) -> dict[str, Any]:
+        """A request that gets nothing but that."""
+        return problem_of(self.ask(method, path, body, **headers), status)
+
+    def until_state(self, identifier: str, *states: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def is_there() -> bool:
+            found.update(self.get(f"/v1/sandboxes/{identifier}"))
+            return found["state"] in states
+
+        until(is_there, f"{identifier} is {' or '.join(states)}")
+        return found
+
+    def connected(self, limit_s: float = PATIENCE_S) -> socket.socket:
+        """To send it what is no request."""
+        line = socket.socket(socket.AF_UNIX)
+        line.settimeout(limit_s)
+        line.connect(os.fspath(self.socket))
+        return line
+
     def output(self, identifier: str, stream: str = "stdout") -> bytes:
         answer = self.ask("GET", f"/v1/sandboxes/{identifier}/logs?raw=true&stream={stream}")
         assert answer.status == 200
         return answer.content
+
+
+def problem_of(answer: Answer, status: int) -> dict[str, Any]:
+    """The document (RFC 9457)."""
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = answer.json
+    assert document["type"].startswith("urn:sandlockd:problem:") and document["status"] == status
+    assert document["title"] and document["detail"] and "\n" not in document["detail"]
+    return document
 
 
 @contextmanager

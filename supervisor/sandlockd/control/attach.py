@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import trio
-from msgspec import Meta
 from starlette.websockets import WebSocketDisconnect
 
 from sandlockd.control.calls import query_of
-from sandlockd.control.objects import Asked, Side
+from sandlockd.control.objects import Asked, Side, SignalRequest
 from sandlockd.control.problems import Invalid, Problem
-from sandlockd.control.routes import Cursor
+from sandlockd.control.routes import AttachQuery
 from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request
 from sandlockd.control.streams import InputClosed
@@ -37,16 +36,9 @@ if TYPE_CHECKING:
 
 PATH: Final = "/v1/sandboxes/{id}/attach"
 HEAD: Final = struct.Struct(">BQ")
-_INPUT_WAITING = 16  # messages, of at most 1 MiB
+_INPUT_WAITING = 1  # messages
 _UNFIT = 1003  # close code: data of a kind that it cannot accept
 _encoder = msgspec.json.Encoder()
-
-
-class AttachQuery(Asked):
-    """after: a cursor (default: from the beginning). tail: so many records before the end."""
-
-    after: Cursor | None = None
-    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
 
 
 class Resize(Asked, tag="resize"):
@@ -58,8 +50,8 @@ class EndOfInput(Asked, tag="eof"):
     pass
 
 
-class SendSignal(Asked, tag="signal"):
-    signal: int | str
+class SendSignal(SignalRequest, tag="signal"):
+    pass
 
 
 _words = msgspec.json.Decoder(Resize | EndOfInput | SendSignal)

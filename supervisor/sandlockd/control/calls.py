@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sandlockd.control.access import Peer
     from sandlockd.control.service import Service
 
-_BODY_PATIENCE_S = 20.0
 _NESTED_MAX = 64
 _REPEATABLE = ("label", "path")  # in a query
 JSON = "application/json"
@@ -79,17 +78,20 @@ class Endpoint(NamedTuple):
     problems: tuple[int, ...] = ()
 
 
-async def body_of(request: HttpRequest, kind: Any) -> Any:
+async def body_of(request: HttpRequest, kind: Any, patience_s: float) -> Any:
     """Raises Invalid, TooLarge, TooSlow, Unsupported."""
     content = b""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body is at most {MAX_BODY_BYTES} bytes")
     try:
-        with trio.fail_after(_BODY_PATIENCE_S):
+        with trio.fail_after(patience_s):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > MAX_BODY_BYTES:
                     raise TooLarge(f"a body is at most {MAX_BODY_BYTES} bytes")
     except trio.TooSlowError:
-        raise TooSlow(f"the body did not come within {_BODY_PATIENCE_S:.0f} s") from None
+        raise TooSlow(f"the body did not come within {patience_s:.0f} s") from None
     except ClientDisconnect:
         raise Invalid("the client has gone") from None
     if not content and kind is not None:

@@ -61,11 +61,19 @@ class Starting(_Section, frozen=True):
     stop_grace: str = "10s"
 
 
+class Connections(_Section, frozen=True):
+    """idle: without a request, or for the head of one. body: for the body of one."""
+
+    idle: str = "15s"
+    body: str = "20s"
+
+
 class Config(_Section, frozen=True):
     access: Access = Access()
     per_user: PerUser = PerUser()
     keeping: Keeping = Keeping()
     starting: Starting = Starting()
+    connections: Connections = Connections()
 
     @property
     def socket_mode(self) -> int:
@@ -82,6 +90,14 @@ class Config(_Section, frozen=True):
     @property
     def age_s(self) -> int:
         return seconds(self.keeping.age)
+
+    @property
+    def idle_s(self) -> int:
+        return seconds(self.connections.idle)
+
+    @property
+    def body_s(self) -> int:
+        return seconds(self.connections.body)
 
     @property
     def stop_grace_s(self) -> int:
@@ -135,6 +151,8 @@ def config_from(content: bytes, name: str) -> Config:
         ("keeping.log", config.keeping.log, size_bytes),
         ("keeping.age", config.keeping.age, seconds),
         ("starting.stop_grace", config.starting.stop_grace, seconds),
+        ("connections.idle", config.connections.idle, seconds),
+        ("connections.body", config.connections.body, seconds),
     ):
         try:
             if text is not None:

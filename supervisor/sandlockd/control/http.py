@@ -1,31 +1,18 @@
-"""The API over HTTP: Starlette for routes, Hypercorn for the protocol, and for each connection who is at its other end.
-
-Nobody's silence, slowness or size is another's trouble: connections are few per user, idle ones end, requests come
-within their time and size, and what is written to a client that does not read ends with it.
-"""
+"""The API over HTTP: Starlette's routes, made from the table of endpoints; answers and problems as bytes."""
 
 from __future__ import annotations
 
-import collections
 import time
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
-import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Closed, RawData
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 from sandlockd.control import attach
-from sandlockd.control.access import Refused, peer_of
 from sandlockd.control.calls import (
     EVENT_STREAM,
     LINES,
@@ -42,23 +29,15 @@ from sandlockd.control.routes import ENDPOINTS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from socket import socket
 
-    from hypercorn.events import Event
     from starlette.requests import Request
     from starlette.websockets import WebSocket
     from structlog.typing import FilteringBoundLogger
 
-    from sandlockd.control.access import Peer
     from sandlockd.control.service import Service
 
 PROBLEM = "application/problem+json"
-_WRITE_PATIENCE_S = 60.0
-_IDLE_S = 15.0
 _encoder = msgspec.json.Encoder()
-
-
-# ---- requests
 
 
 def application(service: Service, log: FilteringBoundLogger) -> Starlette:
@@ -110,7 +89,7 @@ def _served(endpoint: Endpoint, service: Service, log: FilteringBoundLogger) -> 
 
 async def _answer(endpoint: Endpoint, service: Service, request: Request) -> Reply | Streamed:
     query = query_of(request, endpoint.query)
-    body = await body_of(request, endpoint.body) if endpoint.method == "POST" else None
+    body = await body_of(request, endpoint.body, service.config.body_s)
     names = {name: str(value) for name, value in request.path_params.items()}
     return await endpoint.handler(Call(service, request.state.peer, names, query, body, request))
 
@@ -173,110 +152,3 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     return _problem(Broken(f"the service failed: {type(error).__name__}; its log says more"))
-
-
-# ---- connections
-
-
-class _Connection(TCPServer):
-    """One of a known peer."""
-
-    async def protocol_send(self, event: Event) -> None:
-        if not isinstance(event, RawData):
-            await super().protocol_send(event)
-            return
-        async with self.send_lock:
-            deadline = trio.current_time() + _WRITE_PATIENCE_S
-            try:
-                with trio.CancelScope(deadline=deadline, shield=True) as patience:
-                    await self.stream.send_all(event.data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.protocol.handle(Closed())
-                return
-        if patience.cancelled_caught:
-            await self.protocol.handle(Closed())
-            await trio.aclose_forcefully(self.stream)
-
-
-class Connections:
-    """All that are open, counted by user."""
-
-    def __init__(self, service: Service, log: FilteringBoundLogger) -> None:
-        self._service = service
-        self._log = log
-        self._by_user: collections.Counter[int] = collections.Counter()
-        app = application(service, log)
-        app.state.connections = self.count
-        self._wrapper = ASGIWrapper(app)  # type: ignore[arg-type]
-        self._config = HypercornConfig()
-        self._config.keep_alive_timeout = _IDLE_S
-        self._config.accesslog = None
-        self._config.errorlog = None
-        self._config.include_server_header = False
-        self._config.websocket_max_message_size = 1 << 20
-        self._context = WorkerContext(None)
-
-    def count(self) -> int:
-        return self._by_user.total()
-
-    async def serve(self, sockets: list[socket]) -> None:
-        """Until it is cancelled."""
-        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
-        await trio.serve_listeners(self._serve_one, listeners)
-
-    async def _serve_one(self, stream: trio.SocketStream) -> None:
-        """Of one connection: whatever goes wrong ends that one."""
-        try:
-            peer = await trio.to_thread.run_sync(self._peer_of, stream)
-        except Refused as error:
-            self._log.warning("a connection was refused", why=str(error))
-            await _refuse(stream, str(error))
-            return
-        if self._by_user[peer.uid] >= self._service.config.per_user.connections:
-            self._log.warning("a user has too many connections", uid=peer.uid)
-            await stream.aclose()
-            return
-        self._by_user[peer.uid] += 1
-        try:
-            await self._serve_peer(stream, peer)
-        except Exception:
-            self._log.exception("a connection was given up", uid=peer.uid)
-        finally:
-            self._by_user[peer.uid] -= 1
-            if not self._by_user[peer.uid]:
-                del self._by_user[peer.uid]
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(stream)
-
-    def _peer_of(self, stream: trio.SocketStream) -> Peer:
-        """Raises Refused."""
-        raw = stream.socket._sock  # type: ignore[attr-defined]
-        return peer_of(raw, self._service.config.access.admin_group)
-
-    async def _serve_peer(self, stream: trio.SocketStream, peer: Peer) -> None:
-        state = ConnectionState({"peer": peer})
-        await _Connection(self._wrapper, self._config, self._context, state, stream)  # type: ignore[arg-type]
-
-
-async def _refuse(stream: trio.SocketStream, why: str) -> None:
-    """A word for whoever did not know, and an end."""
-    body = _encoder.encode(
-        {
-            "type": "urn:sandlockd:problem:forbidden",
-            "title": "You may not",
-            "status": 403,
-            "detail": f"this connection is refused: {why}",
-        }
-    )
-    fields = f"content-type: {PROBLEM}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-    head = f"HTTP/1.1 403 Forbidden\r\n{fields}\r\n"
-    with trio.move_on_after(1):
-        try:
-            await stream.send_all(head.encode() + body)
-            await stream.send_eof()
-            # What was asked is read: else the kernel would take our answer back with a reset.
-            while await stream.receive_some(1 << 16):
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-    await trio.aclose_forcefully(stream)

@@ -17,11 +17,13 @@ API_VERSION = "1"
 MAX_BODY_BYTES = 2 << 20
 MAX_WORDS = 4096
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+# Without what follows the $ a line feed at the end would pass (re, and not ECMA 262).
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$(?!\n)"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits, _ . -; at most 63")]
 Text = Annotated[str, Meta(max_length=128 << 10, pattern="^[^\\x00]*$")]
+Word = Annotated[str, Meta(max_length=4096, pattern="^[^\\x00]*$")]
 Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern="^[^\\x00]*$")]
-LabelKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
+LabelKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)")]
 LabelValue = Annotated[str, Meta(max_length=256, pattern="^[^\\x00]*$")]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
 Paths = Annotated[list[Path], Meta(max_length=MAX_WORDS)]
@@ -66,17 +68,17 @@ class RunRequest(Asked):
     rows: Side = 24
     columns: Side = 80
     stdin: bool = False
-    timeout: str | None = None
+    timeout: Word | None = None
     on_exit: Annotated[str, Meta(pattern="^(commit|discard|keep)$")] | None = None
     dry_run: bool = False
     workdir: Path | None = None
     read: Paths = []
     write: Paths = []
     deny: Paths = []
-    allow_net: Annotated[list[str], Meta(max_length=256)] = []
-    memory: str | None = None
-    processes: str | None = None
-    disk: str | None = None
+    allow_net: Annotated[list[Word], Meta(max_length=256)] = []
+    memory: Word | None = None
+    processes: Word | None = None
+    disk: Word | None = None
     quiet: bool = False
 
 

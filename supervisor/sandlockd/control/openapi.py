@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -38,7 +39,7 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     endpoints = tuple(endpoints)
     kinds = list(dict.fromkeys(_kinds(endpoints)))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
-    by_kind = {id(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
+    by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_kind)
@@ -54,17 +55,23 @@ def _kinds(endpoints: Iterable[Endpoint]) -> Iterable[Any]:
     yield ProblemDocument
     for endpoint in endpoints:
         if endpoint.response is not None:
-            yield _item(endpoint.response)
+            yield from _choices(endpoint.response)
         if endpoint.body is not None:
             yield endpoint.body
 
 
-def _item(response: Any) -> Any:
-    """Of a stream: of each of it."""
-    return get_args(response)[0] if get_origin(response) is list else response
+def _choices(response: Any) -> tuple[Any, ...]:
+    """Of a stream: what each of it may be."""
+    item = get_args(response)[0] if get_origin(response) is list else response
+    return get_args(item) if isinstance(item, UnionType) else (item,)
 
 
-def _operation(endpoint: Endpoint, schemas: dict[int, Any]) -> dict[str, Any]:
+def _schema_of(response: Any, by_kind: dict[Any, Any]) -> dict[str, Any]:
+    schemas = [by_kind[kind] for kind in _choices(response)]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _operation(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": endpoint.handler.__name__.strip("_"),
@@ -74,7 +81,7 @@ def _operation(endpoint: Endpoint, schemas: dict[int, Any]) -> dict[str, Any]:
     if endpoint.body is not None:
         operation["requestBody"] = {
             "required": False,
-            "content": {JSON: {"schema": schemas[id(endpoint.body)]}},
+            "content": {JSON: {"schema": schemas[endpoint.body]}},
         }
     return operation
 
@@ -111,11 +118,11 @@ def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, A
     return {key: value for key, value in schema.items() if key != "default" or value is not None}
 
 
-def _success(endpoint: Endpoint, schemas: dict[int, Any]) -> dict[str, Any]:
+def _success(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"description": endpoint.summary}
-    if endpoint.status == 204:
+    if endpoint.status in (101, 204):
         return told
-    schema = {} if endpoint.response is None else schemas[id(_item(endpoint.response))]
+    schema = {} if endpoint.response is None else _schema_of(endpoint.response, schemas)
     told["content"] = {endpoint.content_type: {"schema": schema}}
     if endpoint.content_type == LINES:
         told["content"] |= {
@@ -124,9 +131,9 @@ def _success(endpoint: Endpoint, schemas: dict[int, Any]) -> dict[str, Any]:
     return told
 
 
-def _problems(endpoint: Endpoint, schemas: dict[int, Any]) -> dict[str, Any]:
+def _problems(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
     numbers = {*_ALWAYS, *endpoint.problems, *(_OF_BODIES if endpoint.method == "POST" else ())}
-    content = {PROBLEM: {"schema": schemas[id(ProblemDocument)]}}
+    content = {PROBLEM: {"schema": schemas[ProblemDocument]}}
     return {str(number): {"description": "why not", "content": content} for number in sorted(numbers)}
 
 

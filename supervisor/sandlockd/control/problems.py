@@ -70,6 +70,10 @@ class NotStarted(Problem):
     status, kind, title = 422, "not-started", "The sandbox could not be started"
 
 
+class UpgradeNeeded(Problem):
+    status, kind, title = 426, "upgrade", "Not by plain HTTP"
+
+
 class TooMany(Problem):
     status, kind, title = 429, "too-many", "More than you may have"
 
@@ -84,3 +88,17 @@ class Unavailable(Problem):
 
 class OutOfRoom(Problem):
     status, kind, title = 507, "no-room", "The disk is full"
+
+
+class _Malformed(Problem):
+    """What is no HTTP, or more of it than anybody needs."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("that is no request of HTTP/1.1, or its head is too long")
+        self.status = status  # type: ignore[misc]
+
+    kind, title = "malformed", "The request cannot be read"
+
+
+def problem_of_protocol(status: int) -> Problem:
+    return _Malformed(status)

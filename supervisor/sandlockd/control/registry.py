@@ -11,6 +11,7 @@ those.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from typing import Any, Final
@@ -55,7 +56,7 @@ class Registry:
         self._events_before = 0  # older ones are to go
         self._wake = trio.Event()
         self._flushed = trio.Event()
-        self._in_flight: trio.Event | None = None  # set when what is being written just now is on disk
+        self._writing: trio.Event | None = None  # set when what is being written now is
         self.failure: str | None = None
         try:
             self._database = self._opened()
@@ -128,6 +129,14 @@ class Registry:
                 found.append(record)
         return found
 
+    def remove_orphans(self) -> None:
+        """Directories of which nothing is known: who made or removed them was killed. Raises RegistryError."""
+        known = {identifier for (identifier,) in self._all("SELECT id FROM sandboxes")}
+        root = f"{self._state_dir}/sandboxes"
+        for name in os.listdir(root) if os.path.isdir(root) else ():
+            if name not in known:
+                shutil.rmtree(f"{root}/{name}", ignore_errors=True)  # the next start tries again
+
     def records(self) -> list[Record]:
         """All. One that cannot be read is told in `note` and left alone. Raises RegistryError."""
         found = []
@@ -167,10 +176,12 @@ class Registry:
 
     async def saved(self) -> None:
         """All that was noted until now is on disk. Raises RegistryError."""
-        pending = self._flushed if self._changed or self._new_events else self._in_flight
-        if pending is None:
+        if self._changed or self._new_events:
+            await self._flushed.wait()
+        elif self._writing is not None:
+            await self._writing.wait()
+        else:
             return
-        await pending.wait()
         if self.failure is not None:
             raise RegistryError(self.failure)
 
@@ -195,12 +206,12 @@ class Registry:
         flushed, self._flushed = self._flushed, trio.Event()
         if not changed and not events:
             return
-        self._in_flight = flushed
         # Encoded here: a record may change while the thread writes.
         rows = [
             (name, None if record is None else _encoder.encode(record)) for name, record in changed.items()
         ]
         event_rows = [(event.number, event.sandbox, _encoder.encode(event)) for event in events]
+        self._writing = flushed
         try:
             await trio.to_thread.run_sync(self._write, rows, event_rows, self._events_before)
             self.failure = None
@@ -208,8 +219,9 @@ class Registry:
             self.failure = f"the registry cannot be written: {error}"
             self._changed = {**changed, **self._changed}
             self._new_events = events + self._new_events
-        self._in_flight = None
-        flushed.set()
+        finally:
+            self._writing = None
+            flushed.set()
 
     def _write(
         self, rows: list[tuple[str, bytes | None]], events: list[tuple[int, str, bytes]], oldest: int
@@ -236,12 +248,13 @@ class Registry:
 
     def _write_meta(self, name: str, data: bytes) -> None:
         directory = f"{self._state_dir}/sandboxes/{name}"
-        if not os.path.isdir(directory):
-            return  # it is being removed
         temporary = f"{directory}/{META_NAME}.new"
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(data)
-        os.replace(temporary, f"{directory}/{META_NAME}")
+        try:
+            with open(temporary, "wb", opener=_private) as file:
+                file.write(data)
+            os.replace(temporary, f"{directory}/{META_NAME}")
+        except FileNotFoundError:
+            pass  # it has been removed
 
     def close(self) -> None:
         self._database.close()

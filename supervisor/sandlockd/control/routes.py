@@ -24,6 +24,7 @@ from sandlockd.control.objects import (
     Dropped,
     EventObject,
     LogRecord,
+    Path,
     RunRequest,
     SandboxList,
     SandboxObject,
@@ -35,7 +36,7 @@ from sandlockd.control.objects import (
     rfc3339,
     sandbox_object,
 )
-from sandlockd.control.problems import Invalid
+from sandlockd.control.problems import Invalid, UpgradeNeeded
 from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request, State
 
@@ -76,6 +77,13 @@ class LogsQuery(Asked):
     raw: bool = False
 
 
+class AttachQuery(Asked):
+    """after: a cursor (default: from the beginning). tail: so many records before the end."""
+
+    after: Cursor | None = None
+    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+
 class EventsQuery(Asked):
     """after: a cursor: 0, from the oldest on; default: what comes from now on, or of one sandbox all."""
 
@@ -90,7 +98,7 @@ class ChangesQuery(Asked):
     """
 
     diff: Annotated[str, Meta(pattern="^(json|text|list)$")] | None = None
-    path: Annotated[list[str], Meta(max_length=1024)] = msgspec.field(default_factory=list)
+    path: Annotated[list[Path], Meta(max_length=1024)] = msgspec.field(default_factory=list)
 
 
 class DenialsQuery(Asked):
@@ -270,6 +278,12 @@ def log_record(entry: LogEntry) -> LogRecord:
     except UnicodeDecodeError:
         data = base64.b64encode(entry.data).decode()
         return LogRecord(entry.cursor, time, entry.stream.name.lower(), data_base64=data)
+
+
+async def _attach(call: Call) -> Reply:
+    """By plain HTTP; by WebSocket: control/attach.py."""
+    _found(call)
+    raise UpgradeNeeded("this is a WebSocket (RFC 6455): ask for the upgrade")
 
 
 async def _events(call: Call) -> Streamed:
@@ -455,6 +469,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         is_long=True,
         content_type=LINES,
         problems=(404, 409),
+    ),
+    Endpoint(
+        "GET",
+        f"{_ONE}/attach",
+        _attach,
+        "Its streams, by WebSocket",
+        None,
+        101,
+        query=AttachQuery,
+        is_long=True,
+        problems=(404, 409, 426),
     ),
     Endpoint(
         "GET", f"{_ONE}/processes", _processes, "Its processes now", Processes, problems=(404, 409, 503)

@@ -170,9 +170,10 @@ class Service:
         sandbox = self._sandbox(record)
         self._sandboxes[record.id] = sandbox
         try:
-            await self._put_on_record(sandbox)
-        except BaseException:
-            del self._sandboxes[record.id]
+            with trio.CancelScope(shield=True):  # not half, because a client has gone
+                await self._put_on_record(sandbox)
+        except OutOfRoom:
+            await self._unmake(sandbox)
             raise
         if self._nursery is None:
             raise Unavailable("the service is ending")
@@ -229,20 +230,13 @@ class Service:
             self.events.happened(record.id, record.uid, "created", name=record.name or None)
             await self.registry.saved()
         except (OSError, RegistryError) as error:
-            self.registry.remove(record.id)
             raise OutOfRoom(f"it cannot be put on record: {error}") from None
 
     async def _unmake(self, sandbox: Sandbox) -> None:
         """Nothing ran: nothing is kept."""
-        del self._sandboxes[sandbox.id]
-        self.registry.remove(sandbox.id)
-        await self._all_written()
-        await trio.to_thread.run_sync(sandbox.remove_directory)
-
-    async def _all_written(self) -> None:
-        """Nothing more comes into a directory that is to be removed (meta.json)."""
-        with contextlib.suppress(RegistryError):  # it will be written later, or never
-            await self.registry.saved()
+        if self._sandboxes.pop(sandbox.id, None) is not None:
+            self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+            await self._forget(sandbox)
 
     # ---- its life
 
@@ -436,10 +430,9 @@ class Service:
 
     async def _changes_left(self, sandbox: Sandbox) -> dict[str, Any] | None:
         try:
-            async for chunk in self.work(sandbox, "changes"):
-                first = msgspec.json.decode(chunk.split(b"\n", 1)[0])
-                if not sum(first["counts"].values()):
-                    return None
+            listed = b"".join([chunk async for chunk in self.work(sandbox, "changes")])
+            first = msgspec.json.decode(listed.split(b"\n", 1)[0])
+            if sum(first["counts"].values()):
                 return {"state": "kept", "digest": first["digest"], "counts": first["counts"]}
         except (Problem, msgspec.MsgspecError, KeyError):
             pass  # it had no tree, or one that was not begun
@@ -524,14 +517,21 @@ class Service:
             with trio.CancelScope(shield=True):
                 async for _ in self.work(sandbox, "forget"):
                     pass
-        await self._all_written()
-        try:
-            await trio.to_thread.run_sync(sandbox.remove_directory)
-        except OSError as error:
-            raise Broken(f"{sandbox.id} cannot be removed: {error}") from None
-        if self._sandboxes.pop(sandbox.id, None) is not None:
-            self.registry.remove(sandbox.id)
-            self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+        if self._sandboxes.pop(sandbox.id, None) is None:
+            return
+        self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+        await self._forget(sandbox)
+
+    async def _forget(self, sandbox: Sandbox) -> None:
+        """What is left of it here, when nobody finds it any more. What goes wrong the next start tries again."""
+        self.registry.remove(sandbox.id)
+        with trio.CancelScope(shield=True):
+            with contextlib.suppress(RegistryError):
+                await self.registry.saved()  # or it would write beside us, into the directory
+            try:
+                await trio.to_thread.run_sync(sandbox.remove_directory)
+            except OSError as error:
+                self.log.warning("a directory stays", sandbox=sandbox.id, error=str(error))
 
     async def retain(self) -> None:
         """Now and then remove what has been over for long, or is too much."""

@@ -18,8 +18,8 @@ import trio
 from sandlockd import __version__
 from sandlockd.control import systemd
 from sandlockd.control.config import Config, ConfigError, read_config
+from sandlockd.control.connections import Connections
 from sandlockd.control.events import EVENTS_KEPT, Events
-from sandlockd.control.http import Connections
 from sandlockd.control.listening import CannotListen, ControlSocket
 from sandlockd.control.metrics import Metrics
 from sandlockd.control.policies import PolicyDirectory
@@ -53,6 +53,7 @@ def serve(places: Places) -> int:
         config = read_config(places.config, must_exist=places.config_was_named)
         os.makedirs(places.state_dir, 0o700, exist_ok=True)
         registry = Registry(places.state_dir)
+        registry.remove_orphans()
     except (ConfigError, RegistryError, OSError) as error:
         log.error("cannot start", why=str(error))
         return FAILED
