@@ -317,6 +317,7 @@ class AsyncAttachment:
             for one in self._link.taken():
                 yield one
             if self._link.exit is not None:
+                self.close()
                 return
 
     async def _receive(self) -> None:

@@ -332,6 +332,7 @@ class Attachment:
             found = self.step()
             yield from found
             if self._link.exit is not None:
+                self.close()
                 return
             if not found:
                 waiting = select.poll()
