@@ -64,8 +64,7 @@ class Taken:
         match step:
             case Open(path=path):
                 self.close()
-                self.socket = trio.socket.socket(trio.socket.AF_UNIX)
-                await self.socket.connect(path)
+                self.socket = await _connected(path)
             case Send(data=data):
                 await self.send(data)
             case Receive():
@@ -84,6 +83,17 @@ class Taken:
         if self.socket is not None:
             self.socket.close()
             self.socket = None
+
+
+async def _connected(path: str) -> trio.socket.SocketType:
+    """Raises OSError."""
+    made = trio.socket.socket(trio.socket.AF_UNIX)
+    try:
+        await made.connect(path)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 async def _iterate(steps: Steps[Any]) -> AsyncGenerator[Any, None]:
@@ -279,7 +289,11 @@ class AsyncAttachment:
     async def connect(self) -> None:
         from sandlockd.client.link import connected
 
-        await self._taken.take(connected(self._path, self._link))
+        try:
+            await self._taken.take(connected(self._path, self._link))
+        except BaseException:
+            self.close()
+            raise
 
     async def send(self, data: bytes) -> None:
         """To its standard input. Returns when it is on its way: a program that does not read keeps us waiting."""

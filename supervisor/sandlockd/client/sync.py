@@ -55,8 +55,7 @@ class Taken:
         match step:
             case Open(path=path):
                 self.close()
-                self.socket = socket.socket(socket.AF_UNIX)
-                self.socket.connect(path)
+                self.socket = _connected(path)
             case Send(data=data):
                 assert self.socket is not None
                 self.socket.sendall(data)
@@ -71,6 +70,17 @@ class Taken:
         if self.socket is not None:
             self.socket.close()
             self.socket = None
+
+
+def _connected(path: str) -> socket.socket:
+    """Raises OSError."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(path)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _iterate(steps: Steps[R]) -> Generator[Any, None, R]:
@@ -259,8 +269,12 @@ class Attachment:
         self._connect(links.connected(path, link))
 
     def _connect(self, steps: Steps[None]) -> None:
-        for _ in self._taken.take(steps):
-            raise AssertionError("connecting gave something")
+        try:
+            for _ in self._taken.take(steps):
+                raise AssertionError("connecting gave something")
+        except BaseException:
+            self.close()
+            raise
         assert self._taken.socket is not None
         self._taken.socket.setblocking(False)
 
