@@ -124,7 +124,8 @@ enum slk_limit {
 	SLK_LIMIT_NONE,
 	SLK_LIMIT_TIMEOUT,
 	SLK_LIMIT_CPU_TIME,
-	SLK_LIMIT_CPU, /* somebody uses processors who cannot be held */
+	SLK_LIMIT_CPU, /* somebody uses processors who cannot be held, */
+	SLK_LIMIT_PAUSE, /* or in a pause */
 };
 
 #define SLK_NOT_TOLD 0xffffffffffffffff
@@ -153,6 +154,8 @@ enum slk_order_kind {
 	SLK_ORDER_RESTART,   /* have this thread, which init traces, make another call; see rewrite.c */
 	SLK_ORDER_CONTINUE,  /* SIGCONT to the program's process group, if it is still in this stop */
 	SLK_ORDER_BEGIN,     /* the program is about to be executed: time runs */
+	SLK_ORDER_PAUSE,     /* nobody runs until RESUME; see throttle.c */
+	SLK_ORDER_RESUME,
 	SLK_ORDER_KILL,      /* everything, now */
 };
 
@@ -373,8 +376,8 @@ struct slk_times {
 };
 
 /* Give init an order about a thread that waits in a call (enum slk_order_kind), and wait until it is carried out. Of a
- * process that init traces, no signal with a handler makes other calls fail for our delay.
- * 1: done; 0: not to be had (no such init, or no answer in time). */
+ * process that init traces, no signal with a handler makes other calls fail for our delay. Or SLK_ORDER_PAUSE, about all.
+ * 1: done; 0: not to be had (no such init, or no answer in time); -errno: not sent, or why there is no pause. */
 int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms);
 
 uint64_t slk_ledger_bytes(void);

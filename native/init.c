@@ -55,6 +55,7 @@ struct init {
 	const struct slk_launch_plan *plan;
 	struct slk_limits limits;
 	struct slk_throttle throttle;
+	struct slk_signals_kept kept_signals; /* while it is paused */
 	struct slk_outbox outbox;
 };
 
@@ -312,6 +313,30 @@ static void begin_limits(struct init *init)
 	init->traces |= init->plan->cpu_percent != 0;
 }
 
+/* Who ordered it waits, to hear whether it could be done. */
+static void pause_all(struct init *init, const struct slk_order *order)
+{
+	int result;
+
+	init->traces = 1;
+	result = slk_throttle_pause(&init->throttle, init->scoped);
+	if (init->engine && order->serial)
+		slk_acknowledge(init->engine, order->serial, result < 0 ? result : 1);
+}
+
+/* Before a line of it runs it has its signals. */
+static void resume_all(struct init *init)
+{
+	slk_signals_send(&init->kept_signals, init->program);
+	slk_throttle_resume(&init->throttle);
+}
+
+static void signal_program(struct init *init, int number)
+{
+	if (!init->throttle.is_paused || !slk_signals_keep(&init->kept_signals, number))
+		kill(init->program, number); /* not reaped yet, so the number is still the program's */
+}
+
 static void obey(struct init *init)
 {
 	struct slk_order order;
@@ -322,7 +347,7 @@ static void obey(struct init *init)
 	if (got != (ssize_t)sizeof(order))
 		finish(init); /* hang-up, or nothing we understand */
 	if (order.kind == SLK_ORDER_SIGNAL)
-		kill(init->program, order.number); /* not reaped yet, so the number is still the program's */
+		signal_program(init, order.number);
 	else if (order.kind == SLK_ORDER_TRACE || order.kind == SLK_ORDER_INTERRUPT)
 		trace(init, &order);
 	else if (order.kind == SLK_ORDER_RESTART)
@@ -331,6 +356,10 @@ static void obey(struct init *init)
 		end_stop(init, order.number);
 	else if (order.kind == SLK_ORDER_BEGIN)
 		begin_limits(init);
+	else if (order.kind == SLK_ORDER_PAUSE)
+		pause_all(init, &order);
+	else if (order.kind == SLK_ORDER_RESUME)
+		resume_all(init);
 	else
 		finish(init);
 }
@@ -367,7 +396,7 @@ static void look_after_supervisor(struct init *init)
 	}
 }
 
-/* Who is stopped goes on, to be able to end; so timeout(1) does it. */
+/* Who is stopped or paused goes on, to be able to end; so timeout(1) does it. */
 static void look_at_limits(struct init *init)
 {
 	switch (slk_limits_due(&init->limits)) {
@@ -378,6 +407,7 @@ static void look_at_limits(struct init *init)
 		tell_limit(init);
 		slk_signal_all(init->scoped, SIGTERM);
 		slk_signal_all(init->scoped, SIGCONT);
+		resume_all(init);
 		return;
 	case SLK_DUE_END:
 		if (init->limits.reached == SLK_LIMIT_CPU_TIME)
@@ -391,10 +421,16 @@ static void look_at_share(struct init *init)
 {
 	if (!slk_throttle_due(&init->throttle))
 		return;
-	init->limits.reached = SLK_LIMIT_CPU;
+	init->limits.reached = init->throttle.is_paused ? SLK_LIMIT_PAUSE : SLK_LIMIT_CPU;
 	tell_limit(init);
 	reap(init);
 	finish(init);
+}
+
+/* Who is paused needs it when it goes on, and cannot have two tracers until then. */
+static int tries_late_traces(const struct init *init)
+{
+	return init->late_traces && !init->throttle.is_paused;
 }
 
 static int patience_ms(const struct init *init)
@@ -411,7 +447,7 @@ static int patience_ms(const struct init *init)
 		if (limits_ms < 0 || limits_ms > left_ms)
 			limits_ms = left_ms;
 	}
-	if (init->late_traces && (limits_ms < 0 || limits_ms > TRACE_LATE_MS))
+	if (tries_late_traces(init) && (limits_ms < 0 || limits_ms > TRACE_LATE_MS))
 		return TRACE_LATE_MS;
 	return limits_ms;
 }
@@ -437,7 +473,7 @@ static _Noreturn void serve(struct init *init)
 			slk_tell_waiting(&init->outbox, init->control_fd, 0);
 		if (waiting[0].revents & ~POLLOUT)
 			obey(init);
-		if (init->late_traces)
+		if (tries_late_traces(init))
 			init->late_traces = slk_trace_late();
 		look_at_limits(init);
 		look_at_share(init);

@@ -152,35 +152,45 @@ void slk_limits_ending(struct slk_limits *limits);
 /* and is dead, and reaped. 1: it turns out that a limit was passed. */
 int slk_limits_ended(struct slk_limits *limits);
 
-/* ---- throttle.c: a share of the processors */
+/* ---- throttle.c: a share of the processors, and pauses */
 
-struct slk_throttle {
-	uint32_t percent; /* of one processor */
+/* holding.c */
+struct slk_holding {
 	int scoped;
-	uint32_t processors;
-	int holds;       /* whoever computes, until then: */
-	uint64_t until_ns;
-	uint64_t due_ns; /* the next look, or while it holds, search; 0: never */
-	uint64_t pause_ns;
-	uint64_t used_ns;    /* by all, at the last look, */
-	uint64_t counted_ns; /* which was then, */
-	uint64_t allowed_ns; /* and what they might have used by then */
-	uint64_t quota_ns;   /* so much less than that is not saved up */
-	uint64_t random;
+	int holds;    /* whoever computes, */
+	int in_pause; /* and whoever has run since the last search */
+	uint64_t pause_ns; /* between two of them */
 	uint8_t *flags; /* of each thread, by its number; SLK_TIDS_END */
 	pid_t *tids;    /* those that have any */
 	uint32_t tid_count;
 	uint32_t found; /* in this pass */
 	int has_unheld;  /* in this search somebody computes who cannot be held, */
 	uint32_t unheld; /* and so many searches had one since nobody was held */
+};
+
+struct slk_throttle {
+	uint32_t percent; /* of one processor; 0: no limit */
+	uint32_t processors;
+	int is_paused;
+	uint64_t until_ns; /* all are held for the share; in a pause, for as long as that is */
+	uint64_t due_ns; /* the next look, or while all are held, search; 0: never */
+	uint64_t used_ns;    /* by all, at the last look, */
+	uint64_t counted_ns; /* which was then, */
+	uint64_t allowed_ns; /* and what they might have used by then */
+	uint64_t quota_ns;   /* so much less than that is not saved up */
+	uint64_t random;
 	int cannot_hold;
+	struct slk_holding holding;
 	struct slk_cputime cpu;
 };
 
 /* Can init hold what descends from it? 0, or -errno. */
 int slk_throttle_possible(void);
-/* percent: 0: no limit. There is one of these in a process. */
+/* percent: 0: no limit. There is one of these in a process. It was zero before, or paused. */
 void slk_throttle_begin(struct slk_throttle *throttle, uint32_t percent, int scoped);
+/* All that compute are held, and whoever begins to, until they are resumed. 0; -EPERM: who is there cannot be held; or -errno. */
+int slk_throttle_pause(struct slk_throttle *throttle, int scoped);
+void slk_throttle_resume(struct slk_throttle *throttle);
 /* When something is due (slk_now_ns), -1: never. */
 int64_t slk_throttle_due_ns(const struct slk_throttle *throttle);
 /* Does it, if it is due. 1: somebody computes who cannot be held. */
@@ -191,6 +201,16 @@ int slk_throttle_takes_stop(pid_t tid, int status);
 void slk_throttle_gone(pid_t tid);
 /* For this alone, and will be let go: */
 int slk_throttle_has_seized(pid_t tid);
+
+/* ---- signals_kept.c: what the program is sent while it is paused */
+
+struct slk_signals_kept {
+	uint32_t counts[64]; /* by number - 1 */
+};
+
+/* 1: it is for later; 0: it cannot wait. */
+int slk_signals_keep(struct slk_signals_kept *kept, int number);
+void slk_signals_send(struct slk_signals_kept *kept, pid_t pid);
 
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 

@@ -236,7 +236,7 @@ def test_what_could_not_be_sent_comes_in_turn_and_is_no_longer_than_it_must_be()
     for report in got:
         stage = messages.after(stage, report)
     assert (
-        stage is messages.Stage.PAUSED and got[:sent] == [filler] * sent and got[-1] == messages.Stopped(20)
+        stage is messages.Stage.STOPPED and got[:sent] == [filler] * sent and got[-1] == messages.Stopped(20)
     )
     ours.close()
     other.close()

@@ -16,8 +16,13 @@ from sandlockd.control.messages import (
     Continued,
     Denied,
     Ended,
+    Execute,
+    Executed,
+    FurtherEnded,
     Kill,
     Message,
+    NotExecuted,
+    NotPaused,
     Pause,
     Paused,
     Ready,
@@ -26,6 +31,7 @@ from sandlockd.control.messages import (
     Said,
     Settings,
     Signal,
+    SignalFurther,
     Stage,
     Start,
     Started,
@@ -46,7 +52,11 @@ _REPORTS: tuple[Message, ...] = (
     Stopped(20),
     Continued(),
     Paused(),
+    NotPaused("why"),
     Resumed(),
+    Executed(1, 7),
+    NotExecuted(1, 127, ("a line",)),
+    FurtherEnded(1, 256),
     Denied("openat", "/etc/shadow", "base.secrets", 1, 2, unsaid=3),
     Told(4, {"processes": []}),
     Worked("done", ("a line",)),
@@ -59,6 +69,7 @@ _WORK = Work(
 _ORDERS: tuple[Message, ...] = (
     *(_START, _WORK, Signal(15), Stop(1.5)),
     *(Kill(), Pause(), Resume(), Ask(1, "stats")),
+    *(Execute(1, (b"true",), b"/", {b"A": b"\xfe"}, (b"B=",)), SignalFurther(1, 15)),
 )
 
 
@@ -85,7 +96,8 @@ def test_what_may_be_reported_when() -> None:
         if (after := _next(stage, report)) is not None
     }
     running = {
-        **dict.fromkeys(("Said", "Paused", "Resumed", "Denied", "Told")),
+        **dict.fromkeys(("Said", "Paused", "NotPaused", "Resumed", "Denied", "Told")),
+        **dict.fromkeys(("Executed", "NotExecuted", "FurtherEnded")),
         "Stopped": Stage.STOPPED,
         "Continued": Stage.RUNNING,
         "Ended": Stage.OVER,
@@ -109,7 +121,7 @@ def test_what_may_be_ordered_when() -> None:
         stage: {type(order).__name__ for order in _ORDERS if messages.may_order(stage, type(order))}
         for stage in Stage
     }
-    while_it_runs = {"Signal", "Stop", "Kill", "Pause", "Resume", "Ask"}
+    while_it_runs = {"Signal", "Stop", "Kill", "Pause", "Resume", "Ask", "Execute", "SignalFurther"}
     assert allowed == {
         Stage.FORKED: set(),
         Stage.WARM: {"Start", "Work"},

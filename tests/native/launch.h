@@ -57,19 +57,29 @@ __attribute__((unused)) static struct launched launch(const struct slk_launch_pl
 	return launched;
 }
 
+/* 1: one more report has come within that time. */
+__attribute__((unused)) static int hear_one(struct launched *launched, int timeout_ms)
+{
+	struct slk_report report;
+	int result = slk_report_read(launched->control, timeout_ms, &report);
+
+	if (result == 0)
+		return 0;
+	CHECK_EQUAL(1, result);
+	CHECK(report.kind >= 0 && report.kind <= SLK_REPORT_GONE);
+	if (report.fd >= 0 && report.kind == SLK_REPORT_LISTENER)
+		close(report.fd);
+	launched->told.of[report.kind] = report;
+	launched->told.kinds |= 1 << report.kind;
+	return 1;
+}
+
 /* Reads reports up to one of that kind. */
 __attribute__((unused)) static struct slk_report *hear(struct launched *launched, enum slk_report_kind kind)
 {
 	while (!HAS(launched, kind)) {
-		struct slk_report report;
-
-		CHECK_EQUAL(1, slk_report_read(launched->control, PATIENCE_MS, &report));
-		CHECK(report.kind >= 0 && report.kind <= SLK_REPORT_GONE);
-		CHECK(kind == SLK_REPORT_GONE || report.kind != SLK_REPORT_GONE);
-		if (report.fd >= 0 && report.kind == SLK_REPORT_LISTENER)
-			close(report.fd);
-		launched->told.of[report.kind] = report;
-		launched->told.kinds |= 1 << report.kind;
+		CHECK(hear_one(launched, PATIENCE_MS));
+		CHECK(kind == SLK_REPORT_GONE || !HAS(launched, SLK_REPORT_GONE));
 	}
 	return &launched->told.of[kind];
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.running import Runner
 from harness.service import service
+from harness.waiting import until
 
 
 def test_it_runs_and_is_known_and_leaves_nothing(runner: Runner) -> None:
@@ -35,3 +36,24 @@ def test_it_runs_and_is_known_and_leaves_nothing(runner: Runner) -> None:
         assert not list((served.state / "runs").iterdir()) and not list(
             (served.state / "sandboxes").iterdir()
         )
+
+
+def test_it_stands_still_while_it_is_paused(runner: Runner) -> None:
+    with service(runner) as served:
+        made = served.run(["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > count; done"], write=["."])
+        count = runner.work / "count"
+
+        def value() -> str:
+            return count.read_text() if count.exists() else ""
+
+        path = f"/v1/sandboxes/{made['id']}"
+        until(lambda: value() > "", "it counts")
+        for _ in range(2):
+            assert served.post(f"{path}/pause")["state"] == "paused"
+        before = value()
+        assert served.ask("POST", f"{path}/exec", {"command": ["true"]}).json["state"] == "paused"
+        for _ in range(2):
+            assert served.post(f"{path}/resume")["state"] == "running"
+        until(lambda: value() not in ("", before), "it goes on")
+        served.post(f"{path}/pause")
+        assert served.post(f"{path}/kill")["reason"] == "killed"

@@ -29,12 +29,32 @@ from sandlockd.control.streams import InputClosed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from starlette.websockets import WebSocket
 
-    from sandlockd.control.sandboxes import Sandbox
+    from sandlockd.control.logs import Log
     from sandlockd.control.service import Service
+    from sandlockd.control.streams import Streams
 
-PATH: Final = "/v1/sandboxes/{id}/attach"
+    class Attached(Protocol):
+        """A sandbox, or a further program in one."""
+
+        streams: Streams | None
+        over: trio.Event
+
+        @property
+        def log(self) -> Log: ...
+
+        @property
+        def is_alive(self) -> bool: ...
+
+        def signal(self, number: int) -> None: ...
+
+        def ending(self) -> dict[str, Any]: ...
+
+
+PATHS: Final = ("/v1/sandboxes/{id}/attach", "/v1/sandboxes/{id}/exec/{number:int}/attach")
 HEAD: Final = struct.Struct(">BQ")
 _INPUT_WAITING = 1  # messages
 _UNFIT = 1003  # close code: data of a kind that it cannot accept
@@ -61,22 +81,25 @@ async def attach(service: Service, socket: WebSocket) -> None:
     """Raises Problem, before it is accepted."""
     query = query_of(socket, AttachQuery)
     sandbox = service.find(socket.state.peer, socket.path_params["id"])
-    sandbox.require(Request.ATTACH)
-    log = sandbox.log
+    number = socket.path_params.get("number")
+    attached: Attached = sandbox if number is None else sandbox.further_of(number)
+    if number is None:
+        sandbox.require(Request.ATTACH)
+    log = attached.log
     cursor = query.after if query.after is not None else 0 if query.tail is None else log.last(query.tail)
     await socket.accept()
     to_program, from_client = trio.open_memory_channel[bytes | None](_INPUT_WAITING)
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_feed, sandbox, from_client)
-            nursery.start_soon(_hear, sandbox, socket, to_program, nursery.cancel_scope)
-            await _show(sandbox, socket, cursor)
+            nursery.start_soon(_feed, attached, from_client)
+            nursery.start_soon(_hear, attached, socket, to_program, nursery.cancel_scope)
+            await _show(attached, socket, cursor)
             nursery.cancel_scope.cancel()
 
 
-async def _show(sandbox: Sandbox, socket: WebSocket, cursor: int) -> None:
+async def _show(attached: Attached, socket: WebSocket, cursor: int) -> None:
     """All that it writes, and how it ended."""
-    log = sandbox.log
+    log = attached.log
     while True:
         batch = log.read(cursor)
         cursor = batch.cursor
@@ -86,27 +109,13 @@ async def _show(sandbox: Sandbox, socket: WebSocket, cursor: int) -> None:
             await socket.send_bytes(HEAD.pack(entry.stream, entry.cursor) + entry.data)
         if not batch.records and not await log.beyond(cursor):
             break
-    await sandbox.over.wait()
-    record = sandbox.record
-    status = record.status or {}
-    told = {name: status.get(name) for name in ("exit_code", "signal", "reason", "rule")}
-    changes = status.get("changes")
-    await socket.send_text(
-        _text(
-            type="exit",
-            state=record.state.value,
-            exit_status=record.exit_status,
-            error=record.error,
-            lines=record.said,
-            changes=changes,
-            **told,
-        )
-    )
+    await attached.over.wait()
+    await socket.send_text(_text(type="exit", **attached.ending()))
     await socket.close()
 
 
 async def _hear(
-    sandbox: Sandbox, socket: WebSocket, to_program: Any, while_it_is_there: trio.CancelScope
+    attached: Attached, socket: WebSocket, to_program: Any, while_it_is_there: trio.CancelScope
 ) -> None:
     while True:
         try:
@@ -117,32 +126,32 @@ async def _hear(
             if message.get("bytes") is not None:
                 await to_program.send(message["bytes"])
             else:
-                await _obey(sandbox, message.get("text") or "", to_program)
+                await _obey(attached, message.get("text") or "", to_program)
         except (msgspec.MsgspecError, Problem, OSError) as error:
             await socket.close(_UNFIT, str(error)[:100])
             while_it_is_there.cancel()
             return
 
 
-async def _obey(sandbox: Sandbox, text: str, to_program: Any) -> None:
+async def _obey(attached: Attached, text: str, to_program: Any) -> None:
     """Raises MsgspecError, Problem, OSError."""
     match _words.decode(text):
         case Resize(rows=rows, columns=columns):
-            if sandbox.streams is not None:
-                sandbox.streams.resize(rows, columns)
+            if attached.streams is not None:
+                attached.streams.resize(rows, columns)
         case EndOfInput():
             await to_program.send(None)
         case SendSignal(signal=asked):
-            if sandbox.is_alive:
-                sandbox.signal(signal_number(asked))
+            if attached.is_alive:
+                attached.signal(signal_number(asked))
         case _:
             raise Invalid("nobody knows what that means")
 
 
-async def _feed(sandbox: Sandbox, from_client: Any) -> None:
+async def _feed(attached: Attached, from_client: Any) -> None:
     """What nobody reads any more is dropped, as by a pipe that was closed."""
     async for data in from_client:
-        streams = sandbox.streams
+        streams = attached.streams
         if streams is None:
             continue
         if data is None:

@@ -45,7 +45,8 @@ def application(service: Service, log: FilteringBoundLogger) -> Starlette:
         Route(endpoint.path, _served(endpoint, service, log), methods=[endpoint.method])
         for endpoint in ENDPOINTS
     ]
-    routes_of_all = [*_merged(routes), WebSocketRoute(attach.PATH, _attached(service, log))]
+    attached = [WebSocketRoute(path, _attached(path, service, log)) for path in attach.PATHS]
+    routes_of_all = [*_merged(routes), *attached]
     app = Starlette(
         routes=routes_of_all, exception_handlers={HTTPException: _unrouted, Exception: _unforeseen}
     )
@@ -125,7 +126,7 @@ def _problem(problem: Problem) -> Response:
     return Response(content, problem.status, {"cache-control": "no-store"}, media_type=PROBLEM)
 
 
-def _attached(service: Service, log: FilteringBoundLogger) -> Any:
+def _attached(path: str, service: Service, log: FilteringBoundLogger) -> Any:
     async def serve(socket: WebSocket) -> None:
         status = 101
         try:
@@ -136,7 +137,7 @@ def _attached(service: Service, log: FilteringBoundLogger) -> Any:
         except Exception:
             log.exception("an attached client was given up")
             status = 500
-        service.metrics.requested(attach.PATH, "GET", status, None)
+        service.metrics.requested(path, "GET", status, None)
 
     return serve
 

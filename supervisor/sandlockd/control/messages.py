@@ -154,7 +154,27 @@ class Ask(Message, frozen=True, tag="ask"):
     what: str
 
 
-Order = Start | Work | Signal | Stop | Kill | Pause | Resume | Ask
+class Execute(Message, frozen=True, tag="execute"):
+    """A further program in the sandbox. With three descriptors: standard input, output and error.
+
+    cwd, environment: None: as those of the first one. env: added to it, NAME=VALUE.
+    """
+
+    ticket: int
+    command: tuple[bytes, ...]
+    cwd: bytes | None = None
+    environment: dict[bytes, bytes] | None = None
+    env: tuple[bytes, ...] = ()
+
+
+class SignalFurther(Message, frozen=True, tag="signal-further"):
+    """To a further program."""
+
+    ticket: int
+    number: int
+
+
+Order = Start | Work | Signal | Stop | Kill | Pause | Resume | Ask | Execute | SignalFurther
 
 
 # ---- supervisor to control plane
@@ -199,6 +219,12 @@ class Paused(Message, frozen=True, tag="paused"):
     pass
 
 
+class NotPaused(Message, frozen=True, tag="not-paused"):
+    """why: one line for people. All run as before."""
+
+    why: str
+
+
 class Resumed(Message, frozen=True, tag="resumed"):
     pass
 
@@ -224,6 +250,28 @@ class Told(Message, frozen=True, tag="told"):
     problem: str | None = None
 
 
+class Executed(Message, frozen=True, tag="executed"):
+    """A further program runs. pid: of it."""
+
+    ticket: int
+    pid: int
+
+
+class NotExecuted(Message, frozen=True, tag="not-executed"):
+    """lines: why, for people."""
+
+    ticket: int
+    exit_status: int
+    lines: tuple[str, ...] = ()
+
+
+class FurtherEnded(Message, frozen=True, tag="further-ended"):
+    """status: as wait(2) gives it."""
+
+    ticket: int
+    status: int
+
+
 class Worked(Message, frozen=True, tag="worked"):
     """The last word of work. outcome: `done`, `refused` (nothing was changed), `none` (nothing is there) or
     `broken`.
@@ -243,7 +291,22 @@ class Ended(Message, frozen=True, tag="ended"):
 
 
 Report = (
-    Ready | Said | Began | Started | Stopped | Continued | Paused | Resumed | Denied | Told | Worked | Ended
+    Ready
+    | Said
+    | Began
+    | Started
+    | Stopped
+    | Continued
+    | Paused
+    | NotPaused
+    | Resumed
+    | Denied
+    | Told
+    | Executed
+    | NotExecuted
+    | FurtherEnded
+    | Worked
+    | Ended
 )
 
 
@@ -264,6 +327,7 @@ class Stage(enum.Enum):
 
 # What a supervisor may report, and the stage after it.
 _RUNS: Final = (Stage.RUNNING, Stage.STOPPED)
+_AT_ANY_TIME: Final = (Said, Paused, NotPaused, Resumed, Denied, Told, Executed, NotExecuted, FurtherEnded)
 _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.FORKED, Ready): Stage.WARM,
     (Stage.STARTING, Said): Stage.STARTING,
@@ -271,7 +335,7 @@ _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.STARTING, Denied): Stage.STARTING,
     (Stage.STARTING, Started): Stage.RUNNING,
     (Stage.STARTING, Ended): Stage.OVER,
-    **{(stage, kind): stage for stage in _RUNS for kind in (Said, Paused, Resumed, Denied, Told)},
+    **{(stage, kind): stage for stage in _RUNS for kind in _AT_ANY_TIME},
     **{(stage, Stopped): Stage.STOPPED for stage in _RUNS},
     **{
         (stage, Continued): Stage.RUNNING for stage in _RUNS
@@ -280,7 +344,9 @@ _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.WORKING, Worked): Stage.OVER,
 }
 # What a supervisor may be told. One that is just ending may get an order too late: that is no mistake.
-_WHILE_IT_RUNS: Final[frozenset[type[Message]]] = frozenset({Signal, Stop, Kill, Pause, Resume, Ask})
+_WHILE_IT_RUNS: Final[frozenset[type[Message]]] = frozenset(
+    {Signal, Stop, Kill, Pause, Resume, Ask, Execute, SignalFurther}
+)
 _ORDERS: Final[dict[Stage, frozenset[type[Message]]]] = {
     Stage.FORKED: frozenset(),
     Stage.WARM: frozenset({Start, Work}),

@@ -82,6 +82,23 @@ class RunRequest(Asked):
     quiet: bool = False
 
 
+class ExecRequest(Asked):
+    """A further command in a sandbox that runs, behind the same walls.
+
+    cwd, environment: as those of the first program, if they are not given. env: added. tty, rows, columns, stdin: as
+    of a sandbox.
+    """
+
+    command: Annotated[list[Text], Meta(min_length=1, max_length=MAX_WORDS)]
+    cwd: Annotated[str, Meta(pattern="^/[^\\x00]*$", max_length=4096)] | None = None
+    env: Environment = {}
+    environment: Environment | None = None
+    tty: bool = False
+    rows: Side = 24
+    columns: Side = 80
+    stdin: bool = False
+
+
 class StopRequest(Asked):
     """grace_s: between SIGTERM to the program and the end of all."""
 
@@ -151,6 +168,23 @@ class SandboxObject(msgspec.Struct):
     denials: int
     changes: dict[str, Any] | None
     usage: dict[str, Any] | None
+
+
+class ExecObject(msgspec.Struct):
+    """A further command. number: its own in its sandbox. state: running, or exited."""
+
+    sandbox: str
+    number: int
+    state: str
+    command: list[str]
+    tty: bool
+    stdin: bool
+    started: str | None
+    ended: str | None
+    pid: int | None
+    exit_status: int | None
+    exit_code: int | None
+    signal: int | None
 
 
 class SandboxList(msgspec.Struct):

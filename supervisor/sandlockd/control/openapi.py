@@ -42,7 +42,8 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_kind)
+        path = re.sub(r"{(\w+):\w+}", r"{\1}", endpoint.path)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, by_kind)
     return {
         "openapi": "3.1.0",
         "info": {"title": "sandlockd", "version": API_VERSION, "x-sandlockd-version": __version__},
@@ -87,7 +88,10 @@ def _operation(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _path_parameters(endpoint: Endpoint) -> Iterable[dict[str, Any]]:
-    for name in re.findall(r"{(\w+)}", endpoint.path):
+    for name, kind in re.findall(r"{(\w+)(:int)?}", endpoint.path):
+        if kind:
+            yield {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+            continue
         yield {
             "name": name,
             "in": "path",

@@ -23,6 +23,8 @@ from sandlockd.control.objects import (
     DiscardRequest,
     Dropped,
     EventObject,
+    ExecObject,
+    ExecRequest,
     LogRecord,
     Path,
     RunRequest,
@@ -36,7 +38,7 @@ from sandlockd.control.objects import (
     rfc3339,
     sandbox_object,
 )
-from sandlockd.control.problems import Invalid, UpgradeNeeded
+from sandlockd.control.problems import Conflict, Invalid, UpgradeNeeded
 from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request, State
 
@@ -44,6 +46,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from sandlockd.control.further import Further
+    from sandlockd.control.logs import Log
     from sandlockd.control.logs import Record as LogEntry
     from sandlockd.control.sandboxes import Sandbox
 
@@ -226,6 +230,44 @@ async def _while_it_is_wanted(call: Call, event: trio.Event) -> None:
         nursery.cancel_scope.cancel()
 
 
+def _further(call: Call) -> Further:
+    return _found(call).further_of(int(call.names["number"]))
+
+
+async def _exec(call: Call) -> Reply:
+    sandbox = _found(call)
+    further = await call.service.execute(sandbox, call.body)
+    where = f"/v1/sandboxes/{sandbox.id}/exec/{further.number}"
+    return Reply(further.as_object(), 201, headers={"location": where})
+
+
+async def _execs(call: Call) -> Reply:
+    return Reply([one.as_object() for one in _found(call).further])
+
+
+async def _exec_inspect(call: Call) -> Reply:
+    return Reply(_further(call).as_object())
+
+
+async def _exec_wait(call: Call) -> Reply:
+    further = _further(call)
+    with trio.move_on_after(float("inf") if call.body.timeout_s is None else call.body.timeout_s):
+        await _while_it_is_wanted(call, further.over)
+    return Reply(further.as_object())
+
+
+async def _exec_signal(call: Call) -> Reply:
+    further = _further(call)
+    if not further.is_alive:
+        raise Conflict("it has ended", state="exited")
+    further.signal(signal_number(call.body.signal))
+    return Reply(further.as_object())
+
+
+async def _exec_logs(call: Call) -> Streamed:
+    return _streamed_log(_further(call).log, call.query)
+
+
 async def _processes(call: Call) -> Reply:
     sandbox = _found(call)
     sandbox.require(Request.PROCESSES)
@@ -249,8 +291,10 @@ async def _policy(call: Call) -> Reply:
 
 
 async def _logs(call: Call) -> Streamed:
-    sandbox, query = _found(call), call.query
-    log = sandbox.log
+    return _streamed_log(_found(call).log, call.query)
+
+
+def _streamed_log(log: Log, query: LogsQuery) -> Streamed:
     cursor = query.after if query.after is not None else 0 if query.tail is None else log.last(query.tail)
     wanted = None if query.stream is None else Stream[query.stream.upper()]
 
@@ -404,6 +448,7 @@ async def _openapi(call: Call) -> Reply:
 
 
 _ONE = "/v1/sandboxes/{id}"
+_FURTHER = f"{_ONE}/exec/{{number:int}}"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
@@ -463,6 +508,50 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         f"{_ONE}/logs",
         _logs,
+        "What it wrote",
+        list[LogRecord | Dropped],
+        query=LogsQuery,
+        is_long=True,
+        content_type=LINES,
+        problems=(404, 409),
+    ),
+    Endpoint(
+        "POST",
+        f"{_ONE}/exec",
+        _exec,
+        "Start a further command in it",
+        ExecObject,
+        201,
+        body=ExecRequest,
+        problems=(404, 409, 422, 429, 503, 507),
+    ),
+    Endpoint(
+        "GET", f"{_ONE}/exec", _execs, "Its further commands", tuple[ExecObject, ...], problems=(404, 409)
+    ),
+    Endpoint("GET", _FURTHER, _exec_inspect, "A further command", ExecObject, problems=(404, 409)),
+    Endpoint(
+        "POST",
+        f"{_FURTHER}/wait",
+        _exec_wait,
+        "Answered when it has ended, or when the time is up",
+        ExecObject,
+        body=WaitRequest,
+        is_long=True,
+        problems=(404, 409),
+    ),
+    Endpoint(
+        "POST",
+        f"{_FURTHER}/signal",
+        _exec_signal,
+        "Send it a signal",
+        ExecObject,
+        body=SignalRequest,
+        problems=(404, 409),
+    ),
+    Endpoint(
+        "GET",
+        f"{_FURTHER}/logs",
+        _exec_logs,
         "What it wrote",
         list[LogRecord | Dropped],
         query=LogsQuery,

@@ -11,17 +11,19 @@ import time
 import trio
 
 from sandlockd.control import messages, states
+from sandlockd.control.further import Further
 from sandlockd.control.logs import Log
 from sandlockd.control.messages import Kill, Pause, Resume, Signal, Stop
-from sandlockd.control.problems import Broken, Conflict, Unavailable
+from sandlockd.control.problems import Broken, Conflict, NotFound, OutOfRoom, TooMany, Unavailable
 from sandlockd.control.states import Happening, Request, State
 from sandlockd.control.supervisors import OutOfStage, SupervisorLost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from sandlockd.control.objects import ExecRequest
     from sandlockd.control.records import Record
     from sandlockd.control.streams import Streams
     from sandlockd.control.supervisors import Supervisor
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 KILL_PATIENCE_S = 10.0  # then its supervisor is killed, and its init ends it
 _ANSWER_PATIENCE_S = 5.0
 _SAID_MAX = 100
+_FURTHER_MAX = 16  # that live at once
+_FURTHER_KNOWN = 256
 
 
 class Sandbox:
@@ -51,6 +55,9 @@ class Sandbox:
         self.memory_reserved = 0
         self._answers: dict[int, tuple[trio.Event, list[messages.Told]]] = {}
         self._tickets = 0
+        self._further: dict[int, Further] = {}
+        self._next_further = 0
+        self._not_paused: str | None = None
         self._changed = trio.lowlevel.ParkingLot()
         if record.state not in states.ALIVE:
             self.begun.set()
@@ -103,12 +110,12 @@ class Sandbox:
 
     # ---- orders
 
-    def _order(self, order: messages.Order) -> None:
+    def _order(self, order: messages.Order, fds: Sequence[int] = ()) -> None:
         """To one that is there and can take it; else nothing. Raises Conflict."""
         if self.supervisor is None:
             raise Conflict(f"not while it is {self.state.value}", state=self.state.value)
         try:
-            self.supervisor.order(order)
+            self.supervisor.order(order, fds)
         except OutOfStage:
             if self.supervisor.stage is messages.Stage.OVER:
                 return  # it is just ending
@@ -156,13 +163,94 @@ class Sandbox:
         self.require(request)
         if self.state is state:
             return
+        self._not_paused = None
         self._order(order)
         before = self.state
         with trio.move_on_after(_ANSWER_PATIENCE_S):
-            while self.state is before:
+            while self.state is before and self._not_paused is None:
                 await self._changed.park()
         if self.state is not state:
-            raise Conflict(f"it is {self.state.value}", state=self.state.value)
+            raise Conflict(self._not_paused or f"it is {self.state.value}", state=self.state.value)
+
+    def not_paused(self, why: str) -> None:
+        self._not_paused = why
+        self._changed.unpark_all()
+
+    # ---- further programs
+
+    async def execute(self, request: ExecRequest, nursery: trio.Nursery) -> Further:
+        """Returns when it runs. Raises Problem."""
+        self.require(Request.EXEC)
+        if sum(not one.over.is_set() for one in self._further.values()) >= _FURTHER_MAX:
+            raise TooMany(f"{_FURTHER_MAX} further commands run in it already")
+        self._next_further += 1
+        try:
+            further = Further(self.id, self._next_further, request, self.directory, self._log_bytes)
+        except OSError as error:
+            raise OutOfRoom(f"its log cannot be made: {error}") from None
+        further.on_signal = self._signal_further
+        assert further.streams is not None
+        self._further[further.number] = further
+        while len(self._further) > _FURTHER_KNOWN:
+            self._forget_further()
+        try:
+            further.streams.own_terminal(self.record.uid)
+            self._order(further.order(), further.streams.theirs)
+        except BaseException:
+            del self._further[further.number]
+            further.streams.close()
+            raise
+        further.streams.given()
+        nursery.start_soon(further.run)
+        await further.begun.wait()
+        further.require_begun()
+        return further
+
+    def _signal_further(self, ticket: int, number: int) -> None:
+        self._order(messages.SignalFurther(ticket, number))
+
+    def _forget_further(self) -> None:
+        for number, one in self._further.items():
+            if one.over.is_set():
+                del self._further[number]
+                return
+
+    def further_of(self, number: int) -> Further:
+        """Raises NotFound."""
+        try:
+            return self._further[number]
+        except KeyError:
+            raise NotFound(f"{self.id} has no command {number}") from None
+
+    @property
+    def further(self) -> list[Further]:
+        return list(self._further.values())
+
+    def further_reported(
+        self, report: messages.Executed | messages.NotExecuted | messages.FurtherEnded
+    ) -> None:
+        one = self._further.get(report.ticket)
+        if one is None:
+            return
+        match report:
+            case messages.Executed():
+                one.executed(report)
+            case messages.NotExecuted():
+                one.not_executed(report)
+            case messages.FurtherEnded():
+                one.ended(report)
+
+    def ending(self) -> dict[str, Any]:
+        """The last word to who is attached."""
+        record, status = self.record, self.record.status or {}
+        return {
+            "state": record.state.value,
+            "exit_status": record.exit_status,
+            "error": record.error,
+            "lines": record.said,
+            "changes": status.get("changes"),
+            **{name: status.get(name) for name in ("exit_code", "signal", "reason", "rule")},
+        }
 
     # ---- questions
 
@@ -193,6 +281,8 @@ class Sandbox:
         """No answer comes any more."""
         for event, _ in self._answers.values():
             event.set()
+        for further in self._further.values():
+            further.ended(None)
         self.begun.set()
         self.over.set()
 

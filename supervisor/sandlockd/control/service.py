@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from sandlockd.control.access import Peer
     from sandlockd.control.config import Config
     from sandlockd.control.events import Events
+    from sandlockd.control.further import Further
     from sandlockd.control.metrics import Metrics
-    from sandlockd.control.objects import RunRequest
+    from sandlockd.control.objects import ExecRequest, RunRequest
     from sandlockd.control.pool import Pool
     from sandlockd.control.registry import Registry
     from sandlockd.control.supervisors import Supervisor
@@ -370,6 +371,8 @@ class Service:
             case messages.Paused():
                 if sandbox.state is State.RUNNING:
                     sandbox.happened(Happening.PAUSED)
+            case messages.NotPaused(why=why):
+                sandbox.not_paused(why)
             case messages.Resumed():
                 if sandbox.state is State.PAUSED:
                     sandbox.happened(Happening.RESUMED)
@@ -377,6 +380,8 @@ class Service:
                 self._denied(sandbox, report)
             case messages.Told():
                 sandbox.answered(report)
+            case messages.Executed() | messages.NotExecuted() | messages.FurtherEnded():
+                sandbox.further_reported(report)
 
     def _denied(self, sandbox: Sandbox, report: messages.Denied) -> None:
         sandbox.denials = max(sandbox.denials, report.total)
@@ -445,6 +450,16 @@ class Service:
         sandbox.record.exit_status = 125
         sandbox.record.status = {"reason": "sandbox_error", "error": why, "denials": sandbox.denials}
         sandbox.happened(Happening.BROKE)
+
+    async def execute(self, sandbox: Sandbox, request: ExecRequest) -> Further:
+        """Raises Problem."""
+        if self._nursery is None or self.is_closing:
+            raise Unavailable("the service is ending")
+        further = await sandbox.execute(request, self._nursery)
+        self.events.happened(
+            sandbox.id, sandbox.record.uid, "executed", number=further.number, command=request.command[:10]
+        )
+        return further
 
     # ---- what it has left
 

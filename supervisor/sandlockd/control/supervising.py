@@ -9,6 +9,7 @@ When the control plane is gone, nobody could end the sandbox any more: then it e
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from sandlockd.control.messages import (
     Denied,
     Ended,
     Kill,
+    NotPaused,
     Pause,
     Paused,
     Ready,
@@ -46,6 +48,7 @@ from sandlockd.kernel import tree, users
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
+from sandlockd.sandbox.pausing import CannotPause
 from sandlockd.sandbox.policies import load_policy, require_tree_for
 from sandlockd.sandbox.result import Result
 from sandlockd.sandbox.run import Asked, Run, in_one, policy_digest, told
@@ -216,6 +219,7 @@ class _Supervisor:
                 self._tell(messages.Stopped(sandbox.stopped_by))
             for order in self._early:
                 self._obey_one(sandbox, order)
+            gc.enable()  # as it was not in the zygote; what a start makes stays
             trio.run(self._serve, sandbox, audit)
         finally:
             self._close_streams()
@@ -292,8 +296,12 @@ class _Supervisor:
             case Kill():
                 sandbox.kill(RULE_KILLED)
             case Pause():
-                sandbox.pause()
-                self._tell(Paused())
+                try:
+                    sandbox.pause()
+                except CannotPause as error:
+                    self._tell(NotPaused(str(error)))
+                else:
+                    self._tell(Paused())
             case Resume():
                 sandbox.resume()
                 self._tell(Resumed())

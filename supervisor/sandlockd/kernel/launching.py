@@ -31,6 +31,9 @@ GONE = lib.SLK_REPORT_GONE
 LIMIT_TIMEOUT = lib.SLK_LIMIT_TIMEOUT
 LIMIT_CPU_TIME = lib.SLK_LIMIT_CPU_TIME
 LIMIT_CPU = lib.SLK_LIMIT_CPU
+LIMIT_PAUSE = lib.SLK_LIMIT_PAUSE
+
+_PAUSE_PATIENCE_MS = 2000  # init answers at once, unless it waits for a processor or was stopped
 
 STAGES: tuple[str, ...] = (
     "none",
@@ -255,6 +258,22 @@ def order_continue(control_fd: int, stop: int) -> None:
 def order_begin(control_fd: int) -> None:
     """The program is about to be executed: from now on its time runs."""
     _order(control_fd, lib.SLK_ORDER_BEGIN)
+
+
+def order_pause(control_fd: int, engine: Engine) -> bool:
+    """Have init hold all that compute, and whoever begins to. Waits for init: whoever ran has been told to stop then.
+
+    engine: that of the plan. False: no answer in time. Raises OSError: EPIPE: init is gone; EPERM: somebody cannot be
+    held, or nobody; ENOMEM.
+    """
+    return bool(
+        check(lib.slk_order_init(engine.native, control_fd, lib.SLK_ORDER_PAUSE, 0, _PAUSE_PATIENCE_MS))
+    )
+
+
+def order_resume(control_fd: int) -> None:
+    """Let all go on. Nothing happens where they are not paused."""
+    _order(control_fd, lib.SLK_ORDER_RESUME)
 
 
 def order_kill(control_fd: int) -> None:

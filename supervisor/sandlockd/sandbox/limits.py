@@ -172,6 +172,13 @@ class Limits:
                 f"everything was ended: its processes had used {_seconds(report.used_ns / 1e9)} of processors together,"
                 f" and {_seconds(self.cpu_time_s)} is the limit",
             )
+        elif report.status == launching.LIMIT_PAUSE:
+            self._reached = Passed(
+                Reason.KILLED,
+                "pause",
+                "everything was ended: a process went on while the sandbox was paused and cannot be held: it is another"
+                " user's, or its file can be executed and not read",
+            )
         elif report.status == launching.LIMIT_CPU:
             self._reached = Passed(
                 Reason.KILLED,

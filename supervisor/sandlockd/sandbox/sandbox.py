@@ -112,6 +112,7 @@ class Sandbox:
         self.stopped_by = 0  # the signal, while it is stopped
         self._kill_rule: str | None = None
         self._killed = False
+        self._is_paused = False
         self._engine_is_terminal = False
         self._init_died = False
         self._started_at = 0.0
@@ -312,6 +313,7 @@ class Sandbox:
         elif kind == launching.EXITED:
             self._program_exited(report.status)
         elif kind == launching.LIMIT:
+            self._is_paused = False  # who is asked to end is let go for it
             # Who was asked to end before, or was ended by a rule, ends for that.
             if self._limits is not None and not self._killed:
                 self._limits.reached(report)
@@ -509,6 +511,39 @@ class Sandbox:
         """End the stop that was told last, if the program is still in it."""
         self._tell_init(partial(launching.order_continue, self.control_fd, self._stop))
 
+    # ---- pausing ----
+
+    @property
+    def is_paused(self) -> bool:
+        return self._is_paused and not self.over
+
+    def pause(self) -> None:
+        """Nobody runs until resume() (native/throttle.c); no parent is told, and no handler runs.
+
+        Who waits in the kernel waits on, and is held as soon as it wants a processor. What ends the sandbox ends it as
+        ever. Nothing happens when it is paused already, or is gone. Waits for init.
+        Raises CannotPause: all run as before.
+        """
+        if self._is_paused or self.over:
+            return
+        from sandlockd.sandbox import pausing  # only where it is wanted
+
+        if not self._may_trace:
+            raise pausing.CannotPause(pausing.PROGRAM_TRACES)
+        try:
+            pausing.pause(self.control_fd, self._engine)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # init is gone, and everything with it
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """All go on where they were. Nothing happens when it is not paused."""
+        if self._is_paused:
+            self._is_paused = False
+            self._tell_init(partial(launching.order_resume, self.control_fd))
+
+    # ---- the end from here ----
+
     def kill(self, rule: str | None = None) -> None:
         """End everything in the sandbox now."""
         self._killed = True
@@ -516,8 +551,9 @@ class Sandbox:
         self._tell_init(partial(launching.order_kill, self.control_fd))
 
     def asked_to_end(self) -> None:
-        """The end that follows was asked for."""
+        """The end that follows was asked for. Who is paused goes on, to hear it."""
         self._killed = True
+        self.resume()
 
     @staticmethod
     def _tell_init(order: Callable[[], object]) -> None:
