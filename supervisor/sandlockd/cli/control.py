@@ -24,6 +24,7 @@ _PARSERS = PARSERS  # for the tests of what `--help` tells
 # The module, and the function in it.
 _VERBS = {
     "run": ("ctl_run", "run"),
+    "exec": ("ctl_run", "execute"),
     "attach": ("ctl_run", "attach"),
     "ps": ("ctl_look", "ps"),
     "inspect": ("ctl_look", "inspect"),
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parsed(verb: str, words: list[str]) -> argparse.Namespace:
     """Everything behind the first -- is the command, whatever it looks like."""
     parser = PARSERS[verb]()
-    if verb != "run":
+    if verb not in ("run", "exec"):
         return parser.parse_intermixed_args(words)
     from sandlockd.cli.run_options import split
 

@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from sandlockd.client.errors import ServiceError
 from sandlockd.client.link import Exit, Lost, Output
+from sandlockd.client.sync import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from sandlockd.client.sync import Attachment, Sandbox
+    from sandlockd.client.sync import Attachment, Execution
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _OURS = (signal.SIGHUP, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
@@ -45,20 +46,20 @@ class _Left(Exception):
     """By a signal, while there was no connection."""
 
 
-def attached(sandbox: Sandbox, *, passes_input: bool, tail: int | None = None) -> Ended:
+def attached(program: Sandbox | Execution, *, passes_input: bool, tail: int | None = None) -> Ended:
     """Until it has ended. Raises ServiceError."""
-    with sandbox.attach(tail=tail) as attachment:
-        here = _Here(sandbox, attachment, passes_input=passes_input)
+    with program.attach(tail=tail) as attachment:
+        here = _Here(program, attachment, passes_input=passes_input)
         with here.signals():
             return here.follow()
 
 
 class _Here:
-    def __init__(self, sandbox: Sandbox, attachment: Attachment, *, passes_input: bool) -> None:
-        self._sandbox = sandbox
+    def __init__(self, program: Sandbox | Execution, attachment: Attachment, *, passes_input: bool) -> None:
+        self._program = program
         self._attachment = attachment
         self._has_input = passes_input
-        self._is_raw = passes_input and sandbox.known.tty and os.isatty(0)
+        self._is_raw = passes_input and program.known.tty and os.isatty(0)
         self._output: collections.deque[tuple[int, memoryview]] = collections.deque()
         self._waiting_bytes = 0
         self._broken: set[int] = set()
@@ -222,7 +223,7 @@ class _Here:
                 case signal.SIGCONT:
                     pass  # of _stop, which goes on there
                 case _:
-                    self._attachment.signal(number)
+                    self._pass_on(number)
 
     def _interrupted(self) -> None:
         now = time.monotonic()
@@ -230,15 +231,27 @@ class _Here:
         if self._exit is not None:
             self._output.clear()  # whoever should read it does not
         elif len(self._interrupts) == 1:
-            self._attachment.signal(signal.SIGINT)
+            self._pass_on(signal.SIGINT)
         elif len(self._interrupts) == 2:
-            self._aside(self._sandbox.stop)
+            self._end(signal.SIGTERM)
         else:
-            self._aside(self._sandbox.kill)
+            self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        """Of a sandbox all; of a further command in one, that."""
+        program = self._program
+        if isinstance(program, Sandbox):
+            self._aside(program.stop if number == signal.SIGTERM else program.kill)
+        else:
+            self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        """Not by the stream: there it would stand behind input that nobody reads."""
+        self._aside(lambda: self._program.signal(int(number)))
 
     @staticmethod
     def _aside(act: Callable[[], object]) -> None:
-        """It is answered when the sandbox has ended, and we are to see how."""
+        """Stopping is answered when it has ended, and we are to see how."""
         import threading
 
         def acted() -> None:
@@ -249,16 +262,20 @@ class _Here:
 
     def _stop(self) -> None:
         """As in the foreground, the program stops with us, unless its terminal is its own."""
-        has_terminal = self._sandbox.known.tty
+        has_terminal = self._program.known.tty
         if not has_terminal:
-            self._attachment.signal(signal.SIGTSTP)
+            self._signal_now(signal.SIGTSTP)
         self._raw.leave()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._raw.enter()
         if has_terminal:
             self._resize()
         else:
-            self._attachment.signal(signal.SIGCONT)
+            self._signal_now(signal.SIGCONT)
+
+    def _signal_now(self, number: int) -> None:
+        with contextlib.suppress(ServiceError):  # it has ended meanwhile: we are told
+            self._program.signal(int(number))
 
     def _resize(self) -> None:
         if not self._is_raw:

@@ -29,6 +29,14 @@ examples:
 exit status: the program's own; 128+n when signal n killed it; 124 its time was over; 125 the sandbox could not be
 built, or there is no service; 126 not executable; 127 not found
 """,
+    "exec": """\
+examples:
+  sandlockctl exec -it box -- bash              a shell beside what runs there
+  sandlockctl exec web -- cat /tmp/log          it sees what the sandbox sees
+  sandlockctl exec -d web -- sleep 60
+
+exit status: as of sandlockctl run
+""",
     "ps": """\
 examples:
   sandlockctl ps                                newest first: id, state, start, directory, command

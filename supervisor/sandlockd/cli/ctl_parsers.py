@@ -58,6 +58,21 @@ def _of_ids(verb: str, description: str, *, many: bool = True, optional: bool = 
 # ---- starting, and being there
 
 
+def _with_streams(parser: Parser) -> None:
+    parser.add_argument(
+        "-d", "--detach", action="store_true", help="print its id and leave it to itself (default: follow it)"
+    )
+    parser.add_argument(
+        "-i",
+        "--interactive",
+        action="store_true",
+        help="our standard input is its input (default: it has none)",
+    )
+    parser.add_argument(
+        "-t", "--tty", action="store_true", help="it has a terminal, and its input with it (default: pipes)"
+    )
+
+
 def _run_parser() -> Parser:
     from sandlockd.cli.run_options import add_to
 
@@ -72,18 +87,7 @@ def _run_parser() -> Parser:
         metavar="PATH",
         help="where the service is (default: SANDLOCKD_SOCKET, yours, or the system's)",
     )
-    parser.add_argument(
-        "-d", "--detach", action="store_true", help="print its id and leave it to itself (default: follow it)"
-    )
-    parser.add_argument(
-        "-i",
-        "--interactive",
-        action="store_true",
-        help="our standard input is its input (default: it has none)",
-    )
-    parser.add_argument(
-        "-t", "--tty", action="store_true", help="it has a terminal, and its input with it (default: pipes)"
-    )
+    _with_streams(parser)
     parser.add_argument(
         "--label",
         action="append",
@@ -97,6 +101,26 @@ def _run_parser() -> Parser:
         help="remove it when it is over, unless it has changes that are kept (default: no)",
     )
     return _json(parser, "with -d: the sandbox as a JSON object (default: its id)")
+
+
+def _exec_parser() -> Parser:
+    parser = _verb(
+        "exec",
+        "Run a further command in a sandbox, behind the same walls.",
+        usage="sandlockctl exec [-d] [-i] [-t] [--env K=V]... [--cwd DIR] ID -- COMMAND [ARG...]",
+    )
+    _with_streams(parser)
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="set a variable; repeatable (default: its own)",
+    )
+    parser.add_argument("--cwd", metavar="DIR", help="where it starts (default: where the sandbox did)")
+    parser.add_argument("id", metavar="ID", help=_ONE_ID)
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
+    return _json(parser, "with -d: the command as a JSON object (default: its number)")
 
 
 def _attach_parser() -> Parser:
@@ -274,6 +298,7 @@ def _completion_parser() -> Parser:
 
 PARSERS: dict[str, Callable[[], Parser]] = {
     "run": _run_parser,
+    "exec": _exec_parser,
     "ps": _ps_parser,
     "inspect": _inspect_parser,
     "logs": _logs_parser,

@@ -33,7 +33,7 @@ def request_of(options: argparse.Namespace) -> dict[str, Any]:
         "policies": _policies(options, here, cwd),
         "environment": _environment(),
         "cwd": cwd,
-        "env": dict(_variables(options.env)),
+        "env": dict(variables(options.env)),
         "clean_env": options.clean_env,
         "name": options.name,
         "labels": dict(_labels(options.label)),
@@ -114,7 +114,7 @@ def _is_text(word: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in word)
 
 
-def _variables(given: Iterable[str]) -> Iterable[tuple[str, str]]:
+def variables(given: Iterable[str]) -> Iterable[tuple[str, str]]:
     for word in given:
         name, equals, value = word.partition("=")
         if not (name and equals):

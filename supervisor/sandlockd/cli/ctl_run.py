@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sandlockd.cli.ctl_request import BadRequest, request_of
+from sandlockd.cli.ctl_request import BadRequest, request_of, variables
 from sandlockd.cli.ctl_service import BROKEN, DONE, client_of, put, put_json, say, told
 from sandlockd.client.errors import ApiError
 
@@ -157,6 +157,42 @@ def _remove(sandbox: Sandbox) -> None:
         if error.status != 409:
             raise
         say(f"it stays, for its changes are kept: sandlockctl diff {sandbox.known.id}")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """sandlockctl exec."""
+    from sandlockd.cli.ctl_attach import attached
+
+    if not options.command:
+        say("a command must be named; see sandlockctl exec --help")
+        return BROKEN
+    try:
+        asked = {
+            "env": dict(variables(options.env)),
+            "cwd": options.cwd,
+            "stdin": options.interactive or options.tty,
+            "tty": options.tty,
+            **(_size() if options.tty else {}),
+        }
+        sandbox = client_of(options).get(options.id)
+        execution = sandbox.exec(options.command, **_without_defaults(asked))
+    except (BadRequest, ValueError) as error:
+        say(str(error))
+        return BROKEN
+    except ApiError as error:
+        status = told(error)
+        given = error.document.get("exit_status")
+        return given if isinstance(given, int) else max(status, BROKEN)
+    if options.detach:
+        if options.json:
+            put_json(execution.known)
+        else:
+            put(str(execution.known.number))
+        return DONE
+    ended = attached(execution, passes_input=options.interactive or options.tty)
+    if ended.exit is None:
+        return _HUNG_UP
+    return BROKEN if ended.exit.exit_status is None else ended.exit.exit_status
 
 
 def attach(options: argparse.Namespace) -> int:

@@ -16,16 +16,18 @@ from sandlockd.client.errors import ApiError, ConnectionBroke, NoService, Servic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandlockd.client.concurrent import AsyncAttachment, AsyncClient, AsyncSandbox
+    from sandlockd.client.concurrent import AsyncAttachment, AsyncClient, AsyncExecution, AsyncSandbox
     from sandlockd.client.link import Exit, Lost, Output
-    from sandlockd.client.sync import Attachment, Client, Sandbox
+    from sandlockd.client.sync import Attachment, Client, Execution, Sandbox
 
 _WHERE = {
     "AsyncAttachment": "concurrent",
     "AsyncClient": "concurrent",
+    "AsyncExecution": "concurrent",
     "AsyncSandbox": "concurrent",
     "Attachment": "sync",
     "Client": "sync",
+    "Execution": "sync",
     "Sandbox": "sync",
     "Exit": "link",
     "Lost": "link",
@@ -36,10 +38,12 @@ __all__ = [
     "ApiError",
     "AsyncAttachment",
     "AsyncClient",
+    "AsyncExecution",
     "AsyncSandbox",
     "Attachment",
     "Client",
     "ConnectionBroke",
+    "Execution",
     "Exit",
     "Lost",
     "NoService",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import trio
 
@@ -13,8 +13,9 @@ from sandlockd.client import requests
 from sandlockd.client.errors import ConnectionBroke
 from sandlockd.client.handle import Known
 from sandlockd.client.places import socket_path
+from sandlockd.client.requests import Program, where_is
 from sandlockd.client.steps import Give, Open, Pause, Receive, Send, Steps
-from sandlockd.control.objects import Dropped, EventObject, LogRecord, SandboxObject, Version
+from sandlockd.control.objects import Dropped, EventObject, ExecObject, LogRecord, SandboxObject, Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ class AsyncClient:
 
     async def get(self, identifier: str) -> AsyncSandbox:
         """By id, name, or a beginning or end of an id that is no other's. Raises ApiError: not-found, conflict."""
-        return AsyncSandbox(self, await _done(requests.inspected(self.socket, identifier)))
+        return AsyncSandbox(
+            self, await _done(requests.inspected(self.socket, where_is(identifier), SandboxObject))
+        )
 
     def events(
         self, *, follow: bool = False, after: int | None = None
@@ -145,47 +148,31 @@ class AsyncClient:
         return await _done(requests.version(self.socket))
 
 
-class AsyncSandbox(Known):
-    """One sandbox, as of the last answer: `state`, `exit_status` and all of SandboxObject are its attributes."""
+class _Running(Known[Program]):
+    """One that can end: what a sandbox and a further command in one have in common."""
 
-    def __init__(self, client: AsyncClient, known: SandboxObject) -> None:
+    def __init__(self, client: AsyncClient, known: Program) -> None:
         self._client = client
         self.known = known
 
-    async def _asked(self, verb: str, **body: Any) -> AsyncSandbox:
-        self.known = await _done(requests.asked(self._client.socket, self.known.id, verb, **body))
+    async def _asked(self, verb: str, **body: Any) -> Self:
+        steps = requests.asked(self._client.socket, self._where, type(self.known), verb, **body)
+        self.known = await _done(steps)
         return self
 
-    async def refresh(self) -> AsyncSandbox:
-        self.known = await _done(requests.inspected(self._client.socket, self.known.id))
+    async def refresh(self) -> Self:
+        self.known = await _done(requests.inspected(self._client.socket, self._where, type(self.known)))
         return self
 
-    async def wait(self, timeout_s: float | None = None) -> AsyncSandbox:
+    async def wait(self, timeout_s: float | None = None) -> Self:
         """Until it has ended, or the time is up: `ended` says which."""
-        self.known = await _done(requests.waited(self._client.socket, self.known.id, timeout_s))
+        steps = requests.waited(self._client.socket, self._where, type(self.known), timeout_s)
+        self.known = await _done(steps)
         return self
 
-    async def stop(self, grace_s: float | None = None) -> AsyncSandbox:
-        """SIGTERM to its program, and after the grace the end of all. Returns when it has ended."""
-        return await self._asked("stop", grace_s=grace_s)
-
-    async def kill(self) -> AsyncSandbox:
-        """Returns when it has ended."""
-        return await self._asked("kill")
-
-    async def signal(self, signal: int | str) -> AsyncSandbox:
+    async def signal(self, signal: int | str) -> Self:
         """To its program. A number, or a name as TERM."""
         return await self._asked("signal", signal=signal)
-
-    async def pause(self) -> AsyncSandbox:
-        return await self._asked("pause")
-
-    async def resume(self) -> AsyncSandbox:
-        return await self._asked("resume")
-
-    async def remove(self, *, force: bool = False) -> None:
-        """force: end it first, and drop its changes."""
-        await _done(requests.removed(self._client.socket, self.known.id, force=force))
 
     def logs(
         self,
@@ -197,46 +184,90 @@ class AsyncSandbox(Known):
     ) -> AsyncGenerator[LogRecord | Dropped, None]:
         """What it wrote. follow: until it has ended. stream: stdout, stderr or tty. tail: the last so many records."""
         steps = requests.logs(
-            self._client.socket, self.known.id, follow=follow, stream=stream, after=after, tail=tail
+            self._client.socket, self._where, follow=follow, stream=stream, after=after, tail=tail
         )
         return _iterate(steps)
+
+    async def attach(self, *, after: int | None = None, tail: int | None = None) -> AsyncAttachment:
+        """To its streams, from the beginning, a cursor, or the last so many records on."""
+        from sandlockd.client.link import Link
+
+        is_terminal = self.known.tty
+        attachment = AsyncAttachment(
+            self._client.socket, Link(self._where, after=after, tail=tail, is_terminal=is_terminal)
+        )
+        await attachment.connect()
+        return attachment
+
+
+class AsyncExecution(_Running[ExecObject]):
+    """A further command in a sandbox, as of the last answer: `exit_status` and all of ExecObject are its attributes."""
+
+
+class AsyncSandbox(_Running[SandboxObject]):
+    """One sandbox, as of the last answer: `state`, `exit_status` and all of SandboxObject are its attributes."""
+
+    async def exec(self, command: Sequence[str], **options: Any) -> AsyncExecution:
+        """Start a further command in it. options: as in sandlockd.control.objects.ExecRequest."""
+        steps = requests.execute(self._client.socket, self._where, command, options)
+        return AsyncExecution(self._client, await _done(steps))
+
+    async def executions(self) -> list[AsyncExecution]:
+        found = await _done(requests.executions(self._client.socket, self._where))
+        return [AsyncExecution(self._client, one) for one in found]
+
+    async def stop(self, grace_s: float | None = None) -> Self:
+        """SIGTERM to its program, and after the grace the end of all. Returns when it has ended."""
+        return await self._asked("stop", grace_s=grace_s)
+
+    async def kill(self) -> Self:
+        """Returns when it has ended."""
+        return await self._asked("kill")
+
+    async def pause(self) -> Self:
+        return await self._asked("pause")
+
+    async def resume(self) -> Self:
+        return await self._asked("resume")
+
+    async def remove(self, *, force: bool = False) -> None:
+        """force: end it first, and drop its changes."""
+        await _done(requests.removed(self._client.socket, self._where, force=force))
 
     def events(
         self, *, follow: bool = False, after: int | None = None
     ) -> AsyncGenerator[EventObject | Dropped, None]:
         """What happened to it. follow: until it is removed."""
-        return _iterate(requests.events(self._client.socket, self.known.id, follow=follow, after=after))
+        return _iterate(requests.events(self._client.socket, self._where, follow=follow, after=after))
 
     async def stats(self) -> dict[str, Any]:
         """What it uses now: cpu (seconds), memory (bytes), processes, calls, denials. Of one that has ended: usage."""
-        found: dict[str, Any] = await _done(requests.asked_for(self._client.socket, self.known.id, "stats"))
+        found: dict[str, Any] = await _done(requests.asked_for(self._client.socket, self._where, "stats"))
         return found
 
     async def processes(self) -> list[dict[str, Any]]:
-        found = await _done(requests.asked_for(self._client.socket, self.known.id, "processes"))
+        found = await _done(requests.asked_for(self._client.socket, self._where, "processes"))
         return list(found["processes"])
 
     async def denials(self) -> list[dict[str, Any]]:
         """The records of its audit log that tell of refusals."""
-        return [
-            one async for one in _iterate(requests.records(self._client.socket, self.known.id, "denials"))
-        ]
+        return [one async for one in _iterate(requests.records(self._client.socket, self._where, "denials"))]
 
     async def explain(self) -> str:
         """The same for people, with what would allow it."""
-        return await _done(requests.text(self._client.socket, self.known.id, "denials", format="text"))
+        return await _done(requests.text(self._client.socket, self._where, "denials", format="text"))
 
     async def changes(self, *, diff: bool = False, paths: Sequence[str] = ()) -> list[dict[str, Any]]:
         """The first record is of all, the others one a change. diff: with what changed in files."""
         how = "json" if diff else None
-        steps = requests.records(self._client.socket, self.known.id, "changes", diff=how, path=list(paths))
+        steps = requests.records(self._client.socket, self._where, "changes", diff=how, path=list(paths))
         return [one async for one in _iterate(steps)]
 
     async def diff(self, *, paths: Sequence[str] = (), only_list: bool = False) -> str:
         """The same for people."""
         how = "list" if only_list else "text"
         return await _done(
-            requests.text(self._client.socket, self.known.id, "changes", diff=how, path=list(paths))
+            requests.text(self._client.socket, self._where, "changes", diff=how, path=list(paths))
         )
 
     async def commit(
@@ -260,18 +291,7 @@ class AsyncSandbox(Known):
         return await _done(steps)
 
     async def discard(self, *, paths: Sequence[str] = ()) -> dict[str, Any]:
-        return await _done(requests.acted(self._client.socket, self.known.id, "discard", paths=list(paths)))
-
-    async def attach(self, *, after: int | None = None, tail: int | None = None) -> AsyncAttachment:
-        """To its streams, from the beginning, a cursor, or the last so many records on."""
-        from sandlockd.client.link import Link
-
-        is_terminal = self.known.tty
-        attachment = AsyncAttachment(
-            self._client.socket, Link(self.known.id, after=after, tail=tail, is_terminal=is_terminal)
-        )
-        await attachment.connect()
-        return attachment
+        return await _done(requests.acted(self._client.socket, self._where, "discard", paths=list(paths)))
 
 
 class AsyncAttachment:

@@ -26,7 +26,7 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from sandlockd.client.errors import ApiError, ConnectionBroke, NoService
-from sandlockd.client.steps import Pause, Receive, Send, Steps, Tries, opened, problem_of, quoted, target_of
+from sandlockd.client.steps import Pause, Receive, Send, Steps, Tries, opened, problem_of, target_of
 from sandlockd.client.steps import Request as Target
 
 _HEAD = struct.Struct(">BQ")
@@ -69,13 +69,13 @@ Happened = Output | Lost | Exit
 class Link:
     """One after the other as long as it takes: `begin` for each connection.
 
-    after, tail: from where on, the first time. is_terminal: the sandbox has one.
+    where: as of requests.where_is. after, tail: from where on, the first time. is_terminal: the sandbox has one.
     """
 
     def __init__(
-        self, identifier: str, *, after: int | None = None, tail: int | None = None, is_terminal: bool = False
+        self, where: str, *, after: int | None = None, tail: int | None = None, is_terminal: bool = False
     ) -> None:
-        self._identifier = identifier
+        self._where = where
         self._after = after
         self._tail = tail
         self._is_terminal = is_terminal
@@ -98,7 +98,7 @@ class Link:
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._parts, self._rejection, self._status, self.is_accepted = [], [], 0, False
         query = {"after": self._after, "tail": self._tail if self._after is None else None}
-        path = f"/v1/sandboxes/{quoted(self._identifier)}/attach"
+        path = f"{self._where}/attach"
         self.to_send[:] = self._protocol.send(
             Request(host="localhost", target=target_of(Target("GET", path, query)))
         )

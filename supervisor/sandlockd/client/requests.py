@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from sandlockd.client.steps import Request, Steps, exchange, followed_lines, lines, patient_exchange
+from sandlockd.client.steps import Request, Steps, exchange, followed_lines, lines, patient_exchange, quoted
 from sandlockd.control.objects import (
     Dropped,
     EventObject,
+    ExecObject,
+    ExecRequest,
     LogRecord,
     RunRequest,
     SandboxList,
@@ -24,10 +26,14 @@ _ROUND_S = 3600.0  # one question of `wait` lasts at most so long
 _PAGE = 1000
 
 
-def _one(identifier: str, what: str = "") -> str:
-    from sandlockd.client.steps import quoted
+# What has an end, and is waited for.
+Program = TypeVar("Program", SandboxObject, ExecObject)
 
-    return f"{_ALL}/{quoted(identifier)}{'/' + what if what else ''}"
+
+def where_is(identifier: str, execution: int | None = None) -> str:
+    """A sandbox, or a further command in one, as all below want it."""
+    where = f"{_ALL}/{quoted(identifier)}"
+    return where if execution is None else f"{where}/exec/{execution}"
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -37,17 +43,35 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def run(socket: str, command: Sequence[str], options: Mapping[str, Any]) -> Steps[SandboxObject]:
     """Raises TypeError, ValueError: it is no request, and the service was not asked."""
+    request = _started(_ALL, RunRequest, command, options)
+    return msgspec.json.decode((yield from exchange(socket, request)), type=SandboxObject)
+
+
+def execute(socket: str, where: str, command: Sequence[str], options: Mapping[str, Any]) -> Steps[ExecObject]:
+    """Raises TypeError, ValueError."""
+    request = _started(f"{where}/exec", ExecRequest, command, options)
+    return msgspec.json.decode((yield from exchange(socket, request)), type=ExecObject)
+
+
+def executions(socket: str, where: str) -> Steps[list[ExecObject]]:
+    content = yield from exchange(socket, Request("GET", f"{where}/exec"))
+    return msgspec.json.decode(content, type=list[ExecObject])
+
+
+def _started(
+    path: str, kind: type[RunRequest | ExecRequest], command: Sequence[str], options: Mapping[str, Any]
+) -> Request:
+    """Raises TypeError, ValueError."""
     body = {"command": list(command), **_given(**options)}
-    unknown = body.keys() - set(RunRequest.__struct_fields__)
+    unknown = body.keys() - set(kind.__struct_fields__)
     if unknown:
-        raise TypeError(f"run() has no option {min(unknown)!r}")
+        raise TypeError(f"there is no option {min(unknown)!r}")
     try:
-        msgspec.convert(body, RunRequest)
+        msgspec.convert(body, kind)
         content = msgspec.json.encode(body)
     except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         raise ValueError(_told(error)) from None
-    answer = yield from exchange(socket, Request("POST", _ALL, body=msgspec.Raw(content)))
-    return msgspec.json.decode(answer, type=SandboxObject)
+    return Request("POST", path, body=msgspec.Raw(content))
 
 
 def _told(error: Exception) -> str:
@@ -69,57 +93,54 @@ def listed(socket: str, label: Sequence[str] = (), state: str | None = None) -> 
             return found
 
 
-def inspected(socket: str, identifier: str) -> Steps[SandboxObject]:
-    return _sandbox((yield from exchange(socket, Request("GET", _one(identifier)))))
+def inspected(socket: str, where: str, kind: type[Program]) -> Steps[Program]:
+    return msgspec.json.decode((yield from exchange(socket, Request("GET", where))), type=kind)
 
 
-def _sandbox(content: bytes) -> SandboxObject:
-    return msgspec.json.decode(content, type=SandboxObject)
-
-
-def asked(socket: str, identifier: str, verb: str, **body: Any) -> Steps[SandboxObject]:
+def asked(socket: str, where: str, kind: type[Program], verb: str, **body: Any) -> Steps[Program]:
     """stop, kill, pause, resume, signal: what it is afterwards."""
-    request = Request("POST", _one(identifier, verb), body=_given(**body) or None)
-    return _sandbox((yield from exchange(socket, request)))
+    request = Request("POST", f"{where}/{verb}", body=_given(**body) or None)
+    return msgspec.json.decode((yield from exchange(socket, request)), type=kind)
 
 
-def waited(socket: str, identifier: str, timeout_s: float | None) -> Steps[SandboxObject]:
+def waited(socket: str, where: str, kind: type[Program], timeout_s: float | None) -> Steps[Program]:
     """Until it has ended, or the time is up. A broken connection is made again."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     def request() -> Request:
         left_s = _ROUND_S if deadline is None else max(min(deadline - time.monotonic(), _ROUND_S), 0.0)
-        return Request("POST", _one(identifier, "wait"), body={"timeout_s": left_s})
+        return Request("POST", f"{where}/wait", body={"timeout_s": left_s})
 
     while True:
-        found = _sandbox((yield from patient_exchange(socket, request)))
+        content = yield from patient_exchange(socket, request)
+        found: Program = msgspec.json.decode(content, type=kind)
         if found.ended is not None or (deadline is not None and time.monotonic() >= deadline):
             return found
 
 
-def removed(socket: str, identifier: str, *, force: bool) -> Steps[None]:
-    yield from exchange(socket, Request("DELETE", _one(identifier), {"force": force}))
+def removed(socket: str, where: str, *, force: bool) -> Steps[None]:
+    yield from exchange(socket, Request("DELETE", where, {"force": force}))
 
 
-def asked_for(socket: str, identifier: str, what: str) -> Steps[Any]:
+def asked_for(socket: str, where: str, what: str) -> Steps[Any]:
     """processes, stats, policy."""
-    return msgspec.json.decode((yield from exchange(socket, Request("GET", _one(identifier, what)))))
+    return msgspec.json.decode((yield from exchange(socket, Request("GET", f"{where}/{what}"))))
 
 
-def records(socket: str, identifier: str, what: str, **query: Any) -> Steps[None]:
+def records(socket: str, where: str, what: str, **query: Any) -> Steps[None]:
     """denials, changes: JSON objects, a line each."""
-    return lines(socket, Request("GET", _one(identifier, what), query), msgspec.json.decode)
+    return lines(socket, Request("GET", f"{where}/{what}", query), msgspec.json.decode)
 
 
-def text(socket: str, identifier: str, what: str, **query: Any) -> Steps[str]:
+def text(socket: str, where: str, what: str, **query: Any) -> Steps[str]:
     """denials, changes: as people read it."""
-    content = yield from exchange(socket, Request("GET", _one(identifier, what), query))
+    content = yield from exchange(socket, Request("GET", f"{where}/{what}", query))
     return content.decode("utf-8", "surrogateescape")
 
 
-def acted(socket: str, identifier: str, verb: str, **body: Any) -> Steps[dict[str, Any]]:
+def acted(socket: str, where: str, verb: str, **body: Any) -> Steps[dict[str, Any]]:
     """commit, discard: what was done."""
-    request = Request("POST", _one(identifier, verb), body=_given(**body) or None)
+    request = Request("POST", f"{where}/{verb}", body=_given(**body) or None)
     found: dict[str, Any] = msgspec.json.decode((yield from exchange(socket, request)))
     return found
 
@@ -139,7 +160,7 @@ def _event_of(line: bytes) -> EventObject | Dropped:
 
 def logs(
     socket: str,
-    identifier: str,
+    where: str,
     *,
     follow: bool,
     stream: str | None,
@@ -147,17 +168,17 @@ def logs(
     tail: int | None,
 ) -> Steps[None]:
     query = {"follow": follow, "stream": stream, "after": after, "tail": tail}
-    request = Request("GET", _one(identifier, "logs"), query)
+    request = Request("GET", f"{where}/logs", query)
     return (followed_lines if follow else lines)(socket, request, _record_of)
 
 
-def events(socket: str, identifier: str | None, *, follow: bool, after: int | None) -> Steps[None]:
+def events(socket: str, where: str | None, *, follow: bool, after: int | None) -> Steps[None]:
     """Of one sandbox, or of all; those of all have no end."""
-    path = "/v1/events" if identifier is None else _one(identifier, "events")
+    path = "/v1/events" if where is None else f"{where}/events"
     request = Request("GET", path, {"follow": follow, "after": after})
     if not follow:
         return lines(socket, request, _event_of)
-    return followed_lines(socket, request, _event_of, ends=identifier is not None)
+    return followed_lines(socket, request, _event_of, ends=where is not None)
 
 
 def version(socket: str) -> Steps[Version]:

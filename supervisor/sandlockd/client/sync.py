@@ -6,14 +6,15 @@ import select
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sandlockd.client import requests
 from sandlockd.client.errors import ConnectionBroke
 from sandlockd.client.handle import Known
 from sandlockd.client.places import socket_path
+from sandlockd.client.requests import Program, where_is
 from sandlockd.client.steps import Give, Open, Pause, Receive, Send, Steps
-from sandlockd.control.objects import Dropped, EventObject, LogRecord, SandboxObject, Version
+from sandlockd.control.objects import Dropped, EventObject, ExecObject, LogRecord, SandboxObject, Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Client:
 
     def get(self, identifier: str) -> Sandbox:
         """By id, name, or a beginning or end of an id that is no other's. Raises ApiError: not-found, conflict."""
-        return Sandbox(self, _done(requests.inspected(self.socket, identifier)))
+        return Sandbox(self, _done(requests.inspected(self.socket, where_is(identifier), SandboxObject)))
 
     def events(self, *, follow: bool = False, after: int | None = None) -> Iterator[EventObject | Dropped]:
         """Of all sandboxes. follow: those to come, for ever; after: a cursor."""
@@ -130,47 +131,31 @@ class Client:
         return _done(requests.version(self.socket))
 
 
-class Sandbox(Known):
-    """One sandbox, as of the last answer: `state`, `exit_status` and all of SandboxObject are its attributes."""
+class _Running(Known[Program]):
+    """One that can end: what a sandbox and a further command in one have in common."""
 
-    def __init__(self, client: Client, known: SandboxObject) -> None:
+    def __init__(self, client: Client, known: Program) -> None:
         self._client = client
         self.known = known
 
-    def _asked(self, verb: str, **body: Any) -> Sandbox:
-        self.known = _done(requests.asked(self._client.socket, self.known.id, verb, **body))
+    def _asked(self, verb: str, **body: Any) -> Self:
+        steps = requests.asked(self._client.socket, self._where, type(self.known), verb, **body)
+        self.known = _done(steps)
         return self
 
-    def refresh(self) -> Sandbox:
-        self.known = _done(requests.inspected(self._client.socket, self.known.id))
+    def refresh(self) -> Self:
+        self.known = _done(requests.inspected(self._client.socket, self._where, type(self.known)))
         return self
 
-    def wait(self, timeout_s: float | None = None) -> Sandbox:
+    def wait(self, timeout_s: float | None = None) -> Self:
         """Until it has ended, or the time is up: `ended` says which."""
-        self.known = _done(requests.waited(self._client.socket, self.known.id, timeout_s))
+        steps = requests.waited(self._client.socket, self._where, type(self.known), timeout_s)
+        self.known = _done(steps)
         return self
 
-    def stop(self, grace_s: float | None = None) -> Sandbox:
-        """SIGTERM to its program, and after the grace the end of all. Returns when it has ended."""
-        return self._asked("stop", grace_s=grace_s)
-
-    def kill(self) -> Sandbox:
-        """Returns when it has ended."""
-        return self._asked("kill")
-
-    def signal(self, signal: int | str) -> Sandbox:
+    def signal(self, signal: int | str) -> Self:
         """To its program. A number, or a name as TERM."""
         return self._asked("signal", signal=signal)
-
-    def pause(self) -> Sandbox:
-        return self._asked("pause")
-
-    def resume(self) -> Sandbox:
-        return self._asked("resume")
-
-    def remove(self, *, force: bool = False) -> None:
-        """force: end it first, and drop its changes."""
-        _done(requests.removed(self._client.socket, self.known.id, force=force))
 
     def logs(
         self,
@@ -182,41 +167,85 @@ class Sandbox(Known):
     ) -> Iterator[LogRecord | Dropped]:
         """What it wrote. follow: until it has ended. stream: stdout, stderr or tty. tail: the last so many records."""
         steps = requests.logs(
-            self._client.socket, self.known.id, follow=follow, stream=stream, after=after, tail=tail
+            self._client.socket, self._where, follow=follow, stream=stream, after=after, tail=tail
         )
         return _iterate(steps)
 
+    def attach(self, *, after: int | None = None, tail: int | None = None) -> Attachment:
+        """To its streams, from the beginning, a cursor, or the last so many records on."""
+        from sandlockd.client.link import Link
+
+        is_terminal = self.known.tty
+        return Attachment(
+            self._client.socket, Link(self._where, after=after, tail=tail, is_terminal=is_terminal)
+        )
+
+
+class Execution(_Running[ExecObject]):
+    """A further command in a sandbox, as of the last answer: `exit_status` and all of ExecObject are its attributes."""
+
+
+class Sandbox(_Running[SandboxObject]):
+    """One sandbox, as of the last answer: `state`, `exit_status` and all of SandboxObject are its attributes."""
+
+    def exec(self, command: Sequence[str], **options: Any) -> Execution:
+        """Start a further command in it. options: as in sandlockd.control.objects.ExecRequest."""
+        steps = requests.execute(self._client.socket, self._where, command, options)
+        return Execution(self._client, _done(steps))
+
+    def executions(self) -> list[Execution]:
+        found = _done(requests.executions(self._client.socket, self._where))
+        return [Execution(self._client, one) for one in found]
+
+    def stop(self, grace_s: float | None = None) -> Self:
+        """SIGTERM to its program, and after the grace the end of all. Returns when it has ended."""
+        return self._asked("stop", grace_s=grace_s)
+
+    def kill(self) -> Self:
+        """Returns when it has ended."""
+        return self._asked("kill")
+
+    def pause(self) -> Self:
+        return self._asked("pause")
+
+    def resume(self) -> Self:
+        return self._asked("resume")
+
+    def remove(self, *, force: bool = False) -> None:
+        """force: end it first, and drop its changes."""
+        _done(requests.removed(self._client.socket, self._where, force=force))
+
     def events(self, *, follow: bool = False, after: int | None = None) -> Iterator[EventObject | Dropped]:
         """What happened to it. follow: until it is removed."""
-        return _iterate(requests.events(self._client.socket, self.known.id, follow=follow, after=after))
+        return _iterate(requests.events(self._client.socket, self._where, follow=follow, after=after))
 
     def stats(self) -> dict[str, Any]:
         """What it uses now: cpu (seconds), memory (bytes), processes, calls, denials. Of one that has ended: usage."""
-        found: dict[str, Any] = _done(requests.asked_for(self._client.socket, self.known.id, "stats"))
+        found: dict[str, Any] = _done(requests.asked_for(self._client.socket, self._where, "stats"))
         return found
 
     def processes(self) -> list[dict[str, Any]]:
-        found = _done(requests.asked_for(self._client.socket, self.known.id, "processes"))
+        found = _done(requests.asked_for(self._client.socket, self._where, "processes"))
         return list(found["processes"])
 
     def denials(self) -> list[dict[str, Any]]:
         """The records of its audit log that tell of refusals."""
-        return list(_iterate(requests.records(self._client.socket, self.known.id, "denials")))
+        return list(_iterate(requests.records(self._client.socket, self._where, "denials")))
 
     def explain(self) -> str:
         """The same for people, with what would allow it."""
-        return _done(requests.text(self._client.socket, self.known.id, "denials", format="text"))
+        return _done(requests.text(self._client.socket, self._where, "denials", format="text"))
 
     def changes(self, *, diff: bool = False, paths: Sequence[str] = ()) -> list[dict[str, Any]]:
         """The first record is of all, the others one a change. diff: with what changed in files."""
         how = "json" if diff else None
-        steps = requests.records(self._client.socket, self.known.id, "changes", diff=how, path=list(paths))
+        steps = requests.records(self._client.socket, self._where, "changes", diff=how, path=list(paths))
         return list(_iterate(steps))
 
     def diff(self, *, paths: Sequence[str] = (), only_list: bool = False) -> str:
         """The same for people."""
         how = "list" if only_list else "text"
-        return _done(requests.text(self._client.socket, self.known.id, "changes", diff=how, path=list(paths)))
+        return _done(requests.text(self._client.socket, self._where, "changes", diff=how, path=list(paths)))
 
     def commit(
         self,
@@ -239,16 +268,7 @@ class Sandbox(Known):
         return _done(steps)
 
     def discard(self, *, paths: Sequence[str] = ()) -> dict[str, Any]:
-        return _done(requests.acted(self._client.socket, self.known.id, "discard", paths=list(paths)))
-
-    def attach(self, *, after: int | None = None, tail: int | None = None) -> Attachment:
-        """To its streams, from the beginning, a cursor, or the last so many records on."""
-        from sandlockd.client.link import Link
-
-        is_terminal = self.known.tty
-        return Attachment(
-            self._client.socket, Link(self.known.id, after=after, tail=tail, is_terminal=is_terminal)
-        )
+        return _done(requests.acted(self._client.socket, self._where, "discard", paths=list(paths)))
 
 
 class Attachment:
