@@ -90,6 +90,20 @@ def test_it_is_signalled_stopped_and_killed(served: Served) -> None:
     assert _run(served, ["sleep", "100"]).kill().exit_status == 128 + signal.SIGKILL
 
 
+def test_further_commands_run_in_it(served: Served) -> None:
+    sandbox = _run(served, ["sleep", "100"])
+    execution = sandbox.exec(["sh", "-c", "cat; exit 3"], stdin=True)
+    with execution.attach() as attachment:
+        attachment.send(b"in\n")
+        attachment.end_input()
+        assert _text(list(attachment), "stdout") == b"in\n"
+    assert execution.wait().exit_status == 3
+    assert [one.data for one in execution.logs() if isinstance(one, LogRecord)] == ["in\n"]
+    other = sandbox.exec(["sleep", "100"]).signal("TERM").wait()
+    assert other.exit_status == 128 + signal.SIGTERM
+    assert [one.number for one in sandbox.executions()] == [execution.number, other.number]
+
+
 def test_changes_are_reviewed_and_decided(served: Served) -> None:
     work = served.runner.place.empty_work()
     sandbox = _run(served, ["sh", "-c", "echo a > a; echo b > b"], workdir=str(work)).wait()

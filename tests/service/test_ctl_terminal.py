@@ -132,7 +132,7 @@ def test_without_a_terminal_of_its_own_ours_stays_as_it_is(ctl: Ctl) -> None:
         assert terminal.wait() == 5
 
 
-def test_stopped_from_the_keyboard_the_program_stops_too_and_goes_on(ctl: Ctl) -> None:
+def test_stopped_from_the_keyboard_it_is_paused_until_we_go_on(ctl: Ctl) -> None:
     require("bash")
     script = f"{ctl.command} run -- sh -c 'echo ready; while :; do sleep 0.02; done'"
     with open_terminal(
@@ -145,17 +145,11 @@ def test_stopped_from_the_keyboard_the_program_stops_too_and_goes_on(ctl: Ctl) -
         terminal.send(script.encode() + b"\r")
         terminal.expect(rb"ready\r\n")
         (made,) = ctl.served.get("/v1/sandboxes")["sandboxes"]
-        where = f"/v1/sandboxes/{made['id']}/processes"
-
-        def states() -> set[str]:
-            found = ctl.served.get(where)["processes"]
-            return {one["state"] for one in found if one["name"] == "sh"}
-
         terminal.send(b"\x1a")
         terminal.expect(rb"Stopped")
-        until(lambda: states() == {"T"}, "the program stands still")
+        assert ctl.served.until_state(made["id"], "paused")
         terminal.bring_to_front()
-        until(lambda: "T" not in states(), "it goes on")
+        assert ctl.served.until_state(made["id"], "running")
         terminal.send(b"\x03")
         terminal.expect(rb"\[prompt\]")
         terminal.send(b"exit\r")

@@ -261,21 +261,28 @@ class _Here:
         threading.Thread(target=acted, daemon=True).start()
 
     def _stop(self) -> None:
-        """As in the foreground, the program stops with us, unless its terminal is its own."""
+        """As in the foreground it stands still with us, unless its terminal is its own: then keys stop it."""
         has_terminal = self._program.known.tty
         if not has_terminal:
-            self._signal_now(signal.SIGTSTP)
+            self._hold(True)
         self._raw.leave()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._raw.enter()
         if has_terminal:
             self._resize()
         else:
-            self._signal_now(signal.SIGCONT)
+            self._hold(False)
 
-    def _signal_now(self, number: int) -> None:
+    def _hold(self, is_held: bool) -> None:
+        """Not by SIGTSTP: nothing is stopped by that in a session without a shell (setpgid(2), orphaned groups)."""
+        program = self._program
         with contextlib.suppress(ServiceError):  # it has ended meanwhile: we are told
-            self._program.signal(int(number))
+            if not isinstance(program, Sandbox):
+                program.signal(int(signal.SIGSTOP if is_held else signal.SIGCONT))
+            elif is_held:
+                program.pause()
+            else:
+                program.resume()
 
     def _resize(self) -> None:
         if not self._is_raw:
