@@ -258,7 +258,7 @@ class Sandbox(_Running[SandboxObject]):
         """Put its changes into the tree. digest: of the list that was reviewed. Returns what was done."""
         steps = requests.acted(
             self._client.socket,
-            self.known.id,
+            self._where,
             "commit",
             paths=list(paths),
             force=list(force),
