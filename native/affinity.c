@@ -35,7 +35,7 @@ static int set_mask(int32_t tid, const cpu_set_t *mask, size_t length)
 
 int slk_may_confine(const struct slk_engine *engine)
 {
-	return engine->sync_now && slk_now_ns() >= engine->unconfined_until_ns;
+	return engine->pulls && slk_now_ns() >= engine->unconfined_until_ns;
 }
 
 int slk_confine(int32_t tid, struct slk_confined *ret_confined)

@@ -44,19 +44,33 @@ struct slk_slot *slk_slot_in_use(struct slk_engine *engine, uint32_t slot)
 	return &engine->slots[slot];
 }
 
-void slk_slot_release(struct slk_slot *slot)
+void slk_slot_release(struct slk_engine *engine, struct slk_slot *slot)
 {
+	if (slot->phase == SLK_PHASE_FREE)
+		return;
 	slot->notif_id = 0;
 	slot->phase = SLK_PHASE_FREE;
+	slk_listener_released(engine, slot->listener);
 }
 
-int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags)
+int slk_slot_alive(const struct slk_engine *engine, const struct slk_slot *slot)
+{
+	return slk_notif_id_valid(engine->listeners[slot->listener].fd, slot->notif_id) == 1;
+}
+
+int slk_request_alive(const struct slk_engine *engine, const struct slk_request *request)
+{
+	return slk_notif_id_valid(engine->listeners[request->listener].fd, request->notif_id) == 1;
+}
+
+int slk_respond(struct slk_engine *engine, uint32_t listener, uint64_t notif_id, int64_t value, int32_t error,
+		uint32_t flags)
 {
 	struct seccomp_notif_resp response = {.id = notif_id, .val = value, .error = error, .flags = flags};
 	int result;
 
 	do
-		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SEND, &response);
+		result = ioctl(engine->listeners[listener].fd, SECCOMP_IOCTL_NOTIF_SEND, &response);
 	while (result < 0 && errno == EINTR);
 	if (result == 0)
 		return 0;
@@ -75,13 +89,13 @@ int slk_answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t
 	slot->value = value;
 	slot->error = error;
 	slot->phase = SLK_PHASE_PREPARED;
-	result = slk_respond(engine, slot->notif_id, value, error, flags);
+	result = slk_respond(engine, slot->listener, slot->notif_id, value, error, flags);
 	if (result < 0 && result != -ENOENT) {
 		engine->counts.failed++;
-		slk_respond(engine, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
+		slk_respond(engine, slot->listener, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
 	}
 	slk_timing_end(engine->timing, index, slot->nr);
-	slk_slot_release(slot);
+	slk_slot_release(engine, slot);
 	return result;
 }
 
@@ -175,7 +189,7 @@ static int inject_now(const struct slk_engine *engine, const struct slk_slot *sl
 	int number;
 
 	do
-		number = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+		number = ioctl(engine->listeners[slot->listener].fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
 	while (number < 0 && errno == EINTR);
 	if (number < 0 && errno == ESRCH)
 		return -ENOENT; /* killed while it was to take it */
@@ -237,7 +251,7 @@ int slk_exchange_fd(struct slk_engine *engine, uint32_t index, int32_t fd, int32
 	injection.id = slot->notif_id;
 	slk_note_given(engine, fd);
 	do
-		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
+		result = ioctl(engine->listeners[slot->listener].fd, SECCOMP_IOCTL_NOTIF_ADDFD, &injection);
 	while (result < 0 && errno == EINTR);
 	return result < 0 ? -errno : 0;
 }
@@ -255,7 +269,7 @@ int slk_answer_given(struct slk_engine *engine, uint32_t index, int number)
 	}
 	if (number == -ENOENT) {
 		engine->counts.vanished++;
-		slk_slot_release(slot);
+		slk_slot_release(engine, slot);
 		return -ENOENT;
 	}
 	/* EMFILE is the program's own limit and its to see */
@@ -280,5 +294,5 @@ int slk_answer_alive(struct slk_engine *engine, uint32_t index)
 
 	if (!slot)
 		return -EBADSLT;
-	return slk_notif_id_valid(engine->listener_fd, slot->notif_id) == 1 ? 1 : -ENOENT;
+	return slk_slot_alive(engine, slot) ? 1 : -ENOENT;
 }

@@ -68,6 +68,8 @@ enum slk_stage {
 	SLK_STAGE_SECCOMP,
 	SLK_STAGE_HANDOVER,
 	SLK_STAGE_EXEC,
+	SLK_STAGE_WORDS,   /* of a further program: what it is told could not be read, */
+	SLK_STAGE_COMMAND, /* and no file that it may be was found, or the first one is no program */
 };
 
 struct slk_rlimit {
@@ -91,6 +93,7 @@ struct slk_launch_plan {
 	uint8_t scope_signals; /* init confines its own signals to its descendants */
 	uint8_t new_session;   /* setsid(2), and stdio[0] becomes the controlling terminal when it is one */
 	uint8_t drop_capabilities;
+	uint8_t keeps_ruleset; /* init does, for further programs (SLK_ORDER_EXECUTE); without, there are none */
 	int32_t stdio[3];   /* -1: inherit, -2: closed */
 	int32_t ruleset_fd; /* -1: no Landlock */
 	int32_t umask;      /* -1: inherit */
@@ -118,6 +121,7 @@ enum slk_report_kind {
 	SLK_REPORT_LIMIT,     /* status: enum slk_limit, for which everything is ended now; used_ns */
 	SLK_REPORT_DONE,      /* nothing of the sandbox is left; usage of all that was reaped */
 	SLK_REPORT_GONE,      /* init has closed its end */
+	SLK_REPORT_EXECUTED,  /* a further program has ended: pid, status; its serial as in all reports of it */
 };
 
 enum slk_limit {
@@ -138,6 +142,7 @@ struct slk_report {
 	int32_t status;
 	int32_t stop;
 	int32_t fd;
+	uint32_t serial;        /* of the order that it was started with, if it is of a further program; else 0 */
 	uint64_t user_us;
 	uint64_t system_us;
 	uint64_t peak_rss_bytes;
@@ -157,6 +162,8 @@ enum slk_order_kind {
 	SLK_ORDER_PAUSE,     /* nobody runs until RESUME; see throttle.c */
 	SLK_ORDER_RESUME,
 	SLK_ORDER_KILL,      /* everything, now */
+	SLK_ORDER_EXECUTE,   /* start a further program; see slk_order_execute */
+	SLK_ORDER_SIGNAL_EXECUTED, /* to the one with this serial */
 };
 
 enum slk_restart_end {
@@ -192,7 +199,7 @@ struct slk_rewrite {
 struct slk_order {
 	int32_t kind;
 	int32_t number;  /* of the signal, the stop or the thread */
-	uint32_t serial; /* of an order that is acknowledged */
+	uint32_t serial; /* of an order that is acknowledged, or of a further program */
 	struct slk_rewrite rewrite;
 };
 
@@ -202,6 +209,25 @@ int slk_launch(const struct slk_launch_plan *plan, int *ret_control_fd);
 /* One report, if there is one: 1, or 0 when none came within timeout_ms (-1: for ever). */
 int slk_report_read(int control_fd, int timeout_ms, struct slk_report *ret_report);
 int slk_order_send(int control_fd, const struct slk_order *order);
+
+/* So many further programs are alive at once, at most: init takes a further order for something that it does not
+ * understand. Who orders counts those whose end or failure it has not heard of. */
+#define SLK_EXECUTED_MAX 16
+#define SLK_WORDS_BYTES_MAX 4194304
+
+/* What a further program is told: this head, and behind it as many words as it says, each ended by a NUL, in this order; in
+ * a memfd that nobody can change (F_SEAL_WRITE, F_SEAL_SHRINK, F_SEAL_GROW). */
+struct slk_words {
+	uint32_t directories;  /* 1: where it starts, absolute */
+	uint32_t candidates;   /* the paths that it may be, as PATH has them, or the one that was named: at least 1 */
+	uint32_t arguments;    /* at least 1 */
+	uint32_t environments; /* NAME=VALUE */
+};
+
+/* Have init start one in the place of its plan's program: the first candidate that is there, looked up as the program that
+ * it becomes. Its reports are LISTENER, then FAILED or EXECUTED; or FAILED alone. All descriptors are borrowed. Does not wait.
+ * serial: not 0, and nobody else's. */
+int slk_order_execute(int control_fd, uint32_t serial, const int32_t *stdio, int words_fd);
 /* A descriptor that becomes readable when one of the signals arrives; the caller's thread blocks them. */
 int slk_signal_fd(uint64_t signals);
 /* One signal from it: its number, 0 if none; ret_code is si_code, ret_pid the sender. */
@@ -348,6 +374,7 @@ struct slk_request {
 	int32_t tid;
 	int32_t nr;
 	uint32_t slot;
+	uint32_t listener; /* by which it came: 0, the program's; else slk_engine_attach_further's number */
 	int16_t reason;
 	int16_t path_error; /* errno, 0 when path holds path_length bytes */
 	int32_t may_wait;   /* continued, it may wait in the kernel for a signal to end it */
@@ -385,6 +412,13 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 void slk_engine_destroy(struct slk_engine *engine);
 /* The listener stays the caller's; returns 1 where SYNC_WAKE_UP took, 0 where the kernel lacks it. */
 int slk_engine_attach(struct slk_engine *engine, int listener_fd);
+/* That of a further program, served beside the first one; taken, and closed when its last task is dead and nothing of it
+ * waits for an answer. By the thread that drains or pumps. Its number, from 1 on; -ENOSPC: there are as many as can be. */
+int slk_engine_attach_further(struct slk_engine *engine, int listener_fd);
+/* How many of those there are. */
+uint32_t slk_engine_further(const struct slk_engine *engine);
+/* Readable when one of them has something to say: for who waits by himself, and drains then. */
+int slk_engine_further_fd(const struct slk_engine *engine);
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts);
 /* Of each number that was answered: how many were filled in. */
 int slk_engine_times(const struct slk_engine *engine, struct slk_times *ret_times, uint32_t capacity);
@@ -767,6 +801,9 @@ uint64_t slk_break_known(struct slk_engine *engine, int32_t tid, uint64_t end);
  * (CONFIG_PROC_CHILDREN). */
 int slk_engine_limit_processes(struct slk_engine *engine, uint32_t limit, uint32_t task_limit, uint32_t refusals_at_once,
 			       int32_t init_pid, int control_fd);
+/* 1: there is room for a process more, that is about to be made below init, and it counts. 0: there is none. By the thread
+ * that drains or pumps. */
+int slk_engine_process_fits(struct slk_engine *engine);
 /* 1: some wait for others; to be drained again soon, whether or not anything comes. Pumping does so by itself. */
 int slk_engine_holds_forks(const struct slk_engine *engine);
 

@@ -29,17 +29,18 @@ struct failure {
 	enum slk_stage stage;
 	int error;
 	int swept; /* the control socket is CONTROL_FD already */
+	int which; /* of the candidates */
 };
 
-static int join_session(const struct slk_launch_plan *plan)
+static int lead_session(const struct slk_launch_plan *plan)
 {
-	if (!plan->new_session)
-		return 0;
-	if (setsid() < 0)
-		return -errno;
-	if (isatty(0) && ioctl(0, TIOCSCTTY, 0) < 0)
-		return -errno;
-	return 0;
+	return plan->new_session && setsid() < 0 ? -errno : 0;
+}
+
+/* Once it is descriptor 0. */
+static int take_terminal(const struct slk_launch_plan *plan)
+{
+	return plan->new_session && isatty(0) && ioctl(0, TIOCSCTTY, 0) < 0 ? -errno : 0;
 }
 
 /* Move all out of the way first: one descriptor may stand for several, and stand in the way of another. */
@@ -162,10 +163,10 @@ static int install_filter(const struct slk_launch_plan *plan)
 	return fd < 0 ? -errno : (int)fd;
 }
 
-static int hand_over(int listener_fd, pid_t self)
+static int hand_over(int listener_fd, pid_t self, uint32_t serial)
 {
 	/* Every call from here to exec may be trapped, and nobody has the listener yet: sendmsg and close only. */
-	struct slk_report report = {.kind = SLK_REPORT_LISTENER, .pid = self, .fd = -1};
+	struct slk_report report = {.kind = SLK_REPORT_LISTENER, .pid = self, .fd = -1, .serial = serial};
 	int result = slk_report_send(CONTROL_FD, &report, listener_fd);
 
 	close(listener_fd);
@@ -176,21 +177,65 @@ static int hand_over(int listener_fd, pid_t self)
 	do {                                                                                                           \
 		int result_ = (call);                                                                                  \
 		if (result_ < 0)                                                                                       \
-			return (struct failure){name, -result_, swept};                                                \
+			return (struct failure){name, -result_, swept, 0};                                              \
 	} while (0)
 
-/* Returns only on failure. */
-static struct failure become_program(const struct slk_launch_plan *plan, int control_fd)
+/* As launch/command.py has it, for what is there now: 0, or an errno. EISDIR; ENOEXEC: not to be executed. */
+static int look_at(const char *path)
 {
-	pid_t self = getpid(); /* later it may be trapped */
+	struct stat status;
+
+	if (stat(path, &status) < 0)
+		return errno;
+	if (S_ISDIR(status.st_mode))
+		return EISDIR;
+	return S_ISREG(status.st_mode) && access(path, X_OK) == 0 ? 0 : ENOEXEC;
+}
+
+/* Which of the candidates; or -errno, of the first that is there. */
+static int choose(const struct slk_told *told)
+{
+	int problem = 0, last = ENOENT;
+
+	for (int which = 0; told->candidates[which]; which++) {
+		last = look_at(told->candidates[which]);
+		if (last == 0)
+			return which;
+		if (!problem && last != ENOENT && last != ENOTDIR)
+			problem = last;
+	}
+	return -(problem ? problem : last);
+}
+
+/* The program's own way from here: what it asks is trapped, and judged as any program's. Returns only on failure. */
+static struct failure become_further(const struct slk_told *told)
+{
+	const int swept = 1;
+	int which;
+
+	STEP(SLK_STAGE_DIRECTORY, told->directory && chdir(told->directory) < 0 ? -errno : 0);
+	STEP(SLK_STAGE_COMMAND, which = choose(told));
+	execve(told->candidates[which], told->arguments, told->environment);
+	if (errno == ENOEXEC) {
+		told->shell_arguments[1] = told->candidates[which];
+		execve(told->shell_arguments[0], told->shell_arguments, told->environment);
+	}
+	return (struct failure){SLK_STAGE_EXEC, errno, swept, which};
+}
+
+/* Returns only on failure. told: NULL, of the plan's own program. */
+static struct failure become_program(const struct slk_launch_plan *plan, int control_fd, pid_t self, uint32_t serial,
+				     const struct slk_told *told)
+{
 	int swept = 0;
 	int listener;
 
+	STEP(SLK_STAGE_SESSION, lead_session(plan));
 	STEP(SLK_STAGE_STDIO, place_stdio(plan));
-	STEP(SLK_STAGE_SESSION, join_session(plan)); /* the terminal is on 0 by now */
+	STEP(SLK_STAGE_TERMINAL, take_terminal(plan));
 	STEP(SLK_STAGE_DESCRIPTORS, sweep(plan, control_fd));
 	swept = 1;
-	STEP(SLK_STAGE_DIRECTORY, plan->directory && chdir(plan->directory) < 0 ? -errno : 0);
+	STEP(SLK_STAGE_DIRECTORY, !told && plan->directory && chdir(plan->directory) < 0 ? -errno : 0);
 	if (plan->umask >= 0)
 		umask((mode_t)plan->umask);
 	STEP(SLK_STAGE_CAPABILITIES, drop_capabilities(plan));
@@ -198,18 +243,48 @@ static struct failure become_program(const struct slk_launch_plan *plan, int con
 	STEP(SLK_STAGE_RLIMITS, set_rlimits(plan));
 	STEP(SLK_STAGE_SIGNALS, reset_signals(plan));
 	STEP(SLK_STAGE_SECCOMP, listener = install_filter(plan));
-	STEP(SLK_STAGE_HANDOVER, hand_over(listener, self));
+	STEP(SLK_STAGE_HANDOVER, hand_over(listener, self, serial));
+	if (told)
+		return become_further(told);
 	execve(plan->executable, plan->argv, plan->envp);
 	if (errno == ENOEXEC && plan->shell_argv)
 		execve(plan->shell_argv[0], plan->shell_argv, plan->envp);
-	return (struct failure){SLK_STAGE_EXEC, errno, swept};
+	return (struct failure){SLK_STAGE_EXEC, errno, swept, 0};
+}
+
+static _Noreturn void fail(const struct failure *failure, int control_fd, pid_t self, uint32_t serial)
+{
+	struct slk_report report = {
+		.kind = SLK_REPORT_FAILED,
+		.pid = self,
+		.stage = (int32_t)failure->stage,
+		.error = failure->error,
+		.status = failure->which,
+		.fd = -1,
+		.serial = serial,
+	};
+
+	/* Before the sweep the socket has its old number, and 3 may be anything. */
+	slk_report_send(failure->swept ? CONTROL_FD : control_fd, &report, -1);
+	_exit(127);
 }
 
 _Noreturn void slk_child_main(const struct slk_launch_plan *plan, int control_fd)
 {
-	struct failure failure = become_program(plan, control_fd);
+	pid_t self = getpid(); /* later it may be trapped */
+	struct failure failure = become_program(plan, control_fd, self, 0, NULL);
 
-	/* Before the sweep the socket has its old number, and 3 may be anything. */
-	slk_report_failure(failure.swept ? CONTROL_FD : control_fd, failure.stage, failure.error);
-	_exit(127);
+	fail(&failure, control_fd, self, 0);
+}
+
+_Noreturn void slk_further_main(const struct slk_launch_plan *plan, int control_fd, uint32_t serial, int words_fd)
+{
+	pid_t self = getpid();
+	struct slk_told told;
+	int result = slk_words_read(words_fd, &told);
+	struct failure failure = {SLK_STAGE_WORDS, -result, 0, 0};
+
+	if (result == 0)
+		failure = become_program(plan, control_fd, self, serial, &told);
+	fail(&failure, control_fd, self, serial);
 }

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -72,8 +73,8 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		free(engine);
 		return -ENOMEM;
 	}
-	engine->listener_fd = -1;
 	engine->newcomers_fd = -1;
+	result = slk_listeners_create(engine);
 	slk_bases_create(engine);
 	engine->timing = slk_timing_create();
 	engine->uid = (uint32_t)geteuid();
@@ -92,7 +93,8 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		engine->tells_listings |= config->own_pids || config->zones[i].flags & SLK_ZONE_TOLD;
 	}
 	memcpy(engine->calls, config->calls, config->call_count * sizeof(*config->calls));
-	result = copy_refusals(engine, config);
+	if (result == 0)
+		result = copy_refusals(engine, config);
 	if (result == 0)
 		result = slk_newcomers_create(engine);
 	if (result == 0)
@@ -114,6 +116,7 @@ void slk_engine_destroy(struct slk_engine *engine)
 		timer_delete(engine->patience);
 	slk_forks_destroy(engine->forks);
 	slk_newcomers_destroy(engine);
+	slk_listeners_destroy(engine);
 	slk_bases_destroy(engine);
 	slk_timing_destroy(engine->timing);
 	slk_zones_destroy(engine->zones);
@@ -121,30 +124,6 @@ void slk_engine_destroy(struct slk_engine *engine)
 	munmap(engine->shared, sizeof(*engine->shared));
 	munmap(engine->slots, slk_ledger_bytes());
 	free(engine);
-}
-
-static void set_sync(struct slk_engine *engine, int on)
-{
-	unsigned long flags = on ? SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP : 0UL;
-	int result;
-
-	if (!engine->sync_wake_up || engine->sync_now == on)
-		return;
-	do
-		result = ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags);
-	while (result < 0 && errno == EINTR);
-	if (result == 0)
-		engine->sync_now = on;
-}
-
-int slk_engine_attach(struct slk_engine *engine, int listener_fd)
-{
-	engine->listener_fd = listener_fd;
-	engine->sync_now = 0;
-	engine->sync_wake_up = 1;
-	set_sync(engine, 1);
-	engine->sync_wake_up = engine->sync_now; /* Linux 6.6; slower without */
-	return engine->sync_wake_up;
 }
 
 void slk_engine_ids_changed(struct slk_engine *engine)
@@ -163,27 +142,6 @@ int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts 
 	return 0;
 }
 
-/* HUP: the last task with the filter is a zombie. ERR, NVAL: never again anything to receive. */
-static int state_of(short revents)
-{
-	if (revents & POLLIN)
-		return SLK_NOTIF_PENDING;
-	return revents ? SLK_NOTIF_TERMINAL : SLK_NOTIF_EMPTY;
-}
-
-int slk_listener_state(int listener_fd)
-{
-	struct pollfd listener = {listener_fd, POLLIN, 0};
-	int ready;
-
-	do
-		ready = poll(&listener, 1, 0);
-	while (ready < 0 && errno == EINTR);
-	if (ready < 0)
-		return -errno;
-	return state_of(listener.revents);
-}
-
 /* ---- receiving ---- */
 
 /* The log is owed the cause. */
@@ -197,13 +155,13 @@ static void failed(struct slk_request *request, int error)
 
 /* 1: request is filled, and owns a slot or says that it could not be served; 0: nothing to handle (it vanished). -errno:
  * the listener is none any more. */
-static int receive(struct slk_engine *engine, struct slk_request *request)
+static int receive(struct slk_engine *engine, uint32_t listener, struct slk_request *request)
 {
 	struct seccomp_notif notif;
 	struct slk_slot *slot;
 
 	memset(&notif, 0, sizeof(notif)); /* the kernel insists */
-	if (ioctl(engine->listener_fd, SECCOMP_IOCTL_NOTIF_RECV, &notif) < 0) {
+	if (ioctl(engine->listeners[listener].fd, SECCOMP_IOCTL_NOTIF_RECV, &notif) < 0) {
 		if (errno != ENOENT && errno != EINTR)
 			return -errno;
 		engine->counts.vanished++; /* ENOENT: withdrawn meanwhile; EINTR: the poll will tell again */
@@ -216,6 +174,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	memcpy(request->args, notif.data.args, sizeof(request->args));
 	request->tid = (int32_t)notif.pid;
 	request->nr = notif.data.nr;
+	request->listener = listener;
 	request->slot = slot ? (uint32_t)(slot - engine->slots) : SLK_SLOTS_MAX;
 	request->reason = SLK_REASON_SLOW;
 	request->path_error = 0;
@@ -225,7 +184,7 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	if (!slot || (int32_t)notif.pid <= 0 || notif.data.arch != engine->native_arch || notif.data.nr < 0 ||
 	    notif.data.nr >= SLK_CALLS_MAX) {
 		failed(request, slot ? ENOSYS : ENOMEM);
-		slk_respond(engine, notif.id, 0, -request->path_error, 0);
+		slk_respond(engine, listener, notif.id, 0, -request->path_error, 0);
 		engine->counts.failed++;
 		return 1;
 	}
@@ -236,6 +195,8 @@ static int receive(struct slk_engine *engine, struct slk_request *request)
 	slot->tid = (int32_t)notif.pid;
 	slot->nr = notif.data.nr;
 	slot->phase = SLK_PHASE_RECEIVED;
+	slot->listener = listener;
+	engine->listeners[listener].open++;
 	slk_timing_begin(engine->timing, request->slot);
 	return 1;
 }
@@ -366,8 +327,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		/* What we read may have been a stranger's. Letting a call go on asks that by itself: of one whose caller
 		 * is gone nothing comes but ENOENT. */
 		if ((judged != 0 || request->may_wait || engine->tell_granted) &&
-		    slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
-			slk_slot_release(&engine->slots[request->slot]);
+		    !slk_request_alive(engine, request)) {
+			slk_slot_release(engine, &engine->slots[request->slot]);
 			engine->counts.vanished++;
 			return 0;
 		}
@@ -398,8 +359,8 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		break;
 	case SLK_CALL_MEMORY:
 		judged = slk_memory_call(engine, request);
-		if (judged != 0 && slk_notif_id_valid(engine->listener_fd, request->notif_id) != 1) {
-			slk_slot_release(&engine->slots[request->slot]);
+		if (judged != 0 && !slk_request_alive(engine, request)) {
+			slk_slot_release(engine, &engine->slots[request->slot]);
 			engine->counts.vanished++;
 			return 0;
 		}
@@ -471,7 +432,59 @@ static uint32_t answer_held(struct slk_engine *engine, struct slk_request *batch
 	return kept;
 }
 
-/* state: what the caller's own poll has just said, so that the first one here can be spared. */
+/* All that is queued, as far as there is room; returns the state then. From one that is alone nothing more is to be
+ * expected: ret_unseen. */
+static int receive_queued(struct slk_engine *engine, uint32_t listener, int state, struct slk_request *batch, uint32_t kept,
+			  uint32_t capacity, uint32_t *end, int *ret_unseen)
+{
+	while (*end < capacity && state == SLK_NOTIF_PENDING) {
+		int received = receive(engine, listener, &batch[*end]);
+
+		if (received > 0 && *end == kept && is_alone(engine, batch[*end].tid)) {
+			++*end;
+			*ret_unseen = 1;
+			return SLK_NOTIF_EMPTY;
+		}
+		*end += received > 0;
+		state = received < 0 ? received : slk_listener_state(engine->listeners[listener].fd);
+	}
+	return state;
+}
+
+/* From the further listeners. PENDING: there may be more. One that has come to its end, or is none any more, is dropped:
+ * what it might have asked fails. */
+static int receive_further(struct slk_engine *engine, struct slk_request *batch, uint32_t kept, uint32_t capacity,
+			   uint32_t *end, int *ret_unseen)
+{
+	struct epoll_event events[SLK_LISTENERS_MAX];
+	int count = engine->further_count ? epoll_wait(engine->further_fd, events, SLK_LISTENERS_MAX, 0) : 0;
+	int more = SLK_NOTIF_EMPTY;
+
+	for (int i = 0; i < count; i++) {
+		uint32_t listener = events[i].data.u32;
+		int state = events[i].events & EPOLLIN ? SLK_NOTIF_PENDING : SLK_NOTIF_TERMINAL;
+
+		state = receive_queued(engine, listener, state, batch, kept, capacity, end, ret_unseen);
+		if (state == SLK_NOTIF_PENDING)
+			more = SLK_NOTIF_PENDING;
+		else if (state != SLK_NOTIF_EMPTY)
+			slk_listener_ended(engine, listener);
+	}
+	return more;
+}
+
+/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
+static void choose_wakes(struct slk_engine *engine, const struct slk_request *batch, uint32_t count)
+{
+	int on = count <= 1;
+
+	slk_set_sync(&engine->listeners[0], on);
+	engine->pulls = engine->listeners[0].sync_now;
+	for (uint32_t i = 0; engine->further_count && i < count; i++)
+		slk_set_sync(&engine->listeners[batch[i].listener], on);
+}
+
+/* state: what the caller's own poll has just said of the first listener, so that the first one here can be spared. */
 static int drain(struct slk_engine *engine, int state, struct slk_request *batch, uint32_t capacity,
 		 uint32_t *ret_count)
 {
@@ -481,24 +494,13 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 	kept = answer_held(engine, batch, capacity);
 	for (uint32_t rounds = 1;; rounds++) {
 		uint32_t end = kept;
-		int unseen = 0;
+		int unseen = 0, further_unseen = 0, further;
 
-		while (end < capacity && state == SLK_NOTIF_PENDING) {
-			int received = receive(engine, &batch[end]);
-
-			if (received > 0 && end == kept && is_alone(engine, batch[end].tid)) {
-				end++;
-				state = SLK_NOTIF_EMPTY;
-				unseen = 1;
-				break;
-			}
-			end += received > 0;
-			state = received < 0 ? received : slk_listener_state(engine->listener_fd);
-		}
+		state = receive_queued(engine, 0, state, batch, kept, capacity, &end, &unseen);
+		further = receive_further(engine, batch, kept, capacity, &end, &further_unseen);
 		if (engine->forks)
 			slk_forks_next_round(engine->forks);
-		/* One caller: wake it here, it is what we wait for. Several: let them spread over the CPUs. */
-		set_sync(engine, end - kept <= 1);
+		choose_wakes(engine, batch + kept, end - kept);
 		for (uint32_t i = kept; i < end; i++) {
 			if (!handle(engine, &batch[i]))
 				continue;
@@ -508,8 +510,11 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 		}
 		/* What Python handles may take long: everything queued is received before. */
 		if (unseen && kept)
-			state = slk_listener_state(engine->listener_fd);
-		if (state != SLK_NOTIF_PENDING || kept == capacity || rounds == ROUNDS_MAX) {
+			state = slk_listener_state(engine->listeners[0].fd);
+		if (further_unseen && kept)
+			further = SLK_NOTIF_PENDING;
+		if ((state != SLK_NOTIF_PENDING && (state != SLK_NOTIF_EMPTY || further != SLK_NOTIF_PENDING)) ||
+		    kept == capacity || rounds == ROUNDS_MAX) {
 			*ret_count = kept;
 			if (state == SLK_NOTIF_TERMINAL)
 				slk_rewrites_end(engine);
@@ -521,8 +526,10 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 
 int slk_drain(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count)
 {
-	return drain(engine, slk_listener_state(engine->listener_fd), batch, capacity, ret_count);
+	return drain(engine, slk_listener_state(engine->listeners[0].fd), batch, capacity, ret_count);
 }
+
+enum { FIRST, OTHER, NEWCOMERS, FURTHER, WAITING };
 
 static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t timeout_ns)
 {
@@ -537,7 +544,7 @@ static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t t
 	limit.tv_sec = timeout_ns / 1000000000;
 	limit.tv_nsec = timeout_ns % 1000000000;
 	engine->counts.wakes++;
-	return ppoll(waiting, 3, timeout_ns < 0 ? NULL : &limit, NULL);
+	return ppoll(waiting, WAITING, timeout_ns < 0 ? NULL : &limit, NULL);
 }
 
 /* Nanoseconds left of timeout_us that began at start_ns; -1: for ever. */
@@ -555,8 +562,10 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 	     uint32_t *ret_count, int32_t *ret_other)
 {
 	uint64_t start_ns = slk_now_ns();
-	struct pollfd waiting[3] = {
-		{engine->listener_fd, POLLIN, 0}, {other_fd, POLLIN, 0}, {engine->newcomers_fd, POLLIN, 0}};
+	struct pollfd waiting[WAITING] = {[FIRST] = {engine->listeners[0].fd, POLLIN, 0},
+					  [OTHER] = {other_fd, POLLIN, 0},
+					  [NEWCOMERS] = {engine->newcomers_fd, POLLIN, 0},
+					  [FURTHER] = {engine->further_count ? engine->further_fd : -1, POLLIN, 0}};
 
 	for (;;) {
 		int state = SLK_NOTIF_EMPTY;
@@ -567,18 +576,19 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 		if (ready < 0 && errno != EINTR)
 			return -errno;
 		if (ready <= 0)
-			waiting[0].revents = waiting[1].revents = waiting[2].revents = 0;
-		if (waiting[0].revents || slk_engine_holds_forks(engine))
-			state = drain(engine, state_of(waiting[0].revents), batch, capacity, &count);
+			for (int i = 0; i < WAITING; i++)
+				waiting[i].revents = 0;
+		if (waiting[FIRST].revents || waiting[FURTHER].revents || slk_engine_holds_forks(engine))
+			state = drain(engine, slk_listener_state_by(waiting[FIRST].revents), batch, capacity, &count);
 		if (state < 0)
 			return state;
-		if (waiting[2].revents)
+		if (waiting[NEWCOMERS].revents)
 			slk_newcomers_timer_ran(engine);
 		due = slk_newcomer_is_due(engine);
-		if (count || state == SLK_NOTIF_TERMINAL || waiting[1].revents || due || ready < 0 ||
+		if (count || state == SLK_NOTIF_TERMINAL || waiting[OTHER].revents || due || ready < 0 ||
 		    time_left(timeout_us, start_ns) == 0) {
 			*ret_count = count;
-			*ret_other = waiting[1].revents != 0;
+			*ret_other = waiting[OTHER].revents != 0;
 			return state;
 		}
 	}

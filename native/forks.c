@@ -84,6 +84,13 @@ void slk_forks_destroy(struct slk_forks *forks)
 	free(forks);
 }
 
+/* A look that comes before it is there forgets it; one that comes later finds it. */
+void slk_forks_one_more(struct slk_forks *forks)
+{
+	forks->new_processes++;
+	forks->new_tasks++;
+}
+
 void slk_makes_no_more(struct slk_forks *forks, int32_t tid)
 {
 	uint8_t *flags = &forks->flags[tid];
@@ -254,6 +261,23 @@ enum slk_fork_answer slk_forks_decide(struct slk_forks *forks, const struct slk_
 	if (is_full(forks, is_thread) && (asked == SLK_FORK_PUT_OFF || !has_orphans_to_reap(forks)))
 		return SLK_FORK_REFUSED;
 	return SLK_FORK_HELD;
+}
+
+int slk_engine_process_fits(struct slk_engine *engine)
+{
+	struct slk_forks *forks = engine->forks;
+
+	if (!forks)
+		return 1;
+	slk_forks_next_round(forks);
+	if (!has_room(forks, 0)) {
+		settle_makers(forks);
+		look_once_a_round(forks);
+	}
+	if (!has_room(forks, 0))
+		return 0;
+	slk_forks_one_more(forks);
+	return 1;
 }
 
 #define TRACE_PATIENCE_MS 100 /* somebody may have stopped init; it needs 0.1 ms */

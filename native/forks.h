@@ -76,6 +76,8 @@ int slk_tid_is_there(int32_t tid);
 enum slk_fork_answer { SLK_FORK_GOES_ON, SLK_FORK_REFUSED, SLK_FORK_HELD, SLK_FORK_FORBIDDEN };
 
 void slk_forks_destroy(struct slk_forks *forks);
+/* A process that nobody asked for was made below init, and counts. */
+void slk_forks_one_more(struct slk_forks *forks);
 /* A thread asks for something: its last fork is over, and it is alive. */
 void slk_forks_seen(struct slk_forks *forks, int32_t tid);
 /* Its last fork has happened, or failed, or never will. */

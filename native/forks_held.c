@@ -179,7 +179,7 @@ int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct sl
 
 	while (*position < forks->held_count) {
 		struct slk_held_fork held = forks->held[*position];
-		int is_there = slk_notif_id_valid(engine->listener_fd, held.notif_id) == 1;
+		int is_there = slk_slot_alive(engine, &engine->slots[held.slot]);
 		enum slk_fork_answer answer = SLK_FORK_REFUSED;
 
 		ret_request->notif_id = held.notif_id;
@@ -187,6 +187,7 @@ int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct sl
 		ret_request->tid = held.tid;
 		ret_request->nr = held.nr;
 		ret_request->slot = held.slot;
+		ret_request->listener = engine->slots[held.slot].listener;
 		ret_request->reason = SLK_REASON_SLOW;
 		ret_request->path_error = 0;
 		ret_request->may_wait = 0;
@@ -201,7 +202,7 @@ int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct sl
 		memmove(&forks->held[*position], &forks->held[*position + 1],
 			(forks->held_count - *position) * sizeof(held));
 		if (!is_there) {
-			slk_slot_release(&engine->slots[held.slot]);
+			slk_slot_release(engine, &engine->slots[held.slot]);
 			engine->counts.vanished++;
 			continue;
 		}

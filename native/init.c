@@ -37,6 +37,7 @@
 /* The thread that forked us has ended (PR_SET_PDEATHSIG, prctl(2)). */
 #define FORKER_ENDED SIGUSR1
 #define ZOMBIE_LOOKS_MAX 10
+#define RULESET_FD 4 /* where it is kept */
 
 struct init {
 	int control_fd;
@@ -57,6 +58,7 @@ struct init {
 	struct slk_throttle throttle;
 	struct slk_signals_kept kept_signals; /* while it is paused */
 	struct slk_outbox outbox;
+	struct slk_executing executing;
 };
 
 struct taken {
@@ -112,6 +114,8 @@ static void kill_all_and_reap(struct init *init)
 		pid = take(init, init->scoped ? 0 : WNOHANG, &taken);
 		if (pid < 0 && errno == ECHILD)
 			return;
+		if (pid > 0 && !WIFSTOPPED(taken.status))
+			slk_executed_ended(&init->executing, init->control_fd, pid, taken.status);
 		if (pid == 0)
 			poll(NULL, 0, 1); /* only on kernels without the scope */
 	}
@@ -248,6 +252,8 @@ static void reap(struct init *init)
 			init->exited = 1;
 			report(init, SLK_REPORT_EXITED, taken.status);
 			finish(init);
+		} else {
+			slk_executed_ended(&init->executing, init->control_fd, pid, taken.status);
 		}
 	}
 	if (pid < 0 && errno == ECHILD && !init->exited)
@@ -340,7 +346,8 @@ static void signal_program(struct init *init, int number)
 static void obey(struct init *init)
 {
 	struct slk_order order;
-	ssize_t got = recv(init->control_fd, &order, sizeof(order), MSG_DONTWAIT);
+	int fds[SLK_ORDER_FDS_MAX];
+	ssize_t got = slk_order_receive(init->control_fd, &order, fds);
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -360,8 +367,13 @@ static void obey(struct init *init)
 		pause_all(init, &order);
 	else if (order.kind == SLK_ORDER_RESUME)
 		resume_all(init);
-	else
+	else if (order.kind == SLK_ORDER_SIGNAL_EXECUTED)
+		slk_signal_executed(&init->executing, &order);
+	else if (order.kind != SLK_ORDER_EXECUTE || slk_execute(&init->executing, init->control_fd, &order, fds) < 0)
 		finish(init);
+	for (int i = 0; i < SLK_ORDER_FDS_MAX; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
 }
 
 /* Its first thread is a zombie, whatever its others still do. -1: it cannot be told. */
@@ -495,6 +507,21 @@ static int release_stdio(void)
 	return 0;
 }
 
+/* All but the control socket goes; and the ruleset, where further programs may be started. */
+static int keep_descriptors(struct init *init)
+{
+	int ruleset = init->plan->keeps_ruleset ? init->plan->ruleset_fd : -1;
+
+	if (ruleset >= 0 && (ruleset = fcntl(ruleset, F_DUPFD_CLOEXEC, 10)) < 0)
+		return -errno;
+	if (dup3(init->control_fd, 3, O_CLOEXEC) < 0 && errno != EINVAL) /* EINVAL: it is 3 already */
+		return -errno;
+	init->control_fd = 3;
+	if (ruleset >= 0 && (init->executing.plan.ruleset_fd = dup3(ruleset, RULESET_FD, O_CLOEXEC)) < 0)
+		return -errno;
+	return slk_close_from(ruleset >= 0 ? RULESET_FD + 1 : RULESET_FD, 0);
+}
+
 static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
 {
 	pid_t pid = fork();
@@ -529,15 +556,14 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 	init.scoped = plan->scope_signals;
 	if (plan->cpu_percent && (result = slk_throttle_possible()) < 0)
 		give_up(control_fd, SLK_STAGE_THROTTLE, -result);
+	init.executing = (struct slk_executing){
+		.plan = *plan, .outbox = &init.outbox, .promptness = slk_own_promptness()};
 	init.program = fork_program(plan, control_fd);
 	slk_be_prompt(); /* it has to make an end of all others while they run */
 	if ((result = release_stdio()) < 0)
 		give_up(control_fd, SLK_STAGE_DESCRIPTORS, -result);
-	if (dup3(control_fd, 3, O_CLOEXEC) < 0 && errno != EINVAL) /* EINVAL: it is 3 already */
-		give_up(control_fd, SLK_STAGE_DESCRIPTORS, errno);
-	init.control_fd = 3;
-	if ((result = slk_close_from(4, 0)) < 0)
-		give_up(3, SLK_STAGE_DESCRIPTORS, -result);
+	if ((result = keep_descriptors(&init)) < 0)
+		give_up(init.control_fd, SLK_STAGE_DESCRIPTORS, -result);
 	init.signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (init.signal_fd < 0)
 		give_up(3, SLK_STAGE_SIGNALS, errno);

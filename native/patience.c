@@ -85,7 +85,7 @@ int slk_seize(const struct slk_engine *engine, const struct slk_slot *slot)
 		is_seizing = 0;
 		if (ptrace(PTRACE_INTERRUPT, slot->tid, 0, 0) == 0)
 			return 0;
-		if (slk_notif_id_valid(engine->listener_fd, slot->notif_id) != 1)
+		if (!slk_slot_alive(engine, slot))
 			return -EPERM;
 		if (++looks == SEIZE_LOOKS_MAX)
 			return -EAGAIN;

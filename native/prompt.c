@@ -40,6 +40,19 @@ void slk_be_prompt(void)
 	syscall(SYS_sched_setattr, 0, &mine, 0);
 }
 
+struct slk_promptness slk_own_promptness(void)
+{
+	return (struct slk_promptness){getpriority(PRIO_PROCESS, 0), prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)};
+}
+
+void slk_be_as_prompt_as(const struct slk_promptness *before)
+{
+	struct attributes mine = {.size = sizeof(mine), .nice = before->nice};
+
+	prctl(PR_SET_TIMERSLACK, before->slack_ns, 0, 0, 0);
+	syscall(SYS_sched_setattr, 0, &mine, 0); /* no slice: the kernel's own */
+}
+
 void slk_let_be_first(pid_t pid)
 {
 	struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_RR)};

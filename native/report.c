@@ -127,7 +127,9 @@ static int receive(int control_fd, struct slk_report *ret_report)
 		return 1;
 	}
 	report.fd = passed_descriptor(&message);
-	if ((size_t)got != sizeof(report) || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+	/* Where we have no descriptor left for one that came, none has come; more than one is nothing of init's. */
+	if ((size_t)got != sizeof(report) || message.msg_flags & MSG_TRUNC ||
+	    (message.msg_flags & MSG_CTRUNC && report.fd >= 0)) {
 		if (report.fd >= 0)
 			close(report.fd);
 		return -EPROTO;

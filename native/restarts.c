@@ -222,10 +222,10 @@ static int restart_by_us(struct slk_engine *engine, uint32_t index, int32_t fd, 
 /* Before a stranger is stopped: 1 when nobody waits any more, and the slot is free. */
 static int has_vanished(struct slk_engine *engine, struct slk_slot *slot)
 {
-	if (slk_notif_id_valid(engine->listener_fd, slot->notif_id) == 1)
+	if (slk_slot_alive(engine, slot))
 		return 0;
 	engine->counts.vanished++;
-	slk_slot_release(slot);
+	slk_slot_release(engine, slot);
 	return 1;
 }
 

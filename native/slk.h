@@ -45,6 +45,8 @@ struct slk_landlock_attr {
 /* fork has happened, exec has not: async-signal-safe calls only. None of the two returns. */
 _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd);
 _Noreturn void slk_child_main(const struct slk_launch_plan *plan, int control_fd);
+/* A further program; plan->stdio are its own. */
+_Noreturn void slk_further_main(const struct slk_launch_plan *plan, int control_fd, uint32_t serial, int words_fd);
 /* Tell the supervisor what failed. Errors are ignored: if it is gone, the leash has said so already. */
 void slk_report_failure(int control_fd, enum slk_stage stage, int error);
 int slk_report_send(int control_fd, const struct slk_report *report, int passed_fd);
@@ -53,7 +55,7 @@ int slk_order_everything_ended(int control_fd);
 
 /* What init has to say while nobody listens: a stopped supervisor must not keep it from its work. Of stops that follow one
  * another only the last counts; the rest is said once each. */
-#define SLK_OUTBOX_MAX 8
+#define SLK_OUTBOX_MAX (8 + SLK_EXECUTED_MAX)
 struct slk_outbox {
 	uint32_t count;
 	struct slk_report waiting[SLK_OUTBOX_MAX];
@@ -62,6 +64,49 @@ struct slk_outbox {
 void slk_tell(struct slk_outbox *outbox, int control_fd, const struct slk_report *report);
 /* What waits; wait: until it is said, or nobody is there to hear it. */
 void slk_tell_waiting(struct slk_outbox *outbox, int control_fd, int wait);
+
+struct slk_promptness {
+	int nice;
+	int slack_ns;
+};
+
+/* ---- exec_order.c: further programs in a sandbox that runs */
+
+#define SLK_ORDER_FDS_MAX 4 /* standard input, output and error, and the words */
+
+struct slk_executed {
+	pid_t pid; /* 0: none */
+	uint32_t serial;
+};
+
+/* init's. */
+struct slk_executing {
+	struct slk_launch_plan plan; /* that of the program; but the ruleset is where init keeps it */
+	struct slk_outbox *outbox;
+	struct slk_promptness promptness; /* of a program */
+	struct slk_executed executed[SLK_EXECUTED_MAX];
+};
+
+/* One order, and its descriptors; those that are not there are -1. As recv(2). */
+ssize_t slk_order_receive(int control_fd, struct slk_order *ret_order, int *ret_fds);
+/* 0, or -1: it is nothing that one understands. */
+int slk_execute(struct slk_executing *executing, int control_fd, const struct slk_order *order, const int *fds);
+/* If it is there still. */
+void slk_signal_executed(struct slk_executing *executing, const struct slk_order *order);
+/* Somebody was reaped. */
+void slk_executed_ended(struct slk_executing *executing, int control_fd, pid_t pid, int status);
+
+/* What a further program is told, in memory of its own. */
+struct slk_told {
+	const char *directory;
+	char **candidates; /* all three end with NULL */
+	char **arguments;
+	char **environment;
+	char **shell_arguments; /* what runs a script without #!; its second is the file */
+};
+
+/* 0, or -errno. */
+int slk_words_read(int words_fd, struct slk_told *ret_told);
 
 /* ---- the fast path's own parts */
 
@@ -462,6 +507,7 @@ struct slk_slot {
 	uint32_t phase;
 	int32_t error;
 	int64_t value;
+	uint32_t listener; /* in slk_engine.listeners */
 };
 
 /* A call that was let go on and may wait in the kernel, as it waits bare: for the other end of a FIFO, say. */
@@ -517,10 +563,23 @@ struct slk_base {
 	int fd;
 };
 
-struct slk_engine {
-	int listener_fd;
+/* The first is the program's and the caller's. The others are of programs that were started later, and ours; those that
+ * have ended stay until no slot is of them. */
+#define SLK_LISTENERS_MAX 33
+
+struct slk_listener {
+	int fd; /* -1: there is none */
 	int sync_wake_up; /* the kernel has it */
 	int sync_now;     /* it is set at this moment */
+	int is_ended;     /* its last task is dead */
+	uint32_t open;    /* slots */
+};
+
+struct slk_engine {
+	struct slk_listener listeners[SLK_LISTENERS_MAX];
+	uint32_t further_count; /* without those that have ended */
+	int further_fd;         /* an epoll instance of them */
+	int pulls;              /* one caller at a time is answered, and wakes on our CPU */
 	uint64_t unconfined_until_ns; /* a thread may be setting the mask of another one */
 	uint32_t native_arch;
 	int32_t openat_nr, open_nr, creat_nr, openat2_nr;
@@ -580,6 +639,9 @@ uint64_t slk_now_ns(void);
 
 /* This thread, from now on. */
 void slk_be_prompt(void);
+/* No more than it was before. */
+struct slk_promptness slk_own_promptness(void);
+void slk_be_as_prompt_as(const struct slk_promptness *before);
 /* Likewise, for a thread that by itself never takes more than a part of a processor. */
 void slk_be_first(void);
 /* A thread of ours that is about to make an end. */
@@ -638,16 +700,34 @@ void slk_release(const struct slk_confined *confined);
 /* Of a call whose row says refuse: does Python decide, by its arguments? */
 int slk_is_asked(const struct slk_engine *engine, int32_t nr, const uint64_t *args);
 
+/* ---- listeners.c */
+
+int slk_listeners_create(struct slk_engine *engine);
+void slk_listeners_destroy(struct slk_engine *engine);
+/* enum slk_notif_state, by what poll(2) has said. */
+int slk_listener_state_by(short revents);
+/* Of a further one: nothing comes any more. */
+void slk_listener_ended(struct slk_engine *engine, uint32_t index);
+/* It has one slot less. */
+void slk_listener_released(struct slk_engine *engine, uint32_t index);
+/* Those that are answered wake on our CPU. */
+void slk_set_sync(struct slk_listener *listener, int on);
+
 /* ---- answers.c */
 
 /* A free slot, or NULL. */
 struct slk_slot *slk_slot_take(struct slk_engine *engine);
 struct slk_slot *slk_slot_in_use(struct slk_engine *engine, uint32_t slot);
-void slk_slot_release(struct slk_slot *slot);
+void slk_slot_release(struct slk_engine *engine, struct slk_slot *slot);
 /* For tests: 1: its caller waits still; -ENOENT, -EBADSLT. */
 int slk_answer_alive(struct slk_engine *engine, uint32_t slot);
 /* For a notification without a slot. */
-int slk_respond(struct slk_engine *engine, uint64_t notif_id, int64_t value, int32_t error, uint32_t flags);
+int slk_respond(struct slk_engine *engine, uint32_t listener, uint64_t notif_id, int64_t value, int32_t error,
+		uint32_t flags);
+/* Is it still waited for? */
+int slk_slot_alive(const struct slk_engine *engine, const struct slk_slot *slot);
+int slk_request_alive(const struct slk_engine *engine, const struct slk_request *request);
+
 /* Forget that a call of this thread may wait in the kernel (slk_answer_may_wait). */
 void slk_waits_no_more(struct slk_engine *engine, int32_t tid);
 /* Frees the slot whatever it returns. */

@@ -219,7 +219,7 @@ int slk_answer_call(struct slk_engine *engine, struct slk_request *request, int6
 
 int slk_tree_alive(const struct slk_engine *engine, const struct slk_request *request)
 {
-	return slk_notif_id_valid(engine->listener_fd, request->notif_id) == 1;
+	return slk_request_alive(engine, request);
 }
 
 static uint64_t arg(const struct slk_request *request, int position)

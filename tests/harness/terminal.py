@@ -23,8 +23,10 @@ _READ_BYTES = 65536
 class Terminal:
     """One process, leader of its session, and what it wrote so far (`screen`)."""
 
-    def __init__(self, pid: int, master_fd: int) -> None:
+    def __init__(self, pid: int, master_fd: int, *, is_child: bool = True) -> None:
+        """is_child: ours, to be killed and reaped."""
         self.pid = pid
+        self._is_child = is_child
         self.screen = b""
         self._master_fd = master_fd
         self._pidfd = os.pidfd_open(pid)
@@ -88,7 +90,7 @@ class Terminal:
         return self._status
 
     def close(self) -> None:
-        if self._status is None:
+        if self._status is None and self._is_child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

@@ -328,7 +328,7 @@ static struct slk_request batch[SLK_BATCH_MAX];
 /* Waits until the listener has something, and drains it once. */
 __attribute__((unused)) static uint32_t drain_once(const struct served *served)
 {
-	struct pollfd waiting = {served->engine->listener_fd, POLLIN, 0};
+	struct pollfd waiting = {served->engine->listeners[0].fd, POLLIN, 0};
 	uint32_t count = 0;
 
 	CHECK_EQUAL(1, poll(&waiting, 1, PATIENCE_MS));

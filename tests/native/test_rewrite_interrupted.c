@@ -302,9 +302,9 @@ static void answer_what_was_received(const struct program *program)
 
 	for (uint64_t id = program->shared->last_id; id <= program->shared->last_id + 2; id++)
 		if (slk_notif_id_valid(program->listener, id) == 1)
-			slk_respond(program->engine, id, 55, 0, 0);
+			slk_respond(program->engine, 0, id, 55, 0, 0);
 	for (int i = 0; i < SLK_SLOTS_MAX; i++)
-		slk_slot_release(&slots[i]);
+		slk_slot_release(program->engine, &slots[i]);
 }
 
 /* Only the program's pause shows: another supervisor answers what is open, or what is asked again. */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.running import Runner
-from harness.service import service
+from harness.service import Served, service
 from harness.waiting import until
 
 
@@ -57,3 +57,33 @@ def test_it_stands_still_while_it_is_paused(runner: Runner) -> None:
         until(lambda: value() not in ("", before), "it goes on")
         served.post(f"{path}/pause")
         assert served.post(f"{path}/kill")["reason"] == "killed"
+
+
+def test_a_further_command_runs_behind_the_same_walls(runner: Runner) -> None:
+    with service(runner) as served:
+        script = "echo 1 > made; while :; do sleep 0.01; done"
+        made = served.run(["sh", "-c", script], workdir=str(runner.work), name="a")
+        until(lambda: b"1" in _exec(served, "cat", "made"), "it sees what the first one made")
+        assert b"denied" in _exec(served, "sh", "-c", "cat /etc/shadow 2>&1").lower()
+        assert _exec(served, "sh", "-c", "cat; echo $X", env={"X": "y"}, stdin=False) == b"y\n"
+        ended = served.post("/v1/sandboxes/a/exec", {"command": ["sh", "-c", "kill -9 $$"]})
+        ended = served.post(f"/v1/sandboxes/a/exec/{ended['number']}/wait")
+        assert (ended["state"], ended["exit_status"], ended["signal"]) == ("exited", 137, 9)
+        refused = served.ask("POST", "/v1/sandboxes/a/exec", {"command": ["no-such-command"]})
+        if refused.status == 201:
+            refused_object = served.post(f"/v1/sandboxes/a/exec/{refused.json['number']}/wait")
+            assert (refused_object["exit_status"], "not found" in refused_object["error"]) == (127, True)
+        else:
+            assert (refused.status, refused.json["exit_status"]) == (422, 127)
+        left = served.post("/v1/sandboxes/a/exec", {"command": ["sleep", "100"]})
+        assert served.post("/v1/sandboxes/a/kill")["reason"] == "killed"
+        assert served.get(f"/v1/sandboxes/a/exec/{left['number']}")["state"] == "exited"
+        assert served.ask("POST", "/v1/sandboxes/a/exec", {"command": ["true"]}).status == 409
+        assert made["state"] == "running"
+
+
+def _exec(served: Served, *command: str, **more: object) -> bytes:
+    made = served.post("/v1/sandboxes/a/exec", {"command": list(command), **more})
+    path = f"/v1/sandboxes/a/exec/{made['number']}"
+    served.post(f"{path}/wait")
+    return served.ask("GET", f"{path}/logs?raw=true").content

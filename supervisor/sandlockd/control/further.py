@@ -83,7 +83,7 @@ class Further:
 
     def require_begun(self) -> None:
         """Raises NotStarted."""
-        if self._refused is not None:
+        if self._refused is not None and self.pid is None:
             lines = list(self._refused.lines)
             raise NotStarted(
                 lines[0] if lines else "it could not be started",
@@ -132,6 +132,8 @@ class Further:
         """(exit status, exit code, signal)."""
         if not self._ending.is_set():
             return None, None, None
+        if self._refused is not None:
+            return self._refused.exit_status, None, None
         if self._wait_status is None:
             return _KILLED, None, 9
         if os.WIFSIGNALED(self._wait_status):
@@ -139,6 +141,11 @@ class Further:
             return 128 + number, None, number
         code = os.WEXITSTATUS(self._wait_status)
         return code, code, None
+
+    @property
+    def _error(self) -> str | None:
+        """Why it did not become its command, where that is so."""
+        return self._refused.lines[0] if self._refused is not None and self._refused.lines else None
 
     def as_object(self) -> ExecObject:
         status, code, number = self._ended_by
@@ -155,9 +162,17 @@ class Further:
             status,
             code,
             number,
+            self._error,
         )
 
     def ending(self) -> dict[str, Any]:
         """The last word to who is attached."""
         status, code, number = self._ended_by
-        return {"state": "exited", "exit_status": status, "exit_code": code, "signal": number, "reason": None}
+        return {
+            "state": "exited",
+            "exit_status": status,
+            "exit_code": code,
+            "signal": number,
+            "reason": None,
+            "error": self._error,
+        }

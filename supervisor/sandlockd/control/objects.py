@@ -185,6 +185,7 @@ class ExecObject(msgspec.Struct):
     exit_status: int | None
     exit_code: int | None
     signal: int | None
+    error: str | None
 
 
 class SandboxList(msgspec.Struct):

@@ -28,7 +28,11 @@ from sandlockd.control.messages import (
     Continued,
     Denied,
     Ended,
+    Execute,
+    Executed,
+    FurtherEnded,
     Kill,
+    NotExecuted,
     NotPaused,
     Pause,
     Paused,
@@ -37,6 +41,7 @@ from sandlockd.control.messages import (
     Resumed,
     Said,
     Signal,
+    SignalFurther,
     Start,
     Started,
     Stop,
@@ -48,6 +53,7 @@ from sandlockd.kernel import tree, users
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
+from sandlockd.sandbox.executing import CannotExecute
 from sandlockd.sandbox.pausing import CannotPause
 from sandlockd.sandbox.policies import load_policy, require_tree_for
 from sandlockd.sandbox.result import Result
@@ -62,6 +68,7 @@ if TYPE_CHECKING:
     from sandlockd.audit.records import Refusal
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.launch.prepare import Prepared
+    from sandlockd.sandbox.executing import Execution
     from sandlockd.sandbox.sandbox import Sandbox
 
 STREAMS = 3
@@ -157,6 +164,8 @@ class _Supervisor:
         self._kill_by: float | None = None  # monotonic
         self._unsent: list[messages.Message] = []
         self._early: list[Signal] = []  # for a program that was not there yet
+        self._beside: list[OwnedFd] = []  # what came with the order that is obeyed
+        self._further: dict[int, Execution] = {}
         self._answer_soon: Callable[[Ask], None] | None = None
         self._denied_left, self._denied_at, self._denied_unsaid = float(_DENIED_PER_S), time.monotonic(), 0
 
@@ -182,6 +191,7 @@ class _Supervisor:
             is_quiet=start.quiet,
             counts_changes=True,
             terminal_device=_terminal_device(self._streams[0].fd),
+            may_execute=True,
         )
         Run(asked, result, self, start.state_dir or _state_directory_of(start.uid)).run()
 
@@ -273,9 +283,16 @@ class _Supervisor:
         """A line that is closed, or of no use, brings no more: then we are alone."""
         try:
             data, fds = self._channel.receive()
-            for fd in fds:
-                fd.close()
-            return messages.order_from(data)
+            try:
+                order = messages.order_from(data)
+                if len(fds) != (STREAMS if isinstance(order, Execute) else 0):
+                    raise messages.Unfit("not with the descriptors that it needs")
+            except BaseException:
+                for fd in fds:
+                    fd.close()
+                raise
+            self._beside = fds
+            return order
         except BlockingIOError:
             return None
         except (Closed, messages.Unfit, OSError):
@@ -308,8 +325,46 @@ class _Supervisor:
             case Ask():
                 if self._answer_soon is not None:
                     self._answer_soon(order)
+            case Execute():
+                self._execute(sandbox, order)
+            case SignalFurther():
+                if order.ticket in self._further:
+                    sandbox.signal_execution(self._further[order.ticket], order.number)
             case Start() | Work():
                 sandbox.kill(RULE_ALONE)  # a second one: the control plane is out of its mind
+
+    # ---- further programs
+
+    def _execute(self, sandbox: Sandbox, order: Execute) -> None:
+        ticket = order.ticket
+        environment = dict(order.environment or {})
+        for variable in order.env:
+            name, _, value = variable.partition(b"=")
+            environment[name] = value
+        first, second, third = (stream.fd for stream in self._beside)
+        try:
+            self._further[ticket] = sandbox.execute(
+                order.command,
+                stdio=(first, second, third),
+                environment=environment,
+                cwd=order.cwd,
+                on_started=lambda execution: self._tell(Executed(ticket, execution.pid)),
+                on_ended=partial(self._further_ended, ticket),
+            )
+        except CannotExecute as error:
+            self._tell(NotExecuted(ticket, error.exit_status, (str(error),)))
+        finally:
+            for stream in self._beside:
+                stream.close()
+            self._beside = []
+
+    def _further_ended(self, ticket: int, execution: Execution) -> None:
+        del self._further[ticket]
+        if execution.error is not None or execution.status is None:
+            lines = (execution.error,) if execution.error is not None else ()
+            self._tell(NotExecuted(ticket, execution.exit_status, lines))
+        else:
+            self._tell(FurtherEnded(ticket, execution.status))
 
     # ---- answering
 

@@ -17,7 +17,7 @@ from sandlockd.process.key import Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any, TypeVar
 
     from sandlockd.audit.log import AuditLog
@@ -71,6 +71,7 @@ class Context:
         audit: AuditLog,
         init_pid: int,
         terminal_device: int | None,
+        further_terminals: Collection[int],
         trace: Callable[[int], None],
         trees: tuple[Tree, ...] = (),
         trees_lock: _thread.LockType | None = None,
@@ -85,6 +86,7 @@ class Context:
         arguments gives the program.
         given_back: calls that the policy gives back from what the laws refuse.
         terminal_device: st_rdev of the terminal that the program was given as descriptor 0, 1 or 2.
+        further_terminals: of the programs that were started beside it later; they may become more.
         trace: have init trace the process of a thread that waits in a call (native/tracer.c).
         trees_lock: held by whoever looks at the trees or changes them.
         acquaintance: where there are trees, of the sockets in them.
@@ -105,6 +107,7 @@ class Context:
         self.audit = audit
         self.init_pid = init_pid
         self.terminal_device = terminal_device
+        self.further_terminals = further_terminals
         self.trace = trace
         self.trees = trees
         self.trees_lock = trees_lock or _thread.allocate_lock()

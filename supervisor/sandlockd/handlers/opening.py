@@ -196,7 +196,7 @@ def _judge(caller: Caller, how: How, opened: OwnedFd, found: Object) -> Answer |
     identity = context.identity_of(opened, found)
     verdict = context.rules.judge(found.path, how.want, identity, directory=directory)
     if not verdict.allowed:
-        if procfiles.own_terminal(context, found):
+        if procfiles.own_terminal(caller, found):
             return reopen(caller, opened, how, found.mode)
         return record.refuse(verdict, path=found.path, wanted=how.want)
     granted = context.kernel_grants(found.path, how.need(directory=directory))

@@ -61,11 +61,21 @@ def shared_names() -> list[bytes]:
     )
 
 
-def own_terminal(context: Context, found: Object) -> bool:
-    """The terminal that the program was started on, opened again by its own name (`/dev/pts/3`)."""
-    if context.terminal_device is None or not stat.S_ISCHR(found.mode):
+def own_terminal(caller: Caller, found: Object) -> bool:
+    """The terminal that the program was started on, opened again by its own name (`/dev/pts/3`).
+
+    Or that of a program which was started later, by who belongs to its session: what is typed there is for no others.
+    """
+    context = caller.context
+    if not stat.S_ISCHR(found.mode):
         return False
-    return found.special == context.terminal_device
+    if found.special == context.terminal_device:
+        return True
+    if found.special not in context.further_terminals:
+        return False
+    own = procfs.terminal_of(caller.tid)
+    caller.require_alive()
+    return found.special == own
 
 
 def open_file(caller: Caller, place: Place, how: How, found: Object) -> Answer | Later:

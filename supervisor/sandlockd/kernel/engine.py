@@ -1,6 +1,7 @@
 """The notification engine: C receives and answers, Python sees what C does not settle.
 
-One Engine serves one listener and is used by one thread at a time.
+One Engine serves the listener of one program, and those of programs that are started beside it later; it is used by one
+thread at a time.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
         path: Any  # bytes; None where path_error tells why there are none, which no handler is asked about
         path_error: int  # an errno, or 0
         instruction_pointer: int
+        listener: int = 0  # 0: the program's; else as attach_further has it
 
 else:  # without importing typing
     Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
@@ -99,7 +101,9 @@ else:  # without importing typing
     )
     Times = collections.namedtuple("Times", "nr is_by_python calls p50_ns p99_ns")
     Request = collections.namedtuple(
-        "Request", "notif_id tid nr args slot reason path path_error instruction_pointer"
+        "Request",
+        "notif_id tid nr args slot reason path path_error instruction_pointer listener",
+        defaults=(0,),
     )
 
 # So many threads of all processes together for each process that is allowed: node has 11, a JVM some 30 and more.
@@ -174,6 +178,7 @@ class Engine:
         self._other = ffi.new("int32_t *")
         self._tids = ffi.new("int32_t[]", _NEW_THREADS)
         self.listener: OwnedFd | None = None
+        self._listener_fds: dict[int, int] = {}  # of all, the ended ones too; for `alive`
         self.sync_wake_up = False
         self.process_limit: int | None = None
         self.control_fd = -1  # init's, where it traces processes (native/tracer.c); borrowed
@@ -181,7 +186,26 @@ class Engine:
     def attach(self, listener: OwnedFd) -> None:
         """Take the listener over."""
         self.listener = listener
+        self._listener_fds[0] = listener.fd
         self.sync_wake_up = bool(check(lib.slk_engine_attach(self._engine, listener.fd)))
+
+    def attach_further(self, listener: OwnedFd) -> None:
+        """Serve that of a further program too. Taken, and closed when it has ended, without a word.
+
+        Raises OSError: ENOSPC: they are as many as can be.
+        """
+        number = check(lib.slk_engine_attach_further(self._engine, listener.fd))
+        self._listener_fds[number] = listener.take()
+
+    @property
+    def further(self) -> int:
+        """How many further programs have processes that live."""
+        return int(lib.slk_engine_further(self._engine))
+
+    @property
+    def further_fd(self) -> int:
+        """Readable when one of their listeners is. Pumping waits for it by itself."""
+        return int(lib.slk_engine_further_fd(self._engine))
 
     @property
     def listener_fd(self) -> int:
@@ -225,6 +249,7 @@ class Engine:
             ffi.unpack(native.path, length) if length else (b"" if not native.path_error else None),
             native.path_error,
             native.instruction_pointer,
+            native.listener,
         )
 
     def new_threads(self) -> list[int]:
@@ -336,10 +361,9 @@ class Engine:
 
         From any thread, and also when it is all over: asks by the id, which no other call ever gets.
         """
-        listener = self.listener
-        if listener is None or listener.closed:
-            return False
-        return bool(lib.slk_notif_id_valid(listener.fd, request.notif_id) == 1)
+        # A number that another file has by now knows of no such id.
+        listener_fd = self._listener_fds.get(request.listener, -1)
+        return bool(lib.slk_notif_id_valid(listener_fd, request.notif_id) == 1)
 
     def comes_by_asker(self, base: bytes, path: bytes) -> bool:
         """Does a path come by what depends on who asks? base: absolute, where it is relative."""
@@ -421,6 +445,10 @@ class Engine:
         )
         self.process_limit = limit
 
+    def process_fits(self) -> bool:
+        """Is there room for one more, that is about to be made below init? It counts then."""
+        return bool(lib.slk_engine_process_fits(self._engine))
+
     @property
     def holds_forks(self) -> bool:
         """Some wait until others have happened: who does not pump drains again soon."""
@@ -462,6 +490,7 @@ class Engine:
         if self._engine:
             lib.slk_engine_destroy(self._engine)
             self._engine = ffi.NULL
+        self._listener_fds.clear()
         if self.listener is not None:
             self.listener.close()
         if self._mounts is not None:

@@ -7,6 +7,8 @@ is launch/'s.
 from __future__ import annotations
 
 import collections
+import errno
+import os
 
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
@@ -27,6 +29,9 @@ EXITED = lib.SLK_REPORT_EXITED
 LIMIT = lib.SLK_REPORT_LIMIT
 DONE = lib.SLK_REPORT_DONE
 GONE = lib.SLK_REPORT_GONE
+EXECUTED = lib.SLK_REPORT_EXECUTED
+
+EXECUTED_MAX: int = lib.SLK_EXECUTED_MAX
 
 LIMIT_TIMEOUT = lib.SLK_LIMIT_TIMEOUT
 LIMIT_CPU_TIME = lib.SLK_LIMIT_CPU_TIME
@@ -54,6 +59,8 @@ STAGES: tuple[str, ...] = (
     "seccomp",
     "handover",
     "exec",
+    "words",
+    "command",
 )
 
 if TYPE_CHECKING:
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
         status: int  # as wait(2) gives it, or a signal number, or a limit
         stop: int  # how many times the program was stopped so far
         fd: OwnedFd | None
+        serial: int  # of the order that started the further program that it is about; else 0
         user_us: int
         system_us: int
         peak_rss_bytes: int  # of the largest single process
@@ -77,7 +85,7 @@ if TYPE_CHECKING:
 else:  # without importing typing
     Report = collections.namedtuple(
         "Report",
-        "kind pid stage error status stop fd user_us system_us peak_rss_bytes reaped used_ns passed_bytes"
+        "kind pid stage error status stop fd serial user_us system_us peak_rss_bytes reaped used_ns passed_bytes"
         " stored_bytes",
     )
 
@@ -98,6 +106,7 @@ class Plan:
         "filter_program",
         "grace_s",
         "groups",
+        "keeps_ruleset",
         "kept_capabilities",
         "new_session",
         "rlimits",
@@ -132,6 +141,7 @@ class Plan:
         cpu_time_s: float | None = None,
         cpu_percent: int | None = None,
         groups: Sequence[bytes] = (),
+        keeps_ruleset: bool = False,
     ) -> None:
         self.executable = executable
         self.argv = argv
@@ -154,6 +164,7 @@ class Plan:
         self.cpu_time_s = cpu_time_s
         self.cpu_percent = cpu_percent
         self.groups = groups
+        self.keeps_ruleset = keeps_ruleset
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -182,6 +193,7 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.wait_killable = plan.wait_killable
     native.scope_signals = plan.scope_signals
     native.new_session = plan.new_session
+    native.keeps_ruleset = plan.keeps_ruleset
     native.drop_capabilities = plan.drop_capabilities
     native.kept_capabilities = plan.kept_capabilities
     native.stdio = list(plan.stdio)
@@ -225,6 +237,7 @@ def read_report(control_fd: int, timeout_ms: int = 0) -> Report | None:
         native.status,
         native.stop,
         OwnedFd(native.fd) if native.fd >= 0 else None,
+        native.serial,
         native.user_us,
         native.system_us,
         native.peak_rss_bytes,
@@ -279,6 +292,41 @@ def order_resume(control_fd: int) -> None:
 def order_kill(control_fd: int) -> None:
     """Ask init to end everything in the sandbox now."""
     _order(control_fd, lib.SLK_ORDER_KILL)
+
+
+def order_execute(
+    control_fd: int,
+    serial: int,
+    stdio: tuple[int, int, int],
+    *,
+    directory: bytes | None,
+    candidates: Sequence[bytes],
+    argv: Sequence[bytes],
+    environment: Mapping[bytes, bytes],
+) -> None:
+    """Have init start a further program (native/exec_order.c): the first candidate that is there. Does not wait.
+
+    directory: absolute, where it starts.
+    Raises OSError: E2BIG: these are too many words; EPIPE: init is gone; EAGAIN: it has orders enough for now.
+    """
+    from sandlockd.kernel.sealed import file_of  # only where it is wanted
+
+    directories = [] if directory is None else [directory]
+    environments = [name + b"=" + value for name, value in environment.items()]
+    head = ffi.new("struct slk_words *", [len(directories), len(candidates), len(argv), len(environments)])
+    words = [*directories, *candidates, *argv, *environments]
+    data = bytes(ffi.buffer(head)) + b"".join(word + b"\0" for word in words)
+    if len(data) > lib.SLK_WORDS_BYTES_MAX:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    with file_of(data) as file:
+        check(lib.slk_order_execute(control_fd, serial, ffi.new("int32_t[3]", stdio), file.fd))
+
+
+def order_signal_executed(control_fd: int, serial: int, signal: int) -> None:
+    """To the further program that was started with this serial, if it is there still. Raises as order_signal."""
+    native = ffi.new("struct slk_order *")
+    native.kind, native.number, native.serial = lib.SLK_ORDER_SIGNAL_EXECUTED, signal, serial
+    check(lib.slk_order_send(control_fd, native))
 
 
 POKE_SIGNAL = lib.SLK_POKE_SIGNAL

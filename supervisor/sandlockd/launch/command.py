@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -15,10 +16,9 @@ DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 class CommandError(Exception):
     """The command cannot be run. exit_status: 126 or 127, as a shell's."""
 
-    def __init__(self, exit_status: int, text: str, *, is_no_directory: bool = False) -> None:
+    def __init__(self, exit_status: int, text: str) -> None:
         super().__init__(text)
         self.exit_status = exit_status
-        self.is_no_directory = is_no_directory  # of no interest while PATH is searched
 
 
 def find_command(name: bytes, environment: Mapping[bytes, bytes], directory: bytes | None) -> bytes:
@@ -29,24 +29,48 @@ def find_command(name: bytes, environment: Mapping[bytes, bytes], directory: byt
     Raises:
         CommandError: 127 not found, 126 a directory or not executable.
     """
-    shown = os.fsdecode(name)
+    problem = errno.ENOENT
+    for path in candidates(name, environment):
+        error = _check(located(path, directory))
+        if not error:
+            return path
+        if problem == errno.ENOENT and (error not in _NOT_THERE or b"/" in name):
+            problem = error
+    raise problem_with(name, problem)
+
+
+def candidates(name: bytes, environment: Mapping[bytes, bytes]) -> tuple[bytes, ...]:
+    """The paths that a command may be, in their order: itself, or where PATH leads.
+
+    Raises CommandError.
+    """
     if not name:
         raise CommandError(127, "the command is empty: no such file")
     if b"/" in name:
-        _check(name, directory, shown)
-        return name
-    problem: CommandError | None = None
-    for part in environment.get(b"PATH", DEFAULT_PATH).split(b":"):
-        path = os.path.join(part or b".", name)
-        try:
-            _check(path, directory, shown)
-            return path
-        except CommandError as error:
-            if error.exit_status == 126 and not error.is_no_directory and problem is None:
-                problem = error
-    if problem is not None:
-        raise problem
-    raise CommandError(127, f"{shown}: command not found in PATH")
+        return (name,)
+    return tuple(
+        os.path.join(part or b".", name) for part in environment.get(b"PATH", DEFAULT_PATH).split(b":")
+    )
+
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+
+
+def problem_with(name: bytes, error: int) -> CommandError:
+    """None of the candidates was found (ENOENT, ENOTDIR), or the first one that was there cannot be executed.
+
+    error: EISDIR; ENOEXEC: it is not executable; or what it was looked at with.
+    """
+    shown = os.fsdecode(name)
+    if error in _NOT_THERE and b"/" not in name:
+        return CommandError(127, f"{shown}: command not found in PATH")
+    if error == errno.ENOENT:
+        return CommandError(127, f"{shown}: no such file")
+    if error == errno.EISDIR:
+        return CommandError(126, f"{shown}: is a directory")
+    if error == errno.ENOEXEC:
+        return CommandError(126, f"{shown}: not an executable file; chmod +x makes a script one")
+    return CommandError(126, f"{shown}: {os.strerror(error)}")
 
 
 def located(path: bytes, directory: bytes | None) -> bytes:
@@ -54,17 +78,12 @@ def located(path: bytes, directory: bytes | None) -> bytes:
     return path if directory is None else os.path.join(directory, path)
 
 
-def _check(path: bytes, directory: bytes | None, shown: str) -> None:
-    place = located(path, directory)
+def _check(place: bytes) -> int:
+    """0, or an errno, as problem_with has them. native/child.c does the same for a further program."""
     try:
         mode = os.stat(place).st_mode
-    except FileNotFoundError:
-        raise CommandError(127, f"{shown}: no such file") from None
     except OSError as error:
-        raise CommandError(
-            126, f"{shown}: {error.strerror}", is_no_directory=isinstance(error, NotADirectoryError)
-        ) from None
+        return error.errno or errno.EIO
     if stat.S_ISDIR(mode):
-        raise CommandError(126, f"{shown}: is a directory")
-    if not stat.S_ISREG(mode) or not os.access(place, os.X_OK):
-        raise CommandError(126, f"{shown}: not an executable file; chmod +x makes a script one")
+        return errno.EISDIR
+    return 0 if stat.S_ISREG(mode) and os.access(place, os.X_OK) else errno.ENOEXEC

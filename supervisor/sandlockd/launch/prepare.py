@@ -221,18 +221,18 @@ _STREAMS = ("stdin", "stdout", "stderr")
 _F_SETOWN_EX, _F_GETOWN_EX = 15, 16  # fcntl has no name for them, and F_GETOWN none for groups
 
 
-def refuse_descriptors_that_lead_out() -> None:
-    """The program gets our descriptors 0 to 2. Raises CannotStart."""
-    _refuse_open_sockets()
-    _refuse_owners()
+def refuse_descriptors_that_lead_out(fds: Sequence[int] = (0, 1, 2)) -> None:
+    """Those that the program gets for 0 to 2. Raises CannotStart."""
+    _refuse_open_sockets(fds)
+    _refuse_owners(fds)
 
 
-def _refuse_owners() -> None:
+def _refuse_owners(fds: Sequence[int]) -> None:
     """Who is to get SIGIO when there is something to read, was named outside of Landlock's scope (F_SETOWN).
 
     The program could make it SIGKILL (F_SETSIG), and have it sent.
     """
-    for fd, name in enumerate(_STREAMS):
+    for fd, name in zip(fds, _STREAMS, strict=True):
         try:
             kind, owner = struct.unpack("=ii", fcntl.fcntl(fd, _F_GETOWN_EX, bytes(8)))
         except OSError:
@@ -249,12 +249,12 @@ def _refuse_owners() -> None:
         fcntl.fcntl(fd, _F_SETOWN_EX, bytes(8))
 
 
-def _refuse_open_sockets() -> None:
+def _refuse_open_sockets(fds: Sequence[int]) -> None:
     """A socket that can still go anywhere would be a way out of the wall.
 
     A connected stream leads where its owner has connected it.
     """
-    for fd, name in enumerate(_STREAMS):
+    for fd, name in zip(fds, _STREAMS, strict=True):
         try:
             is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
         except OSError:
@@ -299,14 +299,20 @@ def _choose_command(prepared: Prepared, command: Sequence[bytes], private_direct
     except CommandError as error:
         raise CannotStart(str(error), error.exit_status) from None
     real = os.path.realpath(located(prepared.executable, prepared.directory))
+    problem = why_not_executed(prepared, prepared.argv[0], real)
+    if problem is not None:
+        raise CannotStart(problem, 126)
+
+
+def why_not_executed(prepared: Prepared, name: bytes, real: bytes) -> str | None:
+    """None: the policy lets it be. name: as the command has it. real: canonical."""
     verdict = prepared.rules.judge(real, Want.EXECUTE)
-    if not verdict.allowed:
-        fix = f"; to allow it: {verdict.remedy}" if verdict.remedy else ""
-        raise CannotStart(
-            f"{os.fsdecode(prepared.argv[0])}: the policy does not let {os.fsdecode(real)} be executed"
-            f" ({verdict.rule}){fix}",
-            126,
-        )
+    if verdict.allowed:
+        return None
+    fix = f"; to allow it: {verdict.remedy}" if verdict.remedy else ""
+    return (
+        f"{os.fsdecode(name)}: the policy does not let {os.fsdecode(real)} be executed ({verdict.rule}){fix}"
+    )
 
 
 def _choose_filter(prepared: Prepared) -> None:

@@ -31,7 +31,7 @@ _AGAIN_S = 0.001
 
 
 class Loop:
-    """Serves one listener until it is terminal."""
+    """Serves the listeners of an engine until the first is terminal."""
 
     def __init__(
         self,
@@ -65,9 +65,19 @@ class Loop:
     async def _run_alone(self) -> None:
         while True:
             with trio.move_on_after(_AGAIN_S if self._engine.holds_forks else math.inf):
-                await trio.lowlevel.wait_readable(self._engine.listener_fd)
+                await self._wait_readable()
             if self.drain() is NotifFdState.TERMINAL:
                 return
+
+    async def _wait_readable(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def wait(fd: int) -> None:
+                await trio.lowlevel.wait_readable(fd)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, self._engine.listener_fd)
+            nursery.start_soon(wait, self._engine.further_fd)
 
     def drain(self) -> NotifFdState:
         """Receive and dispatch what is queued. No await in here: answers go out in the order of the questions."""

@@ -83,11 +83,13 @@ class Asked:
         is_quiet: bool = False,
         counts_changes: bool = False,
         terminal_device: int | None = None,
+        may_execute: bool = False,
     ) -> None:
         """sources: as the policies were named. run_id: a new one, where it is given already. counts_changes: the
         result is to tell how many there were.
 
-        terminal_device: st_rdev of the terminal that the program is given.
+        terminal_device: st_rdev of the terminal that the program is given. may_execute: further programs may be started
+        in its sandbox.
         """
         self.policy = policy
         self.sources = tuple(sources)
@@ -98,6 +100,7 @@ class Asked:
         self.is_quiet = is_quiet
         self.counts_changes = counts_changes
         self.terminal_device = terminal_device
+        self.may_execute = may_execute
 
 
 class Run:
@@ -169,6 +172,7 @@ class Run:
                 terminal_device=self.asked.terminal_device,
                 trees=trees,
                 limits=self.limits,
+                may_execute=self.asked.may_execute,
             )
         except BaseException:
             for tree in trees:

@@ -26,7 +26,7 @@ from sandlockd.sandbox.result import Reason, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from sandlockd.audit.log import AuditLog
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sandlockd.launch.prepare import Prepared
     from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
+    from sandlockd.sandbox.executing import Execution, Executions
     from sandlockd.sandbox.limits import Limits
     from sandlockd.store.tree import Tree
 
@@ -61,12 +62,15 @@ class Sandbox:
         terminal_device: int | None = None,
         trees: tuple[Tree, ...] = (),
         limits: Limits | None = None,
+        may_execute: bool = False,
     ) -> None:
         """result: to be filled in. trees, limits: taken, and closed with the sandbox.
 
-        Of the trees, one in another comes before it.
+        Of the trees, one in another comes before it. may_execute: further programs may be started in it.
         """
         self._prepared = prepared
+        self._may_execute = may_execute
+        self._executions: Executions | None = None
         self._trees = trees
         self._limits = limits
         self._audit = audit
@@ -144,6 +148,7 @@ class Sandbox:
             blocked_signals=blocked_signals,
             descriptor_limit=descriptor_limit,
             new_session=new_session,
+            may_execute=self._may_execute,
         )
         self._started_at = time.monotonic()
         self._init_pid, self._control = launching.start(plan)
@@ -155,6 +160,8 @@ class Sandbox:
             self._limits.watch(self._control.fd, self._init_pid)
             self._limits.count_processes(self._engine, self._init_pid)
         self._index = ProcessIndex(self._init_pid)
+        if self._may_execute:
+            self._executions = self._make_executions()
         self._make_dispatcher()
         self._await_listener()
 
@@ -174,6 +181,15 @@ class Sandbox:
                 self.result.exit_status,
             )
             raise CannotStart(text, status)
+
+    def _make_executions(self) -> Executions:
+        from sandlockd.sandbox.executing import Executions  # only where it is wanted
+
+        try:
+            start: bytes | None = os.path.join(os.getcwdb(), self._prepared.directory or b"")
+        except OSError:
+            start = self._prepared.directory  # ours was removed
+        return Executions(self._prepared, self._audit, self._engine, self._limits, self.control_fd, start)
 
     def _make_dispatcher(self) -> None:
         # Imported here: the new process is on its way meanwhile.
@@ -199,6 +215,7 @@ class Sandbox:
             audit=self._audit,
             init_pid=self._init_pid,
             terminal_device=self._terminal_device,
+            further_terminals=() if self._executions is None else self._executions.terminals,
             trace=self._trace,
             trees=self._trees,
             trees_lock=self._trees[0].lock if self._trees else None,
@@ -285,7 +302,10 @@ class Sandbox:
 
     def _on_report(self, report: Report) -> None:
         kind = report.kind
-        if kind == launching.LISTENER:
+        if report.serial:
+            if self._executions is not None:
+                self._executions.on_report(report)
+        elif kind == launching.LISTENER:
             if report.fd is None:
                 self.result.failed("start: the listener did not arrive; raise the limit of open files")
                 self._advance(Event.BROKEN)
@@ -327,12 +347,15 @@ class Sandbox:
         if self.result.error is None:
             self.result.program_ended(status, killed=self._killed)
             self.result.rule = self._kill_rule
+        if self._executions is not None:
+            self._executions.sandbox_ends = True
         self._advance(Event.EXITED)
 
     def _done(self, report: Report) -> None:
         self.result.usage_told(report)
         if self._status is None and self.result.error is None:
             self.result.killed_whole(self._kill_rule)
+        self._end_executions()
         self._ask_limits()
         self._advance(Event.DONE)
 
@@ -360,7 +383,12 @@ class Sandbox:
         self._init_died = not self.over
         if not self.over and self.result.error is None:
             self.result.failed("init of the sandbox was killed from outside; everything in it was ended")
+        self._end_executions()
         self._advance(Event.BROKEN)
+
+    def _end_executions(self) -> None:
+        if self._executions is not None:
+            self._executions.all_ended()
 
     def _tell_calls(self) -> None:
         self.result.calls = self._engine.counts()._asdict()
@@ -489,6 +517,39 @@ class Sandbox:
 
         self._audit.note(Note(subject="pump", text=f"the pump failed and the loop goes on alone: {error!r}"))
 
+    # ---- further programs ----
+
+    def execute(
+        self,
+        argv: Sequence[bytes],
+        *,
+        stdio: tuple[int, int, int],
+        environment: Mapping[bytes, bytes] | None = None,
+        cwd: bytes | None = None,
+        on_started: Callable[[Execution], None] | None = None,
+        on_ended: Callable[[Execution], None] | None = None,
+    ) -> Execution:
+        """Start a further program in the sandbox, as one of its own; it ends with the first one at the latest.
+
+        stdio: its descriptors 0, 1 and 2, borrowed; a terminal as the first becomes the one of its session.
+        environment: beside what the policy gives. cwd: instead of where the first one was started; relative to that.
+        on_started: it has a pid. on_ended: it has an exit status; of all that were asked for this is called once, after
+        execute has returned, while the sandbox is served.
+        Raises CannotExecute.
+        """
+        from sandlockd.sandbox.executing import CannotExecute  # only where it is wanted
+
+        if self._executions is None:
+            raise CannotExecute("this sandbox was not made for further programs")
+        if self.phase not in (Phase.RUNNING, Phase.PAUSED):
+            raise CannotExecute(f"nothing can be started in a sandbox that is {self.phase.value}")
+        return self._executions.execute(argv, stdio, environment, cwd, on_started, on_ended)
+
+    def signal_execution(self, execution: Execution, number: int) -> None:
+        """To a further program. Nothing happens when it is gone."""
+        if self._executions is not None:
+            self._tell_init(partial(self._executions.signal, execution, number))
+
     # ---- ending ----
 
     def signal(self, number: int) -> None:
@@ -579,6 +640,7 @@ class Sandbox:
             self._control.close()  # the leash
         if self._init_pid:
             os.waitpid(self._init_pid, 0)
+        self._end_executions()
         if self._init_died:
             kill_orphans(spared=self._patient.pid)
         if self._index is not None:

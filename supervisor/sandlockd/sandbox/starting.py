@@ -39,7 +39,7 @@ _STAGE_HELP = {
     "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",
     "directory": "the working directory cannot be entered",
     "rlimits": "a limit above the hard limit needs privileges",
-    "session": "the terminal belongs to another session",
+    "terminal": "it belongs to another session",
 }
 
 
@@ -87,8 +87,12 @@ def plan_of(
     blocked_signals: int,
     descriptor_limit: tuple[int, int] | None,
     new_session: bool,
+    may_execute: bool,
 ) -> Plan:
-    """tracer: whose calls init makes processes restart; None: the program may trace them itself. Raises CannotStart."""
+    """tracer: whose calls init makes processes restart; None: the program may trace them itself.
+
+    may_execute: further programs may be started beside it. Raises CannotStart.
+    """
     return Plan(
         executable=prepared.executable,
         argv=prepared.argv,
@@ -113,6 +117,7 @@ def plan_of(
         cpu_percent=limits.held_to_percent(may_trace=tracer is not None) if limits is not None else None,
         grace_s=TERM_GRACE_S,
         groups=limits.groups if limits is not None else (),
+        keeps_ruleset=may_execute,
     )
 
 
