@@ -13,6 +13,7 @@ import sys
 from sandlockd.cli.ctl_parsers import PARSERS, main_parser
 from sandlockd.cli.ending import end
 from sandlockd.client.errors import ServiceError
+from sandlockd.client.places import is_named, socket_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ _VERBS = {
 }
 
 
+# By functions of the same names there, where there is no socket: then nothing is imported for a service.
+_WITHOUT_SERVICE = ("ps", "diff", "commit", "discard")
+
+
 def command() -> NoReturn:
     end("sandlockctl", main)
 
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _completion(options)
     options.umask = os.umask(0)  # modes are given in full
     try:
-        return _act_of(verb)(options)
+        return _act_of(verb, options)(options)
     except ServiceError as error:
         from sandlockd.cli.ctl_service import told
 
@@ -84,12 +89,20 @@ def _parsed(verb: str, words: list[str]) -> argparse.Namespace:
     return options
 
 
-def _act_of(verb: str) -> Callable[[argparse.Namespace], int]:
+def _act_of(verb: str, options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     module, name = _VERBS[verb]
+    if verb in _WITHOUT_SERVICE and not _is_served(options):
+        module = "ctl_kept"
     act: Callable[[argparse.Namespace], int] = getattr(
         importlib.import_module(f"sandlockd.cli.{module}"), name
     )
     return act
+
+
+def _is_served(options: argparse.Namespace) -> bool:
+    """Somebody said so, or it looks like it."""
+    is_about_services = getattr(options, "all", False) or getattr(options, "label", None)
+    return bool(is_about_services) or is_named(options.socket) or os.path.exists(socket_path())
 
 
 def _completion(options: argparse.Namespace) -> int:

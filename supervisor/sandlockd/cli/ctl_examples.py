@@ -23,7 +23,7 @@ examples:
   sandlockctl run -- make -j4                   follow it; ^C ends the program, twice: all of it
   sandlockctl run -d --name web --label job=7 -- ./serve
   sandlockctl run -it --policy ./agent.toml -- bash
-  generate | sandlockctl run -i -- sort         our input is its input
+  sandlockctl run -i -- sort < words            our input is its input
   sandlockctl run --workdir . --on-exit ask -- ./fix.sh
 
 exit status: the program's own; 128+n when signal n killed it; 124 its time was over; 125 the sandbox could not be

@@ -100,7 +100,7 @@ def _followed(sandbox: Sandbox, options: argparse.Namespace) -> int:
     from sandlockd.cli.ctl_attach import attached
 
     ended = attached(sandbox, passes_input=options.interactive or options.tty)
-    status = _told(sandbox, ended)
+    status = _told(ended, _goes_on(sandbox))
     if ended.exit is None:
         return status
     if options.on_exit == "ask" and ended.exit.state == "kept":
@@ -114,10 +114,14 @@ def _followed(sandbox: Sandbox, options: argparse.Namespace) -> int:
     return status
 
 
-def _told(sandbox: Sandbox, ended: Ended) -> int:
-    """The exit status, and what there is to say."""
+def _goes_on(sandbox: Sandbox) -> str:
+    return f"{sandbox.known.id} goes on: sandlockctl attach {sandbox.known.id}"
+
+
+def _told(ended: Ended, goes_on: str) -> int:
+    """The exit status, and what there is to say. goes_on: if it does."""
     if ended.exit is None:
-        say(f"{sandbox.known.id} goes on: sandlockctl attach {sandbox.known.id}")
+        say(goes_on)
         return _HUNG_UP
     for line in ended.exit.lines:
         say(line)
@@ -190,9 +194,7 @@ def execute(options: argparse.Namespace) -> int:
             put(str(execution.known.number))
         return DONE
     ended = attached(execution, passes_input=options.interactive or options.tty)
-    if ended.exit is None:
-        return _HUNG_UP
-    return BROKEN if ended.exit.exit_status is None else ended.exit.exit_status
+    return _told(ended, f"it goes on, in {sandbox.known.id}")
 
 
 def attach(options: argparse.Namespace) -> int:
@@ -201,4 +203,5 @@ def attach(options: argparse.Namespace) -> int:
     client: Client = client_of(options)
     sandbox = client.get(options.id)
     takes_input = sandbox.known.stdin and not options.no_stdin
-    return _told(sandbox, attached(sandbox, passes_input=takes_input, tail=options.tail))
+    ended = attached(sandbox, passes_input=takes_input, tail=options.tail)
+    return _told(ended, _goes_on(sandbox))
