@@ -66,6 +66,7 @@ def test_a_sandbox_is_run_attached_to_and_known(served: Served) -> None:
         sandbox.no_such_field  # noqa: B018
 
 
+@pytest.mark.one_user
 def test_it_is_listed_found_and_removed(served: Served) -> None:
     client = Client(str(served.socket))
     made = [_run(served, ["true"], name=name, labels={"n": name}) for name in ("one", "two")]
@@ -80,6 +81,7 @@ def test_it_is_listed_found_and_removed(served: Served) -> None:
     assert client.version().api == "1"
 
 
+@pytest.mark.one_user
 def test_it_is_signalled_stopped_and_killed(served: Served) -> None:
     sandbox = _run(served, ["sleep", "100"])
     until(lambda: [one["name"] for one in sandbox.processes()] == ["sleep"], "it is what it was started as")
@@ -90,6 +92,7 @@ def test_it_is_signalled_stopped_and_killed(served: Served) -> None:
     assert _run(served, ["sleep", "100"]).kill().exit_status == 128 + signal.SIGKILL
 
 
+@pytest.mark.one_user
 def test_further_commands_run_in_it(served: Served) -> None:
     sandbox = _run(served, ["sleep", "100"])
     execution = sandbox.exec(["sh", "-c", "cat; exit 3"], stdin=True)
@@ -117,6 +120,7 @@ def test_changes_are_reviewed_and_decided(served: Served) -> None:
     assert sandbox.refresh().state == "discarded"
 
 
+@pytest.mark.one_user
 def test_what_is_wrong_is_said_before_anything_is_asked_or_by_the_service(served: Served) -> None:
     with pytest.raises(TypeError, match="no option 'nmae'"):
         _run(served, ["true"], nmae="x")
@@ -130,6 +134,7 @@ def test_what_is_wrong_is_said_before_anything_is_asked_or_by_the_service(served
     assert raised.value.lines == ["/nowhere: no such file"]
 
 
+@pytest.mark.one_user
 def test_a_log_and_an_attachment_survive_any_bytes(served: Served) -> None:
     sandbox = _run(served, ["sh", "-c", r"printf '\377\n\0'; head -c 300000 /dev/zero | tr '\0' x"])
     happened = list(sandbox.attach())
@@ -143,6 +148,7 @@ def test_a_log_and_an_attachment_survive_any_bytes(served: Served) -> None:
     assert kept
 
 
+@pytest.mark.one_user
 @pytest.mark.trio
 async def test_the_same_under_trio(served: Served) -> None:
     client = AsyncClient(str(served.socket))
@@ -171,6 +177,7 @@ def test_without_a_service_it_says_what_to_do(runner: Runner) -> None:
         Client(str(runner.place.root / "nobody")).list()
 
 
+@pytest.mark.one_user
 def test_what_is_followed_goes_on_behind_where_it_was_when_the_service_comes_back(runner: Runner) -> None:
     with service(runner) as served:
         client = Client(str(served.socket))
@@ -238,6 +245,7 @@ def test_the_plain_client_imports_neither_trio_nor_the_server() -> None:
     assert not {"trio", "hypercorn", "starlette", "wsproto", "sandlockd.kernel", "rich", "ssl"} & loaded
 
 
+@pytest.mark.one_user
 def test_nothing_is_left_open(served: Served) -> None:
     before = len(os.listdir("/proc/self/fd"))
     sandbox = _run(served, ["true"]).wait()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from harness.controlling import Ctl
 from harness.service import Served
 from harness.waiting import PATIENCE_S, until
+
+
+# What is told and done here is the same for everybody: test_client.py and the API's tests are run as both.
+pytestmark = pytest.mark.one_user
 
 
 @pytest.fixture
@@ -137,6 +144,23 @@ def test_a_reader_that_takes_its_time_gets_all_of_it(ctl: Ctl) -> None:
         assert process.wait(PATIENCE_S) == 3
 
 
+def test_a_program_that_does_not_read_keeps_neither_signals_nor_its_output_waiting(ctl: Ctl) -> None:
+    script = "trap 'echo term; exit 6' TERM; echo ready; while :; do sleep 0.02; done"
+    with ctl.followed("run", "-i", "--", "sh", "-c", script, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        os.set_blocking(process.stdin.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                process.stdin.write(bytes(1 << 16))
+                # Until all that lies between us and the program is full; what is taken a little later fills it, too.
+                if not select.select([], [process.stdin], [], 0.2)[1]:
+                    break
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == b"term\n"
+        assert process.wait(PATIENCE_S) == 6
+
+
 def test_detached_it_prints_an_id_and_json_an_object(ctl: Ctl) -> None:
     made = ctl.done("run", "-d", "--label", "a=b", "--label", "c", "--", "sleep", "100").strip()
     assert ctl.served.get(f"/v1/sandboxes/{made}")["labels"] == {"a": "b", "c": ""}
@@ -206,14 +230,12 @@ def test_asked_what_becomes_of_the_changes_silence_keeps_them(ctl: Ctl) -> None:
         ([], ""),
     ],
 )
-@pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
 def test_what_cannot_be_run_is_said_in_a_line(ctl: Ctl, words: list[str], said: str) -> None:
     (ctl.runner.work / "p.toml").write_text("[filesystem]\nbogus = 1\n")
     assert said in ctl.refused("run", *words, status=125)
     assert ctl.served.get("/v1/sandboxes")["sandboxes"] == []
 
 
-@pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
 def test_a_name_that_is_taken_is_refused(ctl: Ctl) -> None:
     made = ctl.started("n", "sleep", "100")
     assert ctl.refused("run", "--name", "n", "--", "true", status=125).startswith(
@@ -221,7 +243,6 @@ def test_a_name_that_is_taken_is_refused(ctl: Ctl) -> None:
     )
 
 
-@pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
 def test_words_that_are_no_text_are_refused_or_named(ctl: Ctl) -> None:
     assert "not UTF-8" in ctl.refused("run", "--", b"\xff", status=125)
     ended = ctl.runner.run([ctl.command, "run", "--", "true"], env={**ctl.environment(), "ODD": "\udcff"})

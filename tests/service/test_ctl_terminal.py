@@ -14,6 +14,10 @@ from harness.terminal import Terminal, open_terminal
 from harness.waiting import until
 
 
+# What is told and done here is the same for everybody: test_client.py and the API's tests are run as both.
+pytestmark = pytest.mark.one_user
+
+
 @pytest.fixture
 def ctl(served: Served) -> Ctl:
     served.runner.place.empty_work()
