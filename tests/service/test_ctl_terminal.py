@@ -13,7 +13,6 @@ from harness.service import Served
 from harness.terminal import Terminal, open_terminal
 from harness.waiting import until
 
-
 # What is told and done here is the same for everybody: test_client.py and the API's tests are run as both.
 pytestmark = pytest.mark.one_user
 

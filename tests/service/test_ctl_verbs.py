@@ -10,7 +10,6 @@ from harness.controlling import Ctl
 from harness.service import Served
 from harness.waiting import PATIENCE_S, until
 
-
 # What is told and done here is the same for everybody: test_client.py and the API's tests are run as both.
 pytestmark = pytest.mark.one_user
 
