@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 
 import pytest
 from harness.controlling import Ctl
@@ -256,8 +257,18 @@ def test_where_no_service_answers_each_verb_says_what_to_do(ctl: Ctl) -> None:
         assert said.startswith(f"no service answers at {nowhere} (No such file or directory): start one with")
 
 
-def test_a_service_that_refuses_us_is_not_taken_for_none(ctl: Ctl) -> None:
-    """From inside a sandbox."""
+@pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
+def test_a_service_that_is_not_for_us_says_who_it_is_for(ctl: Ctl) -> None:
+    path = ctl.runner.place.root / "not-ours"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0)
+        assert "become a member" in ctl.refused("ps", "--socket", path, status=125)
+
+
+def test_from_inside_a_sandbox_there_is_no_service(ctl: Ctl) -> None:
+    """From inside a sandbox, which reaches no socket of the machine's."""
     script = f"{ctl.command} --version; {ctl.command} ps --socket {ctl.served.socket}"
     options = ["--read", ctl.command.parent.parent, "--write", ctl.served.socket.parent]
     ended = ctl.runner.sandboxed(["sh", "-c", script], options=options)

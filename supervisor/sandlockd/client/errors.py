@@ -10,13 +10,16 @@ class ServiceError(Exception):
 
 
 class NoService(ServiceError):
-    """Nobody answers at the socket. path: where."""
+    """Nobody answers at the socket, or not to us. path: where."""
 
-    def __init__(self, path: str, why: str) -> None:
-        super().__init__(
-            f"no service answers at {path} ({why}): start one with `sandlockd serve`, or say where one is by"
-            " --socket or SANDLOCKD_SOCKET"
-        )
+    def __init__(self, path: str, error: OSError) -> None:
+        why = error.strerror or str(error)
+        if isinstance(error, PermissionError):
+            fix = "its socket is its group's, as a rule `sandlockd`: become a member, or start one of your own with"
+            super().__init__(f"the service at {path} is not for you ({why}): {fix} `sandlockd serve`")
+        else:
+            fix = "start one with `sandlockd serve`, or say where one is by --socket or SANDLOCKD_SOCKET"
+            super().__init__(f"no service answers at {path} ({why}): {fix}")
         self.path = path
 
 

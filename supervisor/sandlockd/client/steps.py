@@ -164,7 +164,7 @@ def opened(socket: str) -> Steps[None]:
     try:
         yield Open(socket)
     except OSError as error:
-        raise NoService(socket, error.strerror or str(error)) from None
+        raise NoService(socket, error) from None
 
 
 def problem_of(content: bytes, status: int) -> dict[str, Any]:
