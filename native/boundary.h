@@ -118,10 +118,10 @@ enum slk_report_kind {
 	SLK_REPORT_STOPPED,   /* status: the signal; stop: the how manieth of the program */
 	SLK_REPORT_CONTINUED,
 	SLK_REPORT_EXITED,    /* status: as wait(2) gives it */
+	SLK_REPORT_EXECUTED,  /* a further program has ended: pid, status; its serial as in all reports of it */
 	SLK_REPORT_LIMIT,     /* status: enum slk_limit, for which everything is ended now; used_ns */
 	SLK_REPORT_DONE,      /* nothing of the sandbox is left; usage of all that was reaped */
 	SLK_REPORT_GONE,      /* init has closed its end */
-	SLK_REPORT_EXECUTED,  /* a further program has ended: pid, status; its serial as in all reports of it */
 };
 
 enum slk_limit {
@@ -420,8 +420,14 @@ uint32_t slk_engine_further(const struct slk_engine *engine);
 /* Readable when one of them has something to say: for who waits by himself, and drains then. */
 int slk_engine_further_fd(const struct slk_engine *engine);
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts);
+/* Bytes of data that the fast path copied into trees. */
+uint64_t slk_engine_copied(const struct slk_engine *engine);
 /* Of each number that was answered: how many were filled in. */
 int slk_engine_times(const struct slk_engine *engine, struct slk_times *ret_times, uint32_t capacity);
+/* How many of all calls waited no longer than each bound (and longer than the one before): C's, and then Python's. The last
+ * of each: longer than all of them. bounds_ns: ascending. */
+int slk_engine_latencies(const struct slk_engine *engine, const uint64_t *bounds_ns, uint32_t bound_count,
+			 uint64_t *ret_counts);
 int slk_listener_state(int listener_fd);
 /* Does a path come by what depends on who asks? 1 also where that cannot be told. path: as it is written; base: absolute and
  * canonical, where path is relative. By the thread that drains or pumps. */

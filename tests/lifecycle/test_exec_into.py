@@ -116,6 +116,10 @@ def test_on_a_terminal_a_shell_has_job_control(runner: Runner) -> None:
         screen.send(b"\x03")
         screen.send(b"echo $((6*7)) $?\r")
         screen.expect(rb"42 130")
+        # What is typed there is for nobody else: neither to be read nor to be written.
+        other = sandbox.run(f"echo other >{os.ttyname(slave_fd)} || cat {os.ttyname(slave_fd)}")
+        assert other.exit_status == 1
+        assert other.output.count(b"Permission denied") == 2
         screen.send(b"exit 5\r")
         assert shell.exit_status == 5
 

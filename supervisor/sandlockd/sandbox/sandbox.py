@@ -22,7 +22,7 @@ from sandlockd.launch.prepare import CannotStart
 from sandlockd.process.index import ProcessIndex
 from sandlockd.sandbox import starting
 from sandlockd.sandbox.phase import Event, Phase, after
-from sandlockd.sandbox.result import Reason, Result
+from sandlockd.sandbox.result import LATENCY_BOUNDS_NS, Reason, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -392,6 +392,7 @@ class Sandbox:
 
     def _tell_calls(self) -> None:
         self.result.calls = self._engine.counts()._asdict()
+        self.result.latencies = self._engine.latencies(LATENCY_BOUNDS_NS)
         self.result.handlers = [
             {
                 "call": row.name if (row := self._prepared.rows.get(times.nr)) is not None else str(times.nr),
@@ -543,6 +544,8 @@ class Sandbox:
             raise CannotExecute("this sandbox was not made for further programs")
         if self.phase not in (Phase.RUNNING, Phase.PAUSED):
             raise CannotExecute(f"nothing can be started in a sandbox that is {self.phase.value}")
+        if self._is_paused:
+            raise CannotExecute("the sandbox is paused: resume it first")
         return self._executions.execute(argv, stdio, environment, cwd, on_started, on_ended)
 
     def signal_execution(self, execution: Execution, number: int) -> None:
@@ -650,6 +653,9 @@ class Sandbox:
             raise OSError(errno.EBUSY, "a file that the program changed last is locked by somebody else")
         if self.result.has_run:
             self._tell_calls()
+        if self._trees:
+            copied = sum(tree.copied_bytes for tree in self._trees)
+            self.result.copied_bytes = copied + self._engine.copied_bytes
         self._engine.close()
         for tree in self._trees:
             tree.close()
