@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.interpreter import SANDLOCKD
+from harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,11 +50,25 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_tour_shows_what_a_user_sees(clone: Path) -> None:
+@pytest.fixture
+def service_socket(clone: Path) -> Iterator[Path]:
+    """What `sandlockd serve &` starts, where no other is in its way."""
+    socket, log = clone / "s", clone / "log"
+    line = [SANDLOCKD, "serve", "--socket", socket, "--state-dir", clone / "service"]
+    with open(log, "wb") as output, subprocess.Popen(line, stderr=output) as process:
+        try:
+            until(lambda: b"listens" in log.read_bytes(), "the service listens")
+            yield socket
+        finally:
+            process.terminate()
+
+
+def test_the_tour_shows_what_a_user_sees(clone: Path, service_socket: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SANDLOCKD_STATE_DIR": str(clone / "state"),
+        "SANDLOCKD_SOCKET": str(service_socket),
         "LC_ALL": "C",
     }
     blocks = console_blocks(README)

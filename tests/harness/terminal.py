@@ -33,6 +33,11 @@ class Terminal:
         self._seen = 0
         self._status: int | None = None
 
+    @property
+    def fd(self) -> int:
+        """Of our side."""
+        return self._master_fd
+
     def send(self, text: bytes) -> None:
         """Keys, as bytes: b"\\x03" is ^C."""
         os.write(self._master_fd, text)

@@ -22,7 +22,8 @@ _GROUND = {"policy", "overlay", "process", "kernel"}
 _HANDLERS = _GROUND | {"handlers", "audit", "store"}
 _SANDBOX = _HANDLERS | {"launch", "notify"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "cli": _SANDBOX | {"control", "sandbox", "review"},
+    "cli": _SANDBOX | {"control", "sandbox", "review", "client"},
+    "client": {"control.objects", "control.problems"},
     "control": _SANDBOX | {"sandbox", "review"},
     "sandbox": _SANDBOX | {"review"},
     "launch": _GROUND | {"handlers"},

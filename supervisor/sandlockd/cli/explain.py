@@ -14,25 +14,30 @@ from sandlockd.cli.ending import say
 _RECENT_SHOWN = 5
 
 
-def explain(run: str | None, last: bool, json: bool, state_dir: bytes) -> int:
+def explain(run: str | None, last: bool, json: bool, state_dir: bytes, name: str = "sandlockd") -> int:
     """Print what was refused in one run; the newest if none is named.
 
-    run: an id, or the beginning or end of one.
+    run: an id, or the beginning or end of one. name: of the command that says what is wrong.
     Returns: 0; 1 if there is no such run or its log cannot be read; 2 if both a run and --last were given.
     """
+
+    def complain(words: str, status: int = 1) -> int:
+        say(name, words)
+        return status
+
     if run is not None and last:
-        return _complain("give a run or --last, not both", status=2)
+        return complain("give a run or --last, not both", status=2)
     try:
         ids = state.run_ids(state_dir)
         run_id = _chosen(ids, run)
         if run_id is None:
-            return _complain(_no_such_run(ids, run, state_dir))
+            return complain(_no_such_run(ids, run, state_dir))
         log = read_run(state_dir, run_id)
     except state.StateError as error:
-        return _complain(str(error))
+        return complain(str(error))
     except OSError as error:
         where = os.fsdecode(state_dir)
-        return _complain(f"cannot read the log below {rendering.printable(where)}: {error.strerror}")
+        return complain(f"cannot read the log below {rendering.printable(where)}: {error.strerror}")
     _print(log, json=json)
     return 0
 
@@ -62,8 +67,3 @@ def _print(log: RunLog, *, json: bool) -> None:
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     text = rendering.explanation(log, rendering.COLOURED if coloured else rendering.PLAIN)
     sys.stdout.write(text)
-
-
-def _complain(words: str, status: int = 1) -> int:
-    say("sandlockd", words)
-    return status

@@ -8,7 +8,7 @@ import sys
 from types import SimpleNamespace
 
 from sandlockd.cli.ending import end, say
-from sandlockd.cli.run_options import add_to, read_plain
+from sandlockd.cli.run_options import add_to, read_plain, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def command() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    _forget_coerced_locale()
+    forget_coerced_locale()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in _LATER:
         verb = arguments[0]
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _VERBS[verb](rest)
 
 
-def _forget_coerced_locale() -> None:
+def forget_coerced_locale() -> None:
     """In the C locale Python sets LC_CTYPE for itself and for whom it starts (PEP 538): the program gets its caller's.
 
     Found out by proc_pid_environ(5), which shows what execve was given.
@@ -149,7 +149,7 @@ def _run(arguments: list[str]) -> int:
     from sandlockd.policy.inputs import Overrides
 
     gc.disable()  # until the program has been started (cli/run.py): what a start makes stays
-    before, command = _split(arguments)
+    before, command = split(arguments)
     found = _read(before, has_command=bool(command))
     encode = os.fsencode
     overrides = Overrides(
@@ -190,14 +190,6 @@ def _read(words: list[str], *, has_command: bool) -> argparse.Namespace | Simple
     if found.command and has_command:
         parser.error(f"{found.command[0]!r} stands before --; options go there, the command after it")
     return found
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Everything behind the first -- is the command, whatever it looks like."""
-    if "--" not in arguments:
-        return arguments, []
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

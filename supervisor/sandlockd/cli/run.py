@@ -18,7 +18,7 @@ from sandlockd.kernel import launching
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.sandbox.limits import TERM_GRACE_S, size_text
-from sandlockd.sandbox.policies import load_policy
+from sandlockd.sandbox.policies import load_policy, require_tree_for
 from sandlockd.sandbox.result import SANDBOX_FAILED, Result, require_replaceable, write_status_file
 from sandlockd.sandbox.run import Asked, Run, in_one, told
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sandlockd.cli.verbose import Verbose
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
-    from sandlockd.policy.model import Policy
     from sandlockd.sandbox.limits import Limits
     from sandlockd.sandbox.sandbox import Sandbox
 
@@ -95,7 +94,7 @@ def run(options: Options) -> int:
             return SANDBOX_FAILED
     try:
         policy = load_policy(options.policies, options.overrides)
-        _require_tree_for(options.overrides, policy)
+        require_tree_for(options.overrides, policy)
         asked = Asked(
             policy,
             tuple(options.policies) or ("base",),
@@ -113,16 +112,6 @@ def run(options: Options) -> int:
             say(line)
         result.went_wrong(in_one(lines), exit_status)
     return _write_status(options, result)
-
-
-def _require_tree_for(overrides: Overrides, policy: Policy) -> None:
-    """Who says --dry-run or --on-exit discard counts on nothing being changed. Raises CannotStart."""
-    said = "--dry-run" if overrides.dry_run else "--on-exit" if overrides.on_exit is not None else None
-    if said is not None and policy.filesystem.workdir is None:
-        raise CannotStart(
-            f"{said} is about the changes in a copy-on-write tree, and this run has none: what it may write, it writes"
-            " for good; give --workdir, or leave it out"
-        )
 
 
 def _write_status(options: Options, result: Result) -> int:

@@ -111,3 +111,11 @@ def _value(rest: Iterator[str]) -> str | None:
 def _put(found: dict[str, object], name: str, given: str, *, many: bool) -> None:
     before = found[name]
     found[name] = [*before, given] if many and isinstance(before, list) else given
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Everything behind the first -- is the command, whatever it looks like."""
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]

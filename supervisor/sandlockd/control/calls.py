@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandlockd.control.service import Service
 
 _NESTED_MAX = 64
+_REPEATABLE = ("label", "path")  # in a query
 JSON = "application/json"
 LINES = "application/x-ndjson"
 EVENT_STREAM = "text/event-stream"
@@ -135,7 +136,7 @@ def query_of(request: HTTPConnection, kind: Any) -> Any:
     """Raises Invalid."""
     given: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
-        if name == "label":
+        if name in _REPEATABLE:
             given.setdefault(name, []).append(value)
         elif name in given:
             raise Invalid(f"{name} is given twice")

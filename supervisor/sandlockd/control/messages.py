@@ -99,6 +99,7 @@ class Start(Message, frozen=True, tag="start"):
     environment: of the program, as far as the policy passes it on.
     state_dir: where the run is recorded; None: where the user's own are. run_id: what it is called there.
     memory: what is left of what this user may have, in bytes; limits.memory must be set, and not more.
+    quiet: without the closing lines about refusals and the like.
     """
 
     uid: int
@@ -111,6 +112,7 @@ class Start(Message, frozen=True, tag="start"):
     state_dir: bytes | None = None
     run_id: str | None = None
     memory: int | None = None
+    quiet: bool = False
 
 
 class Work(Message, frozen=True, tag="work"):

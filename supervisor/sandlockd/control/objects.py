@@ -50,6 +50,7 @@ class RunRequest(Asked):
     policy, policies: names of presets or of files in the service's policy directory, or texts; they add up; none: base.
     cwd: where it starts (default: /). env: added to its environment.
     environment: what its environment is made from; what is not in it is as in a login of yours.
+    quiet: without the closing lines about refusals and the like.
     tty: a terminal of rows x columns in place of three pipes. stdin: its input is open for attach (default: empty).
     """
 
@@ -78,6 +79,7 @@ class RunRequest(Asked):
     memory: Word | None = None
     processes: Word | None = None
     disk: Word | None = None
+    quiet: bool = False
 
 
 class ExecRequest(Asked):

@@ -96,10 +96,13 @@ class EventsQuery(Asked):
 
 
 class ChangesQuery(Asked):
-    """diff: `json` or `text`: with what changed in files. path: only what is at and below it."""
+    """diff: `json` or `text`: with what changed in files; `list`: as text, without it.
 
-    diff: Annotated[str, Meta(pattern="^(json|text)$")] | None = None
-    path: Path | None = None
+    path: only what is at and below it; several: all of these.
+    """
+
+    diff: Annotated[str, Meta(pattern="^(json|text|list)$")] | None = None
+    path: Annotated[list[Path], Meta(max_length=1024)] = msgspec.field(default_factory=list)
 
 
 class DenialsQuery(Asked):
@@ -364,10 +367,9 @@ async def _changes(call: Call) -> Streamed | Reply:
     sandbox.require(Request.CHANGES)
     if sandbox.state is not State.KEPT:
         return Reply({"state": sandbox.state.value, "changes": (sandbox.record.status or {}).get("changes")})
-    paths = () if query.path is None else (os.fsencode(query.path),)
-    verb = "changes" if query.diff is None else "diff"
-    as_text = query.diff == "text"
-    chunks = call.service.work(sandbox, verb, paths=paths, as_text=as_text)
+    verb = "changes" if query.diff in (None, "list") else "diff"
+    as_text = query.diff in ("text", "list")
+    chunks = call.service.work(sandbox, verb, paths=_encoded(query.path), as_text=as_text)
     return await _worked(chunks, TEXT if as_text else LINES)
 
 

@@ -188,7 +188,8 @@ class Service:
         await sandbox.begun.wait()
         if sandbox.state is State.FAILED and not sandbox.has_begun:
             await self._unmake(sandbox)
-            raise NotStarted(record.error or "it could not be started", lines=record.said)
+            detail = record.error or "it could not be started"
+            raise NotStarted(detail, lines=record.said, exit_status=record.exit_status)
         return sandbox
 
     def _new_id(self) -> str:
@@ -316,6 +317,7 @@ class Service:
             state_dir=self.state_dir_of(record.uid),
             run_id=record.id,
             memory=self._memory_left(record.uid),
+            quiet=request.quiet,
         )
         sandbox.supervisor.order(start, streams.theirs)
         streams.given()

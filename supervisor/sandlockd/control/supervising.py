@@ -55,7 +55,7 @@ from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
 from sandlockd.sandbox.executing import CannotExecute
 from sandlockd.sandbox.pausing import CannotPause
-from sandlockd.sandbox.policies import load_policy
+from sandlockd.sandbox.policies import load_policy, require_tree_for
 from sandlockd.sandbox.result import Result
 from sandlockd.sandbox.run import Asked, Run, in_one, policy_digest, told
 
@@ -182,7 +182,9 @@ class _Supervisor:
         except OSError as error:
             raise CannotStart(f"{os.fsdecode(start.cwd)}: cannot be entered: {error.strerror}") from None
         names = tuple(one if isinstance(one, str) else one.name for one in start.policies)
-        policy = load_policy([_source(one) for one in start.policies], _overrides(start.settings))
+        overrides = _overrides(start.settings)
+        policy = load_policy([_source(one) for one in start.policies], overrides)
+        require_tree_for(overrides, policy)
         _require_share(policy.limits.memory, start.memory)
         asked = Asked(
             policy,
@@ -191,6 +193,7 @@ class _Supervisor:
             run_id=start.run_id,
             name=start.name,
             is_dry_run=start.settings.dry_run,
+            is_quiet=start.quiet,
             counts_changes=True,
             terminal_device=_terminal_device(self._streams[0].fd),
             may_execute=True,
@@ -202,6 +205,8 @@ class _Supervisor:
     def say(self, text: str) -> None:
         self._said += 1
         if self._said <= messages.MAX_LINES:
+            # Who reads this asks the service why, which may keep its runs elsewhere.
+            text = text.replace("sandlockd explain ", "sandlockctl explain ")
             self._tell(Said(messages.line(text)))
 
     def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:

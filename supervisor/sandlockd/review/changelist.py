@@ -20,7 +20,7 @@ from sandlockd.store.content import SPARSE_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 _WORDS = {
     What.DELETED: "deleted",
@@ -78,7 +78,11 @@ def counts(changes: Iterable[Change]) -> dict[str, int]:
 
 def summary(changes: Collection[Change]) -> str:
     """`3 changes: 1 deleted, 2 added`"""
-    found = counts(changes)
+    return counted(counts(changes))
+
+
+def counted(found: Mapping[str, int]) -> str:
+    """The same of what `counts` has found."""
     total = sum(found.values())
     told = ", ".join(f"{number} {word}" for word, number in found.items() if number)
     return f"{total} change{'s' if total != 1 else ''}: {told}" if total else "no changes"

@@ -28,7 +28,7 @@ _HEADINGS = ("RUN", "STATE", "STARTED", "DIRECTORY", "COMMAND")
 
 def ps_lines(state_dir: bytes, runs: Collection[KeptRun], with_headings: bool) -> Iterator[str]:
     """A table; headings are for terminals."""
-    rows = [_columns(state_dir, run) for run in runs]
+    rows = [ps_columns(state_dir, run) for run in runs]
     if with_headings and rows:
         rows.insert(0, _HEADINGS)
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))] if rows else []
@@ -36,7 +36,7 @@ def ps_lines(state_dir: bytes, runs: Collection[KeptRun], with_headings: bool) -
         yield "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _columns(state_dir: bytes, run: KeptRun) -> tuple[str, ...]:
+def ps_columns(state_dir: bytes, run: KeptRun) -> tuple[str, ...]:
     header = _header(state_dir, run.run_id)
     where = shown(run.workdir) or "-"
     what = run.problem if run.problem is not None else _command(header)

@@ -61,6 +61,18 @@ def load_policy(policies: Sequence[str | Source], overrides: Overrides | None = 
     return policy
 
 
+def require_tree_for(overrides: Overrides, policy: Policy) -> None:
+    """Who says --dry-run or --on-exit discard counts on nothing being changed. Raises CannotStart."""
+    said = "--dry-run" if overrides.dry_run else "--on-exit" if overrides.on_exit is not None else None
+    if said is not None and policy.filesystem.workdir is None:
+        from sandlockd.launch.prepare import CannotStart  # whoever only checks a policy does without
+
+        raise CannotStart(
+            f"{said} is about the changes in a copy-on-write tree, and this run has none: what it may write, it writes"
+            " for good; give --workdir, or leave it out"
+        )
+
+
 def compile_file_rules(
     policy: Policy,
     state_dir: bytes | None,

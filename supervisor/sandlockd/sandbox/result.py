@@ -186,6 +186,11 @@ def require_replaceable(path: str) -> None:
 
 
 def write_status_file(path: str, result: Result) -> None:
+    """Raises OSError."""
+    write_status(path, result.as_dict())
+
+
+def write_status(path: str, status: dict[str, object]) -> None:
     """Whole or not at all: a reader never sees half of it. Raises OSError."""
     import json
 
@@ -194,7 +199,7 @@ def write_status_file(path: str, result: Result) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(result.as_dict(), file)
+            json.dump(status, file)
             file.write("\n")
         os.replace(temporary, path)
     except BaseException:
