@@ -21,6 +21,7 @@ from harness.running import Ended, Runner, system_python
 from harness.sharing import GROUPED
 from harness.waiting import line_of, until
 from security import broken
+from security.taking import NO_HANDLERS, NO_WATCHER, takers
 
 from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
@@ -145,6 +146,16 @@ _NOT_PUT = "from sandlockd.kernel import cgroups\ncgroups.Groups.take = lambda s
 
 def test_who_is_not_put_into_the_group_is_not_held(runner: Runner) -> None:
     assert b"taken" in _leaving(runner, _NOT_PUT).stdout
+
+
+@pytest.mark.parametrize("how", ["small-pieces", "memfd-written"])
+def test_where_nobody_else_looks_it_keeps_the_memory(runner: Runner, how: str) -> None:
+    patch = NO_WATCHER + NO_HANDLERS
+    command = [takers(runner), how, "100", runner.work / "counter"]
+    ended = broken.run(
+        runner, patch, command, options=["--write", runner.work, "--memory", "64M"], timeout=60
+    )
+    assert b"taken" not in ended.stdout and ended.reason == "memory"
 
 
 def test_where_it_may_write_the_groups_none_is_relied_on(runner: Runner) -> None:
