@@ -755,6 +755,12 @@ void slk_engine_set_memory(struct slk_engine *engine, struct slk_memory *memory)
  * as far as that is known. */
 uint64_t slk_break_known(struct slk_engine *engine, int32_t tid, uint64_t end);
 
+/* ---- throttle_trial.c: whether a share of the processors can be kept ------------------------------------------- */
+
+/* A child that computes is held for so long, and let go. What it used of processors meanwhile, and afterwards until it was
+ * seen to have used any; 0: it has not, within seconds. 0 or -errno. */
+int slk_throttle_try(uint64_t for_ns, uint64_t *ret_held_ns, uint64_t *ret_free_ns);
+
 /* ---- forks.c, descendants.c: how many processes there are below init, and the limit of that -------------------- */
 
 /* Before the listener is attached. Calls whose row says count are let through as long as no more processes than `limit`

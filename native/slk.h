@@ -177,7 +177,7 @@ struct slk_throttle {
 	struct slk_cputime cpu;
 };
 
-/* Can init hold what descends from it? 0, or -errno. */
+/* Can init hold what descends from it (throttle_trial.c)? 0, or -errno. */
 int slk_throttle_possible(void);
 /* percent: 0: no limit. There is one of these in a process. */
 void slk_throttle_begin(struct slk_throttle *throttle, uint32_t percent, int scoped);
