@@ -94,9 +94,9 @@ def subreaper() -> str:
 
 def held_processes() -> str:
     """Who computes is held by ptrace(2), where no cgroup keeps limits.cpu, and is let go again."""
-    times_ns = ffi.new("uint64_t[2]")
-    check(lib.slk_throttle_try(_HELD_FOR_NS, times_ns, times_ns + 1))
-    held_ns, free_ns = times_ns
+    held, free = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    check(lib.slk_throttle_try(_HELD_FOR_NS, held, free))
+    held_ns, free_ns = int(held[0]), int(free[0])
     if held_ns > _HELD_FOR_NS // 10:
         raise Broken(f"who was held used {held_ns // 1000} microseconds of a processor")
     if not free_ns:
