@@ -249,12 +249,19 @@ struct slk_judged {
 	int may_wait;
 };
 
+/* In the place of rights (LANDLOCK_ACCESS_FS_*), for what else is remembered of a path: none of them is another's. */
+#define SLK_NEED_TO_SEE (1u << 31)  /* what only looks: it asks for no right, and any zone or none is the same to it */
+#define SLK_NEED_IN_TREE (1u << 30) /* the kernel finds what the program is to see; with an enum slk_look beside it */
+#define SLK_NEED_TO_SEARCH (1u << 29)
+#define SLK_NEED_DIRECTORY (1u << 28)      /* beside SLK_NEED_IN_TREE: found, without a link or a mount on the way */
+#define SLK_NEED_AS_INTERPRETER (1u << 27) /* it does not come by what depends on who asks, */
+#define SLK_NEED_AS_EXECUTED (1u << 26)    /* nor does what this file names to be executed */
+
 /* ---- trees.c */
 
 #define SLK_TREES_MAX 4
 #define SLK_ORIGIN_ATTRIBUTE "user.sandlockd.origin" /* overlay/identity.py */
 #define SLK_ANSWERED (-1) /* beside 0 and reason + 1 */
-#define SLK_NEED_IN_TREE (1u << 30)
 
 struct slk_tree {
 	char root[SLK_PATH_MAX];

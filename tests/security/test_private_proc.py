@@ -261,6 +261,54 @@ def test_what_the_kernel_would_not_execute_is_not_opened_to_look_at_it(
     assert ended.stdout == b"1\n" + b"Permission denied\n" * 4 + b"not opened\n", ended
 
 
+_LEASED = """
+import fcntl, os, signal
+fd = os.open("script", os.O_RDONLY)
+signal.signal(signal.SIGIO, lambda *_: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK))
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+child = os.fork()
+if child == 0:
+    try:
+        os.execv("./script", ["script"])
+    except OSError as error:
+        os.write(1, error.strerror.encode())
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def _of_leased(runner: Runner, number: int, way: str) -> tuple[bytes, bytes]:
+    """What an execve gives that has to wait for the holder of a lease: bare and sandboxed."""
+    script = runner.place.file("work/script", f"#!/proc/{number}/comm\n")
+    script.chmod(0o755)
+    code = [system_python(), "-c", _LEASED]
+    return (
+        runner.bare(code).stdout,
+        runner.sandboxed(code, options=[way, runner.work], policy=strangers.POLICY).stdout,
+    )
+
+
+@pytest.mark.parametrize("way", ["--write", "--workdir"])
+def test_who_is_named_by_a_script_that_somebody_has_a_lease_on(runner: Runner, way: str) -> None:
+    with victim(runner) as (process, _):
+        assert _of_leased(runner, process.pid, way) == (b"Permission denied", b"No such file or directory")
+    free = b"No such file or directory"
+    assert _of_leased(runner, strangers.a_free_number(), way) == (free, free)
+
+
+_READ_BEFORE = "cat script >/dev/null; ./script; test -x script; ./script; exit 0"
+
+
+@pytest.mark.parametrize("way", ["--write", "--workdir"])
+def test_who_is_named_by_a_script_that_was_read_before(runner: Runner, way: str) -> None:
+    """What was found out for the one call is nothing that the other may rely on."""
+    with victim(runner) as (process, _):
+        runner.place.file("work/script", f"#!/proc/{process.pid}/comm\n").chmod(0o755)
+        command = ["bash", "-c", _READ_BEFORE]
+        ended = runner.sandboxed(command, options=[way, runner.work], policy=strangers.POLICY)
+    assert ended.stderr.count(b"cannot execute: required file not found") == 2, ended
+
+
 # ---- the tests above can fail ----
 
 _BROKEN = {

@@ -8,6 +8,7 @@ from functools import partial
 from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller, TreesBusy
+from sandlockd.handlers.leased import Leased
 from sandlockd.handlers.merged import (
     changing,
     growing,
@@ -127,6 +128,8 @@ def _answer(
     try:
         context.avoid_slow_mounts()
         answer = _MERGED[name](call)
+    except Leased as leased:
+        return leased.then(call.start_again)
     except FsError as error:
         return Errno(error.errno)
     except OSError as error:
@@ -138,6 +141,8 @@ def _answer(
         return answer
     try:
         return _elsewhere(name, bare, context, request, answer)
+    except Leased as leased:
+        return leased.then(call.start_again)
     except TreesBusy:
         return when_free
     except Unfinished as unfinished:
