@@ -577,7 +577,7 @@ int slk_status(int32_t tid, struct slk_status *ret_status);
 
 /* ---- members.c: who belongs to a sandbox ------------------------------------------------------------------- */
 
-/* The leader of a thread that descends from init; 0: it is not there, or not below init. */
+/* The leader of a thread that descends from init; 0: it is not there, or not below init; -errno: that cannot be told. */
 int slk_member_leader(int32_t tid, int32_t init_pid);
 /* All processes below init, zombies included, by number: how many there are, of which at most capacity are filled in.
  * -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */

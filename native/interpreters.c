@@ -39,12 +39,6 @@ static int name_is_askers(struct slk_engine *engine, const char *name, size_t le
 	return 0;
 }
 
-/* What could not be opened the kernel does not execute either, unless it was we who lacked something. */
-static int is_ours(int error)
-{
-	return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
-}
-
 static int names_askers(struct slk_engine *engine, int object_fd, int depth, int *ret_is_script);
 
 static int script_names_askers(struct slk_engine *engine, const char *head, size_t size, int depth)
@@ -65,7 +59,7 @@ static int script_names_askers(struct slk_engine *engine, const char *head, size
 		return 1;
 	fd = slk_open_path(engine, name, 0, 0);
 	if (fd < 0)
-		return is_ours(fd);
+		return slk_is_ours(fd);
 	result = names_askers(engine, fd, depth + 1, &ignored);
 	close(fd);
 	return result;
@@ -152,7 +146,7 @@ int slk_execution_names_askers(struct slk_engine *engine, const struct slk_walk 
 		return 0;
 	fd = slk_open_path(engine, walk->text, 0, 0);
 	if (fd < 0)
-		return is_ours(fd); /* the kernel finds the same, or only a server could tell */
+		return slk_is_ours(fd); /* the kernel finds the same, or only a server could tell */
 	result = names_askers(engine, fd, 0, &is_script);
 	/* A script's interpreter may be one that the program can change. */
 	if (result == 0 && !is_script && is_read_only(engine, fd))

@@ -87,6 +87,8 @@ const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const 
 
 /* ---- status.c */
 
+/* Did we lack something? Then it is not known what there is. error: below 0. */
+int slk_is_ours(int error);
 /* Of a file of /proc as much as fits, NUL-ended: how much, or -errno. */
 int slk_read_text(const char *path, char *ret_text, size_t size);
 /* Of /proc/<tid>/status as much as fits, NUL-ended: how much, or -errno. */

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define PIDS_MAX 4096
 
@@ -103,6 +104,26 @@ static void test_all_below_are_found_and_nobody_else(void)
 	CHECK_EQUAL(0, slk_member_leader(top, getpid()));
 	CHECK_EQUAL(0, members());
 	munmap(line, sizeof(*line));
+}
+
+/* Of nobody it is said that he is not there. */
+static void test_without_descriptors_nothing_is_told(void)
+{
+	struct rlimit before, none;
+	pid_t top = fork();
+	int32_t pid;
+
+	if (top == 0)
+		for (;;)
+			pause();
+	CHECK_EQUAL(0, getrlimit(RLIMIT_NOFILE, &before));
+	none = (struct rlimit){0, before.rlim_max};
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &none));
+	CHECK_EQUAL(-EMFILE, slk_member_leader(top, getpid()));
+	CHECK_EQUAL(-EMFILE, slk_members(getpid(), &pid, 1));
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &before));
+	CHECK_EQUAL(top, slk_member_leader(top, getpid()));
+	end(top);
 }
 
 /* ---- parents that end while we look ---- */
@@ -214,6 +235,7 @@ int main(void)
 	if (slk_members(getpid(), pids, PIDS_MAX) == -EOPNOTSUPP)
 		skip_all("this kernel does not tell children");
 	RUN(test_all_below_are_found_and_nobody_else);
+	RUN(test_without_descriptors_nothing_is_told);
 	RUN(test_who_is_there_all_the_while_is_found_while_parents_end);
 	RUN(test_who_is_below_stays_so_when_a_grandparent_ends);
 	return 0;

@@ -424,3 +424,38 @@ def test_a_way_that_we_could_not_look_at_is_not_left_to_the_kernel(runner: Runne
         strangers.make_links(runner, process.pid)
         found = broken.results(runner, patch, script, "--write", str(runner.work), policy=strangers.POLICY)
     assert [outcome.error for outcome in found] == ["EIO"] * 2
+
+
+_WITHOUT_DESCRIPTORS = """
+import resource
+from sandlockd.kernel import procfs
+leader = procfs.member_leader
+def without(tid, init_pid):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        return leader(tid, init_pid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+procfs.member_leader = without
+"""
+
+
+@pytest.mark.one_user
+def test_who_could_not_be_looked_for_is_not_said_to_be_missing(runner: Runner) -> None:
+    """Nor there: that there are no descriptors left is known before anybody is looked for."""
+    script = Script()
+    with victim(runner) as (process, _):
+        for number in (strangers.a_free_number(), process.pid):
+            script.kill(number, 0)
+            script.getpgid(number)
+            script.newfstatat(AT_FDCWD, f"/proc/{number}", Buffer(144), 0)
+        ended = broken.run(
+            runner,
+            _WITHOUT_DESCRIPTORS,
+            script.command(runner),
+            policy=strangers.POLICY,
+            options=["--read", runner.place.root / "script"],
+        )
+    assert [outcome.error for outcome in script.results(ended.stdout)] == ["EIO"] * 6
+    assert {one["rule"] for one in ended.refusals} == {"law.errors_refuse"}, ended.refusals

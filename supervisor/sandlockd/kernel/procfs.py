@@ -124,10 +124,10 @@ def terminal_of(tid: int) -> int:
 
 
 def threads_of(pid: int) -> list[int]:
-    """Of one process. Nobody where it is gone."""
+    """Of one process. Nobody where it is gone. Raises OSError: that cannot be told."""
     try:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
@@ -135,8 +135,8 @@ _MEMBERS_AT_FIRST = 512
 
 
 def member_leader(tid: int, init_pid: int) -> int:
-    """The leader of a thread below init; 0: it is not there, or somewhere else."""
-    return int(lib.slk_member_leader(tid, init_pid)) if 0 < tid < 1 << 31 else 0
+    """The leader of a thread below init; 0: it is not there, or somewhere else. Raises OSError: that cannot be told."""
+    return check(lib.slk_member_leader(tid, init_pid)) if 0 < tid < 1 << 31 else 0
 
 
 def members(init_pid: int) -> list[int]:

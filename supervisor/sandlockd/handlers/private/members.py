@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def belongs(context: Context, pid: int) -> bool:
-    """Is this the number of a process of the sandbox, or of a thread of one? Zombies are processes.
+    """Is this the number of a process of the sandbox, or of a thread of one? Zombies are processes. Raises OSError.
 
     The index is only sooner: whoever is in it is held by a descriptor, so that nobody else has the number.
     """
@@ -79,6 +79,6 @@ def of_user(context: Context, uid: int) -> list[int]:
         try:
             if procfs.status(tid).uids[0] == uid:
                 found.append(tid)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
     return found
