@@ -580,8 +580,8 @@ int slk_status(int32_t tid, struct slk_status *ret_status);
 /* The leader of a thread that descends from init; 0: it is not there, or not below init; -errno: that cannot be told. */
 int slk_member_leader(int32_t tid, int32_t init_pid);
 /* All processes below init, zombies included, by number: how many there are, of which at most capacity are filled in.
- * -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
-int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity);
+ * -E2BIG: more than most, which ends the search (0: none does). -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
+int slk_members(int32_t init_pid, uint32_t most, int32_t *ret_pids, uint32_t capacity);
 
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 

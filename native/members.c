@@ -92,7 +92,7 @@ int slk_member_leader(int32_t tid, int32_t init_pid)
 struct found {
 	int32_t *numbers; /* in the order in which they were found */
 	uint8_t *may_adopt; /* of each: it had children, or several threads */
-	uint32_t count, capacity;
+	uint32_t count, capacity, most;
 	int32_t *places; /* open addressing; 0: free */
 	uint32_t mask;
 };
@@ -138,6 +138,8 @@ static int add(struct found *found, int32_t pid)
 	place = place_of(found, pid);
 	if (*place)
 		return 0;
+	if (found->most && found->count == found->most)
+		return -E2BIG;
 	*place = pid;
 	found->may_adopt[found->count] = 0;
 	found->numbers[found->count++] = pid;
@@ -231,9 +233,9 @@ static int by_number(const void *one, const void *other)
 	return (left > right) - (left < right);
 }
 
-int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity)
+int slk_members(int32_t init_pid, uint32_t most, int32_t *ret_pids, uint32_t capacity)
 {
-	struct found found = {0};
+	struct found found = {.most = most};
 	uint32_t before = 0;
 	int result = access("/proc/thread-self/children", F_OK) < 0 ? -EOPNOTSUPP : grow(&found);
 

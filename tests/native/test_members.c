@@ -20,7 +20,7 @@ static int has(int count, pid_t pid)
 
 static int members(void)
 {
-	int count = slk_members(getpid(), pids, PIDS_MAX);
+	int count = slk_members(getpid(), 0, pids, PIDS_MAX);
 
 	CHECK(count >= 0 && count <= PIDS_MAX);
 	for (int i = 1; i < count; i++)
@@ -85,7 +85,9 @@ static void test_all_below_are_found_and_nobody_else(void)
 	for (int i = 0; i < 3; i++)
 		CHECK(has(count, line->pids[i]));
 	CHECK(has(count, line->of_thread));
-	CHECK_EQUAL(4, slk_members(getpid(), pids, 2)); /* tells how many there would be */
+	CHECK_EQUAL(4, slk_members(getpid(), 0, pids, 2)); /* tells how many there would be */
+	CHECK_EQUAL(4, slk_members(getpid(), 4, pids, PIDS_MAX));
+	CHECK_EQUAL(-E2BIG, slk_members(getpid(), 3, pids, PIDS_MAX));
 
 	for (int i = 0; i < 3; i++)
 		CHECK_EQUAL(line->pids[i], slk_member_leader(line->pids[i], getpid()));
@@ -120,7 +122,7 @@ static void test_without_descriptors_nothing_is_told(void)
 	none = (struct rlimit){0, before.rlim_max};
 	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &none));
 	CHECK_EQUAL(-EMFILE, slk_member_leader(top, getpid()));
-	CHECK_EQUAL(-EMFILE, slk_members(getpid(), &pid, 1));
+	CHECK_EQUAL(-EMFILE, slk_members(getpid(), 0, &pid, 1));
 	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &before));
 	CHECK_EQUAL(top, slk_member_leader(top, getpid()));
 	end(top);
@@ -232,7 +234,7 @@ static void test_who_is_below_stays_so_when_a_grandparent_ends(void)
 int main(void)
 {
 	begin_tests();
-	if (slk_members(getpid(), pids, PIDS_MAX) == -EOPNOTSUPP)
+	if (slk_members(getpid(), 0, pids, PIDS_MAX) == -EOPNOTSUPP)
 		skip_all("this kernel does not tell children");
 	RUN(test_all_below_are_found_and_nobody_else);
 	RUN(test_without_descriptors_nothing_is_told);

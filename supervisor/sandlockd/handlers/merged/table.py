@@ -25,7 +25,7 @@ from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
 from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Unfinished
-from sandlockd.kernel.files import MayWait
+from sandlockd.kernel.files import Many, MayWait
 from sandlockd.overlay.entries import FsError
 
 TYPE_CHECKING = False
@@ -145,11 +145,21 @@ def _answer(
         return leased.then(call.start_again)
     except TreesBusy:
         return when_free
+    except Many:
+        return _patiently(name, bare, context, request, answer)
     except Unfinished as unfinished:
         if unfinished.has_begun:
             raise
-        patiently = partial(_elsewhere, name, bare, context.in_a_worker(), request, answer)
-        return Later(unfinished.job.wait, lambda _: Later(patiently, lambda found: found, _nothing), _nothing)
+        patiently = _patiently(name, bare, context, request, answer)
+        return Later(unfinished.job.wait, lambda _: patiently, _nothing)
+
+
+def _patiently(
+    name: str, bare: Handler | None, context: Context, request: Request, place: Elsewhere
+) -> Later:
+    return Later(
+        partial(_elsewhere, name, bare, context.in_a_worker(), request, place), lambda found: found, _nothing
+    )
 
 
 def _elsewhere(
