@@ -100,6 +100,16 @@ def test_who_kept_it_is_told(runner: Runner) -> None:
     assert _kept_by(runner.sandboxed(["true"])) == {}
 
 
+def test_what_was_swapped_out_is_in_what_is_told(runner: Runner, waiting: Any) -> None:
+    """As it is in the limit. (There is no swap here to be filled: what is asked of the kernel is looked at.)"""
+    group = _group_of(runner, cgroups.MEMORY)
+    if not (group / "memory.memsw.usage_in_bytes").exists():
+        pytest.skip("version 2, or no swap: memory alone is limited")
+    opened = [Path(os.readlink(link)) for link in Path(f"/proc/{waiting.pid}/fd").iterdir()]
+    names = {path.name for path in opened if path.parent == group}
+    assert names >= {"memory.memsw.usage_in_bytes", "memory.memsw.max_usage_in_bytes"}, names
+
+
 # ---- the program cannot leave it
 
 _LEAVES = """
