@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.running import Ended, Runner, require
+from harness.running import Ended, Runner, require, system_python
 from harness.terminal import open_terminal
 from harness.waiting import line_of, until, wait_dead
 
@@ -94,6 +94,24 @@ def test_above_the_limit_the_rest_is_dropped_and_told(runner: Runner, fd: int) -
     assert ended.stderr.endswith(_TOLD.format("1M").encode())
     assert _usage(ended) == (1 << 20, 5_000_005 - (1 << 20))
     assert ("note", "limits.output") in [(record["kind"], record.get("subject")) for record in ended.audit]
+
+
+_ROOM = """
+import fcntl, os, sys, time
+before = fcntl.fcntl(1, fcntl.F_GETPIPE_SZ)
+for _ in range(10000):
+    os.write(1, bytes(3000))
+    if fcntl.fcntl(1, fcntl.F_GETPIPE_SZ) > before:
+        sys.exit(5)
+    time.sleep(0.001)
+"""
+
+
+def test_what_is_dropped_gathers_before(runner: Runner) -> None:
+    """So that who writes without end wakes us for a megabyte, not for each line."""
+    command = [system_python(), "-S", "-c", _ROOM]
+    ended = runner.sandboxed(command, policy=_POLICY.format("1K"), options=["--quiet"])
+    assert ended.returncode == 5 and len(ended.stdout) == 1024
 
 
 def test_both_count_together(runner: Runner) -> None:
