@@ -264,7 +264,7 @@ def test_what_the_kernel_would_not_execute_is_not_opened_to_look_at_it(
 _LEASED = """
 import fcntl, os, signal
 fd = os.open("script", os.O_RDONLY)
-signal.signal(signal.SIGIO, lambda *_: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})  # it tells the holder that somebody waits
 fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 child = os.fork()
 if child == 0:
@@ -273,6 +273,8 @@ if child == 0:
     except OSError as error:
         os.write(1, error.strerror.encode())
     os._exit(0)
+signal.sigwait({signal.SIGIO})
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 os.waitpid(child, 0)
 """
 
