@@ -237,6 +237,19 @@ def test_memory_that_cannot_be_read_is_broken_with_the_errno(runner: Runner) -> 
     assert "ptrace_scope" in checks["process.memory"]["fix"]
 
 
+@pytest.mark.one_user
+def test_where_nobody_can_be_held_it_says_what_limits_cpu_comes_to(runner: Runner) -> None:
+    """Which is what a run with it comes to. Runs without it go on."""
+    done = _run(runner, "doctor", "--json", wrap=_without("ptrace", 1))
+    check = _checks(done)["process.hold"]
+    assert (done.returncode, check["state"]) == (0, "broken") and "EPERM" in check["detail"]
+    assert "limits.cpu is refused" in check["means"] and "ptrace_scope" in check["fix"]
+    policy = runner.place.file("work/policy.toml", '[filesystem]\nbase = true\n[limits]\ncpu = "50%"\n')
+    run = ["env", "SANDLOCKD_NO_CGROUPS=1", *_without("ptrace", 1)]
+    refused = _run(runner, "--policy", policy, "--", "true", wrap=run)
+    assert refused.returncode == 125 and "limits.cpu cannot be kept here" in refused.stderr
+
+
 def test_a_state_directory_that_others_may_write_is_told(runner: Runner) -> None:
     runner.place.state.mkdir(exist_ok=True)
     runner.place.state.chmod(0o777)

@@ -70,6 +70,10 @@ class MayWait(Exception):
     """Nothing was done. Ask again where waiting keeps nobody else."""
 
 
+class Many(MayWait):
+    """There are more processes or threads to look at than others may wait for."""
+
+
 class Prompt:
     """Without a slow file system mounted (kernel/mounts.py) every call is a short one.
 

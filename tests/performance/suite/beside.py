@@ -23,7 +23,7 @@ _BUDGET = Budget(2, Measure.ABSOLUTE)
 _SAMPLES = 3000
 _ATTACKS = Path(__file__).resolve().parents[2] / "security" / "attacks"
 _NO_CAP = "100000000"
-_LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\n"
+_LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\noutput = '16M'\n"
 _FILES = 'i=0; while :; do i=$((i+1)); head -c 100000 /dev/zero > "$TMPDIR/f$i" || rm -f "$TMPDIR"/f*; done 2>/dev/null'
 _SCAN = "while :; do find /proc -maxdepth 3; done > /dev/null 2>&1"
 _LOOK_S = 0.02
@@ -51,6 +51,7 @@ BOMBS = (
         for way in ("small-pieces", "memfd-written", "shared-small-let-go", "many-children", "threads")
     ),
     Bomb("files", "files of 100 KB, up to limits.disk, and anew", ("sh", "-c", _FILES)),
+    Bomb("output", "what is written without end, up to limits.output, and dropped", ("yes",)),
     Bomb("scans", "find /proc -maxdepth 3, in a loop", ("sh", "-c", _SCAN)),
 )
 
@@ -126,8 +127,8 @@ def _bomb(
 
     def go_off() -> subprocess.Popen[bytes]:
         cwd, env = directory / "tree", place.environment()
-        null = subprocess.DEVNULL
-        return start(line, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=null, stderr=null)
+        with (directory / "output").open("wb") as output:  # of a device nothing would be passed on
+            return start(line, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
     def keep_on(process: subprocess.Popen[bytes]) -> None:
         while True:

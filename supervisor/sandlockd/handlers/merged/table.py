@@ -8,6 +8,7 @@ from functools import partial
 from sandlockd.handlers import lookup
 from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller, TreesBusy
+from sandlockd.handlers.leased import Leased
 from sandlockd.handlers.merged import (
     changing,
     growing,
@@ -24,7 +25,7 @@ from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
 from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Unfinished
-from sandlockd.kernel.files import MayWait
+from sandlockd.kernel.files import Many, MayWait
 from sandlockd.overlay.entries import FsError
 
 TYPE_CHECKING = False
@@ -127,6 +128,8 @@ def _answer(
     try:
         context.avoid_slow_mounts()
         answer = _MERGED[name](call)
+    except Leased as leased:
+        return leased.then(call.start_again)
     except FsError as error:
         return Errno(error.errno)
     except OSError as error:
@@ -138,13 +141,25 @@ def _answer(
         return answer
     try:
         return _elsewhere(name, bare, context, request, answer)
+    except Leased as leased:
+        return leased.then(call.start_again)
     except TreesBusy:
         return when_free
+    except Many:
+        return _patiently(name, bare, context, request, answer)
     except Unfinished as unfinished:
         if unfinished.has_begun:
             raise
-        patiently = partial(_elsewhere, name, bare, context.in_a_worker(), request, answer)
-        return Later(unfinished.job.wait, lambda _: Later(patiently, lambda found: found, _nothing), _nothing)
+        patiently = _patiently(name, bare, context, request, answer)
+        return Later(unfinished.job.wait, lambda _: patiently, _nothing)
+
+
+def _patiently(
+    name: str, bare: Handler | None, context: Context, request: Request, place: Elsewhere
+) -> Later:
+    return Later(
+        partial(_elsewhere, name, bare, context.in_a_worker(), request, place), lambda found: found, _nothing
+    )
 
 
 def _elsewhere(
