@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from harness.forked import in_child
 from harness.users import User
 from harness.waiting import until
 
-from sandlockd.kernel.aside import Aside, Unfinished
+from sandlockd.kernel.aside import Aside, NotYet, TreesLock, Unfinished
 from sandlockd.kernel.fds import OwnedFd
 
 
@@ -119,27 +120,70 @@ def test_a_descriptor_that_nobody_asks_for_any_more_is_closed() -> None:
     until(lambda: not os.path.exists(f"/proc/self/fd/{reading}"), "its end")
 
 
-def test_more_than_may_wait_are_refused_and_release_what_they_hold() -> None:
-    aside, free, told = Aside(), threading.Event(), []
+def test_when_all_threads_wait_the_next_has_its_turn_with_the_first_that_is_over() -> None:
+    aside, free, told, turns = Aside(), threading.Event(), [], []
     waiting = []
     try:
-        with pytest.raises(BlockingIOError):
+        with pytest.raises(NotYet) as raised:
             for _ in range(1000):
                 try:
                     aside.run(free.wait, release=lambda: told.append("released"))
                 except Unfinished as unfinished:
                     waiting.append(unfinished.job)
         assert told == ["released"]
+        assert not raised.value.had_lock
+        raised.value.turn.when_free(lambda: turns.append("free"))
+        assert not turns
     finally:
         free.set()
     assert all(job.wait() for job in waiting)
+    until(lambda: turns == ["free"], "the turn")
     assert len(told) == len(waiting) + 1
+    assert _outcome(aside, lambda: 7) == 7
 
 
-def _outcome(aside: Aside, act: Callable[[], object]) -> object:
+def test_one_file_takes_one_thread_however_many_change_it(tmp_path: Path) -> None:
+    aside, free, told = Aside(), threading.Event(), []
+    with (
+        OwnedFd(os.open(tmp_path / "one", os.O_CREAT)) as one,
+        OwnedFd(os.open(tmp_path / "other", os.O_CREAT)) as other,
+    ):
+        with pytest.raises(Unfinished) as raised:
+            aside.run(lambda: _wait(free), files=[one])
+        for files, had_lock in [([one], True), ([one, other], False)] * 300:
+            with pytest.raises(NotYet) as later:
+                aside.run(lambda: told.append("done"), files=files, release=lambda: told.append("released"))
+            assert later.value.turn is raised.value.job
+            assert later.value.had_lock == had_lock
+        assert told == ["released"] * 600
+        assert _outcome(aside, lambda: 7, files=[other]) == 7
+        turns: list[str] = []
+        later.value.turn.when_free(lambda: turns.append("free"))
+        free.set()
+        until(lambda: turns == ["free"], "the turn")
+        assert _outcome(aside, lambda: 7, files=[one, other]) == 7
+        later.value.turn.when_free(lambda: turns.append("at once"))
+        assert turns == ["free", "at once"]
+
+
+def test_a_lock_that_another_thread_gives_up_tells_all_who_wait() -> None:
+    lock, told = TreesLock(), []
+    assert lock.acquire()
+    for number in range(3):
+        lock.when_free(lambda number=number: told.append(number))
+    assert not told
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    assert told == [0, 1, 2]
+    lock.when_free(lambda: told.append(3))
+    assert told == [0, 1, 2, 3]
+
+
+def _outcome(aside: Aside, act: Callable[[], object], files: Iterable[OwnedFd] = ()) -> object:
     """Also where the machine is too busy for the moment to be enough."""
     try:
-        return aside.run(act)
+        return aside.run(act, files=files)
     except Unfinished as unfinished:
         return unfinished.job.wait()
 

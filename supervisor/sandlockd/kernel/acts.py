@@ -203,6 +203,11 @@ def takes_lock(act: object, args: tuple[Any, ...]) -> bool:
     return act in _LOCKING or (act is reopen_at_once and bool(args[1] & os.O_TRUNC))
 
 
+def locked_by(act: object, args: tuple[Any, ...]) -> tuple[OwnedFd, ...]:
+    """The files whose locks it takes, as far as they are opened: what a name is of only a lookup tells."""
+    return () if act in (remove_file, rename) else args[:1]
+
+
 def until_unlocked(opened: OwnedFd) -> None:
     """Wait for the lock of a file, and do nothing: it is asked to lose an attribute that it does not have.
 
