@@ -167,6 +167,11 @@ def descriptor_flags(tid: int, fd: int) -> int:
     return 0
 
 
+def is_path_only(tid: int, fd: int) -> bool:
+    """Whether a descriptor is for neither reading nor writing: the mode of its link in /proc tells (tid_fd_mode)."""
+    return not os.lstat(f"/proc/{tid}/fd/{fd}").st_mode & 0o600
+
+
 def lone_thread(tgid: int) -> bool:
     """Whether nobody else uses the descriptors of a process while its one thread waits for us."""
     return len(os.listdir(f"/proc/{tgid}/task")) == 1
