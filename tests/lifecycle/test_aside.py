@@ -104,6 +104,25 @@ def test_threads_that_the_kernel_refuses_are_not_counted(as_user: User) -> None:
     assert in_child(check, as_user) == 0
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is but one CPU to be on")
+def test_a_thread_is_kept_on_our_cpu_only_while_we_wait_for_it() -> None:
+    aside, free, ours = Aside(), threading.Event(), os.sched_getaffinity(0)
+    seen = [
+        _outcome(aside, lambda: (threading.get_native_id(), len(os.sched_getaffinity(0)))) for _ in range(10)
+    ]
+    assert len({thread for thread, _ in seen}) == 1
+    assert 1 in {cpus for _, cpus in seen}
+
+    def act() -> set[int]:
+        free.wait()
+        return os.sched_getaffinity(0)
+
+    with pytest.raises(Unfinished) as raised:
+        aside.run(act)
+    free.set()
+    assert raised.value.job.wait() == ours
+
+
 def test_a_descriptor_that_nobody_asks_for_any_more_is_closed() -> None:
     aside, free = Aside(), threading.Event()
     reading, writing = os.pipe()
