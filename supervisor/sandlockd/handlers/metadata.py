@@ -137,7 +137,7 @@ def by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> 
     if fd < 0 and fd != AT_FDCWD:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     try:
-        if not path_only and fd != AT_FDCWD and procfs.descriptor_flags(caller.tid, fd) & os.O_PATH:
+        if not path_only and fd != AT_FDCWD and procfs.is_path_only(caller.tid, fd):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         opened = caller.context.files.jump(procfs.directory_of(caller.tid, fd))
     except FileNotFoundError:

@@ -168,8 +168,13 @@ def descriptor_flags(tid: int, fd: int) -> int:
 
 
 def is_path_only(tid: int, fd: int) -> bool:
-    """Whether a descriptor is for neither reading nor writing: the mode of its link in /proc tells (tid_fd_mode)."""
-    return not os.lstat(f"/proc/{tid}/fd/{fd}").st_mode & 0o600
+    """Whether it is an O_PATH descriptor: then it is for neither reading nor writing, which its link's mode tells.
+
+    As of one that was opened in the fourth access mode. fdinfo takes five times as long.
+    """
+    if os.lstat(f"/proc/{tid}/fd/{fd}").st_mode & 0o600:
+        return False
+    return bool(descriptor_flags(tid, fd) & os.O_PATH)
 
 
 def lone_thread(tgid: int) -> bool:
