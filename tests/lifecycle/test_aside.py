@@ -13,6 +13,7 @@ from harness.forked import in_child
 from harness.users import User
 from harness.waiting import until
 
+from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Aside, NotYet, TreesLock, Unfinished
 from sandlockd.kernel.fds import OwnedFd
 
@@ -161,28 +162,43 @@ def test_when_all_threads_wait_the_next_has_its_turn_with_the_first_that_is_over
     assert _outcome(aside, lambda: 7) == 7
 
 
-def test_one_file_takes_one_thread_however_many_change_it(tmp_path: Path) -> None:
+def test_one_file_takes_one_thread_however_many_change_it() -> None:
     aside, free, told = Aside(), threading.Event(), []
+    one, other = (1, 2), (1, 3)
+    with pytest.raises(Unfinished) as raised:
+        aside.run(lambda: _wait(free), files=frozenset((one,)))
+    for files, had_lock in [((one,), True), ((one, other), False)] * 300:
+        with pytest.raises(NotYet) as later:
+            aside.run(
+                lambda: told.append("done"), files=frozenset(files), release=lambda: told.append("released")
+            )
+        assert later.value.turn is raised.value.job
+        assert later.value.had_lock == had_lock
+    assert told == ["released"] * 600
+    assert _outcome(aside, lambda: 7, {other}) == 7
+    turns: list[str] = []
+    later.value.turn.when_free(lambda: turns.append("free"))
+    free.set()
+    until(lambda: turns == ["free"], "the turn")
+    assert _outcome(aside, lambda: 7, {one, other}) == 7
+    later.value.turn.when_free(lambda: turns.append("at once"))
+    assert turns == ["free", "at once"]
+
+
+def test_the_files_of_a_name_are_known_by_their_numbers(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).touch()
+    numbers = {name: _number(tmp_path / name.decode()) for name in (b"one", b"other")}
     with (
-        OwnedFd(os.open(tmp_path / "one", os.O_CREAT)) as one,
-        OwnedFd(os.open(tmp_path / "other", os.O_CREAT)) as other,
+        OwnedFd(os.open(tmp_path, os.O_PATH)) as parent,
+        OwnedFd(os.open(tmp_path / "one", os.O_PATH)) as one,
     ):
-        with pytest.raises(Unfinished) as raised:
-            aside.run(lambda: _wait(free), files=[one])
-        for files, had_lock in [([one], True), ([one, other], False)] * 300:
-            with pytest.raises(NotYet) as later:
-                aside.run(lambda: told.append("done"), files=files, release=lambda: told.append("released"))
-            assert later.value.turn is raised.value.job
-            assert later.value.had_lock == had_lock
-        assert told == ["released"] * 600
-        assert _outcome(aside, lambda: 7, files=[other]) == 7
-        turns: list[str] = []
-        later.value.turn.when_free(lambda: turns.append("free"))
-        free.set()
-        until(lambda: turns == ["free"], "the turn")
-        assert _outcome(aside, lambda: 7, files=[one, other]) == 7
-        later.value.turn.when_free(lambda: turns.append("at once"))
-        assert turns == ["free", "at once"]
+        assert acts.locked_by(acts.set_mode, (one, 0o600)) == {numbers[b"one"]}
+        assert acts.locked_by(acts.make_link, (one, parent, b"new")) == {numbers[b"one"]}
+        assert acts.locked_by(acts.remove_file, (parent, b"other")) == {numbers[b"other"]}
+        assert acts.locked_by(acts.remove_file, (parent, b"missing")) == set()
+        both = acts.locked_by(acts.rename, (parent, b"one", parent, b"other", 0))
+        assert both == set(numbers.values())
 
 
 def test_a_lock_that_another_thread_gives_up_tells_all_who_wait() -> None:
@@ -199,13 +215,18 @@ def test_a_lock_that_another_thread_gives_up_tells_all_who_wait() -> None:
     assert told == [0, 1, 2, 3]
 
 
-def _outcome(aside: Aside, act: Callable[[], object], files: Iterable[OwnedFd] = ()) -> object:
+def _outcome(aside: Aside, act: Callable[[], object], files: Iterable[tuple[int, int]] = ()) -> object:
     """Also where the machine is too busy for the moment to be enough."""
     try:
-        return aside.run(act, files=files)
+        return aside.run(act, files=frozenset(files))
     except Unfinished as unfinished:
         return unfinished.job.wait()
 
 
 def _wait(event: threading.Event) -> None:
     event.wait()
+
+
+def _number(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -25,10 +25,11 @@ from sandlockd.kernel.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
 PATIENCE_S = 0.002
+_NONE: frozenset[tuple[int, int]] = frozenset()
 _THREADS_MAX = 192  # files that are waited for at a time; whoever needs another one waits for one of them
 
 
@@ -238,7 +239,7 @@ class Aside:
         self,
         act: Callable[[], Any],
         *,
-        files: Iterable[OwnedFd] = (),
+        files: frozenset[tuple[int, int]] = _NONE,
         first: Callable[[], None] | None = None,
         left: Callable[[], None] | None = None,
         ended: Callable[[], None] | None = None,
@@ -246,15 +247,15 @@ class Aside:
     ) -> Any:
         """On the loop. first: waits, and does nothing; where the loop's patience ends meanwhile, act is not begun.
 
-        files: whose locks it takes, as far as they are known. left: called where patience ends after act has begun,
-        before anything else; ended: called after act in that case, by its thread. release: called once, whatever
-        happens. Raises: what act raises; Unfinished; NotYet; OSError EAGAIN: there are no threads to be had.
+        files: the numbers (device, inode) of those whose locks it takes, as far as they are known. left: called where
+        patience ends after act has begun, before anything else; ended: called after act in that case, by its thread.
+        release: called once, whatever happens. Raises: what act raises; Unfinished; NotYet; OSError EAGAIN: there are
+        no threads to be had.
         """
         try:
-            numbers = _numbers(files)
-            self._require_turn(numbers)
+            self._require_turn(files)
             helper = self._helper()
-            job = Job(act, numbers, first, left, ended, release)
+            job = Job(act, files, first, left, ended, release)
         except BaseException:
             release()
             raise
@@ -308,11 +309,6 @@ class Aside:
         end_s = time.monotonic() + patience_s
         begun = [job for job in list(self._jobs) if job.has_begun]
         return all(job.is_over_within(max(0.0, end_s - time.monotonic())) for job in begun)
-
-
-def _numbers(files: Iterable[OwnedFd]) -> frozenset[tuple[int, int]]:
-    found = (os.fstat(opened.fd) for opened in files)
-    return frozenset((status.st_dev, status.st_ino) for status in found)
 
 
 class _Helper:

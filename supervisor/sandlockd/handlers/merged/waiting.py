@@ -178,7 +178,7 @@ def _aside(
     try:
         answer: Answer | Later = context.aside.run(
             act,
-            files=locked,
+            files=frozenset(map(acts.number_of, locked)),
             first=None if call.has_waited else wait,
             left=lambda: context.engine.park_trees(parked=True),
             ended=unpark,
