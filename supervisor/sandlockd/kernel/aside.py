@@ -229,9 +229,7 @@ class Aside:
     def __init__(self) -> None:
         self._idle: collections.deque[_Helper] = collections.deque()
         self._jobs: set[Job] = set()  # that are not over
-        self._left: set[Job] = (
-            set()
-        )  # of those, what goes on without the loop; and perhaps some that are over
+        self._left: set[Job] = set()  # what goes on without the loop, and perhaps some that are over
         self._count = 0
         self._is_closed = False
 
