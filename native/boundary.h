@@ -45,6 +45,10 @@ int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 int slk_sysinfo(void *ret_info);
 /* sched_getaffinity(2), the raw call: how many bytes were filled, or -errno. */
 int slk_affinity(int32_t tid, uint32_t size, void *ret_mask);
+/* Have a thread of ours run on the CPU that we are on; it is on `cpu`, or (-1) on any. Returns where it is now. */
+int slk_stay_near(int32_t tid, int32_t cpu);
+/* Let it run wherever we may. */
+void slk_roam(int32_t tid);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 

@@ -170,6 +170,16 @@ def descriptor_flags(tid: int, fd: int) -> int:
     return 0
 
 
+def is_path_only(tid: int, fd: int) -> bool:
+    """Whether it is an O_PATH descriptor: then it is for neither reading nor writing, which its link's mode tells.
+
+    As of one that was opened in the fourth access mode. fdinfo takes five times as long.
+    """
+    if os.lstat(f"/proc/{tid}/fd/{fd}").st_mode & 0o600:
+        return False
+    return bool(descriptor_flags(tid, fd) & os.O_PATH)
+
+
 def lone_thread(tgid: int) -> bool:
     """Whether nobody else uses the descriptors of a process while its one thread waits for us."""
     return len(os.listdir(f"/proc/{tgid}/task")) == 1
