@@ -33,6 +33,16 @@ class Way:
 
     name: str
 
+    @property
+    def keeps_apart(self) -> bool:
+        """The real tree is looked at before and after the run: nothing of it may be changed."""
+        return False
+
+    @property
+    def leaves_changes(self) -> bool:
+        """The real tree is looked at in the end: it must be what a bare run leaves."""
+        return not self.keeps_apart
+
     def why_not(self) -> str | None:
         """Why this machine or this version cannot do it, for a skip."""
         return None
@@ -55,6 +65,10 @@ class Overlayfs(Way):
     With all that makes it more like a plain directory: hard links that stay, directories that can be renamed. Neither
     is to be had with `userxattr`, the only way for ordinary users; then three times as many programs differ.
     """
+
+    @property
+    def keeps_apart(self) -> bool:
+        return True
 
     def why_not(self) -> str | None:
         return _why_no_overlayfs()
@@ -130,8 +144,12 @@ class Sandboxed(Way):
     options: tuple[str, ...] = ("--write",)
     behind: tuple[str, ...] = ()
 
+    @property
+    def keeps_apart(self) -> bool:
+        return "--workdir" in self.options
+
     def why_not(self) -> str | None:
-        return _why_no_workdir() if "--workdir" in self.options else None
+        return _why_no_workdir() if self.keeps_apart else None
 
     def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
         granted: Line = []
@@ -172,6 +190,10 @@ def _why_no_other_file_system() -> str | None:
 
 class Committed(Sandboxed):
     """What was changed is kept, and in the end committed with all that must be named."""
+
+    @property
+    def leaves_changes(self) -> bool:
+        return True
 
     def parts(self, names: Sequence[str], user: User) -> list[list[str]]:
         impossible = [name for name in names if os.fsencode(name) in _IMPOSSIBLE and not user.is_root]
