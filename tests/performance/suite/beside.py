@@ -17,7 +17,7 @@ from suite.place import Place
 from suite.processes import Failure, killed_at_the_end, start
 from suite.rows import Budget, Group, Measure, Row, Unit
 from suite.session import new_session
-from suite.subjects import Subject
+from suite.subjects import Kind, Subject
 
 _BUDGET = Budget(2, Measure.ABSOLUTE)
 _SAMPLES = 3000
@@ -64,11 +64,12 @@ def new_rows() -> list[Row]:
 def measure(
     place: Place, sandlockd: Path, subjects: Sequence[Subject], rows: Sequence[Row], *, quick: bool
 ) -> None:
-    """One round, into the rows; the subjects one after the other."""
+    """One round, into the rows; the subjects one after the other. quick: what is idle is measured once for all."""
     samples, started_s, limits = _SAMPLES, _STARTED_S, _LIMITS.format(processes=32)
     if quick:
         samples, started_s, limits = 5, 0.0, _LIMITS.format(processes=2)
     wanted = {row.name: row for row in rows}
+    idle_s: dict[Kind, float] = {}
     programs = {name: _compiled(place, name) for name in ("forks", "takers")}
     for bomb in BOMBS:
         row = wanted.get(bomb.row)
@@ -76,18 +77,20 @@ def measure(
             continue
         for subject in subjects:
             try:
-                idle_s = _percentile_s(place, subject, samples)
+                if not quick or subject.kind not in idle_s:
+                    idle_s[subject.kind] = _percentile_s(place, subject, samples, quick=quick)
                 with _bomb(place, sandlockd, bomb, programs, limits=limits, started_s=started_s):
-                    row.add(subject.kind, _percentile_s(place, subject, samples) / idle_s)
+                    beside_s = _percentile_s(place, subject, samples, quick=quick)
+                    row.add(subject.kind, beside_s / idle_s[subject.kind])
             except Failure as failure:
                 row.fail(subject.kind, str(failure))
     place.renew_work(())
 
 
-def _percentile_s(place: Place, subject: Subject, samples: int) -> float:
+def _percentile_s(place: Place, subject: Subject, samples: int, *, quick: bool) -> float:
     """Raises: Failure."""
     place.renew_work(())
-    with new_session(place, subject) as session:
+    with new_session(place, subject, quick=quick) as session:
         session.greet()
         answer = session.ask("look_idle", samples)
         session.end()
