@@ -321,7 +321,7 @@ int main(void)
 	sigaction(SIGALRM, &action, NULL);
 	mkfifo("fifo", 0600);
 	if ((first = fork()) == 0) {
-		alarm(2);
+		alarm(1);
 		_exit(open("fifo", O_RDONLY) < 0 && errno == EINTR ? 0 : 1);
 	}
 	usleep(300000);

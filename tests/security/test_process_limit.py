@@ -127,7 +127,7 @@ for _ in range(int(sys.argv[2])):
 
 @pytest.mark.parametrize(
     ("how", "times"),
-    [("waited", 2000), ("not hanging", 300), ("killed", 300), ("ignored", 300), ("orphaned", 300)],
+    [("waited", 600), ("not hanging", 300), ("killed", 300), ("ignored", 300), ("orphaned", 300)],
 )
 def test_who_has_ended_makes_room(runner: Runner, how: str, times: int) -> None:
     options = ["--processes", "2" if how in ("waited", "not hanging", "killed") else "8"]

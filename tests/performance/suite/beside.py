@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from suite.place import Place
-from suite.processes import Failure, killed_at_the_end, start
+from suite.processes import Failure, killed_at_the_end, start, wait_until_dead
 from suite.rows import Budget, Group, Measure, Row, Unit
 from suite.session import new_session
 from suite.subjects import Kind, Subject
@@ -27,6 +27,7 @@ _LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\n"
 _FILES = 'i=0; while :; do i=$((i+1)); head -c 100000 /dev/zero > "$TMPDIR/f$i" || rm -f "$TMPDIR"/f*; done 2>/dev/null'
 _SCAN = "while :; do find /proc -maxdepth 3; done > /dev/null 2>&1"
 _LOOK_S = 0.02
+_END_S = 20.0
 _STARTED_S = 1.0  # until it is at its limit
 
 
@@ -137,6 +138,10 @@ def _bomb(
             with killed_at_the_end(process):
                 while not over.wait(_LOOK_S) and process.poll() is None:
                     pass
+                if process.poll() is None:
+                    # Asked to end, it takes its cgroups with it; killed with its init, it would leave them.
+                    process.terminate()
+                    wait_until_dead(process, _END_S)
             assert process.stdin is not None
             process.stdin.close()
             if over.is_set():
