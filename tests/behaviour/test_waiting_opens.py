@@ -99,7 +99,7 @@ int main(int argc, char **argv)
 		return 1;
 	sigaction(SIGALRM, &action, NULL);
 	setitimer(ITIMER_REAL, &every, NULL);
-	while (ticks < 600) {
+	while (ticks < 300) {
 		int fd = open(argv[1], O_RDONLY);
 
 		if (fd < 0)
@@ -130,7 +130,7 @@ _MEETINGS = r"""
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MEETINGS 60
+#define MEETINGS 30
 
 static void tick(int number) { (void)number; }
 
