@@ -223,6 +223,7 @@ int main(int argc, char **argv)
 """
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("grant", ["--write", "--workdir"])
 def test_ten_thousand_threads_and_a_storm_of_forks(runner: Runner, grant: str, soak: bool) -> None:
     denied = _furnished(runner)
