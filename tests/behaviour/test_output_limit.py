@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness.running import Ended, Runner, require, system_python
 from harness.terminal import open_terminal
-from harness.waiting import line_of, until, wait_dead
+from harness.waiting import line_of, rest_of, until, wait_dead
 
 _POLICY = '[filesystem]\nbase = true\n[limits]\noutput = "{}"\n'
 _AMPLE = _POLICY.format("50M")
@@ -292,8 +292,8 @@ def test_who_reads_errors_last_is_told_last(runner: Runner) -> None:
     script = "head -c 65536 /dev/zero >&2; head -c 5000000 /dev/zero; exit 7"
     with runner.started(runner.command_line(["sh", "-c", script], policy=_POLICY.format("1M"))) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert len(process.stdout.read()) == (1 << 20) - 65536
-        assert process.stderr.read() == bytes(65536) + _TOLD.format("1M").encode()
+        assert len(rest_of(process.stdout.fileno())) == (1 << 20) - 65536
+        assert rest_of(process.stderr.fileno()) == bytes(65536) + _TOLD.format("1M").encode()
         assert process.wait(20) == 7
 
 

@@ -60,6 +60,7 @@ def test_who_takes_more_than_there_is_is_ended(runner: Runner, measured: Measure
     assert taken < LIMIT + FURTHER
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("how", IN_SHM)
 def test_files_that_lie_in_memory_count(runner: Runner, shm: Path, measured: Measured, how: str) -> None:
     _takes_it_all_bare(runner, how, {"SHM": str(shm)})

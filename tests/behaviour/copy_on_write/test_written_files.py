@@ -171,6 +171,7 @@ def test_who_changes_a_file_that_is_being_written_waits_alone(runner: Runner, wh
     assert ours["count"] > 20
 
 
+@pytest.mark.one_user
 def test_where_one_long_write_follows_another_everybody_has_his_turn(runner: Runner) -> None:
     found = []
     for sandboxed in (False, True):
@@ -235,7 +236,7 @@ for _ in range(300):
     threading.Thread(target=wait, daemon=True).start()
 time.sleep(2.5)
 threading.Thread(target=write, daemon=True).start()
-for number in range(10):
+for number in range(5):
     time.sleep(0.05)
     mode = 0o600 + number
     os.chmod("big", mode)
@@ -244,6 +245,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.one_user
 def test_what_is_being_made_is_never_answered_as_if_it_were_not(runner: Runner) -> None:
     line = [system_python(), "-I", "-c", _AMONG_WAITING_OPENS]
     options = ["--workdir", runner.place.empty_work(), "--on-exit", "discard"]

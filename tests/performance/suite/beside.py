@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from suite.place import Place
-from suite.processes import Failure, killed_at_the_end, start
+from suite.processes import Failure, killed_at_the_end, start, wait_until_dead
 from suite.rows import Budget, Group, Measure, Row, Unit
 from suite.session import new_session
-from suite.subjects import Subject
+from suite.subjects import Kind, Subject
 
 _BUDGET = Budget(2, Measure.ABSOLUTE)
 _SAMPLES = 3000
@@ -27,6 +27,7 @@ _LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\nou
 _FILES = 'i=0; while :; do i=$((i+1)); head -c 100000 /dev/zero > "$TMPDIR/f$i" || rm -f "$TMPDIR"/f*; done 2>/dev/null'
 _SCAN = "while :; do find /proc -maxdepth 3; done > /dev/null 2>&1"
 _LOOK_S = 0.02
+_END_S = 20.0
 _STARTED_S = 1.0  # until it is at its limit
 
 
@@ -65,11 +66,12 @@ def new_rows() -> list[Row]:
 def measure(
     place: Place, sandlockd: Path, subjects: Sequence[Subject], rows: Sequence[Row], *, quick: bool
 ) -> None:
-    """One round, into the rows; the subjects one after the other."""
+    """One round, into the rows; the subjects one after the other. quick: what is idle is measured once for all."""
     samples, started_s, limits = _SAMPLES, _STARTED_S, _LIMITS.format(processes=32)
     if quick:
         samples, started_s, limits = 5, 0.0, _LIMITS.format(processes=2)
     wanted = {row.name: row for row in rows}
+    idle_s: dict[Kind, float] = {}
     programs = {name: _compiled(place, name) for name in ("forks", "takers")}
     for bomb in BOMBS:
         row = wanted.get(bomb.row)
@@ -77,18 +79,20 @@ def measure(
             continue
         for subject in subjects:
             try:
-                idle_s = _percentile_s(place, subject, samples)
+                if not quick or subject.kind not in idle_s:
+                    idle_s[subject.kind] = _percentile_s(place, subject, samples, quick=quick)
                 with _bomb(place, sandlockd, bomb, programs, limits=limits, started_s=started_s):
-                    row.add(subject.kind, _percentile_s(place, subject, samples) / idle_s)
+                    beside_s = _percentile_s(place, subject, samples, quick=quick)
+                    row.add(subject.kind, beside_s / idle_s[subject.kind])
             except Failure as failure:
                 row.fail(subject.kind, str(failure))
     place.renew_work(())
 
 
-def _percentile_s(place: Place, subject: Subject, samples: int) -> float:
+def _percentile_s(place: Place, subject: Subject, samples: int, *, quick: bool) -> float:
     """Raises: Failure."""
     place.renew_work(())
-    with new_session(place, subject) as session:
+    with new_session(place, subject, quick=quick) as session:
         session.greet()
         answer = session.ask("look_idle", samples)
         session.end()
@@ -135,6 +139,10 @@ def _bomb(
             with killed_at_the_end(process):
                 while not over.wait(_LOOK_S) and process.poll() is None:
                     pass
+                if process.poll() is None:
+                    # Asked to end, it takes its cgroups with it; killed with its init, it would leave them.
+                    process.terminate()
+                    wait_until_dead(process, _END_S)
             assert process.stdin is not None
             process.stdin.close()
             if over.is_set():
