@@ -251,7 +251,7 @@ def test_the_seventeenth_at_once_is_refused(runner: Runner) -> None:
         many = [sandbox.start(["sleep", "1000"]) for _ in range(15)]
         # What one leaves behind counts as it would.
         left = sandbox.run("sleep 1000 >/dev/null & echo $!")
-        assert sandbox.counts()["listeners"] == 16
+        until(lambda: sandbox.counts()["listeners"] == 16, "all are served")
         refused = sandbox.try_to_start(["true"])
         assert isinstance(refused, dict)
         assert refused["exit_status"] == 125
