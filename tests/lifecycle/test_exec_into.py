@@ -246,6 +246,15 @@ def test_many_of_them_leave_nothing_behind(runner: Runner) -> None:
 
 
 @pytest.mark.one_user
+def test_without_the_pump_all_are_served_as_well(runner: Runner) -> None:
+    with executable(runner, policy=_tree(runner), without_pump=True) as sandbox:
+        many = [sandbox.start(f"cat /etc/passwd >f{number}; exit {number}") for number in range(5)]
+        assert [one.exit_status for one in many] == list(range(5))
+        until(lambda: sandbox.counts()["listeners"] == 0, "their listeners are dropped")
+    assert "pump" in {record.get("subject") for record in runner.audit()}
+
+
+@pytest.mark.one_user
 def test_the_seventeenth_at_once_is_refused(runner: Runner) -> None:
     with executable(runner) as sandbox:
         many = [sandbox.start(["sleep", "1000"]) for _ in range(15)]
