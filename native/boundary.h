@@ -420,8 +420,14 @@ uint32_t slk_engine_further(const struct slk_engine *engine);
 /* Readable when one of them has something to say: for who waits by himself, and drains then. */
 int slk_engine_further_fd(const struct slk_engine *engine);
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts);
+/* Bytes of data that the fast path copied into trees. */
+uint64_t slk_engine_copied(const struct slk_engine *engine);
 /* Of each number that was answered: how many were filled in. */
 int slk_engine_times(const struct slk_engine *engine, struct slk_times *ret_times, uint32_t capacity);
+/* How many of all calls waited no longer than each bound (and longer than the one before): C's, and then Python's. The last
+ * of each: longer than all of them. bounds_ns: ascending. */
+int slk_engine_latencies(const struct slk_engine *engine, const uint64_t *bounds_ns, uint32_t bound_count,
+			 uint64_t *ret_counts);
 int slk_listener_state(int listener_fd);
 /* Does a path come by what depends on who asks? 1 also where that cannot be told. path: as it is written; base: absolute and
  * canonical, where path is relative. By the thread that drains or pumps. */

@@ -314,7 +314,7 @@ static int show(const struct slk_tree *tree, const char *name, const char *path)
 }
 
 /* Of a file with one name, small, that may be written. 0, or whatever is wrong: then Python finds it, and says so. */
-static int copy_up(const struct slk_engine *engine, const struct slk_tree *tree, const char *path, int truncated)
+static int copy_up(struct slk_engine *engine, const struct slk_tree *tree, const char *path, int truncated)
 {
 	char name[32];
 	struct stat status, copy;
@@ -342,8 +342,10 @@ static int copy_up(const struct slk_engine *engine, const struct slk_tree *tree,
 		result = fstat(to, &copy) < 0 ? -errno : show(tree, name, path);
 	if (result == 0)
 		slk_numbers_copied(tree->numbers, copy.st_ino, status.st_dev, status.st_ino);
-	if (result == 0)
+	if (result == 0) {
 		note_new(engine, tree, path);
+		engine->copied_bytes += (uint64_t)copy.st_size;
+	}
 	if (result != 0) /* what was lost (SLK_LOST_*), Python tells */
 		unlinkat(tree->work_fd, name, 0);
 	close(from);

@@ -136,6 +136,11 @@ void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask)
 	engine->umask = umask;
 }
 
+uint64_t slk_engine_copied(const struct slk_engine *engine)
+{
+	return engine->copied_bytes;
+}
+
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts)
 {
 	*ret_counts = engine->counts;

@@ -28,6 +28,7 @@
 #define IS_HELD 4u
 #define MAKES_CALL 8u /* for the rest of one that it came out of */
 #define IS_LISTED 16u /* in tids */
+#define STAYS_SEIZED 32u /* it is not ours any more, and is to be told so when it stops */
 
 /* The one of init: where a thread stops, there is no other way to it. */
 static struct slk_holding *holding;
@@ -122,6 +123,12 @@ static void makes_its_call(pid_t tid, int status)
 	}
 }
 
+static void stays_seized(pid_t tid)
+{
+	holding->flags[tid] &= (uint8_t)~STAYS_SEIZED;
+	ptrace(PTRACE_SETOPTIONS, tid, 0, SLK_TRACE_OPTIONS); /* or it was killed */
+}
+
 int slk_throttle_takes_stop(pid_t tid, int status)
 {
 	uint8_t *flags = flags_of(tid);
@@ -129,6 +136,8 @@ int slk_throttle_takes_stop(pid_t tid, int status)
 
 	if (!flags || !(*flags & ~IS_LISTED))
 		return 0;
+	if (*flags & STAYS_SEIZED)
+		stays_seized(tid);
 	if (*flags & MAKES_CALL && (*flags & IS_OURS || !is_job_control)) {
 		makes_its_call(tid, status);
 		return 1;
@@ -156,6 +165,19 @@ int slk_throttle_has_seized(pid_t tid)
 	const uint8_t *flags = flags_of(tid);
 
 	return flags && *flags & IS_OURS;
+}
+
+/* Its signals come at a pace, perhaps, and would withdraw a call between our letting it go and seizing it again. */
+void slk_throttle_leave_seized(pid_t tid)
+{
+	uint8_t *flags = flags_of(tid);
+
+	if (!flags || !(*flags & IS_OURS))
+		return;
+	*flags &= (uint8_t)~IS_OURS;
+	*flags |= STAYS_SEIZED;
+	if (*flags & IS_HELD)
+		stays_seized(tid);
 }
 
 /* ---- holding */
@@ -316,6 +338,8 @@ void slk_hold_release(void)
 
 		if (holding->flags[tid] & IS_HELD)
 			let_go_or_make_its_call(tid);
+		else if (holding->flags[tid] & IS_ASKED)
+			is_still_asked(tid); /* there may be no other search */
 		if (holding->flags[tid] & ~IS_LISTED)
 			holding->tids[kept++] = tid; /* it has not stopped yet, and is let go as soon as it does */
 		else

@@ -439,12 +439,6 @@ static void look_at_share(struct init *init)
 	finish(init);
 }
 
-/* Who is paused needs it when it goes on, and cannot have two tracers until then. */
-static int tries_late_traces(const struct init *init)
-{
-	return init->late_traces && !init->throttle.is_paused;
-}
-
 static int patience_ms(const struct init *init)
 {
 	int64_t throttle_ns = slk_throttle_due_ns(&init->throttle);
@@ -459,7 +453,7 @@ static int patience_ms(const struct init *init)
 		if (limits_ms < 0 || limits_ms > left_ms)
 			limits_ms = left_ms;
 	}
-	if (tries_late_traces(init) && (limits_ms < 0 || limits_ms > TRACE_LATE_MS))
+	if (init->late_traces && (limits_ms < 0 || limits_ms > TRACE_LATE_MS))
 		return TRACE_LATE_MS;
 	return limits_ms;
 }
@@ -485,7 +479,7 @@ static _Noreturn void serve(struct init *init)
 			slk_tell_waiting(&init->outbox, init->control_fd, 0);
 		if (waiting[0].revents & ~POLLOUT)
 			obey(init);
-		if (tries_late_traces(init))
+		if (init->late_traces)
 			init->late_traces = slk_trace_late();
 		look_at_limits(init);
 		look_at_share(init);

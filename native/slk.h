@@ -246,6 +246,8 @@ int slk_throttle_takes_stop(pid_t tid, int status);
 void slk_throttle_gone(pid_t tid);
 /* For this alone, and will be let go: */
 int slk_throttle_has_seized(pid_t tid);
+/* And now not for this alone any more, if it was. */
+void slk_throttle_leave_seized(pid_t tid);
 
 /* ---- signals_kept.c: what the program is sent while it is paused */
 
@@ -259,6 +261,8 @@ void slk_signals_send(struct slk_signals_kept *kept, pid_t pid);
 
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 
+/* Of a process that init traces all the time. */
+#define SLK_TRACE_OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)
 /* PTRACE_SEIZE. 0; -EAGAIN: its process is in execve; or -errno. */
 int slk_trace_seize(pid_t tid, int options);
 /* Every thread of the process. 0, or -EAGAIN: one of them is in execve; reap, and try again. */
@@ -624,6 +628,7 @@ struct slk_engine {
 	int32_t last_tid;    /* whose calls the last ones were, and how many of them in a row */
 	uint32_t in_a_row;
 	struct slk_engine_counts counts;
+	uint64_t copied_bytes; /* into trees */
 	struct slk_timing *timing;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define PARTS_BITS 3 /* of a power of two */
 #define PARTS (1u << PARTS_BITS)
@@ -122,6 +123,38 @@ static double percentile(const struct histogram *histogram, uint32_t count, doub
 	return end_of(bucket);
 }
 
+static double ns_per_tick_of(const struct slk_timing *timing)
+{
+	return (double)(slk_now_ns() - timing->began_ns) / (double)(ticks() - timing->began_ticks);
+}
+
+int slk_engine_latencies(const struct slk_engine *engine, const uint64_t *bounds_ns, uint32_t bound_count,
+			 uint64_t *ret_counts)
+{
+	const struct slk_timing *timing = engine->timing;
+	double ns_per_tick;
+
+	if (!timing)
+		return -ENOMEM;
+	ns_per_tick = ns_per_tick_of(timing);
+	memset(ret_counts, 0, 2 * (bound_count + 1) * sizeof(*ret_counts));
+	for (int nr = 0; nr < SLK_CALLS_MAX; nr++) {
+		for (int by = 0; by < 2; by++) {
+			uint64_t *counts = ret_counts + (uint32_t)by * (bound_count + 1);
+			uint32_t bound = 0;
+
+			if (!timing->counts[by][nr])
+				continue;
+			for (uint32_t bucket = 0; bucket < BUCKETS; bucket++) {
+				while (bound < bound_count && end_of(bucket) * ns_per_tick > (double)bounds_ns[bound])
+					bound++;
+				counts[bound] += timing->histograms[by][nr].counts[bucket];
+			}
+		}
+	}
+	return 0;
+}
+
 int slk_engine_times(const struct slk_engine *engine, struct slk_times *ret_times, uint32_t capacity)
 {
 	const struct slk_timing *timing = engine->timing;
@@ -130,7 +163,7 @@ int slk_engine_times(const struct slk_engine *engine, struct slk_times *ret_time
 
 	if (!timing)
 		return -ENOMEM;
-	ns_per_tick = (double)(slk_now_ns() - timing->began_ns) / (double)(ticks() - timing->began_ticks);
+	ns_per_tick = ns_per_tick_of(timing);
 	for (int nr = 0; nr < SLK_CALLS_MAX; nr++) {
 		for (int by = 0; by < 2 && found < capacity; by++) {
 			const struct histogram *histogram = &timing->histograms[by][nr];

@@ -35,7 +35,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)
 #define SEIZE_LOOK_US 1000
 #define LOOKS_MAX 2
 #define LATE_MAX 64 /* the oldest gives way */
@@ -180,9 +179,9 @@ static int seize_threads(pid_t tid)
 			at += entry->length;
 			if (entry->name[0] < '1' || entry->name[0] > '9')
 				continue;
-			result = slk_trace_seize((pid_t)atoi(entry->name), OPTIONS);
-			if (result == -EPERM && slk_throttle_has_seized((pid_t)atoi(entry->name)))
-				result = -EAGAIN; /* it is let go soon, and seized then */
+			result = slk_trace_seize((pid_t)atoi(entry->name), SLK_TRACE_OPTIONS);
+			if (result == -EPERM)
+				slk_throttle_leave_seized((pid_t)atoi(entry->name));
 			seized = result == -EAGAIN ? result : seized + (result == 0);
 		}
 	}

@@ -29,6 +29,18 @@ def test_what_all_processes_wrote_is_counted(runner: Runner) -> None:
     assert usage["written_to_storage"] >= 0
 
 
+def test_what_is_copied_because_it_is_changed_is_counted(runner: Runner) -> None:
+    for name in ("changed", "read"):
+        (runner.work / name).write_bytes(b"x" * 300_000)
+        runner.place.give(runner.work / name)
+    script = "echo y >> changed; cat read > /dev/null; echo new > made"
+    usage = _usage(
+        runner, "sh", "-c", script, options=["--workdir", str(runner.work), "--on-exit", "discard"]
+    )
+    assert usage["copied_up"] == 300_000
+    assert _usage(runner, "true")["copied_up"] is None
+
+
 def test_nothing_written_is_nothing(runner: Runner) -> None:
     usage = _usage(runner, "true")
     assert (usage["written"], usage["written_to_storage"]) == (0, 0)

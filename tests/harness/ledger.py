@@ -13,6 +13,7 @@ removed by the next one of the same user; what belongs to a living one is not to
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from harness.removing import remove_tree
 from harness.survivors import MARKER
+from harness.waiting import until
 
 # Not below /tmp: that is where programs in the sandbox may get something of their own.
 HOME = Path("/var/tmp")
@@ -36,8 +38,9 @@ _USER = re.compile(r"slt[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Thing:
-    """kind: directory or user, or cgroup. name: its path, its name.
+    """kind: directory, user, hierarchy or cgroup. name: its path, its name.
 
+    hierarchy: a cgroup that the session made, and all below it.
     cgroup: one in which runs of the session may have made others (groups.py). It is not the session's own.
     """
 
@@ -48,7 +51,7 @@ class Thing:
         return f"{self.kind} {self.name}"
 
     def exists(self) -> bool:
-        if self.kind == "directory":
+        if self.kind in ("directory", "hierarchy"):
             return os.path.lexists(self.name)
         if self.kind == "cgroup":
             return False
@@ -123,6 +126,32 @@ def make_directory(prefix: str, parent: Path) -> Path:
     return path
 
 
+def make_hierarchy(parent: Path) -> Path:
+    """A cgroup. Whoever asks removes it."""
+    path = parent / f"sandlockd-test-{secrets.token_hex(4)}"
+    own().note(Thing("hierarchy", str(path)))
+    path.mkdir()
+    return path
+
+
+def remove_hierarchy(path: Path) -> None:
+    """Everybody in it is dead, or just dying. Raises Patience."""
+    for directory, _, _ in os.walk(path, topdown=False):
+        until(lambda group=directory: _is_removed(group), f"the end of {directory}")  # type: ignore[misc]
+
+
+def _is_removed(group: str) -> bool:
+    try:
+        os.rmdir(group)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
 def new_user_name() -> str:
     name = f"slt{secrets.token_hex(4)}"
     own().note(Thing("user", name))
@@ -185,4 +214,7 @@ def _is_of_a_test(thing: Thing) -> bool:
         return _USER.fullmatch(thing.name) is not None
     if thing.kind == "cgroup":
         return True
-    return thing.kind == "directory" and _DIRECTORY.fullmatch(os.path.basename(thing.name)) is not None
+    return (
+        thing.kind in ("directory", "hierarchy")
+        and _DIRECTORY.fullmatch(os.path.basename(thing.name)) is not None
+    )

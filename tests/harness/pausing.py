@@ -61,7 +61,11 @@ class Pausable:
         assert self.order("pause") == {"is_paused": True}
         until(lambda: self.is_still_for(_STILL_AT_FIRST_S), "it stands still")
 
+    def begins(self) -> None:
+        until(self.progress, "it begins")
+
     def goes_on(self) -> None:
+        """Of what writes all the time."""
         before = self.progress()
         until(lambda: self.progress() > before, "it goes on")
 

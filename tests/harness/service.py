@@ -7,7 +7,6 @@ with service(runner) as served:
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -15,40 +14,13 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.interpreter import SANDLOCKD
 from harness.running import Argument, Runner
+from harness.unix_http import Answer, UnixConnection, ask
 from harness.waiting import PATIENCE_S, until
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-    @property
-    def lines(self) -> list[Any]:
-        """Of JSON Lines."""
-        return [json.loads(line) for line in self.content.splitlines() if line]
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, limit_s: float) -> None:
-        super().__init__("localhost", timeout=limit_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self._path))
 
 
 class Served:
@@ -59,20 +31,13 @@ class Served:
         self.state = place / "state"
         self.log = place / "log"
 
-    def connection(self, limit_s: float = PATIENCE_S) -> http.client.HTTPConnection:
-        return _UnixConnection(self.socket, limit_s)
+    def connection(self, limit_s: float = PATIENCE_S) -> UnixConnection:
+        return UnixConnection(self.socket, limit_s)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """body: encoded as JSON, if it is not bytes already."""
-        connection = self.connection()
-        try:
-            content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            given = {"content-type": "application/json"} if content is not None else {}
-            connection.request(method, path, content, {**given, **headers})
-            response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        finally:
-            connection.close()
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        return ask(self.connection(), method, path, content, **headers)
 
     def get(self, path: str, **headers: str) -> Any:
         """What is answered with 200."""
@@ -125,11 +90,18 @@ class Served:
         until(is_there, f"{identifier} is {' or '.join(states)}")
         return found
 
+    def connections(self) -> int:
+        """That are open: the one that asks, too."""
+        lines = self.ask("GET", "/metrics").content.decode().splitlines()
+        return next(
+            int(float(line.split()[1])) for line in lines if line.startswith("sandlockd_api_connections ")
+        )
+
     def connected(self, limit_s: float = PATIENCE_S) -> socket.socket:
         """To send it what is no request."""
         line = socket.socket(socket.AF_UNIX)
+        line.connect(os.fspath(self.socket))  # without a limit: where many wait, one with a limit is EAGAIN
         line.settimeout(limit_s)
-        line.connect(os.fspath(self.socket))
         return line
 
     def output(self, identifier: str, stream: str = "stdout") -> bytes:
@@ -167,5 +139,5 @@ def service(
 
 
 def _made(path: Path) -> Path:
-    path.mkdir()
+    path.mkdir(exist_ok=True)  # of the one before, in the same place
     return path

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness import groups
-from harness.ledger import HOME, Found, Thing, ledgers
+from harness.ledger import HOME, Found, Thing, ledgers, remove_hierarchy
 from harness.removing import remove_tree
 from harness.survivors import end, marked
 from harness.users import processes_of, remove_user
@@ -83,6 +83,8 @@ def _groups_of(found: Iterable[Found]) -> list[Path]:
 
 
 def _left_of(thing: Thing) -> list[str]:
+    if thing.kind == "hierarchy":
+        return [str(thing)]
     if thing.kind == "directory":
         return [str(thing), *(f"mount {point}" for point in _mounts_below(thing.name))]
     return [str(thing), *processes_of(pwd.getpwnam(thing.name).pw_uid)]
@@ -107,6 +109,8 @@ def _remove(session: str, found: list[Found]) -> None:
     for thing in things:
         if thing.kind == "directory":
             _remove_directory(thing.name)
+        if thing.kind == "hierarchy":
+            remove_hierarchy(Path(thing.name))
     for ledger in found:
         ledger.path.unlink()
 

@@ -40,11 +40,14 @@ def number_of_workers(config: pytest.Config) -> int:
 def together(nodeid: str) -> str:
     """What tests have in common that run in the same worker, one after the other.
 
-    The cases of a function. Under copy-on-write, all that is asked about one whole program, or about the programs of
-    one group of the corpus, which are run in one go.
+    The cases of a function. What needs a machine of its own (booted.py), for which it is booted once. Under
+    copy-on-write, all that is asked about one whole program, or about the programs of one group of the corpus, which
+    are run in one go.
     """
     function, _, case = nodeid.partition("[")
     path = function.partition("::")[0]
+    if path.startswith("tests/systemd/"):
+        return path
     if case and path.endswith(("copy_on_write/test_corpus.py", "copy_on_write/test_disk_account.py")):
         return f"corpus[{'-'.join(case.rstrip(']').split('-')[:2])}]"  # user, group
     if case and path.endswith("copy_on_write/test_whole_programs.py"):

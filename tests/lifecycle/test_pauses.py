@@ -103,7 +103,8 @@ print(ticks > 3)
     line = ["python3", "-S", "-c", script]
     with pausable(runner, line, _TREE.format(runner.work)) as sandbox:
         sandbox.order("flicker", 200)
-        assert (sandbox.status()["exit_code"], sandbox.output.read_bytes()) == (0, b"True\n")
+        status = sandbox.status()
+    assert (status["exit_code"], sandbox.output.read_bytes()) == (0, b"True\n"), status
 
 
 @pytest.mark.one_user
@@ -114,7 +115,7 @@ def test_who_waits_in_a_served_call_is_held_when_it_is_answered(runner: Runner) 
     script = f"echo begun; exec 3< fifo; {_LOOP}"
     policy = f'{_POLICY}read = ["{runner.work}"]\ndeny = ["{runner.work}/denied"]\n'
     with pausable(runner, ["sh", "-c", script], policy) as sandbox:
-        sandbox.goes_on()
+        sandbox.begins()
         sandbox.pause()
         fd = os.open(runner.work / "fifo", os.O_RDWR)
         try:
@@ -138,10 +139,10 @@ while True:
     print(time.monotonic() - began, flush=True)
 """
     with pausable(runner, ["python3", "-S", "-c", script]) as sandbox:
-        sandbox.goes_on()
+        sandbox.begins()
         sandbox.pause()
         sandbox.order("write", "x\n")
-        sandbox.goes_on()
+        until(lambda: sandbox.output.read_text().count("\n") > 1, "it wakes")
         until(lambda: sandbox.is_still_for(0.05), "it stands still")
         assert sandbox.is_still_for(0.1)
         measured("ran_ms", float(sandbox.output.read_text().splitlines()[-1]) * 1000)
@@ -153,13 +154,12 @@ while True:
 def test_signals_come_when_it_goes_on(runner: Runner) -> None:
     script = "trap 'echo heard' USR1; echo begun; while :; do sleep 0.01; done"
     with pausable(runner, ["sh", "-c", script]) as sandbox:
-        sandbox.goes_on()
+        sandbox.begins()
         sandbox.pause()
         sandbox.order("signal", signal.SIGUSR1)
         assert sandbox.is_still_for(_STILL_S)
         sandbox.order("resume")
-        sandbox.goes_on()
-        assert sandbox.output.read_text() == "begun\nheard\n"
+        until(lambda: sandbox.output.read_text() == "begun\nheard\n", "it hears")
 
 
 # ---- the end
@@ -248,11 +248,11 @@ def test_who_hides_its_memory_cannot_be_paused(runner: Runner) -> None:
     program = runner.compiler.compile(_HIDDEN)
     policy = f'{_POLICY}read = ["{program.parent}"]\n[syscalls]\nallow = ["dumpable"]\n'
     with pausable(runner, [program], policy) as sandbox:
-        sandbox.goes_on()
+        sandbox.begins()
         told = sandbox.order("pause")
         assert not told["is_paused"] and "cannot be held" in told["cannot"]
     with pausable(runner, [program, "later"], policy) as sandbox:
-        sandbox.goes_on()
+        sandbox.begins()
         sandbox.pause()
         sandbox.order("write", "x")  # and it has a moment for it
         status = sandbox.status()

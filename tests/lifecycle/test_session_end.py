@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import booted
 from harness.ledger import ledgers
 from harness.survivors import MARKER, marked
 from harness.waiting import until
@@ -176,7 +177,7 @@ def test_what_a_killed_session_left_goes_with_the_next_but_not_what_a_living_one
 # What a test leaves; only root can leave what comes after the first two. Returns: what a line about it says.
 _LEAVING = """
 import tempfile
-from harness import users
+from harness import booted, users
 
 kept = []
 
@@ -206,13 +207,21 @@ def leave_a_process_of_the_user(runner):
     process.returncode = 0
     return f"process {process.pid} (sleep)"
 
+def leave_a_hierarchy(runner):
+    path = ledger.make_hierarchy(booted.hierarchy())
+    (path / "below").mkdir()
+    return f"hierarchy {path}"
+
+if booted.hierarchy() is None:
+    del leave_a_hierarchy
+
 @pytest.mark.parametrize("as_user", ["ordinary"], indirect=True)
 @pytest.mark.parametrize("leave", [leave for name, leave in list(globals().items()) if name.startswith("leave_")])
 def test_that_leaves(runner, leave):
     if os.geteuid() == 0 or leave in (leave_a_process, leave_a_directory):
         tell(runner, named=leave(runner))
 """
-_WAYS_TO_LEAVE = 6 if os.geteuid() == 0 else 2
+_WAYS_TO_LEAVE = 6 + (booted.hierarchy() is not None) if os.geteuid() == 0 else 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -226,5 +235,5 @@ def test_a_session_that_leaves_something_fails_names_it_and_removes_it(tmp_path:
     assert [one["named"] for one in told if one["named"] not in output] == [], output
     assert _left(told) == []
     for kind, _, path in (one["named"].partition(" ") for one in told):
-        assert kind not in ("directory", "mount") or not os.path.lexists(path)
+        assert kind not in ("directory", "mount", "hierarchy") or not os.path.lexists(path)
         assert not kind.startswith("/") or not os.path.lexists(kind)

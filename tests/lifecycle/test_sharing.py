@@ -65,4 +65,5 @@ def test_what_is_run_in_one_go_stays_together() -> None:
     assert together(f"{_WHOLE}::test_bare_again[git-work-root]") == together(
         f"{_WHOLE}::test_sandboxed[git-work-root]"
     )
+    assert together("tests/systemd/a.py::test_b") == together("tests/systemd/a.py::test_c")
     assert together("tests/a.py::test_b[c-d]") == together("tests/a.py::test_b[e]") == "tests/a.py::test_b"

@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandlockd.control import messages
@@ -175,8 +175,15 @@ def test_bytes_are_a_message_or_unfit(data: bytes) -> None:
         ["said", "x"],
         {"type": "ended", "status": [], "exit_status": 0},
         {"type": "began", "run_id": b"\xff", "policy_digest": "0"},
+        {"type": "began", "run_id": "x" * 300, "policy_digest": "0"},
+        {"type": "began", "run_id": "x", "policy_digest": "0", "command": ["x"] * 65},
+        {"type": "said", "text": "x" * 5000},
+        {"type": "denied", "call": "x", "target": "x" * 5000, "rule": "x", "count": 1, "total": 1},
+        {"type": "denied", "call": "x", "target": "x", "rule": "x" * 300, "count": 1, "total": 1},
+        {"type": "ended", "status": {"error": "x" * 70_000}, "exit_status": 0},
+        {"type": "worked", "outcome": "done", "lines": ["x"] * 1001},
     ],
-    ids=str,
+    ids=lambda wrong: str(wrong)[:60],
 )
 def test_wrong_types_unknown_fields_and_missing_ones_are_unfit(wrong: object) -> None:
     with pytest.raises(Unfit):
@@ -189,6 +196,17 @@ def test_what_is_nested_a_hundred_thousand_deep_is_unfit() -> None:
     for data in (deep, head + b"\x81" + msgspec.msgpack.encode("a") + deep):
         with pytest.raises(Unfit):
             messages.report_from(data)
+
+
+@given(st.lists(st.text(max_size=6000), max_size=80))
+@settings(max_examples=30)
+def test_a_command_is_shown_as_far_as_there_is_room(words: list[str]) -> None:
+    shown = messages.shown(words)
+    began = Began("x", "0", shown)
+    assert messages.report_from(messages.encoded(began)) == began
+    assert len(shown) <= 64 and sum(map(len, shown)) <= messages.MAX_TEXT + 1
+    if sum(map(len, words)) <= messages.MAX_TEXT and len(words) < 64:
+        assert list(shown) == words
 
 
 def test_settings_are_those_of_the_command_line() -> None:

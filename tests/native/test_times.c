@@ -56,6 +56,31 @@ static void test_percentiles_are_those_of_the_clock(void)
 	CHECK(row.p50_ns < row.p99_ns);
 }
 
+static void test_bounds_part_all_calls(void)
+{
+	static const uint64_t bounds_ns[] = {90000, 2000000, 60000000000};
+	uint64_t counts[8], c = 0, python = 0;
+	struct slk_timing *others = timing;
+
+	engine.timing = timing = slk_timing_create();
+	CHECK(timing != NULL);
+	note(5, 0, 100, 20);
+	note(6, 0, 2100, 3);
+	note(6, 1, 100, 2);
+	CHECK_EQUAL(0, slk_engine_latencies(&engine, bounds_ns, 3, counts));
+	for (int i = 0; i < 4; i++) {
+		c += counts[i];
+		python += counts[4 + i];
+	}
+	CHECK_EQUAL(23, c);
+	CHECK_EQUAL(2, python);
+	CHECK_EQUAL(0, counts[0] + counts[4]);
+	CHECK(counts[2] >= 3); /* a busy machine may make more wait so long */
+	CHECK_EQUAL(0, counts[3] + counts[7]);
+	slk_timing_destroy(timing);
+	engine.timing = timing = others;
+}
+
 static void test_what_has_no_room_is_not_told(void)
 {
 	struct slk_times rows[1];
@@ -100,6 +125,7 @@ int main(void)
 	engine.timing = timing;
 	RUN(test_rows_are_apart);
 	RUN(test_percentiles_are_those_of_the_clock);
+	RUN(test_bounds_part_all_calls);
 	RUN(test_what_has_no_room_is_not_told);
 	RUN(test_numbers_that_are_none_are_left_out);
 	RUN(test_cost);

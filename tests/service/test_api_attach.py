@@ -232,7 +232,7 @@ def test_a_client_killed_while_its_input_waits_is_found_out(served: Served) -> N
         "line.settimeout(None); line.recv(1)\n"
     )
     tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    before = _connections(served)
+    before = served.connections()
     line = [sys.executable, "-c", script, tests, str(served.socket), f"/v1/sandboxes/{made['id']}/attach"]
     with subprocess.Popen(line, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None and client.stdout.readline() == b"full\n"
@@ -240,18 +240,7 @@ def test_a_client_killed_while_its_input_waits_is_found_out(served: Served) -> N
         client.send_signal(signal.SIGKILL)
         wait_dead([pidfd])
         os.close(pidfd)
-    until(lambda: _connections(served) <= before, "its connection is gone")
-
-
-def _connections(served: Served) -> int:
-    text = served.ask("GET", "/metrics").content.decode()
-    return int(
-        float(
-            next(
-                line.split()[1] for line in text.splitlines() if line.startswith("sandlockd_api_connections ")
-            )
-        )
-    )
+    until(lambda: served.connections() <= before, "its connection is gone")
 
 
 def test_refusals_are_problems(served: Served) -> None:

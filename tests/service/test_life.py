@@ -87,3 +87,25 @@ def _exec(served: Served, *command: str, **more: object) -> bytes:
     path = f"/v1/sandboxes/a/exec/{made['number']}"
     served.post(f"{path}/wait")
     return served.ask("GET", f"{path}/logs?raw=true").content
+
+
+def test_what_sandboxes_did_is_in_the_metrics(runner: Runner) -> None:
+    (runner.work / "old").write_bytes(b"x" * 5000)
+    runner.place.give(runner.work / "old")
+    with service(runner) as served:
+        made = served.run(["sh", "-c", "echo 1 >> old; cat /etc/shadow"], workdir=str(runner.work))
+        assert served.wait(made["id"])["usage"]["copied_up"] == 5000
+        text = served.ask("GET", "/metrics").content.decode()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values['sandlockd_sandboxes{state="discarded"}']) == 1
+    assert float(values['sandlockd_exits_total{reason="exited"}']) == 1
+    assert float(values["sandlockd_copied_up_bytes_total"]) == 5000
+    assert float(values["sandlockd_denials_total"]) == 1
+    assert float(values['sandlockd_denials_reported_total{rule="base.secrets"}']) == 1
+    counted = float(values['sandlockd_notification_seconds_bucket{by="c",le="+Inf"}'])
+    by_c = [
+        float(value)
+        for name, value in values.items()
+        if name.startswith('sandlockd_notifications_total{by="c"')
+    ]
+    assert counted == sum(by_c) > 10

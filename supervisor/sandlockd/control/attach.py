@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 PATHS: Final = ("/v1/sandboxes/{id}/attach", "/v1/sandboxes/{id}/exec/{number:int}/attach")
 HEAD: Final = struct.Struct(">BQ")
 _INPUT_WAITING = 1  # messages
+_LAST_INPUT_S = 1.0
 _UNFIT = 1003  # close code: data of a kind that it cannot accept
 _encoder = msgspec.json.Encoder()
 
@@ -89,12 +90,17 @@ async def attach(service: Service, socket: WebSocket) -> None:
     cursor = query.after if query.after is not None else 0 if query.tail is None else log.last(query.tail)
     await socket.accept()
     to_program, from_client = trio.open_memory_channel[bytes | None](_INPUT_WAITING)
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_feed, attached, from_client)
-            nursery.start_soon(_hear, attached, socket, to_program, nursery.cancel_scope)
-            await _show(attached, socket, cursor)
-            nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as feeding:
+            feeding.start_soon(_feed, attached, from_client)
+            async with to_program, trio.open_nursery() as nursery:
+                nursery.start_soon(_hear, attached, socket, to_program, nursery.cancel_scope)
+                await _show(attached, socket, cursor)
+                nursery.cancel_scope.cancel()
+            # Of a client that has gone: what it has sent goes in, if the program reads.
+            feeding.cancel_scope.deadline = trio.current_time() + _LAST_INPUT_S
+    except* (WebSocketDisconnect, RuntimeError):
+        pass  # it has gone, or was sent away, while something was being sent
 
 
 async def _show(attached: Attached, socket: WebSocket, cursor: int) -> None:

@@ -10,15 +10,25 @@ sends ends it. (OpenSSH's monitor is built like this: README.privsep.)
 from __future__ import annotations
 
 import enum
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 VERSION: Final = 1
 MAX_BYTES: Final = (
     16 << 20
 )  # of one message; the arguments and the environment of a program are at most 6 MiB
 MAX_LINES: Final = 1000  # that a supervisor may say for people
+# What the control plane keeps of a supervisor's words, in characters and bytes: they are its user's, who may have many.
+MAX_TEXT: Final = 4096
+MAX_STATUS_BYTES: Final = 64 << 10
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Word = Annotated[str, msgspec.Meta(max_length=256)]
+Shown = Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,15 +195,15 @@ class Ready(Message, frozen=True, tag="ready"):
 class Said(Message, frozen=True, tag="said"):
     """One line for a person."""
 
-    text: str
+    text: Text
 
 
 class Began(Message, frozen=True, tag="began"):
-    """The run is on record, its program not started yet."""
+    """The run is on record, its program not started yet. command: as it is shown (`shown`)."""
 
-    run_id: str
-    policy_digest: str
-    command: tuple[str, ...] = ()
+    run_id: Word
+    policy_digest: Word
+    command: Shown = ()
     memory: int | None = None  # limits.memory, bytes
 
 
@@ -232,9 +242,9 @@ class Denied(Message, frozen=True, tag="denied"):
     were left out.
     """
 
-    call: str
-    target: str
-    rule: str
+    call: Word
+    target: Text
+    rule: Word
     count: int
     total: int
     unsaid: int = 0
@@ -245,7 +255,7 @@ class Told(Message, frozen=True, tag="told"):
 
     ticket: int
     what: dict[str, Any] = {}
-    problem: str | None = None
+    problem: Text | None = None
 
 
 class Executed(Message, frozen=True, tag="executed"):
@@ -275,17 +285,19 @@ class Worked(Message, frozen=True, tag="worked"):
     `broken`.
     """
 
-    outcome: str
-    lines: tuple[str, ...] = ()
+    outcome: Word
+    lines: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_LINES)] = ()
 
 
 class Ended(Message, frozen=True, tag="ended"):
     """The last word: nothing of the sandbox is left, and what was to become of its changes has. status: as the status
-    file has it (sandbox.result).
+    file has it (sandbox.result). latencies: how many calls waited so long (LATENCY_BOUNDS_NS, and longer), C's and
+    Python's.
     """
 
     status: dict[str, Any]
     exit_status: int
+    latencies: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 Report = (
@@ -395,7 +407,26 @@ def order_from(data: bytes) -> Order:
 
 def report_from(data: bytes) -> Report:
     """Raises Unfit."""
-    return _decoded(_reports, data)
+    report = _decoded(_reports, data)
+    if isinstance(report, Ended) and len(data) > MAX_STATUS_BYTES:
+        raise Unfit("a status that is too long")
+    return report
+
+
+def shown(words: Sequence[str]) -> tuple[str, ...]:
+    """A command, as much of it as lists have room for."""
+    room, found = MAX_TEXT, list[str]()
+    for word in words:
+        if len(word) > room or len(found) == 63:
+            return (*found, f"{word[: max(room - 1, 0)]}…")
+        found.append(word)
+        room -= len(word)
+    return tuple(found)
+
+
+def line(text: str) -> str:
+    """What a person is told, as much of it as there is room for."""
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 
 def for_zygote_from(data: bytes) -> Fork:

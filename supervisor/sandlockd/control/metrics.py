@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from sandlockd.sandbox.result import LATENCY_BOUNDS_NS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from sandlockd.control.sandboxes import Sandbox
@@ -48,6 +54,13 @@ class Metrics:
         self._answers = Counter(
             "sandlockd_answers", "What calls came to, of sandboxes that ended.", ["answer"], registry=registry
         )
+        self._copied = Counter(
+            "sandlockd_copied_up_bytes",
+            "Data that was copied into trees because it was changed, of sandboxes that ended.",
+            registry=registry,
+        )
+        self._latencies = _Latencies()
+        registry.register(self._latencies)
         self._requests = Counter(
             "sandlockd_api_requests",
             "Requests by route and status.",
@@ -77,9 +90,11 @@ class Metrics:
     def denied(self, rule: str) -> None:
         self._denials.labels(self._rules.known(rule)).inc()
 
-    def ended(self, status: Mapping[str, Any]) -> None:
+    def ended(self, status: Mapping[str, Any], latencies: Sequence[Sequence[int]] | None = None) -> None:
         self._exits.labels(self._reasons.known(status.get("reason"))).inc()
         self._refusals.inc(_number(status.get("denials")))
+        if latencies is not None:
+            self._latencies.add(latencies)
         usage = status.get("usage")
         if not isinstance(usage, dict):
             return
@@ -88,6 +103,7 @@ class Metrics:
                 by = "c" if one.get("by") == "c" else "python"
                 call = self._calls.known(one.get("call"))
                 self._notifications.labels(call, by).inc(_number(one.get("calls")))
+        self._copied.inc(_number(usage.get("copied_up")))
         calls = usage.get("calls")
         if isinstance(calls, dict):
             for answer in _ANSWERS:
@@ -104,6 +120,34 @@ class Metrics:
         self._connections.set(connections)
         self._warm.set(warm)
         return generate_latest(self._registry)
+
+
+class _Latencies(Collector):
+    """How long calls waited for their answer, as it was counted by supervisors."""
+
+    def __init__(self) -> None:
+        self._counts = {by: [0] * (len(LATENCY_BOUNDS_NS) + 1) for by in ("c", "python")}
+
+    def add(self, counts: Sequence[Sequence[int]]) -> None:
+        for kept, more in zip(self._counts.values(), counts, strict=True):
+            if len(more) != len(kept) or min(more) < 0:
+                return  # of another version, or a lie
+            for bucket, count in enumerate(more):
+                kept[bucket] += count
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        name = "sandlockd_notification_seconds"
+        family = HistogramMetricFamily(
+            name, "From its receipt to the answer, of calls of sandboxes that ended.", labels=["by"]
+        )
+        bounds = [*(bound / 1e9 for bound in LATENCY_BOUNDS_NS), float("inf")]
+        for by, counts in self._counts.items():
+            upto = list(itertools.accumulate(counts))
+            buckets = [
+                (str(bound).replace("inf", "+Inf"), float(n)) for bound, n in zip(bounds, upto, strict=True)
+            ]
+            family.add_metric([by], buckets, sum_value=None)
+        yield family
 
 
 class _Few:

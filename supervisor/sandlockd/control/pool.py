@@ -20,10 +20,11 @@ class NoneToBeHad(Exception):
 
 
 class Pool:
-    """size: how many wait. Used by one trio run."""
+    """size: how many wait. descriptor_limit: of programs, the soft one. Used by one trio run."""
 
-    def __init__(self, size: int, log: FilteringBoundLogger) -> None:
+    def __init__(self, size: int, log: FilteringBoundLogger, descriptor_limit: int) -> None:
         self.size = size
+        self._descriptor_limit = descriptor_limit
         self._log = log
         self._warm: list[Supervisor] = []
         self._taken = trio.Event()
@@ -65,7 +66,7 @@ class Pool:
         if self._zygote is not None:
             self._log.warning("the zygote was lost; another one is started")
             await trio.to_thread.run_sync(self._zygote.close)
-        self._zygote = await trio.to_thread.run_sync(Zygote)
+        self._zygote = await trio.to_thread.run_sync(Zygote, self._descriptor_limit)
         self._nursery.start_soon(self._zygote.run)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -213,7 +213,8 @@ class Registry:
         event_rows = [(event.number, event.sandbox, _encoder.encode(event)) for event in events]
         self._writing = flushed
         try:
-            await trio.to_thread.run_sync(self._write, rows, event_rows, self._events_before)
+            with trio.CancelScope(shield=True):  # what was taken is written, or stays noted
+                await trio.to_thread.run_sync(self._write, rows, event_rows, self._events_before)
             self.failure = None
         except (sqlite3.Error, OSError) as error:
             self.failure = f"the registry cannot be written: {error}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 KILL_PATIENCE_S = 10.0  # then its supervisor is killed, and its init ends it
 _ANSWER_PATIENCE_S = 5.0
-_SAID_MAX = 100
+_SAID_MAX, _SAID_CHARACTERS = 100, 16 << 10
 _FURTHER_MAX = 16  # that live at once
 _FURTHER_KNOWN = 256
 
@@ -105,8 +105,9 @@ class Sandbox:
             )
 
     def said(self, text: str) -> None:
-        if len(self.record.said) < _SAID_MAX:
-            self.record.said.append(text)
+        said = self.record.said
+        if len(said) < _SAID_MAX and sum(map(len, said)) + len(text) <= _SAID_CHARACTERS:
+            said.append(text)
 
     # ---- orders
 

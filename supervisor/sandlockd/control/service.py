@@ -61,6 +61,7 @@ _DRAIN_S = 5.0  # for what is left in pipes, once nobody is left to write
 _READ_BYTES = 1 << 16
 _RETENTION_PAUSE_S = 60.0
 _LOST = "its supervisor was lost"
+_FORSAKEN = "the service ended while it ran"
 
 
 class Service:
@@ -87,16 +88,20 @@ class Service:
         self._sandboxes: dict[str, Sandbox] = {}
         self._memory_turns: dict[int, trio.Lock] = {}
         self._nursery: trio.Nursery | None = None
+        self._forsaken: list[str] = []  # that the service before left alone
+        self._forsaken_found = trio.Event()
         for record in registry.records():
             self._taken_up(record)
 
     def _taken_up(self, record: Record) -> None:
         """Of a service before: what was alive then has ended with it."""
         if record.state in states.ALIVE:
-            record.error = "the service ended while it ran"
+            self._forsaken.append(record.id)
+            record.error = _FORSAKEN
             record.state = State.FAILED
             record.ended_ns = time.time_ns()
             record.exit_status = 125
+            record.status = {"reason": "sandbox_error", "error": _FORSAKEN}
             self.registry.put(record)
         elif record.state is State.COMMITTING:
             record.state = State.KEPT
@@ -159,7 +164,7 @@ class Service:
             id=self._new_id(),
             uid=peer.uid,
             owner=owner_name(peer.uid),
-            command=request.command,
+            command=list(messages.shown(request.command)),
             cwd=request.cwd,
             created_ns=time.time_ns(),
             name=request.name or "",
@@ -404,7 +409,7 @@ class Service:
         record.error = error if isinstance(error, str) else None
         changes = status.get("changes")
         state = changes.get("state") if isinstance(changes, dict) else None
-        self.metrics.ended(status)
+        self.metrics.ended(status, ended.latencies)
         if state in ("kept", "unknown"):
             sandbox.happened(Happening.ENDED_KEEPING)
         elif state == "committed":
@@ -437,8 +442,10 @@ class Service:
             first = msgspec.json.decode(listed.split(b"\n", 1)[0])
             if sum(first["counts"].values()):
                 return {"state": "kept", "digest": first["digest"], "counts": first["counts"]}
-        except (Problem, msgspec.MsgspecError, KeyError):
+        except NotFound:
             pass  # it had no tree, or one that was not begun
+        except (Problem, msgspec.MsgspecError, KeyError):
+            return {"state": "unknown"}  # they cannot be listed now: they are not lost by that
         return None
 
     def _broke(self, sandbox: Sandbox, why: str) -> None:
@@ -521,6 +528,8 @@ class Service:
 
     async def remove(self, sandbox: Sandbox, *, force: bool) -> None:
         """Nothing of it is left. Raises Problem."""
+        if sandbox.id in self._forsaken:
+            await self._forsaken_found.wait()
         sandbox.require(Request.DELETE_FORCED if force else Request.DELETE)
         if sandbox.is_alive:
             await sandbox.kill()
@@ -546,8 +555,21 @@ class Service:
             except OSError as error:
                 self.log.warning("a directory stays", sandbox=sandbox.id, error=str(error))
 
+    async def _find_forsaken(self) -> None:
+        """What those changed that had no end of their own is where it was: it is not lost with them."""
+        for identifier in self._forsaken:
+            sandbox = self._sandboxes.get(identifier)
+            if sandbox is None or sandbox.state is not State.FAILED or sandbox.record.policy_digest is None:
+                continue
+            changes = await self._changes_left(sandbox)
+            if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
+                sandbox.record.status["changes"] = changes
+                sandbox.happened(Happening.FOUND_KEPT)
+        self._forsaken_found.set()
+
     async def retain(self) -> None:
         """Now and then remove what has been over for long, or is too much."""
+        await self._find_forsaken()
         while True:
             for sandbox in self._outdated():
                 try:

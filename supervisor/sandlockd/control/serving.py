@@ -17,7 +17,7 @@ import trio
 
 from sandlockd import __version__
 from sandlockd.control import systemd
-from sandlockd.control.config import Config, ConfigError, read_config
+from sandlockd.control.config import Access, Config, ConfigError, read_config
 from sandlockd.control.connections import Connections
 from sandlockd.control.events import EVENTS_KEPT, Events
 from sandlockd.control.listening import CannotListen, ControlSocket
@@ -30,10 +30,16 @@ from sandlockd.control.service import Service
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
     from structlog.typing import FilteringBoundLogger
 
 FAILED = 1
+BADLY_CONFIGURED = 78  # EX_CONFIG of sysexits.h(3head): trying again is of no use
+_LISTENS = f"STATUS=sandlockd {__version__} listens"
+_END_PATIENCE_S = 30  # for all that follows the grace that programs are given
+# syslog(3). What the journal is told before each line (sd-daemon(3)).
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
 class Places(NamedTuple):
@@ -54,20 +60,23 @@ def serve(places: Places) -> int:
         os.makedirs(places.state_dir, 0o700, exist_ok=True)
         registry = Registry(places.state_dir)
         registry.remove_orphans()
-    except (ConfigError, RegistryError, OSError) as error:
+    except ConfigError as error:
+        log.error("cannot start", why=str(error))
+        return BADLY_CONFIGURED
+    except (RegistryError, OSError) as error:
         log.error("cannot start", why=str(error))
         return FAILED
     if registry.note is not None:
         log.warning(registry.note)
     try:
-        sockets, own = _sockets(places, config)
+        sockets, own = _sockets(places, config, log)
     except (CannotListen, OSError) as error:
         log.error("cannot start", why=str(error))
         registry.close()
         return FAILED
-    _raise_descriptor_limit()
+    soft_limit = _raise_descriptor_limit()
     try:
-        trio.run(_serve, places, config, registry, sockets, log)
+        trio.run(_serve, places, config, registry, sockets, log, soft_limit)
     finally:
         if own is not None:
             own.close()
@@ -87,21 +96,36 @@ def _logger() -> FilteringBoundLogger:
     else:
         processors.append(structlog.processors.format_exc_info)
         processors.append(structlog.processors.JSONRenderer())
+    if systemd.is_journal(sys.stderr.fileno()):
+        processors.append(_with_priority)
     structlog.configure(processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return structlog.get_logger()  # type: ignore[no-any-return]
 
 
-def _sockets(places: Places, config: Config) -> tuple[list[socket.socket], ControlSocket | None]:
+def _with_priority(logger: object, method: str, line: Any) -> str:
+    return f"<{_PRIORITIES.get(method, 6)}>{line}"
+
+
+def _sockets(
+    places: Places, config: Config, log: FilteringBoundLogger
+) -> tuple[list[socket.socket], ControlSocket | None]:
+    """Raises CannotListen, OSError."""
     given = systemd.given_sockets()
     if given:
+        usual = Access()
+        for key in ("socket_mode", "socket_group"):
+            if getattr(config.access, key) != getattr(usual, key):
+                log.warning("a key is of no use: the socket is systemd's", key=f"access.{key}")
         return given, None
     own = ControlSocket(places.socket, mode=config.socket_mode, group=config.access.socket_group)
     return [own.socket], own
 
 
-def _raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _raise_descriptor_limit() -> int:
+    """Ours. Returns: what it was, which is for the programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
 
 
 async def _serve(
@@ -110,9 +134,10 @@ async def _serve(
     registry: Registry,
     sockets: list[socket.socket],
     log: FilteringBoundLogger,
+    descriptor_limit: int,
 ) -> None:
     events = Events(registry.events(EVENTS_KEPT), registry.add_event)
-    pool = Pool(config.starting.warm, log)
+    pool = Pool(config.starting.warm, log, descriptor_limit)
     policies = PolicyDirectory(places.policy_dir)
     service = Service(config, places.state_dir, registry, events, pool, policies, Metrics(), log)
     async with trio.open_nursery() as nursery:
@@ -122,11 +147,15 @@ async def _serve(
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as answering:
                 answering.start_soon(Connections(service, log).serve, sockets)
-                answering.start_soon(_feed_watchdog)
-                systemd.notify("READY=1", f"STATUS=sandlockd {__version__} listens")
-                log.info("listens", socket=places.socket, version=__version__, pid=os.getpid())
+                answering.start_soon(_feed_watchdog, log)
+                _tell(log, "READY=1", _LISTENS)
+                where = ", ".join(str(one.getsockname()) for one in sockets)
+                log.info("listens", socket=where, version=__version__, pid=os.getpid())
                 await _until_told(signals, service, places, log)
-                systemd.notify("STOPPING=1")
+                longest_s = service.config.stop_grace_s + _END_PATIENCE_S
+                _tell(
+                    log, "STOPPING=1", "STATUS=ends all sandboxes", f"EXTEND_TIMEOUT_USEC={longest_s}000000"
+                )
                 log.info("ends")
                 await service.end_all()
                 answering.cancel_scope.cancel()
@@ -137,18 +166,28 @@ async def _until_told(signals: object, service: Service, places: Places, log: Fi
     async for number in signals:  # type: ignore[attr-defined]
         if number != signal.SIGHUP:
             return
-        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        _tell(log, "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        status = _LISTENS
         try:
             service.reconfigure(read_config(places.config, must_exist=places.config_was_named))
             log.info("read its configuration again")
         except ConfigError as error:
             log.error("its configuration stays as it was", why=str(error))
-        systemd.notify("READY=1")
+            status = f"{_LISTENS}; its configuration stays as it was: {error}"
+        _tell(log, "READY=1", status.replace("\n", " "))
 
 
-async def _feed_watchdog() -> None:
+async def _feed_watchdog(log: FilteringBoundLogger) -> None:
     """As long as the loop goes round."""
     every_s = systemd.watchdog_s()
     while every_s is not None:
-        systemd.notify("WATCHDOG=1")
+        _tell(log, "WATCHDOG=1")
         await trio.sleep(every_s / 3)
+
+
+def _tell(log: FilteringBoundLogger, *words: str) -> None:
+    """That systemd does not listen for a moment is no reason to end anybody's sandbox."""
+    try:
+        systemd.notify(*words)
+    except OSError as error:
+        log.warning("systemd was not told", what=words[0], why=str(error))

@@ -36,6 +36,7 @@ class Happening(enum.Enum):
     ENDED_COMMITTED = "ended, its changes committed"
     ENDED_DISCARDED = "ended, its changes discarded"
     BROKE = "broke"
+    FOUND_KEPT = "its changes were found"  # of one that had no end of its own
     COMMIT_BEGAN = "commit began"
     COMMIT_DONE = "commit done"  # nothing is left to commit
     COMMIT_LEFT_SOME = "commit left some"  # or was refused
@@ -65,6 +66,7 @@ _NEXT: Final[dict[tuple[State, Happening], State]] = {
         for state in (State.STARTING, State.RUNNING, State.PAUSED, State.STOPPING)
         for happening, end in _ENDS.items()
     },
+    (State.FAILED, Happening.FOUND_KEPT): State.KEPT,
     (State.KEPT, Happening.COMMIT_BEGAN): State.COMMITTING,
     (State.KEPT, Happening.DISCARDED): State.DISCARDED,
     (State.COMMITTING, Happening.COMMIT_DONE): State.COMMITTED,

@@ -77,7 +77,7 @@ _UMASK = 0o022  # as a login has it
 _LAST_WORD_PATIENCE_MS = 10_000
 _UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
 _DENIED_PER_S = 20
-_TARGET_CHARACTERS = 512
+_TARGET_CHARACTERS, _RULE_CHARACTERS = 512, 256
 _PROCESSES_SHOWN = 1000
 
 
@@ -107,8 +107,8 @@ def _supervise(channel: Channel) -> int:
         lines, exit_status = told(error)
         for line in lines:
             supervisor.say(line)
-        result.went_wrong(in_one(lines), exit_status)
-    supervisor.last_word(Ended(result.as_dict(), result.exit_status))
+        result.went_wrong(messages.line(in_one(lines)), exit_status)
+    supervisor.last_word(Ended(result.as_dict(), result.exit_status, _latencies(result)))
     return 0
 
 
@@ -129,7 +129,8 @@ def _work(channel: Channel, order: Work, output: OwnedFd) -> int:
         worked = Worked(work.BROKEN, told(error)[0])
     output.close()
     _wait(channel, select.POLLOUT, _LAST_WORD_PATIENCE_MS)
-    channel.send(worked)
+    lines = tuple(map(messages.line, worked.lines[: messages.MAX_LINES]))
+    channel.send(Worked(worked.outcome, lines))
     return 0
 
 
@@ -151,6 +152,10 @@ def _wait(channel: Channel, event: int, patience_ms: int | None) -> bool:
     waiting = select.poll()
     waiting.register(channel.fileno(), event)
     return bool(waiting.poll(patience_ms))
+
+
+class _ServiceLost(CannotStart):
+    """Nobody is there who could say what is to become of the changes: they are kept, whatever the policy says."""
 
 
 class _Supervisor:
@@ -197,13 +202,13 @@ class _Supervisor:
     def say(self, text: str) -> None:
         self._said += 1
         if self._said <= messages.MAX_LINES:
-            self._tell(Said(text))
+            self._tell(Said(messages.line(text)))
 
     def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
         audit.on_refusal = partial(self._denied, audit)
         command = tuple(word.decode("utf-8", "backslashreplace") for word in prepared.argv)
         policy = prepared.policy
-        self._tell(Began(audit.run_id, policy_digest(policy), command, policy.limits.memory))
+        self._tell(Began(audit.run_id, policy_digest(policy), messages.shown(command), policy.limits.memory))
 
     def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
         try:
@@ -230,6 +235,8 @@ class _Supervisor:
         finally:
             self._close_streams()
             sandbox.close()
+        if self._is_alone:
+            raise _ServiceLost("the service ended while it ran")
 
     def _close_streams(self) -> None:
         """A pipe ends when the program closes it, not when we do."""
@@ -405,7 +412,8 @@ class _Supervisor:
         target = refusal.path if refusal.path is not None else refusal.target
         text = target.decode("utf-8", "backslashreplace") if isinstance(target, bytes) else str(target or "")
         said, self._denied_unsaid = self._denied_unsaid, 0
-        self._tell(Denied(refusal.call, text[:_TARGET_CHARACTERS], refusal.rule, count, audit.denials, said))
+        rule = refusal.rule[:_RULE_CHARACTERS]
+        self._tell(Denied(refusal.call, text[:_TARGET_CHARACTERS], rule, count, audit.denials, said))
 
     # ---- telling
 
@@ -451,6 +459,10 @@ class _Supervisor:
 
 def _terminal_device(fd: int) -> int | None:
     return os.fstat(fd).st_rdev if os.isatty(fd) else None
+
+
+def _latencies(result: Result) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    return None if result.latencies is None else (tuple(result.latencies[0]), tuple(result.latencies[1]))
 
 
 def _require_share(memory: int | None, left: int | None) -> None:

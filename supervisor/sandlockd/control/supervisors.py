@@ -136,8 +136,9 @@ class Supervisor:
 class Zygote:
     """Raises OSError."""
 
-    def __init__(self) -> None:
-        self._channel, self.pid = start_zygote()
+    def __init__(self, descriptor_limit: int | None = None) -> None:
+        """descriptor_limit: of programs, the soft one; None: as ours."""
+        self._channel, self.pid = start_zygote(descriptor_limit)
         self._tickets = 0
         self._waiting: dict[int, tuple[Channel, trio.Event]] = {}
         self._made: dict[int, Supervisor | OSError] = {}

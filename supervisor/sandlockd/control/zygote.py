@@ -14,6 +14,7 @@ import errno
 import gc
 import itertools
 import os
+import resource
 import select
 import signal
 import sys
@@ -35,15 +36,15 @@ _BUILT_AT_ONCE = 2
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
-def start_zygote() -> tuple[Channel, int]:
-    """The line to it, and its pid. Raises OSError."""
+def start_zygote(descriptor_limit: int | None = None) -> tuple[Channel, int]:
+    """The line to it, and its pid. descriptor_limit: soft, of it and all that come from it. Raises OSError."""
     import subprocess
 
     ours, theirs = Channel.pair()
     try:
         with theirs:
             started = subprocess.Popen(
-                [sys.executable, "-I", "-m", __name__, str(theirs.fd)],
+                [sys.executable, "-I", "-m", __name__, str(theirs.fd), str(descriptor_limit or 0)],
                 pass_fds=(theirs.fd,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -57,8 +58,11 @@ def start_zygote() -> tuple[Channel, int]:
     return ours, pid
 
 
-def _be_zygote(channel_fd: int) -> None:
+def _be_zygote(channel_fd: int, descriptor_limit: int) -> None:
     """Raises OSError, Unfit."""
+    if descriptor_limit:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor_limit, hard))
     _name("sandlockd-zyg")
     channel = Channel.of(_alone_with(OwnedFd(channel_fd)))
     _import_all()
@@ -217,4 +221,4 @@ def _tell(channel: Channel, message: messages.Message, *fds: int) -> None:
 
 
 if __name__ == "__main__":
-    _be_zygote(int(sys.argv[1]))
+    _be_zygote(int(sys.argv[1]), int(sys.argv[2]))

@@ -476,6 +476,11 @@ class Engine:
             native.failed,
         )
 
+    @property
+    def copied_bytes(self) -> int:
+        """Of data, that the fast path copied into trees."""
+        return int(lib.slk_engine_copied(self._engine))
+
     def times(self) -> list[Times]:
         """Of each number that was answered, in C and in Python."""
         native = ffi.new("struct slk_times[]", 2 * lib.SLK_CALLS_MAX)
@@ -484,6 +489,19 @@ class Engine:
             Times(row.nr, bool(row.is_by_python), row.count, row.p50_ns, row.p99_ns)
             for row in (native[index] for index in range(max(count, 0)))
         ]
+
+    def latencies(self, bounds_ns: Sequence[int]) -> tuple[list[int], list[int]]:
+        """How many calls waited no longer than each bound, and longer than the one before; the last: longer than all.
+
+        Returns: of those that C answered, and of Python's.
+        """
+        size = len(bounds_ns) + 1
+        counts = ffi.new("uint64_t[]", 2 * size)
+        check(
+            lib.slk_engine_latencies(self._engine, ffi.new("uint64_t[]", list(bounds_ns)), size - 1, counts)
+        )
+        found = ffi.unpack(counts, 2 * size)
+        return found[:size], found[size:]
 
     def close(self) -> None:
         """Release everything. Trapped calls of a program that still lives get ENOSYS from now on."""

@@ -177,7 +177,7 @@ KEYS: Final = (
         values.duration,
         None,
         '"5m"',
-        "Time from the start, stopped or not; then all processes are asked to end (SIGTERM), and after 5 s killed.",
+        "Time from the start, stopped, paused or not; then all are asked to end (SIGTERM), and after 5 s killed.",
     ),
     _one(
         "limits.disk",

@@ -16,6 +16,9 @@ SANDBOX_FAILED = 125
 TIMED_OUT = 124
 INTERRUPTED = 130
 
+# How long calls wait for their answer is counted by these.
+LATENCY_BOUNDS_NS = (*(n * 10**e for e in (3, 4, 5, 6, 7) for n in (2, 5, 10)), 10**9)
+
 
 class Reason(enum.Enum):
     EXITED = "exited"
@@ -50,12 +53,14 @@ class Result:
         # What processes gave to write(2) and its like, wherever it went, and what the kernel wrote to storage for it.
         self.passed_bytes: int | None = None  # None: this kernel does not count it
         self.stored_bytes: int | None = None
+        self.copied_bytes: int | None = None  # of data, into trees; None: there are none
         # Of standard output and error, where that is limited: passed on, and dropped above the limit.
         self.output_bytes: int | None = None
         self.cut_bytes: int | None = None
         self.kept_by: dict[str, str] = {}  # limits that a cgroup may keep: what did
         self.calls: dict[str, int] = {}
         self.handlers: list[dict[str, object]] = []
+        self.latencies: tuple[list[int], list[int]] | None = None  # as of Engine.latencies
         self.denials = 0
         self.run_id: str | None = None
         self.changes: dict[str, object] | None = None  # of a copy-on-write tree, and what became of them
@@ -152,6 +157,7 @@ class Result:
                 "output_cut": self.cut_bytes,
                 "written": self.passed_bytes,
                 "written_to_storage": self.stored_bytes,
+                "copied_up": self.copied_bytes,
                 "kept_by": self.kept_by,
                 "calls": self.calls,
                 "handlers": self.handlers,

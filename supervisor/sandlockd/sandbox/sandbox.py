@@ -22,7 +22,7 @@ from sandlockd.launch.prepare import CannotStart
 from sandlockd.process.index import ProcessIndex
 from sandlockd.sandbox import starting
 from sandlockd.sandbox.phase import Event, Phase, after
-from sandlockd.sandbox.result import Reason, Result
+from sandlockd.sandbox.result import LATENCY_BOUNDS_NS, Reason, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -392,6 +392,7 @@ class Sandbox:
 
     def _tell_calls(self) -> None:
         self.result.calls = self._engine.counts()._asdict()
+        self.result.latencies = self._engine.latencies(LATENCY_BOUNDS_NS)
         self.result.handlers = [
             {
                 "call": row.name if (row := self._prepared.rows.get(times.nr)) is not None else str(times.nr),
@@ -652,6 +653,9 @@ class Sandbox:
             raise OSError(errno.EBUSY, "a file that the program changed last is locked by somebody else")
         if self.result.has_run:
             self._tell_calls()
+        if self._trees:
+            copied = sum(tree.copied_bytes for tree in self._trees)
+            self.result.copied_bytes = copied + self._engine.copied_bytes
         self._engine.close()
         for tree in self._trees:
             tree.close()

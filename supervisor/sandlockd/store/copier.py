@@ -36,7 +36,8 @@ class Copier:
     """Of one tree. work: borrowed.
 
     staged: by device and inode of the original; taken from here where it serves.
-    stop: asked between the slices of a long copy. holding: told of what leaves the work directory.
+    stop: asked between the slices of a long copy. holding: told of what leaves the work directory. copied: told of the
+    bytes of data of each file.
     lost: LOST_* (kernel/copying) of what copies could not keep so far.
     """
 
@@ -46,11 +47,13 @@ class Copier:
         staged: dict[tuple[int, int], Staged],
         stop: Callable[[], bool] | None,
         holding: Holding | None,
+        copied: Callable[[int], None] | None = None,
     ) -> None:
         self._work = work
         self._staged = staged
         self._stop = stop
         self._holding = holding
+        self._copied = copied
         self.lost = 0
 
     def copy(self, seen: OwnedFd, path: bytes, kind: Kind, size: int | None, name: bytes) -> OwnedFd:
@@ -79,6 +82,8 @@ class Copier:
             self.lost |= copying.copy_metadata(seen, copy)
             if kind is not Kind.FILE:
                 return copy
+            if self._copied is not None:
+                self._copied(status.st_size if size is None else min(size, status.st_size))
             # What was written is closed before it shows: who watches the directory would be told of that, too.
             with copy:
                 return beneath.open_below(copy.fd, b"", os.O_PATH)

@@ -70,7 +70,7 @@ class Executor:
     upper, work: on one file system; borrowed, as the view's layers.
     carried_out: told of each step that was. origins: told of each object that is made. holding: told of both.
     known: who watches what, who is not to notice how a tree is stored.
-    stop, staged: as of a Copier.
+    stop, staged, copied: as of a Copier.
     """
 
     def __init__(
@@ -86,12 +86,13 @@ class Executor:
         origins: Origins | None = None,
         known: Watches | None = None,
         holding: Holding | None = None,
+        copied: Callable[[int], None] | None = None,
     ) -> None:
         self._carried_out = carried_out
         self._origins = origins
         self._holding = holding
         self._lent = partial(lent, work)
-        self._copier = Copier(work, {} if staged is None else staged, stop, holding)
+        self._copier = Copier(work, {} if staged is None else staged, stop, holding, copied)
         self._view = view
         self._upper = upper
         self._work = work

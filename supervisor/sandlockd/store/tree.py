@@ -112,6 +112,7 @@ class Tree:
         # that is gone: held any longer, its end would not be told to who watches it.
         self._moved: dict[bytes, OwnedFd | None] = {}
         self.on_moved: Callable[[], None] | None = None
+        self.copied_bytes = 0  # of data, from lower files
         self.lost = 0
 
     @property
@@ -123,6 +124,9 @@ class Tree:
         """Where in the real tree nothing is to be looked at: a file system was mounted there since the start."""
         if self._lower is not None:
             self._lower.slow = slow
+
+    def _count_copied(self, size: int) -> None:
+        self.copied_bytes += size  # whoever copies holds the lock
 
     def side(self, identity: Identity | None) -> Side:
         """The layers as this identity may look them up."""
@@ -150,6 +154,7 @@ class Tree:
                 origins=self.origins,
                 known=self.watches,
                 holding=self.holding,
+                copied=self._count_copied,
             )
             side = self._sides[identity] = Side(view, executor)
         return side
