@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from harness.executing import BASE, executable
 from harness.running import Runner, system_python
-from harness.survivors import marked
+from harness.survivors import marked, pidfds_of
 from harness.terminal import Terminal
 from harness.waiting import until, wait_dead
 
@@ -328,17 +327,17 @@ def test_the_end_of_the_first_is_the_end_of_all(runner: Runner) -> None:
         assert [one.command for one in marked(runner.marker) if one.command == "sleep"] == []
 
 
+@pytest.mark.alone
 def test_a_killed_supervisor_takes_them_with_it_at_once(runner: Runner) -> None:
     runner.may_leave_temporary = True
     with executable(runner) as sandbox:
-        more = [sandbox.start("setsid sleep 1000 & exec sleep 1000") for _ in range(3)]
-        pidfds = [os.pidfd_open(one.pid) for one in more]
-        begun = time.monotonic()
-        sandbox.process.kill()
-        sandbox.process.wait()
-        wait_dead(pidfds)
-        until(lambda: not marked(runner.marker), "all are gone")
-        assert time.monotonic() - begun < _KILL_LIMIT_S
-        for pidfd in pidfds:
-            os.close(pidfd)
+        for _ in range(3):
+            sandbox.start("setsid sleep 1000 & exec sleep 1000")
+        until(lambda: sum(one.command == "sleep" for one in marked(runner.marker)) == 7, "all of them")
+        with pidfds_of(runner.marker, but=sandbox.process.pid) as pidfds:
+            assert len(pidfds) == 8  # init, too
+            sandbox.process.kill()
+            took_s = wait_dead(pidfds)
+        assert marked(runner.marker) == []
+        assert took_s < _KILL_LIMIT_S
         sandbox.has_ended = True
