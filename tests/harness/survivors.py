@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 MARKER = "SANDLOCKD_TEST"
@@ -78,3 +78,19 @@ def end(survivors: Iterable[Survivor]) -> None:
     for survivor in survivors:
         with contextlib.suppress(ProcessLookupError):
             os.kill(survivor.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def pidfds_of(value: str, *, but: int) -> Iterator[list[int]]:
+    """Descriptors of all that is marked so and lives, one process apart."""
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for survivor in marked(value):
+            if survivor.pid == but:
+                continue
+            try:
+                fds.append(os.pidfd_open(survivor.pid))
+            except ProcessLookupError:
+                continue  # it ended meanwhile, by itself
+            stack.callback(os.close, fds[-1])
+        yield fds

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness.running import Runner, system_python
-from harness.survivors import marked
+from harness.survivors import marked, pidfds_of
 from harness.waiting import line_of, until, wait_dead
 
 KILL_LIMIT_S = 0.1
@@ -119,22 +118,6 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-@contextmanager
-def _pidfds_of(runner: Runner, *, but: int) -> Iterator[list[int]]:
-    """Descriptors of all that the test started and that lives, one process apart."""
-    with ExitStack() as stack:
-        fds = []
-        for survivor in marked(runner.marker):
-            if survivor.pid == but:
-                continue
-            try:
-                fds.append(os.pidfd_open(survivor.pid))
-            except ProcessLookupError:
-                continue  # it ended meanwhile, by itself
-            stack.callback(os.close, fds[-1])
-        yield fds
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize("shape", list(_SHAPES))
 @pytest.mark.parametrize("stop_first", [False, True], ids=["running", "supervisor stopped"])
@@ -157,7 +140,7 @@ def _end_by_a_kill_s(
     runner: Runner, process: subprocess.Popen[bytes], *, at_least: int, stop_first: bool
 ) -> float:
     """sandlockd is killed, stopped or not. Until all others, so many at least, are dead; then nobody is left."""
-    with _pidfds_of(runner, but=process.pid) as pidfds:
+    with pidfds_of(runner.marker, but=process.pid) as pidfds:
         assert len(pidfds) >= at_least
         if stop_first:
             process.send_signal(signal.SIGSTOP)
@@ -202,7 +185,7 @@ def test_a_supervisor_that_cannot_die_yet_leaves_nothing_either(
         until(
             lambda: "D" in [_state_of(task) for task in tasks.iterdir()], "a thread that waits for the file"
         )
-        with _pidfds_of(runner, but=process.pid) as pidfds:
+        with pidfds_of(runner.marker, but=process.pid) as pidfds:
             process.kill()
             took_s = wait_dead(pidfds)
     measured("kill_latency_ms", round(took_s * 1000, 2))
@@ -260,7 +243,7 @@ def test_killing_init_from_outside_ends_everything_and_is_an_error_of_the_sandbo
         assert process.stdout is not None and process.stderr is not None
         line_of(process.stdout.fileno())
         init = init_of(process.pid)
-        with _pidfds_of(runner, but=process.pid) as pidfds:
+        with pidfds_of(runner.marker, but=process.pid) as pidfds:
             if stopped:
                 os.kill(init, signal.SIGSTOP)
             os.kill(init, signal.SIGKILL)
