@@ -65,7 +65,7 @@ def test_what_is_answered_is_what_the_document_says(runner: Runner, soak: bool) 
         served.wait(served.run(["true"], name="job")["id"])
         config = runner.place.file("schemathesis.toml", _CONFIG)
         with _by_tcp(served) as port:
-            ended = _schemathesis(runner, port, config, examples=200 if soak else 3)
+            ended = _schemathesis(runner, port, config, soak=soak)
         assert ended.returncode == 0, ended.stdout[-6000:]
         assert "Traceback" not in served.log.read_text()
         served.remove_all()
@@ -74,9 +74,7 @@ def test_what_is_answered_is_what_the_document_says(runner: Runner, soak: bool) 
         )
 
 
-def _schemathesis(
-    runner: Runner, port: int, config: Path, *, examples: int
-) -> subprocess.CompletedProcess[str]:
+def _schemathesis(runner: Runner, port: int, config: Path, *, soak: bool) -> subprocess.CompletedProcess[str]:
     url = f"http://127.0.0.1:{port}/v1/openapi.json"
     command = str(Path(sys.executable).with_name("st"))
     few = ["--max-examples", "3", "--phases", "fuzzing", "--max-time", "12", "--seed", "1"]
