@@ -462,7 +462,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         SandboxObject,
         201,
         body=RunRequest,
-        problems=(409, 422, 429, 503, 507),
+        problems=(404, 409, 422, 429, 503, 507),
     ),
     Endpoint("GET", "/v1/sandboxes", _list, "Your sandboxes, the newest first", SandboxList, query=ListQuery),
     Endpoint("GET", _ONE, _inspect, "One sandbox", SandboxObject, problems=(404, 409)),
