@@ -42,4 +42,4 @@ def test_from_inside_a_sandbox_there_is_no_service(ctl: Ctl) -> None:
     script = f"{ctl.command} --version; {ctl.command} ps --socket {ctl.served.socket}"
     options = ["--read", ctl.command.parent.parent, "--write", ctl.served.socket.parent]
     ended = ctl.runner.sandboxed(["sh", "-c", script], options=options)
-    assert ended.returncode == 125 and b"sandlockctl: no service answers" in ended.stderr
+    assert ended.returncode == 125 and b"is not for you" in ended.stderr

@@ -38,7 +38,6 @@ _VERB_EXAMPLES = {
 examples:
   sandlockd serve                               for yourself; as root, for all users of the machine
   sandlockd serve --socket /tmp/me/s --state-dir /tmp/me/state
-  curl --unix-socket $XDG_RUNTIME_DIR/sandlockd/control.sock http://localhost/v1/version
 
 exit status: 0 it was told to end; 1 it could not start
 """,
