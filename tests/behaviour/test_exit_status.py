@@ -104,7 +104,6 @@ def test_a_command_that_the_policy_does_not_let_run_is_126_and_the_fix_is_told(r
         (["--"], "no command"),
         (["--quiet", "-v", "--", "true"], "not allowed with"),
         (["stray", "--", "true"], "stray"),
-        (["serve"], "not supported yet: serve"),
         (["learn", "-o", "file", "--", "true"], "not supported yet: learn"),
     ],
 )

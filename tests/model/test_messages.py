@@ -15,6 +15,7 @@ from sandlockd.control.messages import (
     Began,
     Continued,
     Denied,
+    Effective,
     Ended,
     Execute,
     Executed,
@@ -49,6 +50,7 @@ _REPORTS: tuple[Message, ...] = (
     Said("a line"),
     Began("20260101T000000.000-abc", "00"),
     Started(7),
+    Effective(b"{}"),
     Stopped(20),
     Continued(),
     Paused(),
@@ -97,7 +99,7 @@ def test_what_may_be_reported_when() -> None:
     }
     running = {
         **dict.fromkeys(("Said", "Paused", "NotPaused", "Resumed", "Denied", "Told")),
-        **dict.fromkeys(("Executed", "NotExecuted", "FurtherEnded")),
+        **dict.fromkeys(("Effective", "Executed", "NotExecuted", "FurtherEnded")),
         "Stopped": Stage.STOPPED,
         "Continued": Stage.RUNNING,
         "Ended": Stage.OVER,

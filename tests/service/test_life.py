@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from harness.running import Runner
 from harness.service import Served, service
 from harness.waiting import until
@@ -109,3 +110,45 @@ def test_what_sandboxes_did_is_in_the_metrics(runner: Runner) -> None:
         if name.startswith('sandlockd_notifications_total{by="c"')
     ]
     assert counted == sum(by_c) > 10
+
+
+def test_the_policy_that_it_runs_under_is_told(runner: Runner) -> None:
+    with service(runner) as served:
+        made = served.run(["true"], memory="64M", policies=["build"], write=["."])
+        served.wait(made["id"])
+        told = served.get(f"/v1/sandboxes/{made['id']}/policy")
+        assert told["policies"] == ["build"] and told["digest"] == made["policy_digest"]
+        assert (
+            told["effective"]["limits"]["memory"]
+            and str(runner.work) in told["effective"]["filesystem"]["write"]
+        )
+
+
+@pytest.mark.one_user
+def test_what_ended_goes_when_there_is_more_than_is_kept(runner: Runner) -> None:
+    with service(runner, config="[per_user]\nended = 2\n") as served:
+        kept = served.run(["touch", "x"], workdir=str(runner.work), on_exit="keep")["id"]
+        assert served.wait(kept)["state"] == "kept"
+        ended = [served.run(["true"])["id"] for _ in range(4)]
+        for identifier in ended:
+            served.ask("POST", f"/v1/sandboxes/{identifier}/wait")
+
+        def known() -> list[str]:
+            return [one["id"] for one in served.get("/v1/sandboxes")["sandboxes"]]
+
+        until(lambda: known() == [*ended[:1:-1], kept], "the two newest are left, and what waits for a word")
+        assert sorted(path.name for path in (served.state / "runs").iterdir()) == sorted(known())
+        assert sorted(path.name for path in (served.state / "sandboxes").iterdir()) == sorted(known())
+
+
+@pytest.mark.one_user
+def test_memory_is_shared_out_among_a_users_sandboxes(runner: Runner) -> None:
+    with service(runner, config='[per_user]\nmemory = "100M"\n') as served:
+        refused = served.ask("POST", "/v1/sandboxes", {"command": ["true"]})
+        assert refused.status == 422 and "limits.memory must be set" in refused.json["detail"]
+        first = served.run(["sleep", "100"], memory="60M")
+        refused = served.ask("POST", "/v1/sandboxes", {"command": ["true"], "memory": "60M"})
+        assert refused.status == 422 and "you may have 40M more" in refused.json["detail"]
+        assert served.run(["true"], memory="40M")
+        served.post(f"/v1/sandboxes/{first['id']}/kill")
+        assert served.run(["true"], memory="60M")

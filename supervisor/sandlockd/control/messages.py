@@ -25,6 +25,7 @@ MAX_BYTES: Final = (
 MAX_LINES: Final = 1000  # that a supervisor may say for people
 # What the control plane keeps of a supervisor's words, in characters and bytes: they are its user's, who may have many.
 MAX_TEXT: Final = 4096
+MAX_POLICY_BYTES: Final = 256 << 10
 MAX_STATUS_BYTES: Final = 64 << 10
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Word = Annotated[str, msgspec.Meta(max_length=256)]
@@ -215,6 +216,12 @@ class Started(Message, frozen=True, tag="started"):
     pid: int
 
 
+class Effective(Message, frozen=True, tag="effective"):
+    """What the policies come to, as JSON (policy/show.py)."""
+
+    policy: Annotated[bytes, msgspec.Meta(max_length=MAX_POLICY_BYTES)]
+
+
 class Stopped(Message, frozen=True, tag="stopped"):
     """By job control."""
 
@@ -307,6 +314,7 @@ Report = (
     | Said
     | Began
     | Started
+    | Effective
     | Stopped
     | Continued
     | Paused
@@ -339,7 +347,18 @@ class Stage(enum.Enum):
 
 # What a supervisor may report, and the stage after it.
 _RUNS: Final = (Stage.RUNNING, Stage.STOPPED)
-_AT_ANY_TIME: Final = (Said, Paused, NotPaused, Resumed, Denied, Told, Executed, NotExecuted, FurtherEnded)
+_AT_ANY_TIME: Final = (
+    Said,
+    Effective,
+    Paused,
+    NotPaused,
+    Resumed,
+    Denied,
+    Told,
+    Executed,
+    NotExecuted,
+    FurtherEnded,
+)
 _NEXT: Final[dict[tuple[Stage, type[Message]], Stage]] = {
     (Stage.FORKED, Ready): Stage.WARM,
     (Stage.STARTING, Said): Stage.STARTING,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from contextlib import aclosing
@@ -283,8 +284,15 @@ async def _stats(call: Call) -> Reply:
 
 
 async def _policy(call: Call) -> Reply:
-    record = _found(call).record
-    return Reply({"policies": record.policies or ["base"], "digest": record.policy_digest})
+    sandbox = _found(call)
+    record = sandbox.record
+    try:
+        text = await trio.to_thread.run_sync(sandbox.effective_policy)
+        effective = None if text is None else json.loads(text)
+    except ValueError:
+        effective = None  # that was no policy
+    shown = {"policies": record.policies or ["base"], "digest": record.policy_digest, "effective": effective}
+    return Reply(json.dumps(shown).encode())  # paths that are no UTF-8 are escaped
 
 
 # ---- streams

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandlockd.control.supervisors import Supervisor
     from sandlockd.kernel.fds import OwnedFd
 
+_POLICY_NAME = "policy.json"
 KILL_PATIENCE_S = 10.0  # then its supervisor is killed, and its init ends it
 _ANSWER_PATIENCE_S = 5.0
 _SAID_MAX, _SAID_CHARACTERS = 100, 16 << 10
@@ -52,6 +53,7 @@ class Sandbox:
         self.over = trio.Event()  # nothing of it is left
         self.has_begun = False  # there is a run of it on record
         self.denials = 0
+        self.policy: bytes | None = None  # effective, as JSON; of one that has ended it is on disk
         self.memory_reserved = 0
         self._answers: dict[int, tuple[trio.Event, list[messages.Told]]] = {}
         self._tickets = 0
@@ -300,6 +302,22 @@ class Sandbox:
             self.init_pidfd = None
         if self._log is not None:
             self._log.finish()
+        self.policy = None
+
+    def keep_policy(self) -> None:
+        """What it comes to is for people: if it cannot be written, it is not there."""
+        with contextlib.suppress(OSError), open(f"{self.directory}/{_POLICY_NAME}", "xb") as file:
+            file.write(self.policy or b"")
+
+    def effective_policy(self) -> bytes | None:
+        """As JSON, or what its supervisor said was that."""
+        if self.policy is None:
+            try:
+                with open(f"{self.directory}/{_POLICY_NAME}", "rb") as file:
+                    return file.read(messages.MAX_POLICY_BYTES)
+            except OSError:
+                return None
+        return self.policy
 
     def make_directory(self) -> None:
         """Raises OSError."""

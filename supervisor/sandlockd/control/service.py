@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 _DRAIN_S = 5.0  # for what is left in pipes, once nobody is left to write
 _READ_BYTES = 1 << 16
-_RETENTION_PAUSE_S = 60.0
+_RETENTION_PAUSE_S, _RETENTION_AT_LEAST_S = 60.0, 0.5
 _LOST = "its supervisor was lost"
 _LOOKS_AT_ONCE, _LOOK_PATIENCE_S = 4, 10.0
 _FORSAKEN = "the service ended while it ran"
@@ -91,6 +91,7 @@ class Service:
         self._nursery: trio.Nursery | None = None
         self._forsaken: list[str] = []  # that the service before left alone
         self._forsaken_found = trio.Event()
+        self._one_has_ended = trio.Event()
         for record in registry.records():
             self._taken_up(record)
 
@@ -116,6 +117,8 @@ class Service:
 
     def _changed(self, sandbox: Sandbox) -> None:
         record = sandbox.record
+        if record.state in states.OVER:
+            self._one_has_ended.set()
         self.registry.put(record)
         self.events.happened(record.id, record.uid, record.state.value, **_outcome(record))
 
@@ -266,8 +269,8 @@ class Service:
                     await drained.wait()
                 nursery.cancel_scope.cancel()
             self._ended(sandbox, ended)
-        except* SupervisorLost:
-            await self._lost(sandbox)
+        except* SupervisorLost as group:
+            await self._lost(sandbox, str(group.exceptions[0]))
         except* (NoneToBeHad, OSError) as group:
             self._broke(sandbox, str(group.exceptions[0]))
         except* trio.Cancelled:
@@ -347,13 +350,13 @@ class Service:
                 if isinstance(report, messages.Ended):
                     await _until_gone(sandbox, supervisor)
                     return report
-                self._reported(sandbox, report)
+                await self._reported(sandbox, report)
         except SupervisorLost:
             await _until_gone(sandbox, supervisor)
             raise
         raise SupervisorLost("it ended without its last word")
 
-    def _reported(self, sandbox: Sandbox, report: messages.Report) -> None:
+    async def _reported(self, sandbox: Sandbox, report: messages.Report) -> None:
         record = sandbox.record
         match report:
             case messages.Said(text=text):
@@ -370,6 +373,9 @@ class Service:
                 sandbox.happened(Happening.STARTED)
                 self.metrics.started(sandbox)
                 sandbox.begun.set()
+            case messages.Effective(policy=policy):
+                sandbox.policy = policy
+                await trio.to_thread.run_sync(sandbox.keep_policy)
             case messages.Stopped(signal=number):
                 self.events.happened(sandbox.id, record.uid, "stopped", signal=number)
             case messages.Continued():
@@ -424,14 +430,14 @@ class Service:
         else:
             sandbox.happened(Happening.ENDED_WITHOUT_CHANGES)
 
-    async def _lost(self, sandbox: Sandbox) -> None:
+    async def _lost(self, sandbox: Sandbox, why: str) -> None:
         """Its supervisor was killed. What the program changed is where it was, if there is any."""
         record = sandbox.record
         record.error = _LOST
         record.exit_status = 125
         record.status = {"reason": "sandbox_error", "error": _LOST, "denials": sandbox.denials}
         self.metrics.ended(record.status)
-        self.log.warning("a supervisor was lost", sandbox=sandbox.id)
+        self.log.warning("a supervisor was lost", sandbox=sandbox.id, why=why)
         changes = None if not sandbox.has_begun else await self._changes_left(sandbox)
         if changes is not None:
             record.status["changes"] = changes
@@ -585,7 +591,10 @@ class Service:
                     await self.remove(sandbox, force=False)
                 except Exception as error:
                     self.log.warning("an old sandbox stays", sandbox=sandbox.id, error=str(error))
-            await trio.sleep(_RETENTION_PAUSE_S)
+            with trio.move_on_after(_RETENTION_PAUSE_S):
+                await self._one_has_ended.wait()
+            await trio.sleep(_RETENTION_AT_LEAST_S)  # those that end together go together
+            self._one_has_ended = trio.Event()
 
     def _outdated(self) -> list[Sandbox]:
         before = time.time_ns() - self.config.age_s * 10**9

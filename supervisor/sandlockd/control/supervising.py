@@ -27,6 +27,7 @@ from sandlockd.control.messages import (
     Began,
     Continued,
     Denied,
+    Effective,
     Ended,
     Execute,
     Executed,
@@ -53,6 +54,7 @@ from sandlockd.kernel import tree, users
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
+from sandlockd.policy.show import effective
 from sandlockd.sandbox.executing import CannotExecute
 from sandlockd.sandbox.pausing import CannotPause
 from sandlockd.sandbox.policies import load_policy, require_tree_for
@@ -228,6 +230,7 @@ class _Supervisor:
             )
             self._close_streams()
             self._tell(Started(sandbox.init_pid))
+            self._tell_policy(run)
             # Not before: a stop of what is not running yet would be out of turn.
             sandbox.on_stopped = lambda number: self._tell(messages.Stopped(number))
             sandbox.on_continued = lambda: self._tell(Continued())
@@ -242,6 +245,14 @@ class _Supervisor:
             sandbox.close()
         if self._is_alone:
             raise _ServiceLost("the service ended while it ran")
+
+    def _tell_policy(self, run: Run) -> None:
+        """One that is too long is not told: it is for people who look."""
+        import json
+
+        text = json.dumps(effective(run.asked.policy)).encode()
+        if len(text) <= messages.MAX_POLICY_BYTES:
+            self._tell(Effective(text))
 
     def _close_streams(self) -> None:
         """A pipe ends when the program closes it, not when we do."""

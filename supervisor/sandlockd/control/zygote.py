@@ -93,6 +93,7 @@ def _name(text: str) -> None:
 
 def _import_all() -> None:
     """Of a run with all that it may have: what a supervisor imports late is paid for by each."""
+
     import sandlockd.control.supervising
     import sandlockd.handlers.limited.view
     import sandlockd.handlers.merged.acquaintance
