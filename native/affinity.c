@@ -8,6 +8,9 @@
  * Its own mask is given back before the answer is sent, so it never runs a line of the program while it is confined: it
  * could ask how many CPUs there are (Go does so once, at its start), or fork a child, which would inherit the mask.
  *
+ * A thread of ours that makes one act while the loop waits for it (kernel/aside.py) is kept near in the same way, for as long
+ * as the loop waits.
+ *
  * Nobody else may set the mask of a caller but another thread of its process, and of the leader only
  * (handlers/targets.py), and whoever is outside. That call is trapped; once it was let through, nobody is confined for a
  * while. If the mask is not the one that we set any more, it is left as it is; what somebody outside sets between that
@@ -85,4 +88,32 @@ void slk_release(const struct slk_confined *confined)
 		return;
 	memset(&now, 0xff, sizeof(now)); /* also where its cpuset was changed meanwhile */
 	set_mask(confined->tid, &now, sizeof(now));
+}
+
+int slk_stay_near(int32_t tid, int32_t cpu)
+{
+	int current = sched_getcpu();
+	cpu_set_t mask;
+	long length;
+
+	if (current == cpu || current < 0 || current >= CPU_SETSIZE)
+		return cpu;
+	length = get_mask(0, &mask);
+	if (length <= 0 || CPU_COUNT_S((size_t)length, &mask) < 2)
+		return cpu;
+	CPU_ZERO(&mask);
+	CPU_SET((size_t)current, &mask);
+	return set_mask(tid, &mask, (size_t)length) ? current : cpu;
+}
+
+void slk_roam(int32_t tid)
+{
+	cpu_set_t mask;
+	long length = get_mask(0, &mask);
+
+	if (length <= 0)
+		return;
+	if (CPU_COUNT_S((size_t)length, &mask) == online_cpus())
+		memset(&mask, 0xff, sizeof(mask)); /* a CPU that comes later counts for it, too */
+	set_mask(tid, &mask, sizeof(mask));
 }

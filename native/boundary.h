@@ -45,6 +45,10 @@ int slk_fallocate(int fd, int mode, int64_t offset, int64_t length);
 int slk_sysinfo(void *ret_info);
 /* sched_getaffinity(2), the raw call: how many bytes were filled, or -errno. */
 int slk_affinity(int32_t tid, uint32_t size, void *ret_mask);
+/* Have a thread of ours run on the CPU that we are on; it is on `cpu`, or (-1) on any. Returns where it is now. */
+int slk_stay_near(int32_t tid, int32_t cpu);
+/* Let it run wherever we may. */
+void slk_roam(int32_t tid);
 
 /* ---- launch.c, init.c, child.c: from a plan to a running program ----------------------------------------- */
 
@@ -620,11 +624,11 @@ int slk_status(int32_t tid, struct slk_status *ret_status);
 
 /* ---- members.c: who belongs to a sandbox ------------------------------------------------------------------- */
 
-/* The leader of a thread that descends from init; 0: it is not there, or not below init. */
+/* The leader of a thread that descends from init; 0: it is not there, or not below init; -errno: that cannot be told. */
 int slk_member_leader(int32_t tid, int32_t init_pid);
 /* All processes below init, zombies included, by number: how many there are, of which at most capacity are filled in.
- * -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
-int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity);
+ * -E2BIG: more than most, which ends the search (0: none does). -EOPNOTSUPP: this kernel does not tell children (CONFIG_PROC_CHILDREN). */
+int slk_members(int32_t init_pid, uint32_t most, int32_t *ret_pids, uint32_t capacity);
 
 /* ---- identity.c: acting with the caller's identity --------------------------------------------------------- */
 
@@ -797,6 +801,12 @@ void slk_engine_set_memory(struct slk_engine *engine, struct slk_memory *memory)
 /* Where the heap of a thread that waits in brk ends. end: as slk_memory_judge has told it, up to a page. Returns it to the byte,
  * as far as that is known. */
 uint64_t slk_break_known(struct slk_engine *engine, int32_t tid, uint64_t end);
+
+/* ---- throttle_trial.c: whether a share of the processors can be kept ------------------------------------------- */
+
+/* A child that computes is held for so long, and let go. What it used of processors meanwhile, and afterwards until it was
+ * seen to have used any; 0: it has not, within seconds. 0 or -errno. */
+int slk_throttle_try(uint64_t for_ns, uint64_t *ret_held_ns, uint64_t *ret_free_ns);
 
 /* ---- forks.c, descendants.c: how many processes there are below init, and the limit of that -------------------- */
 

@@ -33,9 +33,6 @@
 
 #define ABSENT 2 /* beside 1, settled: there is nothing, and the program cannot make it */
 
-/* In the place of rights: what only looks asks for none, and whether any zone covers the path is the same to it. */
-#define NEED_TO_SEE (1u << 31)
-
 /* Does the mount table hold a file system whose lookups wait for a server? Asked before the lookup, after the call was
  * received: what the program saw mounted before it asked is known. */
 int slk_lookups_may_wait(struct slk_engine *engine)
@@ -136,7 +133,7 @@ static int judge_text(struct slk_engine *engine, const struct slk_walk *walk, ui
 
 	*ret_zone = zone && zone->flags & SLK_ZONE_IDENTITY ? zone : NULL;
 
-	if (need == NEED_TO_SEE)
+	if (need == SLK_NEED_TO_SEE)
 		return zone && zone->flags & (SLK_ZONE_TREE | SLK_ZONE_ASKER) ? SLK_REASON_ZONE + 1 : 0;
 	if (!zone)
 		return SLK_REASON_NOT_GRANTED + 1;
@@ -470,7 +467,7 @@ static int judge_open(struct slk_engine *engine, struct slk_request *request)
 	if (result || (flags & O_PATH && !engine->tree_count && !engine->own_pids))
 		return result;
 	if (flags & O_PATH)
-		return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
+		return judge_path(engine, request, row->dirfd, request->path, request->path_length, SLK_NEED_TO_SEE, 1);
 	if ((flags & O_ACCMODE) == O_ACCMODE || makes_setuid(engine, request, flags))
 		return SLK_REASON_SLOW + 1; /* Landlock has no rule for either */
 	result = judge_path(engine, request, row->dirfd, request->path, without_slashes(request, flags),
@@ -568,7 +565,7 @@ static int judge_see(struct slk_engine *engine, struct slk_request *request)
 			return SLK_REASON_ZONE + 1;
 		return stats ? slk_tree_descriptor(engine, request) : 0;
 	}
-	return judge_path(engine, request, row->dirfd, request->path, request->path_length, NEED_TO_SEE, 1);
+	return judge_path(engine, request, row->dirfd, request->path, request->path_length, SLK_NEED_TO_SEE, 1);
 }
 
 /* 0: continue; else request->reason is set and Python decides. */

@@ -21,9 +21,6 @@
 #define HEAD_BYTES 4096
 #define LINE_BYTES 256    /* BINPRM_BUF_SIZE (linux/binfmts.h) */
 #define SCRIPTS_MAX 5     /* exec_binprm of fs/exec.c */
-/* In the place of rights, for what is remembered of a path. */
-#define AS_INTERPRETER (1u << 30)
-#define AS_EXECUTED (1u << 30 | 1)
 
 /* 1: by way of what depends on who asks, or it cannot be told. */
 static int name_is_askers(struct slk_engine *engine, const char *name, size_t length)
@@ -34,18 +31,12 @@ static int name_is_askers(struct slk_engine *engine, const char *name, size_t le
 	if (length == 0 || name[0] != '/' || !slk_is_plain(name, (uint32_t)length) ||
 	    slk_walk_set(&walk, "", 0, name, (uint32_t)length) < 0)
 		return 1;
-	if (slk_judged_find(engine, &walk, walk.count, AS_INTERPRETER, 1))
+	if (slk_judged_find(engine, &walk, walk.count, SLK_NEED_AS_INTERPRETER, 1))
 		return 0;
 	if (slk_way_is_askers(engine, "", 0, name, (uint32_t)length))
 		return 1;
-	slk_judged_now(engine, &walk, walk.count, AS_INTERPRETER, 1, until_ns);
+	slk_judged_now(engine, &walk, walk.count, SLK_NEED_AS_INTERPRETER, 1, until_ns);
 	return 0;
-}
-
-/* What could not be opened the kernel does not execute either, unless it was we who lacked something. */
-static int is_ours(int error)
-{
-	return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
 }
 
 static int names_askers(struct slk_engine *engine, int object_fd, int depth, int *ret_is_script);
@@ -68,7 +59,7 @@ static int script_names_askers(struct slk_engine *engine, const char *head, size
 		return 1;
 	fd = slk_open_path(engine, name, 0, 0);
 	if (fd < 0)
-		return is_ours(fd);
+		return slk_is_ours(fd);
 	result = names_askers(engine, fd, depth + 1, &ignored);
 	close(fd);
 	return result;
@@ -151,15 +142,15 @@ int slk_execution_names_askers(struct slk_engine *engine, const struct slk_walk 
 	uint64_t until_ns = slk_judged_until();
 	int fd, result, is_script = 1;
 
-	if (slk_judged_find(engine, walk, walk->count, AS_EXECUTED, 1))
+	if (slk_judged_find(engine, walk, walk->count, SLK_NEED_AS_EXECUTED, 1))
 		return 0;
 	fd = slk_open_path(engine, walk->text, 0, 0);
 	if (fd < 0)
-		return is_ours(fd); /* the kernel finds the same, or only a server could tell */
+		return slk_is_ours(fd); /* the kernel finds the same, or only a server could tell */
 	result = names_askers(engine, fd, 0, &is_script);
 	/* A script's interpreter may be one that the program can change. */
 	if (result == 0 && !is_script && is_read_only(engine, fd))
-		slk_judged_now(engine, walk, walk->count, AS_EXECUTED, 1, until_ns);
+		slk_judged_now(engine, walk, walk->count, SLK_NEED_AS_EXECUTED, 1, until_ns);
 	close(fd);
 	return result;
 }

@@ -17,7 +17,6 @@
 #define STATX_ATTR_MOUNT_ROOT 0x2000 /* Linux 5.8 */
 #endif
 #define PYTHON (SLK_REASON_ZONE + 1)
-#define NEED_DIRECTORY (1u << 28) /* beside SLK_NEED_IN_TREE: found, without a link or a mount on the way */
 
 /* 0, or -errno. Without a close and an fstat, which cost as much again. -EXDEV: it cannot be told so. */
 static int look_in_directory(const struct slk_tree *tree, const char *path, int follow, struct stat *ret_status)
@@ -55,7 +54,7 @@ static int look(struct slk_engine *engine, const struct slk_tree *tree, const st
 	const char *path = slk_tree_relative(tree, walk);
 	uint32_t above = walk->count - 1;
 	int is_below = walk->count > tree->root_components;
-	uint64_t until_ns = is_below ? slk_judged_before(engine, walk, above, NEED_DIRECTORY, 0) : 0;
+	uint64_t until_ns = is_below ? slk_judged_before(engine, walk, above, SLK_NEED_DIRECTORY, 0) : 0;
 	int result = -EXDEV;
 
 	if (until_ns && !slk_lookups_may_wait(engine))
@@ -66,7 +65,7 @@ static int look(struct slk_engine *engine, const struct slk_tree *tree, const st
 	*ret_until_ns = slk_judged_until();
 	result = look_all_the_way(tree, path, follow, ret_status);
 	if (result == 0 && is_below) /* of what is not there, the directory may be missing */
-		slk_judged_now(engine, walk, above, NEED_DIRECTORY, 0, *ret_until_ns);
+		slk_judged_now(engine, walk, above, SLK_NEED_DIRECTORY, 0, *ret_until_ns);
 	return result;
 }
 

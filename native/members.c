@@ -35,7 +35,7 @@ struct ancestry {
 	uint64_t sum; /* of the numbers on the way */
 };
 
-/* 0, or -errno: it is gone. */
+/* 0, or -errno: it is gone, or we lacked something. */
 static int ancestry_of(int32_t tid, int32_t init_pid, struct ancestry *ret_found)
 {
 	struct ancestry found = {0};
@@ -45,7 +45,7 @@ static int ancestry_of(int32_t tid, int32_t init_pid, struct ancestry *ret_found
 		char text[SLK_STATUS_BYTES_MAX];
 		int result = slk_read_status(at, text, sizeof(text));
 
-		if (result < 0 && at == tid)
+		if (result < 0 && (at == tid || slk_is_ours(result)))
 			return result;
 		if (result < 0) {
 			found.is_torn = 1;
@@ -72,8 +72,11 @@ int slk_member_leader(int32_t tid, int32_t init_pid)
 	/* Whoever ends hands his children over, at any place on the way. So nobody is outside who was found there once only. */
 	for (int looks = 0; looks < LOOKS_UP_MAX; looks++) {
 		struct ancestry now;
+		int result = ancestry_of(tid, init_pid, &now);
 
-		if (ancestry_of(tid, init_pid, &now) < 0 || now.leader == init_pid)
+		if (result < 0)
+			return slk_is_ours(result) ? result : 0;
+		if (now.leader == init_pid)
 			return 0;
 		if (now.is_below)
 			return now.leader;
@@ -89,7 +92,7 @@ int slk_member_leader(int32_t tid, int32_t init_pid)
 struct found {
 	int32_t *numbers; /* in the order in which they were found */
 	uint8_t *may_adopt; /* of each: it had children, or several threads */
-	uint32_t count, capacity;
+	uint32_t count, capacity, most;
 	int32_t *places; /* open addressing; 0: free */
 	uint32_t mask;
 };
@@ -135,6 +138,8 @@ static int add(struct found *found, int32_t pid)
 	place = place_of(found, pid);
 	if (*place)
 		return 0;
+	if (found->most && found->count == found->most)
+		return -E2BIG;
 	*place = pid;
 	found->may_adopt[found->count] = 0;
 	found->numbers[found->count++] = pid;
@@ -152,7 +157,7 @@ static int add_children(struct found *found, int32_t pid, int32_t tid, uint8_t *
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? -errno : 0;
+		return slk_is_ours(-errno) ? -errno : 0;
 	while (result == 0 && (got = read(fd, text, sizeof(text))) > 0)
 		for (ssize_t at = 0; at < got && result == 0; at++) {
 			if (text[at] >= '0' && text[at] <= '9') {
@@ -178,7 +183,7 @@ static int add_children_of_threads(struct found *found, int32_t pid, const char 
 	long got;
 
 	if (fd < 0)
-		return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? -errno : 0;
+		return slk_is_ours(-errno) ? -errno : 0;
 	while (result == 0 && (got = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0)
 		for (long at = 0; at < got && result == 0;) {
 			const struct slk_dirent *entry = (const void *)(buffer + at);
@@ -198,7 +203,7 @@ static int add_below(struct found *found, int32_t pid, uint8_t *ret_may_adopt)
 
 	snprintf(path, sizeof(path), "/proc/%d/task", pid);
 	if (stat(path, &status) < 0)
-		return 0;
+		return slk_is_ours(-errno) ? -errno : 0;
 	if (status.st_nlink == LINKS_BESIDE_THREADS + 1)
 		return add_children(found, pid, pid, ret_may_adopt);
 	*ret_may_adopt = 1;
@@ -228,9 +233,9 @@ static int by_number(const void *one, const void *other)
 	return (left > right) - (left < right);
 }
 
-int slk_members(int32_t init_pid, int32_t *ret_pids, uint32_t capacity)
+int slk_members(int32_t init_pid, uint32_t most, int32_t *ret_pids, uint32_t capacity)
 {
-	struct found found = {0};
+	struct found found = {.most = most};
 	uint32_t before = 0;
 	int result = access("/proc/thread-self/children", F_OK) < 0 ? -EOPNOTSUPP : grow(&found);
 

@@ -5,8 +5,8 @@
  *
  * Nothing is booked: what is in use is what the kernel says. So exec, exit, fork and a number that is used again need no
  * care, and nothing drifts. It has three parts:
- * - what processes hold of their own (memlimit_members.c): private pages, those that are swapped out, page tables. The
- *   sum over all processes is too high by what a fork shares; only where that sum is above the limit each page is counted
+ * - what processes hold of their own (memlimit_members.c, memlimit_held.c): private pages, those that are swapped out, page
+ *   tables. The sum over all processes is too high by what a fork shares; only where that sum is above the limit each page is counted
  *   once, which takes the kernel a walk through the page tables.
  * - objects that need nobody who maps them. Each is made by us on behalf (memfd_create, shared anonymous memory), so that
  *   we have a descriptor of each, and are told when it is gone (disk.c, inuse.c). Mapped, they count here and not there.

@@ -15,13 +15,15 @@
 /* Of one processor: what it fills of new pages, cleared by the kernel, written by the program. Half of it is measured. */
 #define SLK_MEMORY_FASTEST_BYTES_PER_NS 8
 
+enum slk_file { SLK_FILE_STATUS, SLK_FILE_STATM, SLK_FILE_CHILDREN, SLK_FILE_TASK, SLK_FILES };
+
 /* A process of the sandbox. */
 struct slk_member {
 	struct slk_member *chain;
 	struct slk_member *next; /* of the look that goes on */
 	pid_t pid, parent;
 	uint32_t seen;       /* in which look */
-	int fds[4];          /* of its files in /proc, kept open; enum slk_file of memlimit_members.c; -1 */
+	int fds[SLK_FILES];          /* of its files in /proc, kept open; enum slk_file; -1 */
 	uint64_t read_ns;    /* when its status was read */
 	pid_t thread;        /* that has its memory: the first, or where that has ended another one */
 	uint64_t bytes;      /* that it holds at most: pages that it shares with others included */
@@ -128,13 +130,22 @@ uint64_t slk_members_look(struct slk_memory *memory);
 uint64_t slk_members_at_least(const struct slk_memory *memory);
 void slk_members_forget(struct slk_memory *memory);
 
+int slk_have_one_memory(pid_t one, pid_t other);
+/* NULL: it is none of those that the last look met. */
+const struct slk_member *slk_parent_of(const struct slk_memory *memory, const struct slk_member *member);
+
+/* ---- memlimit_held.c: what one process holds */
+
+/* What it holds at most, how many threads it has, and which of them has its memory. */
+void slk_member_look(struct slk_memory *memory, struct slk_member *member, uint64_t now_ns);
+void slk_member_close_files(struct slk_memory *memory, struct slk_member *member);
+/* Something of it could not be looked at. error: an errno. */
+void slk_member_not_seen(struct slk_memory *memory, pid_t pid, int error);
+void slk_member_each_thread(struct slk_memory *memory, pid_t pid, void (*act)(void *, pid_t), void *context);
 /* A file of that thread in /proc, up to size: how much, or -errno. */
 ssize_t slk_read_of(pid_t pid, pid_t thread, const char *name, char *ret_text, size_t size);
 /* "Name:    1 kB", in bytes; 0: there is no such line. */
 uint64_t slk_kilobytes(const char *text, const char *name);
-int slk_have_one_memory(pid_t one, pid_t other);
-/* NULL: it is none of those that the last look met. */
-const struct slk_member *slk_parent_of(const struct slk_memory *memory, const struct slk_member *member);
 
 /* ---- memlimit_pages.c: each page once */
 

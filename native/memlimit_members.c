@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who is in the sandbox, and what memory each holds (memlimit.c). All descend from init: the kernel lists the children of
+ * Who is in the sandbox, and what all hold together (memlimit.c). All descend from init: the kernel lists the children of
  * each thread (proc_pid_children of fs/proc/array.c). Somebody whose parent ends in the middle of a look is missed where the
  * list that has it then was read before. So all lists are read once more, and who is new is looked at at once: a memory that
  * is passed on from process to process, each for microseconds, is met by some look all the same.
- *
- * A process is read from /proc/<pid>/status. Its first thread may have ended before the others: then that line of the
- * kernel's is silent about memory, and another thread is asked. Where two have one memory (vfork), it counts once.
+ * What one holds is read by memlimit_held.c.
+ * Where two have one memory (vfork), it counts once.
  */
 #define _GNU_SOURCE
 #include "memlimit.h"
@@ -14,41 +13,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define KEPT_MAX 1024u /* of how many the files stay open */
-#define KEPT_PART 32u /* of the descriptors that we may have, so many processes at most: each has four */
-#define PASSES_MAX 4  /* for who came meanwhile */
-#define STATUS_FOR_NS 16000000u /* what changes slowly is read as seldom: swap, page tables */
+#define PASSES_MAX 4 /* for who came meanwhile */
 #define CHILDREN_BYTES 65536
-#define TASK_LINKS 2 /* of /proc/<pid>/task, besides one for each thread (proc_task_getattr of fs/proc/base.c) */
-#define INIT_NAME "Name:\tsandlockd-init\n"
-#define FORKED_ONLY 0x40u /* PF_FORKNOEXEC of the flags in /proc/<pid>/stat (include/linux/sched.h) */
-
-enum slk_file { STATUS, STATM, CHILDREN, TASK, FILES };
 
 /* ---- the table */
 
 static struct slk_member **bucket_of(struct slk_memory *memory, pid_t pid)
 {
 	return &memory->buckets[(uint32_t)pid % SLK_MEMBER_BUCKETS];
-}
-
-static void close_files(struct slk_memory *memory, struct slk_member *member)
-{
-	memory->kept_count -= member->fds[STATUS] >= 0;
-	for (int i = 0; i < FILES; i++) {
-		if (member->fds[i] >= 0)
-			close(member->fds[i]);
-		member->fds[i] = -1;
-	}
-	member->least = UINT64_MAX; /* the next one that has its number */
 }
 
 static struct slk_member *member_of(struct slk_memory *memory, pid_t pid)
@@ -64,7 +42,7 @@ static struct slk_member *member_of(struct slk_memory *memory, pid_t pid)
 		return NULL;
 	member->pid = pid;
 	member->least = UINT64_MAX;
-	for (int i = 0; i < FILES; i++)
+	for (int i = 0; i < SLK_FILES; i++)
 		member->fds[i] = -1;
 	member->chain = *bucket;
 	*bucket = member;
@@ -85,7 +63,7 @@ static void drop_gone(struct slk_memory *memory)
 				continue;
 			}
 			*at = member->chain;
-			close_files(memory, member);
+			slk_member_close_files(memory, member);
 			free(member);
 		}
 	}
@@ -97,106 +75,6 @@ void slk_members_forget(struct slk_memory *memory)
 	drop_gone(memory);
 	memory->first = memory->last = NULL;
 	memory->member_count = 0;
-}
-
-/* ---- reading */
-
-/* Who is gone holds nothing. What cannot be seen for another reason may hold anything. */
-static void not_seen(struct slk_memory *memory, pid_t pid, int error)
-{
-	if (error == ESRCH || (error == ENOENT && kill(pid, 0) < 0))
-		return;
-	memory->blind_error = error; /* ENOENT: /proc hides it (hidepid) */
-}
-
-static int open_of(pid_t pid, pid_t thread, const char *name)
-{
-	char path[64];
-
-	if (thread == pid)
-		snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-	else
-		snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", (int)pid, (int)thread, name);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
-
-static ssize_t read_at_start(int fd, char *ret_text, size_t size)
-{
-	ssize_t got;
-
-	do
-		got = pread(fd, ret_text, size - 1, 0);
-	while (got < 0 && errno == EINTR);
-	ret_text[got > 0 ? got : 0] = '\0';
-	return got < 0 ? -errno : got;
-}
-
-ssize_t slk_read_of(pid_t pid, pid_t thread, const char *name, char *ret_text, size_t size)
-{
-	int fd = open_of(pid, thread, name);
-	ssize_t got;
-
-	ret_text[0] = '\0';
-	if (fd < 0)
-		return -errno;
-	got = read_at_start(fd, ret_text, size);
-	close(fd);
-	return got;
-}
-
-/* Their numbers lead to this process and no other, as long as they are open. -ESRCH: it has ended. */
-static int open_files(struct slk_memory *memory, struct slk_member *member)
-{
-	char path[64];
-
-	if (memory->kept_count >= KEPT_MAX || memory->kept_count >= memory->descriptors / KEPT_PART)
-		return -EMFILE;
-	member->read_ns = 0;
-	member->fds[STATUS] = open_of(member->pid, member->pid, "status");
-	if (member->fds[STATUS] < 0)
-		return -errno;
-	memory->kept_count++;
-	member->fds[STATM] = open_of(member->pid, member->pid, "statm");
-	snprintf(path, sizeof(path), "/proc/%d/task", (int)member->pid);
-	member->fds[TASK] = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	snprintf(path, sizeof(path), "%d/children", (int)member->pid);
-	member->fds[CHILDREN] = openat(member->fds[TASK], path, O_RDONLY | O_CLOEXEC);
-	for (int i = 0; i < FILES; i++)
-		if (member->fds[i] < 0) {
-			close_files(memory, member);
-			return -ESRCH;
-		}
-	return 0;
-}
-
-static ssize_t read_status(struct slk_memory *memory, struct slk_member *member, char *ret_text, size_t size)
-{
-	ssize_t got;
-
-	if (member->fds[STATUS] >= 0) {
-		got = read_at_start(member->fds[STATUS], ret_text, size);
-		if (got > 0)
-			return got;
-		close_files(memory, member); /* its number may be another one's by now */
-	}
-	if (open_files(memory, member) == 0)
-		return read_at_start(member->fds[STATUS], ret_text, size);
-	return slk_read_of(member->pid, member->pid, "status", ret_text, size);
-}
-
-uint64_t slk_kilobytes(const char *text, const char *name)
-{
-	long number = slk_status_number(text, name);
-
-	return number > 0 ? (uint64_t)number * 1024u : 0;
-}
-
-static void take_sizes(struct slk_member *member, const char *text)
-{
-	member->unswapped = slk_kilobytes(text, "\nVmPTE:") + slk_kilobytes(text, "\nHugetlbPages:");
-	member->beside = member->unswapped + slk_kilobytes(text, "\nVmSwap:");
-	member->bytes = slk_kilobytes(text, "\nRssAnon:") + member->beside;
-	member->mapped = slk_kilobytes(text, "\nVmSize:");
 }
 
 /* ---- threads and children */
@@ -261,39 +139,16 @@ static void read_children(struct walk *walk, int fd)
 	}
 }
 
-static void each_thread(struct walk *walk, void (*act)(struct walk *, pid_t))
+static void children_of_thread(void *context, pid_t thread)
 {
-	_Alignas(struct slk_dirent) char buffer[4096];
-	char path[32];
-	int dir;
-	long got;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", (int)walk->member->pid);
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0) {
-		not_seen(walk->memory, walk->member->pid, errno);
-		return;
-	}
-	while ((got = syscall(SYS_getdents64, dir, buffer, sizeof(buffer))) > 0)
-		for (long at = 0; at < got;) {
-			const struct slk_dirent *entry = (const void *)(buffer + at);
-
-			at += entry->length;
-			if (entry->name[0] >= '1' && entry->name[0] <= '9')
-				act(walk, (pid_t)atoi(entry->name));
-		}
-	close(dir);
-}
-
-static void children_of_thread(struct walk *walk, pid_t thread)
-{
+	struct walk *walk = context;
 	char name[64];
 	int fd;
 
 	snprintf(name, sizeof(name), "/proc/%d/task/%d/children", (int)walk->member->pid, (int)thread);
 	fd = open(name, O_RDONLY | O_CLOEXEC);
 	if (fd < 0) {
-		not_seen(walk->memory, thread, errno);
+		slk_member_not_seen(walk->memory, thread, errno);
 		return;
 	}
 	read_children(walk, fd);
@@ -302,83 +157,10 @@ static void children_of_thread(struct walk *walk, pid_t thread)
 
 static void children_of_one(struct walk *walk)
 {
-	if (walk->member->fds[CHILDREN] >= 0)
-		read_children(walk, walk->member->fds[CHILDREN]);
+	if (walk->member->fds[SLK_FILE_CHILDREN] >= 0)
+		read_children(walk, walk->member->fds[SLK_FILE_CHILDREN]);
 	else
 		children_of_thread(walk, walk->member->pid);
-}
-
-/* Its first thread has none any more, others may. */
-static void memory_of_thread(struct walk *walk, pid_t thread)
-{
-	char status[SLK_STATUS_BYTES_MAX];
-
-	if (walk->member->thread || slk_read_of(walk->member->pid, thread, "status", status, sizeof(status)) <= 0 ||
-	    !strstr(status, "\nRssAnon:"))
-		return;
-	walk->member->thread = thread;
-	take_sizes(walk->member, status);
-}
-
-/* "size resident shared ...", in pages (proc_pid_statm(5)). 0: it cannot be told so, or has not been read for long. */
-static int look_briefly(struct walk *walk, long *ret_threads)
-{
-	struct slk_member *member = walk->member;
-	unsigned long size, resident, shared;
-	uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
-	char text[128];
-	struct stat status;
-
-	if (member->thread != member->pid || member->fds[STATM] < 0 ||
-	    walk->now_ns - member->read_ns > STATUS_FOR_NS || fstat(member->fds[TASK], &status) < 0 ||
-	    read_at_start(member->fds[STATM], text, sizeof(text)) <= 0 ||
-	    sscanf(text, "%lu %lu %lu", &size, &resident, &shared) != 3 || resident < shared || !resident)
-		return 0;
-	*ret_threads = (long)status.st_nlink - TASK_LINKS;
-	member->mapped = size * page_bytes;
-	member->bytes = (resident - shared) * page_bytes + member->beside;
-	return *ret_threads > 0;
-}
-
-/* The program before it executes is a copy of ourselves. Everybody may give himself that name, but who has executed is
- * none who was only forked for ever. */
-static int will_be_the_program(struct slk_memory *memory, pid_t pid, const char *status)
-{
-	char text[512];
-	const char *name_end;
-	unsigned int flags;
-
-	if (memory->has_executed || pid != memory->program)
-		return 0;
-	memory->has_executed = 1;
-	if (strncmp(status, INIT_NAME, strlen(INIT_NAME)) != 0 || slk_read_of(pid, pid, "stat", text, sizeof(text)) <= 0)
-		return 0;
-	name_end = strrchr(text, ')');
-	if (!name_end || sscanf(name_end + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 || !(flags & FORKED_ONLY))
-		return 0;
-	memory->has_executed = 0;
-	return 1;
-}
-
-static int look_closely(struct walk *walk, long *ret_threads)
-{
-	struct slk_member *member = walk->member;
-	char status[SLK_STATUS_BYTES_MAX];
-	ssize_t got = read_status(walk->memory, member, status, sizeof(status));
-
-	member->bytes = member->mapped = member->beside = 0;
-	member->thread = 0;
-	if (got <= 0)
-		not_seen(walk->memory, member->pid, got < 0 ? (int)-got : ESRCH);
-	if (got <= 0 || will_be_the_program(walk->memory, member->pid, status))
-		return 0;
-	member->read_ns = walk->now_ns;
-	if (strstr(status, "\nRssAnon:")) {
-		member->thread = member->pid;
-		take_sizes(member, status);
-	}
-	*ret_threads = slk_status_number(status, "\nThreads:");
-	return 1;
 }
 
 static void children_of(struct walk *walk)
@@ -386,20 +168,7 @@ static void children_of(struct walk *walk)
 	if (walk->member->threads == 1)
 		children_of_one(walk);
 	else if (walk->member->threads > 1)
-		each_thread(walk, children_of_thread);
-}
-
-static void look_at(struct walk *walk)
-{
-	long threads = 0;
-
-	if (!look_briefly(walk, &threads) && !look_closely(walk, &threads)) {
-		walk->member->threads = 0;
-		return;
-	}
-	walk->member->threads = threads > 1 ? threads : 1;
-	if (threads > 1 && !walk->member->thread)
-		each_thread(walk, memory_of_thread);
+		slk_member_each_thread(walk->memory, walk->member->pid, children_of_thread, walk);
 }
 
 /* ---- one memory of two processes */
@@ -427,7 +196,7 @@ static void note_growth(struct slk_memory *memory, struct slk_member *member, in
 {
 	uint64_t bytes = member->bytes;
 
-	if (!bytes || member->fds[STATUS] < 0)
+	if (!bytes || member->fds[SLK_FILE_STATUS] < 0)
 		return;
 	if (bytes < member->least) {
 		member->least = bytes;
@@ -449,7 +218,7 @@ static void look_at_new(struct walk *walk)
 		int is_anothers;
 
 		walk->looked_at = walk->member = member;
-		look_at(walk);
+		slk_member_look(memory, member, walk->now_ns);
 		memory->member_count++;
 		parent = slk_parent_of(memory, member);
 		is_anothers = member->bytes && parent && parent->mapped == member->mapped &&
@@ -473,7 +242,7 @@ static void children_of_init(struct walk *walk)
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)walk->memory->init, (int)walk->memory->init);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0) {
-		not_seen(walk->memory, walk->memory->init, errno);
+		slk_member_not_seen(walk->memory, walk->memory->init, errno);
 		return;
 	}
 	read_children(walk, fd);

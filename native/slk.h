@@ -132,6 +132,8 @@ const struct slk_zone *slk_zones_find(const struct slk_zone_table *table, const 
 
 /* ---- status.c */
 
+/* Did we lack something? Then it is not known what there is. error: below 0. */
+int slk_is_ours(int error);
 /* Of a file of /proc as much as fits, NUL-ended: how much, or -errno. */
 int slk_read_text(const char *path, char *ret_text, size_t size);
 /* Of /proc/<tid>/status as much as fits, NUL-ended: how much, or -errno. */
@@ -229,7 +231,7 @@ struct slk_throttle {
 	struct slk_cputime cpu;
 };
 
-/* Can init hold what descends from it? 0, or -errno. */
+/* Can init hold what descends from it (throttle_trial.c)? 0, or -errno. */
 int slk_throttle_possible(void);
 /* percent: 0: no limit. There is one of these in a process. It was zero before, or paused. */
 void slk_throttle_begin(struct slk_throttle *throttle, uint32_t percent, int scoped);
@@ -318,12 +320,19 @@ struct slk_judged {
 	int may_wait;
 };
 
+/* In the place of rights (LANDLOCK_ACCESS_FS_*), for what else is remembered of a path: none of them is another's. */
+#define SLK_NEED_TO_SEE (1u << 31)  /* what only looks: it asks for no right, and any zone or none is the same to it */
+#define SLK_NEED_IN_TREE (1u << 30) /* the kernel finds what the program is to see; with an enum slk_look beside it */
+#define SLK_NEED_TO_SEARCH (1u << 29)
+#define SLK_NEED_DIRECTORY (1u << 28)      /* beside SLK_NEED_IN_TREE: found, without a link or a mount on the way */
+#define SLK_NEED_AS_INTERPRETER (1u << 27) /* it does not come by what depends on who asks, */
+#define SLK_NEED_AS_EXECUTED (1u << 26)    /* nor does what this file names to be executed */
+
 /* ---- trees.c */
 
 #define SLK_TREES_MAX 4
 #define SLK_ORIGIN_ATTRIBUTE "user.sandlockd.origin" /* overlay/identity.py */
 #define SLK_ANSWERED (-1) /* beside 0 and reason + 1 */
-#define SLK_NEED_IN_TREE (1u << 30)
 
 struct slk_tree {
 	char root[SLK_PATH_MAX];

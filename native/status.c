@@ -14,6 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+int slk_is_ours(int error)
+{
+	return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
+}
+
 int slk_read_text(const char *path, char *ret_text, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);

@@ -30,25 +30,6 @@
 /* The one of init. */
 static struct slk_throttle *throttle;
 
-int slk_throttle_possible(void)
-{
-	pid_t child = fork();
-	int result = 0, status;
-
-	if (child < 0)
-		return -errno;
-	if (child == 0)
-		for (;;)
-			pause();
-	if (ptrace(PTRACE_SEIZE, child, 0, PTRACE_O_EXITKILL) < 0 || ptrace(PTRACE_INTERRUPT, child, 0, 0) < 0)
-		result = -errno;
-	else if (waitpid(child, &status, __WALL) != child || !WIFSTOPPED(status))
-		result = -EPERM;
-	kill(child, SIGKILL);
-	waitpid(child, &status, __WALL);
-	return result;
-}
-
 void slk_throttle_begin(struct slk_throttle *one, uint32_t percent, int scoped)
 {
 	long processors = sysconf(_SC_NPROCESSORS_CONF);

@@ -13,9 +13,11 @@
 #include "throttle.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -61,11 +63,24 @@ static int computes(pid_t tid, uint64_t fd)
 	       !strcmp(found, "/dev/full");
 }
 
+/* Where a write comes back with less for what the program is to know (no room, RLIMIT_FSIZE), and made again for the rest it
+ * would be told otherwise (SIGXFSZ). No stop cuts it there. Whose file it is may answer when he likes, and is not asked. */
+static int is_storage(pid_t tid, uint64_t fd)
+{
+	struct statx status;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)tid, (int)fd);
+	return statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE, &status) < 0 || S_ISREG(status.stx_mode) ||
+	       S_ISBLK(status.stx_mode);
+}
+
 /* Which argument is the buffer, if it is a call that never returns with less unless a signal comes; -1. */
 static int buffer_of(pid_t tid, const struct user_regs_struct *now)
 {
 	switch (now->orig_rax) {
 	case SYS_write:
+		return is_storage(tid, now->rdi) ? -1 : 1;
 	case SYS_sendto:
 		return 1;
 	case SYS_read:

@@ -32,7 +32,6 @@
 	 O_LARGEFILE | O_DSYNC | O_SYNC | O_NOATIME | O_DIRECTORY)
 #define LARGEFILE 0100000 /* glibc's O_LARGEFILE is 0 where it is implied */
 #define PYTHON (SLK_REASON_ZONE + 1)
-#define NEED_TO_SEARCH (1u << 29) /* beside SLK_NEED_IN_TREE */
 
 int slk_engine_add_tree(struct slk_engine *engine, const struct slk_tree_config *config)
 {
@@ -242,7 +241,7 @@ int slk_tree_may_search_above(struct slk_engine *engine, const struct slk_tree *
 	uint32_t depth = found->is_whole || found->kind != SLK_LAYER_DIRECTORY ? found->depth - 1 : found->depth;
 	char above[SLK_PATH_MAX] = ".";
 
-	if (depth < tree->root_components || slk_judged_before(engine, walk, depth, NEED_TO_SEARCH, 0))
+	if (depth < tree->root_components || slk_judged_before(engine, walk, depth, SLK_NEED_TO_SEARCH, 0))
 		return 1;
 	if (depth > tree->root_components) {
 		uint32_t start = tree->root_length + 1, length = walk->ends[depth - 1] - start;
@@ -252,7 +251,7 @@ int slk_tree_may_search_above(struct slk_engine *engine, const struct slk_tree *
 	}
 	if (syscall(SYS_faccessat, tree->upper_fd, above, X_OK) < 0)
 		return 0;
-	slk_judged_now(engine, walk, depth, NEED_TO_SEARCH, 0, slk_judged_until());
+	slk_judged_now(engine, walk, depth, SLK_NEED_TO_SEARCH, 0, slk_judged_until());
 	return 1;
 }
 

@@ -70,6 +70,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 _THIS_PROCESS = os.getpid()
 
+on_its_way_out_s = 5.0
+
 
 _interrupted: list[object] = []
 
@@ -253,7 +255,9 @@ def _checked_runner(place: Place, compiler: Compiler) -> Iterator[Runner]:
         return
     try:
         # A process that was just killed may still be on its way out.
-        until(lambda: not marked(made.marker), "the end of all that the test started", limit_s=5)
+        until(
+            lambda: not marked(made.marker), "the end of all that the test started", limit_s=on_its_way_out_s
+        )
     except Patience:
         survivors = marked(made.marker)
         end(survivors)

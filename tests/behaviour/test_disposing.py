@@ -19,7 +19,9 @@ from harness.terminal import Terminal, open_terminal
 
 from sandlockd.audit import state
 from sandlockd.review import kept
+from sandlockd.review.changelist import list_lines
 from sandlockd.review.disposing import Disposed, Disposer, Request, dispose
+from sandlockd.review.reviewing import open_review
 
 _CHANGES = [
     new_file(b"new"),
@@ -88,6 +90,38 @@ def test_where_only_times_of_directories_are_new_nothing_is_asked_and_a_commit_s
         assert not _is_kept(place)
         left_ns = [(place.work / path).stat().st_mtime_ns for path in ("dir/below", "dir")]
         assert left_ns == [seen_ns if how == "commit" else 1_000_000_000, 1_000_000_000]
+
+    assert in_child(check, place.user) == 0
+
+
+@pytest.mark.parametrize("chosen_ns", [1_000_000_000, 1 << 62])
+@pytest.mark.parametrize("how", ["commit", "keep"])
+def test_a_time_that_was_given_to_a_directory_is_a_change(place: Place, how: str, chosen_ns: int) -> None:
+    def check() -> None:
+        for name in ("dir", "other", "back"):
+            (place.work / name).mkdir()
+            (place.work / name).chmod(0o755)
+        as_before_ns = (place.work / "back").stat().st_mtime_ns
+        copied = [call("chmod", name, number=0o755) for name in (b"dir", b"other", b"back")]
+        came_and_went = [new_file(b"other/new"), call("unlink", b"other/new")]
+        run = KeptRun(place, [*copied, *came_and_went])
+        os.utime(run.upper / "dir", ns=(chosen_ns, chosen_ns))
+        os.utime(run.upper / "back", ns=(chosen_ns, chosen_ns))
+        os.utime(run.upper / "back", ns=(chosen_ns, as_before_ns))
+        run.ended()
+        (place.work / "back" / "by somebody else").touch()
+        done = dispose(_request(run, how))
+        assert done.changes is not None and done.changes["counts"] == {
+            **dict.fromkeys(["added", "deleted", "modified", "replaced", "renamed"], 0),
+            "metadata": 1,
+        }
+        assert done.state == {"commit": "committed", "keep": "kept"}[how]
+        if how == "keep":
+            with open_review(run.state_dir, run.run_id) as review:
+                assert [line.split()[-2:] for line in list_lines(review.rows)] == [["dir/", "(times)"]]
+                review.commit()
+        assert (place.work / "dir").stat().st_mtime_ns == chosen_ns
+        assert not _is_kept(place)
 
     assert in_child(check, place.user) == 0
 

@@ -153,7 +153,7 @@ def test_on_an_older_kernel_a_run_names_what_is_missing_and_does_without_it_if_i
     wrap = ["strace", "-q", "-o", "/dev/null", "-e", "trace=landlock_create_ruleset", "-e", inject]
     missing = [name for since, names in _MISSING.items() if since >= version for name in names]
     policy = runner.work / "degraded.toml"
-    for kept in missing:
+    for kept in _MISSING[version]:  # the others are the news of other versions
         policy.write_text(f"[degrade]\nallow = {json.dumps([name for name in missing if name != kept])}\n")
         done = _run(runner, "--policy", policy, "--", "echo", "started", wrap=wrap)
         assert (done.returncode, done.stdout) == (125, "")
@@ -235,6 +235,19 @@ def test_memory_that_cannot_be_read_is_broken_with_the_errno(runner: Runner) -> 
     assert checks["process.memory"]["state"] == "broken"
     assert "EPERM" in checks["process.memory"]["detail"]
     assert "ptrace_scope" in checks["process.memory"]["fix"]
+
+
+@pytest.mark.one_user
+def test_where_nobody_can_be_held_it_says_what_limits_cpu_comes_to(runner: Runner) -> None:
+    """Which is what a run with it comes to. Runs without it go on."""
+    done = _run(runner, "doctor", "--json", wrap=_without("ptrace", 1))
+    check = _checks(done)["process.hold"]
+    assert (done.returncode, check["state"]) == (0, "broken") and "EPERM" in check["detail"]
+    assert "limits.cpu is refused" in check["means"] and "ptrace_scope" in check["fix"]
+    policy = runner.place.file("work/policy.toml", '[filesystem]\nbase = true\n[limits]\ncpu = "50%"\n')
+    run = ["env", "SANDLOCKD_NO_CGROUPS=1", *_without("ptrace", 1)]
+    refused = _run(runner, "--policy", policy, "--", "true", wrap=run)
+    assert refused.returncode == 125 and "limits.cpu cannot be kept here" in refused.stderr
 
 
 def test_a_state_directory_that_others_may_write_is_told(runner: Runner) -> None:

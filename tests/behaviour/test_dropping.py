@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -16,6 +17,7 @@ from harness.kept_runs import KeptRun, call, new_file
 from harness.places import Place, tree_of
 from harness.running import Runner
 
+from sandlockd.kernel import flushing
 from sandlockd.review import kept
 from sandlockd.review.disposing import Request, dispose
 from sandlockd.review.dropping import drop
@@ -202,6 +204,32 @@ def test_a_storage_that_cannot_be_removed_has_gone_is_told_and_is_removed_by_the
         assert in_child(check, place.user) == 0
     assert in_child(lambda: kept.kept_lines(state_dir, os.fsencode(place.work)), place.user) == 0
     assert not gone.exists()
+
+
+def test_nothing_is_removed_before_it_is_on_the_disk_that_the_changes_have_gone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails cannot be had here: the call does, as it would then."""
+
+    def fail(directory: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def check() -> None:
+        run = _ended(place)
+        _empty_directory(run)
+        monkeypatch.setattr(flushing, "flush_directory", fail)
+        told: list[str] = []
+        assert drop(run.state_dir, run.run_id, unseen=True, say=told.append) == "discarded"
+        gone = Path(os.fsdecode(run.storage) + ".gone")
+        assert len(told) == 1 and f"{gone}: Input/output error" in told[0]
+        (seen,) = kept.kept_runs(run.state_dir)
+        assert seen.state is kept.State.GOING and seen.problem is not None
+        assert "Input/output error" in seen.problem
+        assert (gone / "upper" / "directory").is_dir()
+        monkeypatch.undo()
+        assert not _kept(run) and not gone.exists()
+
+    assert in_child(check, place.user) == 0
 
 
 def test_sandlockctl_tells_of_what_resists_and_ends_it(place: Place, runner: Runner) -> None:

@@ -98,6 +98,7 @@ def test_a_program_that_succeeded_does_not_succeed_when_disposing_fails(runner: 
     assert (status["reason"], status["exit_code"]) == ("exited", 0)
 
 
+@pytest.mark.one_user
 def test_a_module_that_is_missed_while_the_program_runs_ends_it(runner: Runner) -> None:
     began = time.monotonic()
     ended = _without(runner, "notify/loop.py", "main", "--", "sleep", "60")
@@ -108,6 +109,7 @@ def test_a_module_that_is_missed_while_the_program_runs_ends_it(runner: Runner) 
     assert (end["reason"], end["has_run"]) == ("sandbox_error", True) and "notify.loop" in end["error"]
 
 
+@pytest.mark.one_user
 def test_the_changes_of_a_program_that_is_ended_so_are_kept(runner: Runner) -> None:
     command = ("sh", "-c", "echo 1 > new; sleep 60")
     ended = _without(runner, "notify/loop.py", "main", "--workdir", runner.work, "--", *command)
@@ -128,6 +130,7 @@ def test_sandlockctl_and_the_other_verbs_say_it_too(runner: Runner) -> None:
     )
 
 
+@pytest.mark.one_user
 def test_with_too_few_descriptors_it_is_said_and_no_storage_stays(runner: Runner) -> None:
     outcomes = set()
     for limit in range(7, 40):
@@ -140,6 +143,7 @@ def test_with_too_few_descriptors_it_is_said_and_no_storage_stays(runner: Runner
     assert outcomes == {0, 125}
 
 
+@pytest.mark.one_user
 def test_with_too_little_memory_it_is_said(runner: Runner) -> None:
     outcomes = set()
     imported = [sys.executable, "-c", "import sandlockd.cli.main, sandlockd.cli.run"]

@@ -141,6 +141,7 @@ def _parsed(stdout: bytes) -> tuple[int, dict[str, tuple[int, int, int]]]:
     return ticks, {name: (rest[3 * at], rest[3 * at + 1], rest[3 * at + 2]) for at, name in enumerate(_CALLS)}
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("flags", ["0", "1"], ids=["without-sa-restart", "with-sa-restart"])
 @pytest.mark.parametrize("kind", ["setitimer", "timer_create", "threads_before", "threads_after", "exec"])
 def test_a_timer_makes_no_call_fail(

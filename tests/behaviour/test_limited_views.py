@@ -111,11 +111,22 @@ def test_processors_are_those_that_it_may_run_on(runner: Runner, several: None) 
     assert ended.stdout.split() == [b"%d" % last, b"%d" % last, b"1"], ended
 
 
-def test_runtimes_count_the_same_processors(runner: Runner, several: None) -> None:
+def test_node_is_told_the_same(runner: Runner, several: None) -> None:
     require("node")
-    text = "console.log(os.cpus().length, os.availableParallelism ? os.availableParallelism() : 1)"
-    ended = runner.sandboxed(["node", "-e", f"const os = require('os'); {text}"], policy=_ONE)
-    assert ended.stdout == b"1 1\n", ended
+    text = "console.log(os.cpus().length, os.availableParallelism ? os.availableParallelism() : 1, os.totalmem())"
+    ended = runner.sandboxed(["node", "-e", f"const os = require('os'); {text}"], policy=_BOTH)
+    assert ended.stdout == b"1 1 %d\n" % (256 * _MIB), ended
+
+
+@pytest.mark.one_user
+def test_a_java_virtual_machine_sizes_itself_by_it(runner: Runner, several: None) -> None:
+    """A heap of a quarter at most; and no threads for collecting garbage where there is one processor for them."""
+    require("java")
+    command = ["java", "-XX:-UsePerfData", "-XX:+PrintFlagsFinal", "-version"]
+    policy = _BASE + '[limits]\nmemory = "1G"\ncpu = "100%"\n'
+    ended = runner.sandboxed(command, policy=policy)
+    flags = dict(line.split()[1:4:2] for line in ended.stdout.splitlines() if b" = " in line)
+    assert (flags[b"MaxHeapSize"], flags[b"UseSerialGC"]) == (b"%d" % (256 * _MIB), b"true"), ended.stderr
 
 
 def test_psutil_counts_the_same(runner: Runner, several: None) -> None:

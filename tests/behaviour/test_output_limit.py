@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.running import Ended, Runner, require
-from harness.waiting import line_of, until, wait_dead
+from harness.running import Ended, Runner, require, system_python
+from harness.terminal import open_terminal
+from harness.waiting import line_of, rest_of, until, wait_dead
 
 _POLICY = '[filesystem]\nbase = true\n[limits]\noutput = "{}"\n'
 _AMPLE = _POLICY.format("50M")
 _TOLD = "sandlockd: limits.output: {} were passed on, the rest is dropped\n"
+_ALTERNATING = "i=0; while [ $i -lt 300 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
 _ALL_BYTES = bytes(range(256)) * 4096  # 1 MiB
 
 
@@ -38,22 +40,38 @@ def test_output_and_errors_stay_apart(runner: Runner) -> None:
 
 
 def test_into_one_pipe_they_keep_their_order(runner: Runner) -> None:
-    script = "i=0; while [ $i -lt 300 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
-    runner.both(["sh", "-c", script], stderr=subprocess.STDOUT, policy=_AMPLE)
+    runner.both(["sh", "-c", _ALTERNATING], stderr=subprocess.STDOUT, policy=_AMPLE)
 
 
-@pytest.mark.parametrize("mode", [">", ">>"])
-def test_into_one_file_they_keep_their_order(runner: Runner, mode: str) -> None:
-    script = "i=0; while [ $i -lt 300 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
-    wrap = ["sh", "-c", f'exec "$@" {mode} "$OUT" 2>&1', "sh"]
+def _wrapped(runner: Runner, how: str) -> list[list[Any]]:
+    """A program that writes to both in turn, bare and sandboxed."""
+    command, wrap = ["sh", "-c", _ALTERNATING], ["sh", "-c", f'exec "$@" {how}', "sh"]
+    return [[*wrap, *line] for line in (command, runner.command_line(command, policy=_AMPLE))]
+
+
+@pytest.mark.parametrize("how", ['> "$OUT" 2>&1', '>> "$OUT" 2>&1', '>> "$OUT" 2>> "$OUT"'])
+def test_into_one_file_they_keep_their_order(runner: Runner, how: str) -> None:
     texts = []
-    for line in (["sh", "-c", script], runner.command_line(["sh", "-c", script], policy=_AMPLE)):
+    for line in _wrapped(runner, how):
         out = runner.work / "out"
         out.write_text("before\n")
         runner.place.give(out)
-        assert runner.run([*wrap, *line], env={"OUT": str(out)}).returncode == 0
+        assert runner.run(line, env={"OUT": str(out)}).returncode == 0
         texts.append(out.read_text())
     assert texts[0] == texts[1]
+
+
+def test_into_one_pipe_that_was_opened_twice_they_keep_their_order(runner: Runner) -> None:
+    fifo = runner.work / "fifo"
+    os.mkfifo(fifo)
+    runner.place.give(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    texts = []
+    for line in _wrapped(runner, "> fifo 2> fifo"):
+        assert runner.run(line).returncode == 0
+        texts.append(os.read(reader, 1 << 16))
+    os.close(reader)
+    assert texts[0] == texts[1] != b""
 
 
 def test_without_the_key_the_program_has_the_very_same_streams(runner: Runner) -> None:
@@ -76,6 +94,24 @@ def test_above_the_limit_the_rest_is_dropped_and_told(runner: Runner, fd: int) -
     assert ended.stderr.endswith(_TOLD.format("1M").encode())
     assert _usage(ended) == (1 << 20, 5_000_005 - (1 << 20))
     assert ("note", "limits.output") in [(record["kind"], record.get("subject")) for record in ended.audit]
+
+
+_ROOM = """
+import fcntl, os, sys, time
+before = fcntl.fcntl(1, fcntl.F_GETPIPE_SZ)
+for _ in range(10000):
+    os.write(1, bytes(3000))
+    if fcntl.fcntl(1, fcntl.F_GETPIPE_SZ) > before:
+        sys.exit(5)
+    time.sleep(0.001)
+"""
+
+
+def test_what_is_dropped_gathers_before(runner: Runner) -> None:
+    """So that who writes without end wakes us for a megabyte, not for each line."""
+    command = [system_python(), "-S", "-c", _ROOM]
+    ended = runner.sandboxed(command, policy=_POLICY.format("1K"), options=["--quiet"])
+    assert ended.returncode == 5 and len(ended.stdout) == 1024
 
 
 def test_both_count_together(runner: Runner) -> None:
@@ -189,6 +225,23 @@ def test_a_device_is_left_to_the_program(runner: Runner) -> None:
     assert ended.returncode == 1 and b"error" in ended.stderr
 
 
+def test_a_terminal_is_left_to_the_program(runner: Runner) -> None:
+    """Nothing of what goes there is counted or dropped; what goes elsewhere is, as ever."""
+    script = "test -t 1 && test -t 0 && echo terminal; head -c 3000 /dev/zero | tr '\\0' x; head -c 3000 /dev/zero >&2"
+    command = ["sh", "-c", script]
+    line = runner.command_line(
+        command, policy=_POLICY.format("1K"), wrap=["/bin/sh", "-c", 'exec "$@" 2>err', "sh"]
+    )
+    place = {"user": runner.place.user, "cwd": str(runner.work), "environment": runner.environment()}
+    with open_terminal([os.fsdecode(word) for word in line], **place) as terminal:
+        terminal.expect(rb"terminal\r\nx{3000}")
+        assert terminal.wait() == 0
+    said = (runner.work / "err").read_bytes()
+    assert said.startswith(bytes(1024)) and _TOLD.format("1K").encode() in said
+    status = runner.status()
+    assert status is not None and status["usage"]["output"] == 1024 and status["usage"]["output_cut"] == 1976
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_waiting_for_a_reader_ends_with_a_signal(runner: Runner, number: signal.Signals) -> None:
     """The program is dead by then; what nobody has read is lost, and that is told."""
@@ -239,8 +292,8 @@ def test_who_reads_errors_last_is_told_last(runner: Runner) -> None:
     script = "head -c 65536 /dev/zero >&2; head -c 5000000 /dev/zero; exit 7"
     with runner.started(runner.command_line(["sh", "-c", script], policy=_POLICY.format("1M"))) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert len(process.stdout.read()) == (1 << 20) - 65536
-        assert process.stderr.read() == bytes(65536) + _TOLD.format("1M").encode()
+        assert len(rest_of(process.stdout.fileno())) == (1 << 20) - 65536
+        assert rest_of(process.stderr.fileno()) == bytes(65536) + _TOLD.format("1M").encode()
         assert process.wait(20) == 7
 
 

@@ -132,9 +132,9 @@ _COUNTING = """
 import os
 from sandlockd.kernel import procfs
 members = procfs.members
-def counted(init_pid):
+def counted(*asked):
     os.write(2, b"look ")
-    return members(init_pid)
+    return members(*asked)
 procfs.members = counted
 """
 

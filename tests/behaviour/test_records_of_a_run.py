@@ -52,6 +52,7 @@ def test_sigterm_ends_the_program_and_the_status_says_killed(runner: Runner) -> 
     assert (status["reason"], status["signal"], status["exit_code"]) == ("killed", signal.SIGTERM, None)
 
 
+@pytest.mark.one_user
 def test_a_program_that_ignores_sigterm_is_killed_after_a_grace(runner: Runner) -> None:
     script = "trap '' TERM; echo ready; while :; do sleep 1000; done"
     with runner.started(runner.command_line(["sh", "-c", script])) as process:

@@ -406,6 +406,7 @@ def test_shown_paths_are_one_line() -> None:
     assert shown(b"a\nb\x00") == "a\\nb\\x00"
 
 
+@pytest.mark.one_user
 def test_directories_deeper_than_python_recurses_are_listed_and_discarded(place: Place) -> None:
     def check() -> None:
         run = KeptRun(place)

@@ -51,6 +51,7 @@ def test_the_clock_of_a_long_run_is_the_same_one(runner: Runner) -> None:
     assert ended.status["usage"]["wall"] >= 2.3
 
 
+@pytest.mark.one_user
 def test_a_program_may_clean_up_when_it_is_asked_to_end(runner: Runner) -> None:
     """What it says then is told, and is no success."""
     script = "trap 'echo cleaned; exit 0' TERM; while :; do sleep 0.01; done"
@@ -68,6 +69,7 @@ while :; do sleep 0.01; done
 """
 
 
+@pytest.mark.one_user
 def test_every_process_is_asked_and_not_only_the_first(runner: Runner) -> None:
     require("setsid")
     ended = _run(runner, "1s", ["sh", "-c", _ALL_ARE_ASKED])
@@ -76,12 +78,14 @@ def test_every_process_is_asked_and_not_only_the_first(runner: Runner) -> None:
     assert ended.status["exit_code"] == 3
 
 
+@pytest.mark.one_user
 def test_a_stopped_program_is_ended_at_its_time_too(runner: Runner) -> None:
     """The clock goes on, and the program goes on when it is over, to be able to end."""
     ended = _run(runner, "1s", ["sh", "-c", "trap 'echo awake; exit 1' TERM; kill -STOP $$; sleep 1000"])
     assert _timed_out(ended) and ended.stdout == b"awake\n"
 
 
+@pytest.mark.one_user
 def test_a_stopped_sandlockd_keeps_nobody_alive(runner: Runner) -> None:
     line = runner.command_line(["sh", "-c", "echo ready; sleep 1000"], options=["--timeout", "1s"])
     with runner.started(line) as process:
@@ -97,8 +101,8 @@ def test_a_stopped_sandlockd_keeps_nobody_alive(runner: Runner) -> None:
 
 @pytest.mark.one_user
 def test_who_was_asked_to_end_before_ends_for_that(runner: Runner) -> None:
-    script = "trap 'sleep 2.2; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
-    line = runner.command_line(["sh", "-c", script], options=["--timeout", "2s"])
+    script = "trap 'sleep 1.2; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
+    line = runner.command_line(["sh", "-c", script], options=["--timeout", "1s"])
     with runner.started(line) as process:
         assert process.stdout is not None
         line_of(process.stdout.fileno())
@@ -123,6 +127,7 @@ def test_where_both_come_at_once_one_of_them_is_told_and_not_half_of_each(runner
             assert (ended.returncode, ended.reason, ended.status["exit_code"]) == (3, "exited", 3)
 
 
+@pytest.mark.one_user
 def test_what_it_changed_is_disposed_of_as_an_error(runner: Runner) -> None:
     work = runner.place.empty_work()
     script = "echo half > file; sleep 1000"

@@ -173,6 +173,7 @@ int main(void)
 """
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("how", ["single", "threads", "leader"])
 def test_a_parent_sees_a_child_with_a_timer_stop_go_on_and_end(runner: Runner, how: str, end: int) -> None:

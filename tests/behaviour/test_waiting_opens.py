@@ -99,7 +99,7 @@ int main(int argc, char **argv)
 		return 1;
 	sigaction(SIGALRM, &action, NULL);
 	setitimer(ITIMER_REAL, &every, NULL);
-	while (ticks < 600) {
+	while (ticks < 300) {
 		int fd = open(argv[1], O_RDONLY);
 
 		if (fd < 0)
@@ -130,7 +130,7 @@ _MEETINGS = r"""
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MEETINGS 60
+#define MEETINGS 30
 
 static void tick(int number) { (void)number; }
 
@@ -321,7 +321,7 @@ int main(void)
 	sigaction(SIGALRM, &action, NULL);
 	mkfifo("fifo", 0600);
 	if ((first = fork()) == 0) {
-		alarm(2);
+		alarm(1);
 		_exit(open("fifo", O_RDONLY) < 0 && errno == EINTR ? 0 : 1);
 	}
 	usleep(300000);

@@ -31,7 +31,7 @@ from harness.fresh_disk import on_a_fresh_disk
 from harness.places import Place, new_place
 from harness.running import Ended, Runner, system_python
 from harness.users import User
-from harness.ways import Line, Way
+from harness.ways import Line, Sandboxed, Way
 from sandlockd.kernel.syscalls import BY_NAME, number_of
 
 CORPUS = Path(fixture.__file__).parent
@@ -41,7 +41,8 @@ CORPUS = Path(fixture.__file__).parent
 class Result:
     """What one program did. seen: the tree with its eyes. left: the real tree in the end, with ours.
 
-    before, after: the real tree exactly, without access times; after the run, and before a commit.
+    before, after: the real tree exactly, without access times; after the run, and before a commit. All three only where
+    the way says that they are looked at.
     """
 
     lines: list[str]
@@ -72,7 +73,9 @@ class Bench:
 
     def run_job(self, way: Way, job: dict[str, Any], env: Mapping[str, str] | None = None) -> Ended:
         """run.py, in the sandbox or without."""
-        job = {"work": str(self.runner.work), "outside": str(self.outside), "numbers": _numbers(), **job}
+        # The oracle asks for everything.
+        common = {"work": str(self.runner.work), "outside": str(self.outside), "numbers": _numbers()}
+        job = {**common, "remember": isinstance(way, Sandboxed), **job}
         path = self.runner.place.file("outside/job.json", json.dumps(job))
         environment = {"PYTHONPATH": str(self.tools), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
         command: Line = [self.python, self.tools / "run.py", path]
@@ -93,9 +96,9 @@ class Bench:
 
     def _run_programs(self, way: Way, group: str, names: Sequence[str]) -> dict[str, Result]:
         work = os.fsencode(self._fresh(group, names))
-        before = _by_program(work)
+        before = _by_program(work) if way.keeps_apart else {}
         ended = self.run_job(way, {"group": group, "programs": list(names)})
-        after = _by_program(work)
+        after = _by_program(work) if way.keeps_apart else {}
         way.finish(self.runner)
         lines = [line for line in ended.stdout.splitlines(keepends=True) if line.endswith(b"\n")]
         found = {result["program"]: result for result in map(json.loads, lines)}
@@ -103,7 +106,8 @@ class Bench:
         for name in names:
             told = found.get(name) or _did_not_run(ended)
             result = Result(told["lines"], told["ended"], told["tree"])
-            result.left = snapshot.seen(work + b"/" + os.fsencode(name))
+            if way.leaves_changes:
+                result.left = snapshot.seen(work + b"/" + os.fsencode(name))
             # The work directory itself is everybody's.
             result.before, result.after = (tree.get("", []) + tree.get(name, []) for tree in (before, after))
             results[name] = result
@@ -138,12 +142,13 @@ class Bench:
         for line in (prepare, age):
             done = self.runner.run(line, env=env)
             assert done.returncode == 0, (done.stdout, done.stderr)
-        before = snapshot.exact(work)
+        before = snapshot.exact(work) if way.keeps_apart else []
         ended = self.run_job(way, {"command": list(command)}, env)
-        after = snapshot.exact(work)
+        after = snapshot.exact(work) if way.keeps_apart else []
         way.finish(self.runner)
         told = json.loads(ended.stdout) if ended.stdout else _did_not_run(ended)
-        return Result(told["lines"], told["ended"], told["tree"], snapshot.seen(work), before, after)
+        left = snapshot.seen(work) if way.leaves_changes else []
+        return Result(told["lines"], told["ended"], told["tree"], left, before, after)
 
     def make_outside(self) -> None:
         self.runner.place.file("outside/file", "outside\n")

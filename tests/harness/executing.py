@@ -130,12 +130,17 @@ BASE = "[filesystem]\nbase = true\n"
 
 @contextmanager
 def executable(
-    runner: Runner, command: Sequence[Argument] = ("sleep", "1000"), policy: str = BASE
+    runner: Runner,
+    command: Sequence[Argument] = ("sleep", "1000"),
+    policy: str = BASE,
+    *,
+    without_pump: bool = False,
 ) -> Iterator[Executable]:
     """As the runner's user. It is killed in the end if it still lives."""
     # A copy: the ordinary user may not be able to read the source tree.
     script = runner.place.file("driver.py", _DRIVER.read_text())
-    line = [sys.executable, "-I", script, runner.policy_file(policy), *command]
+    options = ["--without-pump"] if without_pump else []
+    line = [sys.executable, "-I", script, *options, runner.policy_file(policy), *command]
     output = runner.place.root / "outputs"
     output.mkdir()
     runner.place.give(output)

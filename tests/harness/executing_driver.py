@@ -1,6 +1,8 @@
 """A supervisor that starts further programs in its sandbox when it is told to, as a script:
 
-    python executing_driver.py POLICY COMMAND...
+    python executing_driver.py [--without-pump] POLICY COMMAND...
+
+Without the pump, the loop's task serves alone (notify/loop.py).
 
 The program's standard streams are the driver's own standard error, and nothing to read. Orders come as JSON Lines on
 standard input:
@@ -30,6 +32,7 @@ from sandlockd.audit.log import AuditLog
 from sandlockd.audit.state import state_directory
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import Prepared, raise_own_descriptor_limit
+from sandlockd.notify import loop
 from sandlockd.sandbox.executing import CannotExecute, Execution
 from sandlockd.sandbox.policies import load_policy
 from sandlockd.sandbox.result import Result
@@ -155,8 +158,16 @@ class _Host:
                 os.close(fd)
 
 
+async def _no_epoll() -> int:
+    return -1
+
+
 def main() -> None:
-    policy, *command = sys.argv[1:]
+    words = sys.argv[1:]
+    if words[0] == "--without-pump":
+        del words[0]
+        loop.epoll_of_trio = _no_epoll
+    policy, *command = words
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     result = Result()
     asked = Asked(

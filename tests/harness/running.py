@@ -117,6 +117,21 @@ class Runner:
             **more,
         }
 
+    def _quickly(
+        self, command: Sequence[Argument], arguments: dict[str, Any]
+    ) -> tuple[Sequence[Argument], dict[str, Any]]:
+        """The same without a copy of this process, where nothing else is asked for than to be the user."""
+        ids = self.place.user.popen_arguments()
+        is_plain = all(arguments.get(name) == value for name, value in ids.items())
+        # What is to be loaded first would be loaded by who is not yet the user.
+        is_plain &= not any(name.startswith("LD_") for name in arguments["env"])
+        line = (
+            self.place.user.command(command) if ids and is_plain and "executable" not in arguments else None
+        )
+        if line is None:
+            return command, arguments
+        return line, {name: value for name, value in arguments.items() if name not in ids}
+
     def policy_file(self, text: str) -> Path:
         return self.place.file("policy.toml", text)
 
@@ -148,6 +163,7 @@ class Runner:
         if "input" in arguments:
             del arguments["stdin"]
         arguments = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **arguments}
+        command, arguments = self._quickly(command, arguments)
         done = subprocess.run(command, timeout=timeout, **arguments)
         return Ended(done.returncode, done.stdout or b"", done.stderr or b"")
 
@@ -180,7 +196,8 @@ class Runner:
         """
         self.status_path.unlink(missing_ok=True)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
-        process = subprocess.Popen(line, **self.popen_arguments(**{**pipes, **popen}))
+        line, arguments = self._quickly(line, self.popen_arguments(**{**pipes, **popen}))
+        process = subprocess.Popen(line, **arguments)
         try:
             yield process
         finally:

@@ -100,7 +100,7 @@ class Served:
     def connected(self, limit_s: float = PATIENCE_S) -> socket.socket:
         """To send it what is no request."""
         line = socket.socket(socket.AF_UNIX)
-        line.connect(os.fspath(self.socket))  # without a limit: where many wait, one with a limit is EAGAIN
+        line.connect(os.fspath(self.socket))
         line.settimeout(limit_s)
         return line
 

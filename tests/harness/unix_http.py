@@ -38,8 +38,10 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(
+            os.fspath(self._path)
+        )  # without a limit: where many wait, one with a limit is EAGAIN
         self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self._path))
 
 
 def ask(connection: UnixConnection, method: str, path: str, content: bytes | None, **headers: str) -> Answer:

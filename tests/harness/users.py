@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,17 @@ class User:
     @property
     def is_root(self) -> bool:
         return self.uid == 0
+
+    def command(self, command: Sequence[Any]) -> list[Any] | None:
+        """A command line that runs another one as this user; None where there is none.
+
+        Quicker than popen_arguments(), for which subprocess copies the process that asks, with all that it has.
+        """
+        if os.geteuid() == self.uid:
+            return list(command)
+        setpriv = shutil.which("setpriv", path=_ADMINISTRATION["PATH"])
+        ids = [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
+        return None if setpriv is None else [setpriv, *ids, "--", *command]
 
     def popen_arguments(self) -> dict[str, Any]:
         """What subprocess needs to start a process as this user."""

@@ -38,6 +38,20 @@ def line_of(fd: int, limit_s: float = PATIENCE_S) -> bytes:
     return line
 
 
+def rest_of(fd: int, limit_s: float = PATIENCE_S) -> bytes:
+    """All of a pipe or socket until its end. Raises Patience."""
+    end = time.monotonic() + limit_s
+    found = b""
+    while True:
+        ready, _, _ = select.select([fd], [], [], max(end - time.monotonic(), 0))
+        if not ready:
+            raise Patience(f"no end within {limit_s} s, only {len(found)} bytes")
+        more = os.read(fd, 1 << 20)
+        if not more:
+            return found
+        found += more
+
+
 def wait_dead(pidfds: Iterable[int], limit_s: float = PATIENCE_S) -> float:
     """Until every process has exited (reaped or not). Returns the seconds it took. Raises Patience."""
     start = time.monotonic()

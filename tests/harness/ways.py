@@ -33,6 +33,16 @@ class Way:
 
     name: str
 
+    @property
+    def keeps_apart(self) -> bool:
+        """The real tree is looked at before and after the run: nothing of it may be changed."""
+        return False
+
+    @property
+    def leaves_changes(self) -> bool:
+        """The real tree is looked at in the end: it must be what a bare run leaves."""
+        return not self.keeps_apart
+
     def why_not(self) -> str | None:
         """Why this machine or this version cannot do it, for a skip."""
         return None
@@ -55,6 +65,10 @@ class Overlayfs(Way):
     With all that makes it more like a plain directory: hard links that stay, directories that can be renamed. Neither
     is to be had with `userxattr`, the only way for ordinary users; then three times as many programs differ.
     """
+
+    @property
+    def keeps_apart(self) -> bool:
+        return True
 
     def why_not(self) -> str | None:
         return _why_no_overlayfs()
@@ -130,8 +144,12 @@ class Sandboxed(Way):
     options: tuple[str, ...] = ("--write",)
     behind: tuple[str, ...] = ()
 
+    @property
+    def keeps_apart(self) -> bool:
+        return "--workdir" in self.options
+
     def why_not(self) -> str | None:
-        return _why_no_workdir() if "--workdir" in self.options else None
+        return _why_no_workdir() if self.keeps_apart else None
 
     def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
         granted: Line = []
@@ -173,16 +191,28 @@ def _why_no_other_file_system() -> str | None:
 class Committed(Sandboxed):
     """What was changed is kept, and in the end committed with all that must be named."""
 
+    @property
+    def leaves_changes(self) -> bool:
+        return True
+
     def parts(self, names: Sequence[str], user: User) -> list[list[str]]:
         impossible = [name for name in names if os.fsencode(name) in _IMPOSSIBLE and not user.is_root]
         return [part for part in ([name for name in names if name not in impossible], impossible) if part]
 
     def finish(self, runner: Runner) -> None:
-        listed = _control(runner, "ps", "--json")
-        assert listed.returncode == 0, listed.stderr
-        for run in map(json.loads, listed.stdout.splitlines()):
-            if run["workdir"] == str(runner.work):
-                _commit(runner, run["id"])
+        for run_id in _kept(runner):
+            _commit(runner, run_id)
+
+
+def _kept(runner: Runner) -> list[str]:
+    """The runs whose changes to the work directory are kept. Of a single one nobody need be asked."""
+    kept = [path.parents[1].name for path in runner.place.state.glob("runs/*/tree/meta")]
+    if len(kept) < 2:
+        return kept
+    listed = _control(runner, "ps", "--json")
+    assert listed.returncode == 0, listed.stderr
+    runs = map(json.loads, listed.stdout.splitlines())
+    return [run["id"] for run in runs if run["workdir"] == str(runner.work)]
 
 
 # Programs of which an ordinary user cannot commit everything, so that nothing of it is committed: each by itself, not
@@ -197,12 +227,17 @@ _IMPOSSIBLE = (
 
 
 def _commit(runner: Runner, run_id: str) -> None:
+    apart_names = [] if runner.place.user.is_root else _IMPOSSIBLE
+    if not any(os.path.lexists(os.path.join(os.fsencode(runner.work), name)) for name in apart_names):
+        # Refused as a whole where something must be named.
+        if _control(runner, "commit", run_id, "--", ".").returncode == 0:
+            return
     listed = _control(runner, "diff", "--json", "--list", run_id)
     assert listed.returncode == 0, listed.stderr
     records = [json.loads(line) for line in listed.stdout.splitlines()][1:]
     marked = [_listed_path(record) for record in records if record["marks"]]
     tops = {_listed_path(record).partition(b"/")[0] for record in records}
-    apart = tops & set(_IMPOSSIBLE) if not runner.place.user.is_root else set()
+    apart = tops & set(apart_names)
     together = [b"."] if not apart else sorted(tops - apart)
     if together:
         named = [path for path in marked if path.partition(b"/")[0] not in apart]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness.running import Runner, system_python
-from harness.survivors import marked
+from harness.survivors import marked, pidfds_of
 from harness.waiting import line_of, until, wait_dead
 
-_KILL_LIMIT_S = 0.1
+KILL_LIMIT_S = 0.1
 
 # Each leaves processes behind in its own way, says "ready", and goes on.
 _SHAPES = {
@@ -28,90 +28,6 @@ _SHAPES = {
 }
 
 # Up to 100 processes at a time that do nothing but fork and end; each child takes a session of its own.
-_FORK_STORM = r"""
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
-int main(void)
-{
-	int *alive = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	pid_t first = getpid();
-	signal(SIGCHLD, SIG_IGN);
-	puts("ready");
-	fflush(stdout);
-	for (;;) {
-		pid_t pid;
-		if (__atomic_add_fetch(alive, 1, __ATOMIC_SEQ_CST) > 100) {
-			__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
-			usleep(1000);
-		} else if ((pid = fork()) == 0) {
-			setsid(); /* and goes on forking, as its parent does */
-			srand((unsigned)getpid());
-		} else if (pid < 0) {
-			__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
-		}
-		if (getpid() != first && rand() % 50 == 0) {
-			__atomic_sub_fetch(alive, 1, __ATOMIC_SEQ_CST);
-			_exit(0);
-		}
-	}
-}
-"""
-
-# Three thousand that do nothing.
-_CROWD = r"""
-#include <stdio.h>
-#include <unistd.h>
-int main(void)
-{
-	for (int i = 0; i < 3000; i++)
-		if (fork() == 0)
-			for (;;)
-				pause();
-	puts("ready");
-	fflush(stdout);
-	for (;;)
-		pause();
-}
-"""
-
-# Two hundred processes that init traces, because they have timers, and that are sent signals without end.
-_STORM_OF_STOPS = r"""
-#include <signal.h>
-#include <stdio.h>
-#include <sys/time.h>
-#include <unistd.h>
-static void note(int number) { (void)number; }
-int main(void)
-{
-	static pid_t pids[200];
-	signal(SIGUSR1, note);
-	signal(SIGUSR2, note);
-	for (int i = 0; i < 200; i++) {
-		if ((pids[i] = fork()) == 0) {
-			struct itimerval late = {{100000, 0}, {100000, 0}};
-			setitimer(ITIMER_REAL, &late, NULL);
-			for (;;)
-				pause();
-		}
-	}
-	sleep(1);
-	fork();
-	fork();
-	puts("ready");
-	fflush(stdout);
-	for (;;) {
-		for (int i = 0; i < 200; i++) {
-			kill(pids[i], SIGUSR1);
-			kill(pids[i], SIGUSR2);
-		}
-	}
-}
-"""
-
-# Processes that execute while others of their threads set timers: execve then waits for init to reap those threads.
 _EXECUTED_AMONG_TIMERS = r"""
 #include <pthread.h>
 #include <stdio.h>
@@ -185,7 +101,7 @@ int main(void)
 """
 
 
-def _init_of(supervisor: int) -> int:
+def init_of(supervisor: int) -> int:
     """The child that holds the leash; its end is that of everything, because it reaps all before."""
     for pid in _children(supervisor):
         with open(f"/proc/{pid}/comm") as file:
@@ -202,22 +118,6 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-@contextmanager
-def _pidfds_of(runner: Runner, *, but: int) -> Iterator[list[int]]:
-    """Descriptors of all that the test started and that lives, one process apart."""
-    with ExitStack() as stack:
-        fds = []
-        for survivor in marked(runner.marker):
-            if survivor.pid == but:
-                continue
-            try:
-                fds.append(os.pidfd_open(survivor.pid))
-            except ProcessLookupError:
-                continue  # it ended meanwhile, by itself
-            stack.callback(os.close, fds[-1])
-        yield fds
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize("shape", list(_SHAPES))
 @pytest.mark.parametrize("stop_first", [False, True], ids=["running", "supervisor stopped"])
@@ -230,15 +130,24 @@ def test_killing_sandlockd_leaves_no_process_after_a_tenth_of_a_second(
         line_of(process.stdout.fileno())
         if shape == "stopped":
             until(lambda: sum(s.state == "T" for s in marked(runner.marker)) == 2, "two stopped processes")
-        with _pidfds_of(runner, but=process.pid) as pidfds:
-            assert len(pidfds) >= 2  # init and the program at least
-            if stop_first:
-                process.send_signal(signal.SIGSTOP)
-            process.kill()
-            took_s = wait_dead(pidfds)
-        assert marked(runner.marker) == []
+        # init and the program at least
+        took_s = _end_by_a_kill_s(runner, process, at_least=2, stop_first=stop_first)
     measured("kill_latency_ms", round(took_s * 1000, 2))
-    assert took_s < _KILL_LIMIT_S
+    assert took_s < KILL_LIMIT_S
+
+
+def _end_by_a_kill_s(
+    runner: Runner, process: subprocess.Popen[bytes], *, at_least: int, stop_first: bool
+) -> float:
+    """sandlockd is killed, stopped or not. Until all others, so many at least, are dead; then nobody is left."""
+    with pidfds_of(runner.marker, but=process.pid) as pidfds:
+        assert len(pidfds) >= at_least
+        if stop_first:
+            process.send_signal(signal.SIGSTOP)
+        process.kill()
+        took_s = wait_dead(pidfds)
+    assert marked(runner.marker) == []
+    return took_s
 
 
 @pytest.mark.alone
@@ -256,46 +165,9 @@ def test_killing_sandlockd_ends_who_is_held(
         assert process.stdout is not None
         line_of(process.stdout.fileno())
         until(lambda: sum(s.state == "t" for s in marked(runner.marker)) == 3, "three that are held")
-        with _pidfds_of(runner, but=process.pid) as pidfds:
-            assert len(pidfds) >= 5
-            if stop_first:
-                process.send_signal(signal.SIGSTOP)
-            process.kill()
-            took_s = wait_dead(pidfds)
-        assert marked(runner.marker) == []
+        took_s = _end_by_a_kill_s(runner, process, at_least=5, stop_first=stop_first)
     measured("kill_latency_ms", round(took_s * 1000, 2))
-    assert took_s < _KILL_LIMIT_S
-
-
-@pytest.mark.alone
-def test_killing_sandlockd_ends_a_fork_storm(runner: Runner, measured: Callable[[str, object], None]) -> None:
-    runner.may_leave_temporary = True
-    program = runner.compiler.compile(_FORK_STORM)
-    latencies_ms = [_end_of_a_storm_ms(runner, program) for _ in range(10)]
-    measured("kill_latencies_ms", latencies_ms)
-    # A hundred processes that all want both CPUs: one of the ten may have met somebody else's work as well.
-    assert sorted(latencies_ms)[-2] < _KILL_LIMIT_S * 1000
-    assert max(latencies_ms) < 3 * _KILL_LIMIT_S * 1000
-
-
-@pytest.mark.alone
-def test_the_end_of_a_crowd_takes_no_longer_for_each(
-    runner: Runner, measured: Callable[[str, object], None]
-) -> None:
-    """A look at all for each one that ends takes 15 s here."""
-    runner.may_leave_temporary = True
-    took_ms = _end_of_a_storm_ms(runner, runner.compiler.compile(_CROWD))
-    measured("kill_latency_ms", took_ms)
-    assert took_ms < 20 * _KILL_LIMIT_S * 1000
-
-
-@pytest.mark.alone
-def test_a_storm_of_stops_keeps_the_end_of_all_waiting_no_longer(runner: Runner) -> None:
-    runner.may_leave_temporary = True
-    program = runner.compiler.compile(_STORM_OF_STOPS)
-    took_ms = _end_of_a_storm_ms(runner, program)
-    # Two hundred processes that all want both CPUs, and four that never rest.
-    assert took_ms < 3 * _KILL_LIMIT_S * 1000
+    assert took_s < KILL_LIMIT_S
 
 
 @pytest.mark.alone
@@ -313,36 +185,21 @@ def test_a_supervisor_that_cannot_die_yet_leaves_nothing_either(
         until(
             lambda: "D" in [_state_of(task) for task in tasks.iterdir()], "a thread that waits for the file"
         )
-        with _pidfds_of(runner, but=process.pid) as pidfds:
+        with pidfds_of(runner.marker, but=process.pid) as pidfds:
             process.kill()
             took_s = wait_dead(pidfds)
     measured("kill_latency_ms", round(took_s * 1000, 2))
-    assert took_s < 3 * _KILL_LIMIT_S  # gigabytes are freed
+    assert took_s < 3 * KILL_LIMIT_S  # gigabytes are freed
 
 
 def _state_of(process: Path) -> str:
     return (process / "stat").read_text().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.one_user
 def test_init_does_not_wait_for_a_process_that_executes_and_waits_for_it(runner: Runner) -> None:
     program = runner.compiler.compile(_EXECUTED_AMONG_TIMERS)
     runner.both([program])
-
-
-def _end_of_a_storm_ms(runner: Runner, program: Path) -> float:
-    """From the death of sandlockd to that of the last process."""
-    with runner.started(runner.command_line([program])) as process:
-        assert process.stdout is not None
-        line_of(process.stdout.fileno())
-        until(lambda: len(marked(runner.marker)) > 60, "the storm")
-        init = os.pidfd_open(_init_of(process.pid))
-        try:
-            process.kill()
-            took_s = wait_dead([init])
-        finally:
-            os.close(init)
-        assert marked(runner.marker) == []
-    return round(took_s * 1000, 2)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in _SHAPES if shape not in ("ignoring",)])
@@ -372,7 +229,7 @@ def test_a_signal_as_of_the_supervisors_death_ends_nothing_while_it_lives(runner
         assert process.stdout is not None
         line_of(process.stdout.fileno())
         for _ in range(5):
-            os.kill(_init_of(process.pid), signal.SIGUSR1)
+            os.kill(init_of(process.pid), signal.SIGUSR1)
             time.sleep(0.02)
         assert process.wait(timeout=10) == 0
 
@@ -385,8 +242,8 @@ def test_killing_init_from_outside_ends_everything_and_is_an_error_of_the_sandbo
     with runner.started(runner.command_line(["sh", "-c", script])) as process:
         assert process.stdout is not None and process.stderr is not None
         line_of(process.stdout.fileno())
-        init = _init_of(process.pid)
-        with _pidfds_of(runner, but=process.pid) as pidfds:
+        init = init_of(process.pid)
+        with pidfds_of(runner.marker, but=process.pid) as pidfds:
             if stopped:
                 os.kill(init, signal.SIGSTOP)
             os.kill(init, signal.SIGKILL)
@@ -409,7 +266,7 @@ def test_children_that_sandlockd_had_before_outlive_its_init(runner: Runner) -> 
         line_of(process.stdout.fileno())
         children = [pid for pid in _children(process.pid) if _name_of(pid) == "sleep"]
         assert len(children) == 1
-        os.kill(_init_of(process.pid), signal.SIGKILL)
+        os.kill(init_of(process.pid), signal.SIGKILL)
         assert process.wait(10) == 125
         assert _name_of(children[0]) == "sleep"
         os.kill(children[0], signal.SIGKILL)

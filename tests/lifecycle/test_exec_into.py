@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from harness.executing import BASE, executable
 from harness.running import Runner, system_python
-from harness.survivors import marked
+from harness.survivors import marked, pidfds_of
 from harness.terminal import Terminal
 from harness.waiting import until, wait_dead
 
@@ -246,12 +245,21 @@ def test_many_of_them_leave_nothing_behind(runner: Runner) -> None:
 
 
 @pytest.mark.one_user
+def test_without_the_pump_all_are_served_as_well(runner: Runner) -> None:
+    with executable(runner, policy=_tree(runner), without_pump=True) as sandbox:
+        many = [sandbox.start(f"cat /etc/passwd >f{number}; exit {number}") for number in range(5)]
+        assert [one.exit_status for one in many] == list(range(5))
+        until(lambda: sandbox.counts()["listeners"] == 0, "their listeners are dropped")
+    assert "pump" in {record.get("subject") for record in runner.audit()}
+
+
+@pytest.mark.one_user
 def test_the_seventeenth_at_once_is_refused(runner: Runner) -> None:
     with executable(runner) as sandbox:
         many = [sandbox.start(["sleep", "1000"]) for _ in range(15)]
         # What one leaves behind counts as it would.
         left = sandbox.run("sleep 1000 >/dev/null & echo $!")
-        assert sandbox.counts()["listeners"] == 16
+        until(lambda: sandbox.counts()["listeners"] == 16, "all are served")
         refused = sandbox.try_to_start(["true"])
         assert isinstance(refused, dict)
         assert refused["exit_status"] == 125
@@ -319,17 +327,17 @@ def test_the_end_of_the_first_is_the_end_of_all(runner: Runner) -> None:
         assert [one.command for one in marked(runner.marker) if one.command == "sleep"] == []
 
 
+@pytest.mark.alone
 def test_a_killed_supervisor_takes_them_with_it_at_once(runner: Runner) -> None:
     runner.may_leave_temporary = True
     with executable(runner) as sandbox:
-        more = [sandbox.start("setsid sleep 1000 & exec sleep 1000") for _ in range(3)]
-        pidfds = [os.pidfd_open(one.pid) for one in more]
-        begun = time.monotonic()
-        sandbox.process.kill()
-        sandbox.process.wait()
-        wait_dead(pidfds)
-        until(lambda: not marked(runner.marker), "all are gone")
-        assert time.monotonic() - begun < _KILL_LIMIT_S
-        for pidfd in pidfds:
-            os.close(pidfd)
+        for _ in range(3):
+            sandbox.start("setsid sleep 1000 & exec sleep 1000")
+        until(lambda: sum(one.command == "sleep" for one in marked(runner.marker)) == 7, "all of them")
+        with pidfds_of(runner.marker, but=sandbox.process.pid) as pidfds:
+            assert len(pidfds) == 8  # init, too
+            sandbox.process.kill()
+            took_s = wait_dead(pidfds)
+        assert marked(runner.marker) == []
+        assert took_s < _KILL_LIMIT_S
         sandbox.has_ended = True

@@ -58,7 +58,7 @@ def _state(pid: int) -> str:
     return text[text.rindex(")") + 2]
 
 
-@pytest.mark.parametrize("rounds", [10])
+@pytest.mark.parametrize("rounds", [5])
 def test_a_process_that_ends_unseen_does_not_put_the_loop_to_sleep(runner: Runner, rounds: int) -> None:
     """Two things at once: its end is to be told to trio, and it is due to be registered, which finds it dead and takes
     it out of trio's hands. Then nothing was left that would wake trio, and the listener was trio's to watch over."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from harness import supervisor_driver
 from harness.running import SYSTEM_PATH, Runner
 
@@ -57,6 +58,7 @@ int main(int argc, char **argv)
 """
 
 
+@pytest.mark.one_user
 def test_after_ten_thousand_processes_nothing_is_kept_of_them(
     runner: Runner, measured: Callable[[str, object], None]
 ) -> None:

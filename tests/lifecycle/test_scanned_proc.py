@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from harness.running import Runner, system_python
 from harness.waiting import line_of
+from security import broken
 
 _GROWN_UP_S = 3  # what a supervisor imports for a program that does not end at once
 _POLICY = '[filesystem]\nbase = true\n[proc]\npids = "own"\n'
@@ -97,3 +98,53 @@ def test_a_scanner_among_forks_sees_each_once_and_costs_nothing_that_stays(
     first, last = kept[0], kept[-1]
     assert last[0] <= first[0] + 40  # those that were just made, and are watched
     assert last[1] <= first[1] + 3000
+
+
+_MANY = r"""
+import ctypes, os, signal, struct
+def sleeper():
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    return pid
+first, other = sleeper(), sleeper()
+os.setpgid(first, first)
+os.setpgid(other, first)
+os.kill(first, signal.SIGKILL)  # so that nobody has the group's number
+os.waitpid(first, 0)
+sleeping = [other, *(sleeper() for _ in range(150))]
+libc = ctypes.CDLL(None)
+def listed():
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+print(listed() == sorted([os.getpid(), *sleeping]), listed() == listed())
+os.kill(-first, 0)
+print(os.getpriority(os.PRIO_USER, os.getuid()), os.getpriority(os.PRIO_PGRP, first))
+info = ctypes.create_string_buffer(112)
+libc.sysinfo(info)
+print(struct.unpack_from("=q3Q6QH", info.raw)[10], open("/proc/loadavg").read().split()[3].split("/")[1])
+for pid in sleeping:
+    os.kill(pid, signal.SIGKILL)
+"""
+
+_WHERE = """
+import os, threading
+from sandlockd.kernel import procfs
+members = procfs.members
+def seen(*asked):
+    found = members(*asked)
+    os.write(2, b"%s %d\\n" % (b"loop" if threading.get_native_id() == os.getpid() else b"aside", len(found)))
+    return found
+procfs.members = seen
+"""
+
+
+@pytest.mark.one_user
+@pytest.mark.parametrize("way", ["--write", "--workdir"])
+def test_many_processes_are_looked_at_while_others_go_on(runner: Runner, way: str) -> None:
+    """Not by the loop, for as long as it takes."""
+    command = [system_python(), "-c", _MANY]
+    ended = broken.run(runner, _WHERE, command, policy=_POLICY, options=[way, runner.work])
+    assert ended.stdout == b"True True\n0 0\n152 152\n", ended
+    looks = [line.split() for line in ended.stderr.splitlines()]
+    assert {where for where, count in looks if int(count) > 128} == {b"aside"}, looks
+    assert len(looks) >= 7

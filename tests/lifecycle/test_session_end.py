@@ -177,8 +177,10 @@ def test_what_a_killed_session_left_goes_with_the_next_but_not_what_a_living_one
 # What a test leaves; only root can leave what comes after the first two. Returns: what a line about it says.
 _LEAVING = """
 import tempfile
+import conftest
 from harness import booted, users
 
+conftest.on_its_way_out_s = 0.3  # nothing here is
 kept = []
 
 def leave_a_process(runner):

@@ -64,6 +64,7 @@ def test_what_waits_for_a_commit_is_neither_removed_nor_committed_twice() -> Non
     for request in (Request.COMMIT, Request.DISCARD, Request.DELETE, Request.DELETE_FORCED):
         assert not states.may(request, State.COMMITTING)
     assert _after(State.COMMITTING, Happening.COMMIT_BEGAN) is None
+    assert [state for state in State if _after(state, Happening.FOUND_KEPT)] == [State.FAILED]
 
 
 def test_the_states_are_those_that_users_know() -> None:

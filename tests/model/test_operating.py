@@ -33,9 +33,9 @@ def test_every_key_is_told_with_its_default() -> None:
 def test_every_metric_is_told_with_its_labels() -> None:
     metrics = Metrics()
     found = {
-        (f"`{name}`", ", ".join(one._labelnames))
+        (f"`{_exposed(family.name, family.type)}`", ", ".join(getattr(one, "_labelnames", ("by",))))
         for one in metrics._registry._collector_to_names
-        for name in [_exposed(one.describe()[0].name, one.describe()[0].type)]
+        for family in one.collect()
     }
     assert {(row[0], row[1]) for row in _rows("Metrics")} == found
 

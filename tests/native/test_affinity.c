@@ -78,6 +78,32 @@ static void test_who_has_one_cpu_is_left_alone(void)
 	end_target(&target);
 }
 
+static void test_a_thread_of_ours_stays_near_until_it_may_roam(void)
+{
+	cpu_set_t before = mask_of(0), here, now;
+	struct target target = start_target(1, 0);
+	int cpu = -1;
+
+	stay_on_a_cpu(cpus[0]);
+	CHECK_EQUAL(-1, slk_stay_near(target.pids[0], cpu)); /* we are on no other ourselves */
+	now = mask_of(target.pids[0]);
+	CHECK(CPU_EQUAL(&before, &now));
+	for (int i = 0; i < 4; i++) {
+		stay_on_a_cpu(cpus[i % 2]);
+		CHECK_EQUAL(0, sched_setaffinity(0, sizeof(before), &before));
+		cpu = slk_stay_near(target.pids[0], cpu);
+		CHECK(cpu >= 0);
+		here = only(cpu);
+		now = mask_of(target.pids[0]);
+		CHECK(CPU_EQUAL(&here, &now));
+	}
+	slk_roam(target.pids[0]);
+	now = mask_of(target.pids[0]);
+	CHECK(CPU_EQUAL(&before, &now));
+	CHECK_EQUAL(-1, slk_stay_near(0x3fffffff, -1)); /* nobody */
+	end_target(&target);
+}
+
 static void test_what_is_set_meanwhile_stays(void)
 {
 	cpu_set_t before = mask_of(0), other = only(cpus[1]), now;
@@ -197,6 +223,7 @@ int main(void)
 	begin_tests();
 	RUN(test_a_thread_is_confined_and_released);
 	RUN(test_who_has_one_cpu_is_left_alone);
+	RUN(test_a_thread_of_ours_stays_near_until_it_may_roam);
 	RUN(test_what_is_set_meanwhile_stays);
 	RUN(test_the_program_never_sees_it);
 	RUN(test_the_very_next_call_has_the_own_mask);

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define PIDS_MAX 4096
 
@@ -19,7 +20,7 @@ static int has(int count, pid_t pid)
 
 static int members(void)
 {
-	int count = slk_members(getpid(), pids, PIDS_MAX);
+	int count = slk_members(getpid(), 0, pids, PIDS_MAX);
 
 	CHECK(count >= 0 && count <= PIDS_MAX);
 	for (int i = 1; i < count; i++)
@@ -84,7 +85,9 @@ static void test_all_below_are_found_and_nobody_else(void)
 	for (int i = 0; i < 3; i++)
 		CHECK(has(count, line->pids[i]));
 	CHECK(has(count, line->of_thread));
-	CHECK_EQUAL(4, slk_members(getpid(), pids, 2)); /* tells how many there would be */
+	CHECK_EQUAL(4, slk_members(getpid(), 0, pids, 2)); /* tells how many there would be */
+	CHECK_EQUAL(4, slk_members(getpid(), 4, pids, PIDS_MAX));
+	CHECK_EQUAL(-E2BIG, slk_members(getpid(), 3, pids, PIDS_MAX));
 
 	for (int i = 0; i < 3; i++)
 		CHECK_EQUAL(line->pids[i], slk_member_leader(line->pids[i], getpid()));
@@ -103,6 +106,26 @@ static void test_all_below_are_found_and_nobody_else(void)
 	CHECK_EQUAL(0, slk_member_leader(top, getpid()));
 	CHECK_EQUAL(0, members());
 	munmap(line, sizeof(*line));
+}
+
+/* Of nobody it is said that he is not there. */
+static void test_without_descriptors_nothing_is_told(void)
+{
+	struct rlimit before, none;
+	pid_t top = fork();
+	int32_t pid;
+
+	if (top == 0)
+		for (;;)
+			pause();
+	CHECK_EQUAL(0, getrlimit(RLIMIT_NOFILE, &before));
+	none = (struct rlimit){0, before.rlim_max};
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &none));
+	CHECK_EQUAL(-EMFILE, slk_member_leader(top, getpid()));
+	CHECK_EQUAL(-EMFILE, slk_members(getpid(), 0, &pid, 1));
+	CHECK_EQUAL(0, setrlimit(RLIMIT_NOFILE, &before));
+	CHECK_EQUAL(top, slk_member_leader(top, getpid()));
+	end(top);
 }
 
 /* ---- parents that end while we look ---- */
@@ -211,9 +234,10 @@ static void test_who_is_below_stays_so_when_a_grandparent_ends(void)
 int main(void)
 {
 	begin_tests();
-	if (slk_members(getpid(), pids, PIDS_MAX) == -EOPNOTSUPP)
+	if (slk_members(getpid(), 0, pids, PIDS_MAX) == -EOPNOTSUPP)
 		skip_all("this kernel does not tell children");
 	RUN(test_all_below_are_found_and_nobody_else);
+	RUN(test_without_descriptors_nothing_is_told);
 	RUN(test_who_is_there_all_the_while_is_found_while_parents_end);
 	RUN(test_who_is_below_stays_so_when_a_grandparent_ends);
 	return 0;

@@ -139,9 +139,21 @@ static void test_who_is_held_dies_with_the_rest(void)
 	close(ends[0]);
 }
 
+/* What the doctor asks. */
+static void test_a_trial_holds_and_lets_go(void)
+{
+	uint64_t held_ns = UINT64_MAX, free_ns = 0;
+
+	CHECK(slk_throttle_try(20 * MS, &held_ns, &free_ns) == 0);
+	CHECK(held_ns < 2 * MS);
+	CHECK(free_ns > 0);
+	CHECK(waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+}
+
 static void all(int is_scoped)
 {
 	scoped = is_scoped;
+	RUN(test_a_trial_holds_and_lets_go);
 	RUN(test_one_thread_gets_its_share);
 	RUN(test_a_hundred_threads_get_no_more);
 	RUN(test_many_short_processes_get_no_more);

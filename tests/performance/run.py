@@ -131,7 +131,7 @@ class _Suite:
         self._in_tree = subjects_in_tree(place, sandlockd, options.tree_peer)
         self._rounds = 1 if options.quick else options.rounds
         self._settle_s = 0.0 if options.quick else options.settle
-        self._amount = Amount(sources=3, repository_files=12, pipelines=5) if options.quick else Amount()
+        self._amount = Amount(3, 1, ("json",), 12, 5) if options.quick else Amount()
         rows = _all_rows(drop_caches=options.cold)
         known = {_IMPORTS, *Group, *(row.name for row in rows)}
         if unknown := [name for name in options.only if name not in known]:
@@ -163,7 +163,7 @@ class _Suite:
 
     def _measure(self, round_: int) -> None:
         quick = self._options.quick
-        plan = operations.Plan(1, 0.0, 0.01) if quick else operations.Plan(settle_s=self._settle_s)
+        plan = operations.Plan(1, 0.0, 0.01, quick) if quick else operations.Plan(settle_s=self._settle_s)
         for among, group in (
             (self._subjects, Group.OPERATIONS),
             (self._limited, Group.LIMITED),
@@ -181,14 +181,14 @@ class _Suite:
                 work.measure(self._place, among, rows, self._amount, self._settle_s, round_)
                 self._check_idle()
         if rows := self._rows(Group.TREE_COPY):
-            copying.measure(self._place, self._in_tree, rows, 8 << 20 if quick else 1 << 30)
+            copying.measure(self._place, self._in_tree, rows, quick=quick)
         if rows := self._rows(Group.BESIDE):
             beside.measure(self._place, self._sandlockd, self._in_tree, rows, quick=quick)
         if rows := self._rows(Group.START):
             startup.measure(self._place, self._subjects, self._in_tree, rows, self._python, 1 if quick else 5)
 
     def _check_idle(self) -> None:
-        load = idle.look(0.1 if self._options.quick else 1.0)
+        load = idle.look(0.02 if self._options.quick else 1.0)
         self._report.loads.append(load)
         if not load.is_idle:
             self._warn(f"the machine is not idle: {load}. Take none of these numbers for what it costs.")

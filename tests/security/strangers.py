@@ -93,6 +93,11 @@ def _executes(script: Script, work: Path) -> None:
     for name in executables(0, work):
         nothing = Bytes(bytes(8)), Bytes(bytes(8))
         script.execve(work / name, *nothing)
+        script.close(script.openat(AT_FDCWD, work / name, os.O_RDONLY))
+        script.execve(work / name, *nothing)
+        script.access(work / name, os.X_OK)
+        script.newfstatat(AT_FDCWD, work / name, Buffer(144), 0)
+        script.execve(work / name, *nothing)
         script.execve(work / ".." / work.name / name, *nothing)
         opened = script.openat(AT_FDCWD, work / name, os.O_PATH)
         script.execveat(opened, b"", *nothing, AT_EMPTY_PATH)

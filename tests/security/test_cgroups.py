@@ -21,6 +21,7 @@ from harness.running import Ended, Runner, system_python
 from harness.sharing import GROUPED
 from harness.waiting import line_of, until
 from security import broken
+from security.taking import NO_HANDLERS, NO_WATCHER, takers
 
 from sandlockd.kernel import cgroup_places, cgroups
 from sandlockd.kernel.paths import mounts
@@ -99,6 +100,16 @@ def test_who_kept_it_is_told(runner: Runner) -> None:
     assert _kept_by(runner.sandboxed(["true"])) == {}
 
 
+def test_what_was_swapped_out_is_in_what_is_told(runner: Runner, waiting: Any) -> None:
+    """As it is in the limit. (There is no swap here to be filled: what is asked of the kernel is looked at.)"""
+    group = _group_of(runner, cgroups.MEMORY)
+    if not (group / "memory.memsw.usage_in_bytes").exists():
+        pytest.skip("version 2, or no swap: memory alone is limited")
+    opened = [Path(os.readlink(link)) for link in Path(f"/proc/{waiting.pid}/fd").iterdir()]
+    names = {path.name for path in opened if path.parent == group}
+    assert names >= {"memory.memsw.usage_in_bytes", "memory.memsw.max_usage_in_bytes"}, names
+
+
 # ---- the program cannot leave it
 
 _LEAVES = """
@@ -145,6 +156,16 @@ _NOT_PUT = "from sandlockd.kernel import cgroups\ncgroups.Groups.take = lambda s
 
 def test_who_is_not_put_into_the_group_is_not_held(runner: Runner) -> None:
     assert b"taken" in _leaving(runner, _NOT_PUT).stdout
+
+
+@pytest.mark.parametrize("how", ["small-pieces", "memfd-written"])
+def test_where_nobody_else_looks_it_keeps_the_memory(runner: Runner, how: str) -> None:
+    patch = NO_WATCHER + NO_HANDLERS
+    command = [takers(runner), how, "100", runner.work / "counter"]
+    ended = broken.run(
+        runner, patch, command, options=["--write", runner.work, "--memory", "64M"], timeout=60
+    )
+    assert b"taken" not in ended.stdout and ended.reason == "memory"
 
 
 def test_where_it_may_write_the_groups_none_is_relied_on(runner: Runner) -> None:

@@ -5,8 +5,6 @@ Bare each takes 200 MiB: that is the oracle. How far it got within stands in a f
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +12,8 @@ import pytest
 from harness import ledger
 from harness.forms import FORMS, in_its_form
 from harness.running import Ended, Runner, system_python
-from security import broken
+from security.taking import ASKS, EITHER, IN_SHM, MEGA, TAKES, directory_in_memory, taken_of, takers
 
-MEGA = 1 << 20
 LIMIT = 64 * MEGA
 SIZE = 200 * MEGA
 # Who is not asked tries for more, so that it shows where it was stopped: what two processors fill until a thread that
@@ -24,24 +21,6 @@ SIZE = 200 * MEGA
 MUCH = 512 * MEGA
 FURTHER = 384 * MEGA
 
-# Refused in time: what is asked for is more than there is.
-_ASKS = ("brk", "brk-in-steps", "mmap", "private-file", "memfd-allocated", "shared", "mremap", "mprotect")
-# Nobody is asked, or what was granted is touched later.
-_TAKES = (
-    *("small-pieces", "granted-then-touched", "not-reserved", "memfd-written", "memfd-mapped"),
-    *(
-        "memfd-on-its-way",
-        "memfd-by-path",
-        "memfd-reopened",
-        "mprotect-in-pieces",
-        "many-children",
-        "stacks",
-    ),
-    *("first-thread-has-ended", "written-after-fork", "passed-on-by-fork", "named-like-init"),
-)
-# By the one or the other.
-_EITHER = ("threads", "shared-let-go", "shared-small-let-go", "shared-of-zero", "thread-stacks")
-_IN_SHM = ("shm-file", "shm-file-without-a-name", "empty-files")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 Measured = Callable[[str, object], None]
@@ -56,16 +35,12 @@ def runner(runner: Runner, request: pytest.FixtureRequest) -> Runner:
 
 @pytest.fixture
 def shm(runner: Runner) -> Iterator[Path]:
-    """A directory of the user's on a tmpfs."""
-    if not os.path.ismount("/dev/shm"):
-        pytest.skip("there is no tmpfs at /dev/shm")
-    with ledger.directory("shm", Path("/dev/shm")) as directory:
-        runner.place.give(directory)
+    with directory_in_memory(runner) as directory:
         yield directory
 
 
 @pytest.mark.one_user
-@pytest.mark.parametrize("how", _ASKS)
+@pytest.mark.parametrize("how", ASKS)
 def test_who_asks_for_more_than_there_is_is_refused(runner: Runner, how: str) -> None:
     _takes_it_all_bare(runner, how)
     ended, taken = _run(runner, how)
@@ -76,7 +51,7 @@ def test_who_asks_for_more_than_there_is_is_refused(runner: Runner, how: str) ->
 
 
 @pytest.mark.one_user
-@pytest.mark.parametrize("how", (*_TAKES, *_EITHER))
+@pytest.mark.parametrize("how", (*TAKES, *EITHER))
 def test_who_takes_more_than_there_is_is_ended(runner: Runner, measured: Measured, how: str) -> None:
     _takes_it_all_bare(runner, how)
     ended, taken = _run(runner, how, size=MUCH)
@@ -85,7 +60,8 @@ def test_who_takes_more_than_there_is_is_ended(runner: Runner, measured: Measure
     assert taken < LIMIT + FURTHER
 
 
-@pytest.mark.parametrize("how", _IN_SHM)
+@pytest.mark.one_user
+@pytest.mark.parametrize("how", IN_SHM)
 def test_files_that_lie_in_memory_count(runner: Runner, shm: Path, measured: Measured, how: str) -> None:
     _takes_it_all_bare(runner, how, {"SHM": str(shm)})
     for left in shm.iterdir():
@@ -171,10 +147,29 @@ def test_how_it_ended_is_told_with_limit_and_peak(runner: Runner) -> None:
     assert [record["subject"] for record in ended.audit if record["kind"] == "note"] == ["limits.memory"]
 
 
+@pytest.mark.one_user
+@pytest.mark.parametrize("limit", ["1", "4K", "1M"])
+def test_less_than_a_program_needs_to_start_is_told_with_limit_and_peak(runner: Runner, limit: str) -> None:
+    """Nobody knows before how much that is."""
+    ended = runner.sandboxed([system_python(), "-S", "-c", "print('started')"], options=["--memory", limit])
+    assert (ended.returncode, ended.stdout, ended.reason) == (137, b"", "memory"), ended.stderr
+    assert ended.status is not None and ended.status["rule"] == "limits.memory"
+    assert ended.stderr.count(b"limits.memory: everything was ended") == 1
+    assert 0 < ended.status["usage"]["peak_memory"] < 2 * MEGA
+
+
+@pytest.mark.one_user
+def test_whose_end_nobody_was_fast_enough_to_see_used_no_more_than_the_limit(runner: Runner) -> None:
+    for _ in range(3):
+        ended = runner.sandboxed(["true"], options=["--memory", "8M"])
+        assert ended.status is not None and ended.reason == "exited"
+        assert 0 < ended.status["usage"]["peak_memory"] <= 8 * MEGA
+
+
 def test_never_is_more_in_use_than_the_limit_and_what_is_told(runner: Runner, measured: Measured) -> None:
     """As seen from outside, by what the kernel says of each process."""
     line = runner.command_line(
-        [_takers(runner), "many-children", "200", runner.work / "counter"],
+        [takers(runner), "many-children", "200", runner.work / "counter"],
         options=["--write", runner.work, "--memory", "64M"],
     )
     most = 0
@@ -293,56 +288,11 @@ print(area[0:5], sorted(os.listdir('/proc/self/fd'))[:4])
     runner.both([system_python(), "-S", "-c", script], options=["--memory", "64M"])
 
 
-# ---- each check shown to fail once
-
-_NO_WATCHER = """
-from sandlockd.kernel import memlimit
-memlimit.Memory.watch = lambda self, *a: None
-"""
-
-_NO_HANDLERS = """
-from sandlockd.launch import filter_plan as plan
-decide = plan._decide_memory
-plan._decide_memory = lambda row, given: plan._PASS if row.name not in plan._UNCOUNTED else decide(row, given)
-"""
-
-
-@pytest.mark.one_user
-@pytest.mark.parametrize("how", ["small-pieces", "many-children", "not-reserved"])
-def test_without_the_watcher_it_is_taken_but_where_a_cgroup_keeps_it(runner: Runner, how: str) -> None:
-    ended = _broken(runner, _NO_WATCHER, how)
-    if not runner.with_cgroups:
-        assert b"taken" in ended.stdout
-    elif how != "many-children":  # of whom the kernel kills as many as must be, and not who made them
-        assert b"taken" not in ended.stdout and ended.reason == "memory"
-
-
-@pytest.mark.one_user
-@pytest.mark.parametrize("how", ["mmap", "brk", "mremap", "mprotect"])
-def test_without_the_handlers_nobody_is_refused(runner: Runner, how: str) -> None:
-    ended = _broken(runner, _NO_HANDLERS, how)
-    assert ended.returncode != 3 and not ended.refusals
-
-
-def test_without_the_handlers_objects_are_not_counted_but_where_a_cgroup_does(runner: Runner) -> None:
-    ended = _broken(runner, _NO_HANDLERS, "memfd-written")
-    assert (b"taken" in ended.stdout) != runner.with_cgroups
-
-
-def _broken(runner: Runner, patch: str, how: str) -> Ended:
-    command = [_takers(runner), how, "200", runner.work / "counter"]
-    return broken.run(runner, patch, command, options=["--write", runner.work, "--memory", "64M"], timeout=60)
-
-
 # ----
 
 
-def _takers(runner: Runner) -> Path:
-    return runner.compiler.compile((Path(__file__).parent / "attacks" / "takers.c").read_text())
-
-
 def _takes_it_all_bare(runner: Runner, how: str, env: dict[str, str] | None = None) -> None:
-    command = [_takers(runner), how, str(SIZE // MEGA), runner.work / "counter"]
+    command = [takers(runner), how, str(SIZE // MEGA), runner.work / "counter"]
     ended = runner.bare(command, env=runner.environment(env))
     assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, [b"taken"]), ended.stderr
 
@@ -359,20 +309,19 @@ def _run(
     counter = runner.work / "counter"
     counter.unlink(missing_ok=True)
     ended = runner.sandboxed(
-        [_takers(runner), how, str(size // MEGA), counter],
+        [takers(runner), how, str(size // MEGA), counter],
         options=["--write", runner.work, "--memory", "64M", *options],
         policy=policy,
         env={"HOLD": "1", **(env or {})},
         timeout=60,
     )
-    (taken,) = struct.unpack("=Q", counter.read_bytes()[:8])
-    return ended, taken
+    return ended, taken_of(counter)
 
 
 def _is_stopped(ended: Ended, how: str) -> None:
     assert ended.status is not None and b"taken" not in ended.stdout, (how, ended.stderr)
     if ended.reason == "exited":
-        assert how in _EITHER and ended.returncode == 3, ended.stderr
+        assert how in EITHER and ended.returncode == 3, ended.stderr
     else:
         assert (ended.returncode, ended.reason, ended.status["rule"]) == (137, "memory", "limits.memory")
 

@@ -223,44 +223,6 @@ def test_whoever_is_at_the_other_end_of_a_socket_has_no_number(runner: Runner, t
     assert ended.stdout.decode().split() == [ids, "00000000", str(errno.ENODATA), "True"], ended
 
 
-_OPENED = """
-import ctypes, os
-libc = ctypes.CDLL(None)
-os.mkfifo("fifo")
-watch = libc.inotify_init1(os.O_NONBLOCK)
-print(libc.inotify_add_watch(watch, b"fifo", 0x20))
-here = os.fsencode(os.path.basename(os.getcwd()))
-for name, head in (("script", b"#!fifo\\n"), ("spaced", b"#! ./fifo x"), ("up", b"#!../%b/fifo" % here)):
-    with open(name, "wb") as file:
-        file.write(head)
-    os.chmod(name, 0o755)
-    try:
-        os.execv("./" + name, [name])
-    except OSError as error:
-        print(error.strerror)
-try:
-    os.execv("./fifo", ["fifo"])
-except OSError as error:
-    print(error.strerror)
-try:
-    print(os.read(watch, 4096))
-except BlockingIOError:
-    print("not opened")
-os.unlink("fifo")
-"""
-
-
-@pytest.mark.parametrize("options", [["--write", "."], ["--workdir", ".", "--on-exit", "discard"]])
-def test_what_the_kernel_would_not_execute_is_not_opened_to_look_at_it(
-    runner: Runner, options: list[str]
-) -> None:
-    """Opening it does something to it: a FIFO has a reader then, and a device is set going."""
-    bare = runner.bare([system_python(), "-c", _OPENED])
-    ended = runner.sandboxed([system_python(), "-c", _OPENED], options=options, policy=strangers.POLICY)
-    assert bare.stdout == ended.stdout
-    assert ended.stdout == b"1\n" + b"Permission denied\n" * 4 + b"not opened\n", ended
-
-
 # ---- the tests above can fail ----
 
 _BROKEN = {
@@ -376,3 +338,38 @@ def test_a_way_that_we_could_not_look_at_is_not_left_to_the_kernel(runner: Runne
         strangers.make_links(runner, process.pid)
         found = broken.results(runner, patch, script, "--write", str(runner.work), policy=strangers.POLICY)
     assert [outcome.error for outcome in found] == ["EIO"] * 2
+
+
+_WITHOUT_DESCRIPTORS = """
+import resource
+from sandlockd.kernel import procfs
+leader = procfs.member_leader
+def without(tid, init_pid):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        return leader(tid, init_pid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+procfs.member_leader = without
+"""
+
+
+@pytest.mark.one_user
+def test_who_could_not_be_looked_for_is_not_said_to_be_missing(runner: Runner) -> None:
+    """Nor there: that there are no descriptors left is known before anybody is looked for."""
+    script = Script()
+    with victim(runner) as (process, _):
+        for number in (strangers.a_free_number(), process.pid):
+            script.kill(number, 0)
+            script.getpgid(number)
+            script.newfstatat(AT_FDCWD, f"/proc/{number}", Buffer(144), 0)
+        ended = broken.run(
+            runner,
+            _WITHOUT_DESCRIPTORS,
+            script.command(runner),
+            policy=strangers.POLICY,
+            options=["--read", runner.place.root / "script"],
+        )
+    assert [outcome.error for outcome in script.results(ended.stdout)] == ["EIO"] * 6
+    assert {one["rule"] for one in ended.refusals} == {"law.errors_refuse"}, ended.refusals

@@ -125,9 +125,10 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize(
     ("how", "times"),
-    [("waited", 2000), ("not hanging", 300), ("killed", 300), ("ignored", 300), ("orphaned", 300)],
+    [("waited", 600), ("not hanging", 300), ("killed", 300), ("ignored", 300), ("orphaned", 300)],
 )
 def test_who_has_ended_makes_room(runner: Runner, how: str, times: int) -> None:
     options = ["--processes", "2" if how in ("waited", "not hanging", "killed") else "8"]
@@ -212,6 +213,7 @@ trap 'echo child' CHLD; /bin/true; echo end
 """
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_pipelines_of_shells_are_what_they_are_bare(runner: Runner, shell: str) -> None:
     ended = runner.both([shell, "-c", _PIPELINES], options=["--processes", "12"])

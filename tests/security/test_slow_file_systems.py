@@ -128,6 +128,7 @@ stat -f -c %t way; stat -f -c %t link
 """
 
 
+@pytest.mark.one_user
 def test_links_of_a_tree_that_lead_there(runner: Runner, as_user: User) -> None:
     """The kernel does not know them: all that is told and done there is ours to tell and do."""
     point = runner.place.root / "slow"

@@ -121,11 +121,23 @@ def test_users_neither_see_nor_touch_what_is_others(runner: Runner, _ordinary_us
                         "/policy",
                         "/denials",
                         "/changes",
+                        "/exec",
+                        "/exec/1",
+                        "/exec/1/logs",
                     )
                 ),
                 *(
                     ("POST", f"/{verb}")
-                    for verb in ("stop", "kill", "wait", "pause", "resume", "commit", "discard")
+                    for verb in (
+                        "stop",
+                        "kill",
+                        "wait",
+                        "pause",
+                        "resume",
+                        "commit",
+                        "discard",
+                        "exec/1/wait",
+                    )
                 ),
                 ("DELETE", "?force=true"),
                 ("GET", "/attach"),
@@ -156,6 +168,8 @@ def test_members_of_the_admin_group_administer_and_nobody_else(runner: Runner, c
         assert _As(served, nobody.pw_uid, nobody.pw_gid, others).ask("GET", path).status == 404
         assert _As(served, nobody.pw_uid, nobody.pw_gid, [*others, admin]).ask("GET", path).status == 200
         assert _As(served, nobody.pw_uid, admin).ask("GET", path).status == 200
+        problem_of(_As(served, nobody.pw_uid, nobody.pw_gid, others).ask("GET", "/metrics"), 403)
+        assert _As(served, nobody.pw_uid, admin).ask("GET", "/metrics").status == 200
         assert (
             _As(served, nobody.pw_uid, nobody.pw_gid, [*others, admin]).ask("POST", f"{path}/kill").status
             == 200

@@ -245,7 +245,6 @@ def test_what_somebody_does_before_a_commit_is_taken_back_is_never_lost(
 
 def test_without_the_second_look_the_same_test_fails(place: Place) -> None:
     def check() -> None:
-        lost = 0
         for number in range(_calls(place)):
             _anew(place)
             run = _kept(place)
@@ -255,8 +254,9 @@ def test_without_the_second_look_the_same_test_fails(place: Place) -> None:
                 _somebody_comes_between(place, run, "written", number)
 
             in_child(attempt)
-            lost += (place.work / "written").read_text() != _WHO
-        assert lost > 0
+            if (place.work / "written").read_text() != _WHO:
+                return
+        pytest.fail("nothing was lost")
 
     if not place.user.is_root:
         pytest.skip("once is enough")
@@ -267,7 +267,7 @@ def test_somebody_who_comes_after_a_kill_loses_nothing_and_is_told(place: Place)
     """The new file was in its place already; the old one waits aside."""
 
     def check() -> None:
-        for number in range(_calls(place)):
+        for number in range(0, _calls(place), 1 if place.user.is_root else 3):
             _anew(place)
             run = _kept(place)
 

@@ -65,7 +65,29 @@ def test_a_kill_where_somebody_watches_leaves_the_old_or_the_new_tree(place: Pla
     _kill_everywhere(place, WATCHED_SCENARIOS[scenario], watched=True)
 
 
-def _kill_everywhere(place: Place, operation: Operation, *, watched: bool) -> None:
+@pytest.mark.soak
+@pytest.mark.one_user
+@pytest.mark.parametrize("scenario", WATCHED_SCENARIOS)
+def test_whoever_puts_it_right_may_be_killed_as_well(place: Place, scenario: str) -> None:
+    _kill_everywhere(place, WATCHED_SCENARIOS[scenario], watched=True, again=True)
+
+
+def _open_until_it_lives(work: bytes, path: bytes) -> None:
+    """Killed before each of its calls in turn, and each time on what the one before it left."""
+
+    def attempt(number: int) -> None:
+        asked = _counted(number)
+        Disk(work, path, create=False)
+        assert asked() <= number
+        os._exit(3)
+
+    number = 0
+    while (status := in_child(functools.partial(attempt, number))) == -signal.SIGKILL:
+        number += 1
+    assert status == 3 and number > 1
+
+
+def _kill_everywhere(place: Place, operation: Operation, *, watched: bool, again: bool = False) -> None:
     work = build_lower(place)
 
     def begun(name: str) -> Disk:
@@ -93,7 +115,10 @@ def _kill_everywhere(place: Place, operation: Operation, *, watched: bool) -> No
         disk.close()
         number, seen = 0, set()
         while (status := in_child(functools.partial(attempt, number))) == -signal.SIGKILL:
-            left = Disk(work, os.fsencode(place.root / "state" / str(number)), create=False)
+            path = os.fsencode(place.root / "state" / str(number))
+            if again:
+                _open_until_it_lives(work, path)
+            left = Disk(work, path, create=False)
             shown = shown_tree(left)
             assert shown in (old, new), (
                 number,

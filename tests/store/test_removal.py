@@ -33,6 +33,7 @@ def _remove(path: Path) -> None:
         remove(parent, os.fsencode(path.name))
 
 
+@pytest.mark.one_user
 def test_directories_are_removed_deeper_than_any_recursion_or_limit_of_open_files(place: Place) -> None:
     def check() -> None:
         _make_deep(place.work / "top")

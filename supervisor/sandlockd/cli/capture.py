@@ -1,8 +1,8 @@
 """`limits.output` in the foreground: which of our standard output and error the program does not get itself, and how
 what it wrote comes to its end.
 
-Devices are left to the program: a terminal is to be one, and what /dev/null gets fills nothing. Where both are one open
-file (`2>&1`), it gets one pipe for both, so that the order stays.
+Devices are left to the program: a terminal is to be one, and what /dev/null gets fills nothing. Where both go one way
+(`2>&1`, `>>log 2>>log`), it gets one pipe for both, so that the order stays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 import time
 
 from sandlockd.kernel import launching
-from sandlockd.kernel.output import Output, same_open_file
+from sandlockd.kernel.output import Output, has_one_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Capture:
         if not captured:
             return
         self._output = Output(limit_bytes, told.encode(), _ERROR if told else -1)
-        as_one = len(captured) > 1 and same_open_file(*captured)
+        as_one = len(captured) > 1 and has_one_order(*captured)
         for fd in captured:
             if not (as_one and self._writers):
                 self._writers.append(self._output.add(fd))

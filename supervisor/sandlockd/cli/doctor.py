@@ -281,6 +281,13 @@ CHECKS: tuple[Check, ...] = (
         "Linux 3.4 or newer; in a container, allow prctl(2)",
     ),
     Check(
+        "process.hold",
+        USEFUL,
+        probe_machine.held_processes,
+        "a run with limits.cpu is refused where no cgroup keeps it",
+        "set kernel.yama.ptrace_scope to 0 or 1; in a container, allow ptrace(2)",
+    ),
+    Check(
         "state_directory",
         NEEDED,
         _state_directory,

@@ -38,7 +38,7 @@ from sandlockd.control.objects import (
     rfc3339,
     sandbox_object,
 )
-from sandlockd.control.problems import Conflict, Invalid, UpgradeNeeded
+from sandlockd.control.problems import Conflict, Forbidden, Invalid, UpgradeNeeded
 from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request, State
 
@@ -435,6 +435,10 @@ async def _readyz(call: Call) -> Reply:
 
 
 async def _metrics(call: Call) -> Reply:
+    if not call.peer.is_admin:
+        raise Forbidden(
+            "the numbers are of all users' sandboxes: for root, and members of access.admin_group"
+        )
     service = call.service
     connections = call.http.app.state.connections
     text = service.metrics.text(service.counts(), connections(), service.pool.waiting)
@@ -458,7 +462,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         SandboxObject,
         201,
         body=RunRequest,
-        problems=(409, 422, 429, 503, 507),
+        problems=(404, 409, 422, 429, 503, 507),
     ),
     Endpoint("GET", "/v1/sandboxes", _list, "Your sandboxes, the newest first", SandboxList, query=ListQuery),
     Endpoint("GET", _ONE, _inspect, "One sandbox", SandboxObject, problems=(404, 409)),
@@ -642,6 +646,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/openapi.json", _openapi, "This document", dict[str, Any]),
     Endpoint("GET", "/healthz", _healthz, "It lives", Healthy),
     Endpoint("GET", "/readyz", _readyz, "It takes work", Healthy, problems=(503,)),
-    Endpoint("GET", "/metrics", _metrics, "For Prometheus", None, content_type=metrics.CONTENT_TYPE),
+    Endpoint(
+        "GET",
+        "/metrics",
+        _metrics,
+        "For Prometheus",
+        None,
+        content_type=metrics.CONTENT_TYPE,
+        problems=(403,),
+    ),
 )
 STREAM_TYPES = (LINES, EVENT_STREAM)

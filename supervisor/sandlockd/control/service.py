@@ -61,6 +61,7 @@ _DRAIN_S = 5.0  # for what is left in pipes, once nobody is left to write
 _READ_BYTES = 1 << 16
 _RETENTION_PAUSE_S = 60.0
 _LOST = "its supervisor was lost"
+_LOOKS_AT_ONCE, _LOOK_PATIENCE_S = 4, 10.0
 _FORSAKEN = "the service ended while it ran"
 
 
@@ -559,14 +560,20 @@ class Service:
 
     async def _find_forsaken(self) -> None:
         """What those changed that had no end of their own is where it was: it is not lost with them."""
-        for identifier in self._forsaken:
-            sandbox = self._sandboxes.get(identifier)
-            if sandbox is None or sandbox.state is not State.FAILED or sandbox.record.policy_digest is None:
-                continue
-            changes = await self._changes_left(sandbox)
+        at_once = trio.CapacityLimiter(_LOOKS_AT_ONCE)
+
+        async def look(sandbox: Sandbox) -> None:
+            async with at_once:
+                changes = await self._changes_left(sandbox)
             if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
                 sandbox.record.status["changes"] = changes
                 sandbox.happened(Happening.FOUND_KEPT)
+
+        async with trio.open_nursery() as nursery:
+            for identifier in self._forsaken:
+                sandbox = self._sandboxes[identifier]
+                if sandbox.record.policy_digest is not None:  # else it had not begun
+                    nursery.start_soon(look, sandbox)
         self._forsaken_found.set()
 
     async def retain(self) -> None:
@@ -606,6 +613,10 @@ class Service:
         """Until it is cancelled. All sandboxes end then."""
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self.retain)
+            with trio.move_on_after(
+                _LOOK_PATIENCE_S
+            ):  # those who ask are told of them; more of them come later
+                await self._forsaken_found.wait()
             task_status.started()
             await trio.sleep_forever()
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.fds import OwnedFd
 
 _READY_PATIENCE_S = 30.0
+_WORDS_PER_S, _WORDS_AT_ONCE = 100, messages.MAX_LINES + 200  # what it says for people comes at once
 
 
 class SupervisorLost(Exception):
@@ -48,6 +49,7 @@ class Supervisor:
         self._channel = channel
         self._pidfd = pidfd
         self._said = 0
+        self._words_left, self._heard_at = float(_WORDS_AT_ONCE), 0.0
         self.pid = pid
         self.stage = Stage.FORKED
 
@@ -94,8 +96,21 @@ class Supervisor:
             except (Unfit, OSError) as error:
                 self.end()
                 raise SupervisorLost(f"it was ended for what it sent: {error}") from None
-            await trio.lowlevel.checkpoint()
+            await self._turn()
             return report
+
+    async def _turn(self) -> None:
+        """One that says much is read slowly, and waits itself: its words are work for all."""
+        now = trio.current_time()
+        self._words_left = min(
+            self._words_left + (now - self._heard_at) * _WORDS_PER_S, float(_WORDS_AT_ONCE)
+        )
+        self._heard_at = now
+        self._words_left -= 1
+        if self._words_left < 0:
+            await trio.sleep(-self._words_left / _WORDS_PER_S)
+        else:
+            await trio.lowlevel.checkpoint()
 
     def _received(self) -> messages.Report:
         """Raises BlockingIOError, Closed, Unfit, OSError."""

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandlockd.kernel.aside import Unfinished
+    from sandlockd.kernel.aside import Turn, Unfinished
     from sandlockd.kernel.fds import OwnedFd
     from sandlockd.policy.verdict import Verdict, Want
 
@@ -134,7 +134,8 @@ class Later(NamedTuple):
     InterruptedError and may be called again. then: back on the loop, makes the answer of what work returned; not
     called when work raised OSError (its errno is the answer). is_busy: it works and waits for nobody, so that signals
     end it as little as they end a write to a disk, and nobody looks for any. has_begun: what is waited for is made
-    already (kernel/aside.py), so that the call is never answered as if it were not.
+    already (kernel/aside.py), so that the call is never answered as if it were not. until: no worker is needed; when
+    this is free, `work` is called on the loop, and does not wait. No signal ends that, as none ends a wait for a lock.
     """
 
     work: Callable[[], Any]
@@ -142,11 +143,18 @@ class Later(NamedTuple):
     abandon: Callable[[], None]  # releases what work would have; harmless when it has; never while it runs
     is_busy: bool = False
     has_begun: bool = False
+    until: Turn | None = None
+
+
+def when_free(turn: Turn, then: Callable[[], Answer | Later]) -> Later:
+    """Nothing was done: it is asked for anew when this is free."""
+    return Later(_nothing, lambda _: then(), _nothing, until=turn)
 
 
 def when_over(unfinished: Unfinished, then: Callable[[Any], Answer | Later]) -> Later:
     """What goes on without the loop is answered when it is over (kernel/aside.py)."""
-    return Later(unfinished.job.wait, then, unfinished.job.abandon, has_begun=True)
+    job = unfinished.job
+    return Later(job.wait, then, job.abandon, has_begun=True, until=job)
 
 
 def holding(unfinished: Unfinished, held: OwnedFd, then: Callable[[Any], Answer | Later]) -> Later:
@@ -163,7 +171,7 @@ def holding(unfinished: Unfinished, held: OwnedFd, then: Callable[[Any], Answer 
         unfinished.job.abandon()
         held.close()
 
-    return Later(work, then, give_up, has_begun=True)
+    return Later(work, then, give_up, has_begun=True, until=unfinished.job)
 
 
 def when_over_or_blocked(
@@ -197,7 +205,11 @@ def when_over_or_blocked(
         unfinished.job.abandon()
         abandon()
 
-    return Later(work, decide, give_up, has_begun=True)
+    return Later(work, decide, give_up, has_begun=True, until=unfinished.job)
+
+
+def _nothing() -> None:
+    """There is nothing to wait for any more, or to release."""
 
 
 Settled = Continue | Errno | Value | Fd | Write | Restart | Kill

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
 import time
 
 from sandlockd.kernel import acts, procfs
-from sandlockd.kernel.aside import PATIENCE_S
+from sandlockd.kernel.aside import PATIENCE_S, TreesLock
 from sandlockd.kernel.engine import ZONE_IDENTITY, ZONE_SLOW
 from sandlockd.kernel.paths import Identity, acting_as
 from sandlockd.policy.files import WORKDIR_RULE
@@ -74,7 +73,7 @@ class Context:
         further_terminals: Collection[int],
         trace: Callable[[int], None],
         trees: tuple[Tree, ...] = (),
-        trees_lock: _thread.LockType | None = None,
+        trees_lock: TreesLock | None = None,
         acquaintance: Acquaintance | None = None,
         hidden: tuple[bytes, ...] | None = None,
         memory: Memory | None = None,
@@ -110,7 +109,7 @@ class Context:
         self.further_terminals = further_terminals
         self.trace = trace
         self.trees = trees
-        self.trees_lock = trees_lock or _thread.allocate_lock()
+        self.trees_lock = trees_lock or TreesLock()
         # Where the first path of this call leads by a link that only a tree has: the kernel cannot follow it, so
         # nothing is left to it. Set in a copy of the context that serves this one call.
         self.instead: bytes | None = None
@@ -145,7 +144,7 @@ class Context:
         return other
 
     def take_trees(self) -> bool:
-        """On the loop: their lock. False: somebody has it and may have it for long; a worker waits for it."""
+        """On the loop: their lock. False: somebody has it and may have it for long (answers.when_free)."""
         return self.trees_lock.acquire(timeout=0 if self.engine.trees_are_parked else PATIENCE_S)
 
     @contextlib.contextmanager
@@ -157,11 +156,6 @@ class Context:
             yield
         finally:
             self.trees_lock.release()
-
-    def until_trees_are_free(self) -> None:
-        """In a worker."""
-        with self.trees_lock:
-            pass
 
     @property
     def aside(self) -> Aside:

@@ -83,7 +83,8 @@ def _require_instance(caller: Caller) -> None:
     """Raises OSError: EBADF, EINVAL."""
     fd, error = lookup.as_int(_arg(caller, 0)), errno.EBADF
     with contextlib.suppress(FileNotFoundError):
-        if fd >= 0 and not procfs.descriptor_flags(caller.tid, fd) & os.O_PATH:
+        # Not by fdinfo: there the kernel tells of all watches, 2 us for each.
+        if fd >= 0 and not procfs.is_path_only(caller.tid, fd):
             is_instance = os.readlink(procfs.directory_of(caller.tid, fd)) == _INOTIFY
             error = 0 if is_instance else errno.EINVAL
     caller.require_alive()
@@ -136,7 +137,7 @@ def by_descriptor(caller: Caller, position: int, *, path_only: bool = False) -> 
     if fd < 0 and fd != AT_FDCWD:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     try:
-        if not path_only and fd != AT_FDCWD and procfs.descriptor_flags(caller.tid, fd) & os.O_PATH:
+        if not path_only and fd != AT_FDCWD and procfs.is_path_only(caller.tid, fd):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         opened = caller.context.files.jump(procfs.directory_of(caller.tid, fd))
     except FileNotFoundError:

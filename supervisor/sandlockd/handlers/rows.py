@@ -27,13 +27,15 @@ _SIZE_MAX = 1 << 20  # of one answer; the program asks again
 _KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK, stat.S_IFREG: Kind.FILE}
 
 
-def tell(caller: Caller, rows_from: Callable[[int, int], Sequence[Row]], end: int) -> Answer:
+def tell(
+    caller: Caller, rows_from: Callable[[int, int], Sequence[Row]], end: int, size_max: int = _SIZE_MAX
+) -> Answer:
     """rows_from: in their order those from an offset on, as many as fill a buffer of a size and one more at least.
 
-    end: behind all of them. Raises OSError, FsError.
+    end: behind all of them. size_max: of one answer. Raises OSError, FsError.
     """
     args = caller.request.args
-    size = min(args[2] & 0xFFFFFFFF, _SIZE_MAX)
+    size = min(args[2] & 0xFFFFFFFF, size_max)
     with acts.duplicate_of(caller.tgid, lookup.as_int(args[0])) as stream:
         caller.require_alive()
         offset = os.lseek(stream.fd, 0, os.SEEK_CUR)

@@ -14,7 +14,7 @@ import stat
 
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
-from sandlockd.kernel.paths import AT_FDCWD, Object, openat2, self_link
+from sandlockd.kernel.paths import AT_FDCWD, RESOLVE_CACHED, Object, openat2, self_link
 from sandlockd.kernel.paths import describe as describe_fd
 from sandlockd.kernel.paths import describe_at_length as describe_at_length_fd
 from sandlockd.kernel.status import STATX_BASIC, STATX_BORN, Status
@@ -201,6 +201,20 @@ OF_NAMES = frozenset((remove_file, rename, make_link))
 def takes_lock(act: object, args: tuple[Any, ...]) -> bool:
     """Whether it may wait as long as somebody else's write to a file takes."""
     return act in _LOCKING or (act is reopen_at_once and bool(args[1] & os.O_TRUNC))
+
+
+def locked_by(act: object, args: tuple[Any, ...]) -> frozenset[tuple[int, int]]:
+    """The numbers of the files whose locks it takes. Of names, what the kernel's caches know: nobody waits for it."""
+    if act not in (remove_file, rename):
+        return frozenset((number_of(args[0]),))
+    found = set()
+    for parent, name in zip(args[0:4:2], args[1:4:2], strict=False):
+        try:
+            with openat2(parent.fd, name, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_CACHED) as seen:
+                found.add(number_of(seen))
+        except OSError:
+            pass  # not known, or not there
+    return frozenset(found)
 
 
 def until_unlocked(opened: OwnedFd) -> None:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import _thread
 import collections
+import contextlib
 import errno
 import os
 import time
 
 from sandlockd.kernel.fds import OwnedFd
+from sandlockd.kernel.native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 PATIENCE_S = 0.002
-_THREADS_MAX = 192  # that wait at a time; below what the dispatcher lets wait for them
+_NONE: frozenset[tuple[int, int]] = frozenset()
+_THREADS_MAX = 192  # files that are waited for at a time; whoever needs another one waits for one of them
 
 
 class Unfinished(Exception):
@@ -39,17 +42,81 @@ class Unfinished(Exception):
         self.has_begun = has_begun
 
 
-class Job:
+class NotYet(Exception):
+    """Nothing was done: it is to be asked for again when `turn` is free.
+
+    had_lock: by then somebody has had the locks of all its files, so that they were free once.
+    """
+
+    def __init__(self, turn: Turn, *, had_lock: bool) -> None:
+        super().__init__()
+        self.turn = turn
+        self.had_lock = had_lock
+
+
+class Turn:
+    """What somebody has and others wait for, without a thread each."""
+
+    def __init__(self) -> None:
+        self._told: collections.deque[Callable[[], None]] = collections.deque()
+
+    @property
+    def is_taken(self) -> bool:
+        raise NotImplementedError
+
+    def when_free(self, tell: Callable[[], None]) -> None:
+        """tell: is called once, by any thread: here, or by whoever has it when he gives it up. Must not raise."""
+        self._told.append(tell)
+        if not self.is_taken:  # perhaps given up since it was last asked, and nobody comes any more
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        while True:
+            try:
+                tell = self._told.popleft()
+            except IndexError:
+                return
+            tell()
+
+
+class TreesLock(Turn):
+    """A lock whose holder may be another thread than who releases it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = _thread.allocate_lock()
+        self.acquire = self._lock.acquire
+
+    def release(self) -> None:
+        self._lock.release()
+        if self._told:
+            self._tell_all()
+
+    @property
+    def is_taken(self) -> bool:
+        return self._lock.locked()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+class Job(Turn):
     """One act. Its thread ends it once; the loop leaves it once, or has its outcome before."""
 
     def __init__(
         self,
         act: Callable[[], Any],
+        files: frozenset[tuple[int, int]],
         first: Callable[[], None] | None,
         left: Callable[[], None] | None,
         ended: Callable[[], None] | None,
         release: Callable[[], None],
     ) -> None:
+        super().__init__()
+        self.files = files
         self._act = act
         self._release_held = release
         self._first = first
@@ -61,6 +128,7 @@ class Job:
         self._has_begun = first is None
         self._is_left = False
         self._is_over = False
+        self._is_told = False
         self._is_abandoned = False
         self._result: Any = None
         self._error: BaseException | None = None
@@ -91,7 +159,13 @@ class Job:
 
     def tell(self) -> None:
         """It is over."""
+        self._is_told = True
         self._over.release()
+        self._tell_all()
+
+    @property
+    def is_taken(self) -> bool:
+        return not self._is_told
 
     def _may_begin(self) -> bool:
         if self._first is None:
@@ -155,6 +229,7 @@ class Aside:
     def __init__(self) -> None:
         self._idle: collections.deque[_Helper] = collections.deque()
         self._jobs: set[Job] = set()  # that are not over
+        self._left: set[Job] = set()  # what goes on without the loop, and perhaps some that are over
         self._count = 0
         self._is_closed = False
 
@@ -162,6 +237,7 @@ class Aside:
         self,
         act: Callable[[], Any],
         *,
+        files: frozenset[tuple[int, int]] = _NONE,
         first: Callable[[], None] | None = None,
         left: Callable[[], None] | None = None,
         ended: Callable[[], None] | None = None,
@@ -169,23 +245,35 @@ class Aside:
     ) -> Any:
         """On the loop. first: waits, and does nothing; where the loop's patience ends meanwhile, act is not begun.
 
-        left: called where it ends after act has begun, before anything else; ended: called after act in that case,
-        by its thread. release: called once, whatever happens. Raises: what act raises; Unfinished; OSError EAGAIN:
-        too many wait, and nothing was done.
+        files: the numbers (device, inode) of those whose locks it takes, as far as they are known. left: called where
+        patience ends after act has begun, before anything else; ended: called after act in that case, by its thread.
+        release: called once, whatever happens. Raises: what act raises; Unfinished; NotYet; OSError EAGAIN: there are
+        no threads to be had.
         """
         try:
+            self._require_turn(files)
             helper = self._helper()
+            job = Job(act, files, first, left, ended, release)
         except BaseException:
             release()
             raise
-        job = Job(act, first, left, ended, release)
         self._jobs.add(job)
         helper.take(job)
         if not job.is_over_within(PATIENCE_S):
+            helper.roam()
+            self._left.add(job)
             unfinished = job.leave()
             if unfinished is not None:
                 raise unfinished
         return job.outcome()
+
+    def _require_turn(self, files: frozenset[tuple[int, int]]) -> None:
+        """Raises NotYet."""
+        if self._left:
+            self._left = {job for job in self._left if job.is_taken}
+        for job in self._left:
+            if not files.isdisjoint(job.files):
+                raise NotYet(job, had_lock=files <= job.files)
 
     def _helper(self) -> _Helper:
         full = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -195,12 +283,18 @@ class Aside:
             return self._idle.pop()
         except IndexError:
             pass
-        if self._count >= _THREADS_MAX:
-            raise full
-        try:
-            helper = _Helper(self._idle, self._jobs)
-        except RuntimeError:  # the kernel has no more threads for us
-            raise full from None
+        helper = None
+        if self._count < _THREADS_MAX:
+            with contextlib.suppress(RuntimeError):  # the kernel has no more threads for us
+                helper = _Helper(self._idle, self._jobs)
+        if helper is None:
+            for job in self._left:
+                if job.is_taken:
+                    raise NotYet(job, had_lock=False)
+            try:
+                return self._idle.pop()  # that of a job which is over just now
+            except IndexError:
+                raise full from None
         self._count += 1
         return helper
 
@@ -220,15 +314,27 @@ class _Helper:
         self._idle = idle
         self._jobs = jobs
         self._job: Job | None = None
+        self._tid = 0
+        self._cpu = -1
         self._wake = _thread.allocate_lock()
         self._wake.acquire()
         _thread.start_new_thread(self._serve, ())
 
     def take(self, job: Job) -> None:
+        """It wakes on the CPU of the loop, which goes to sleep: to wake another one takes 50 us, twice."""
+        if self._tid:
+            self._cpu = lib.slk_stay_near(self._tid, self._cpu)
         self._job = job
         self._wake.release()
 
+    def roam(self) -> None:
+        """The loop does not wait for it any more."""
+        if self._cpu >= 0:
+            self._cpu = -1
+            lib.slk_roam(self._tid)
+
     def _serve(self) -> None:
+        self._tid = _thread.get_native_id()
         while True:
             self._wake.acquire()
             job, self._job = self._job, None

@@ -40,12 +40,14 @@ def limit_memory(group: Group, limit_bytes: int) -> MemoryFiles:
     if group.version == 1:
         _require_swap_counted(group, b"memory.memsw.limit_in_bytes")
         group.write(b"memory.limit_in_bytes", text)
+        kind = b"memory"
         with contextlib.suppress(FileNotFoundError):  # then there is no swap
             group.write(b"memory.memsw.limit_in_bytes", text)
+            kind = b"memory.memsw"  # which is what may run out, with hardly any of it in memory
         events = group.open(b"memory.oom_control")
         event = OwnedFd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         group.write(b"cgroup.event_control", b"%d %d" % (event.fd, events.fd))
-        names = (b"memory.usage_in_bytes", b"memory.max_usage_in_bytes")
+        names = (kind + b".usage_in_bytes", kind + b".max_usage_in_bytes")
         usage, peak = (group.open(name) for name in names)
         return MemoryFiles(usage, peak, group.open(b"memory.stat"), events, event)
     _require_swap_counted(group, b"memory.swap.max")

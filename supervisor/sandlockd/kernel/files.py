@@ -70,6 +70,10 @@ class MayWait(Exception):
     """Nothing was done. Ask again where waiting keeps nobody else."""
 
 
+class Many(MayWait):
+    """There are more processes or threads to look at than others may wait for."""
+
+
 class Prompt:
     """Without a slow file system mounted (kernel/mounts.py) every call is a short one.
 
@@ -151,7 +155,7 @@ class Prompt:
     def _run_aside(self, act: Callable[..., Any], args: tuple[Any, ...], identity: Identity | None) -> Any:
         kept = _Kept(act, args, identity)
         first = kept.until_unlocked if act in acts.OF_NAMES else None
-        return self.aside.run(kept, first=first, release=kept.close)
+        return self.aside.run(kept, files=acts.locked_by(act, args), first=first, release=kept.close)
 
     @staticmethod
     def wait_for(act: Callable[..., Result], *args: Any, identity: Identity | None = None) -> Result:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import stat
+
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.native import check, ffi, lib
 
@@ -73,6 +77,15 @@ class Output:
     __del__ = close
 
 
-def same_open_file(fd: int, other_fd: int) -> bool:
-    """Are both of one open file, with one position? Raises OSError."""
-    return bool(check(lib.slk_same_open_file(fd, other_fd)))
+def has_one_order(fd: int, other_fd: int) -> bool:
+    """Does what is written to both come in the order in which it was written? Raises OSError.
+
+    So it does of one open file, of a pipe, and of a file that both append to.
+    """
+    if check(lib.slk_same_open_file(fd, other_fd)):
+        return True
+    one, other = os.fstat(fd), os.fstat(other_fd)
+    if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino):
+        return False
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & fcntl.fcntl(other_fd, fcntl.F_GETFL)
+    return stat.S_ISFIFO(one.st_mode) or (stat.S_ISREG(one.st_mode) and bool(flags & os.O_APPEND))

@@ -8,8 +8,10 @@ import stat
 import tempfile
 
 from sandlockd.kernel import memory, orphans, pidfd, procfs
-from sandlockd.kernel.native import ffi
+from sandlockd.kernel.native import check, ffi, lib
 from sandlockd.kernel.probe import Broken, Missing
+
+_HELD_FOR_NS = 20_000_000
 
 
 def kernel_version() -> str:
@@ -88,6 +90,18 @@ def subreaper() -> str:
     if parent != os.getpid():
         raise Broken(f"an orphan went to process {parent}")
     return "orphans come to init"
+
+
+def held_processes() -> str:
+    """Who computes is held by ptrace(2), where no cgroup keeps limits.cpu, and is let go again."""
+    held, free = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    check(lib.slk_throttle_try(_HELD_FOR_NS, held, free))
+    held_ns, free_ns = int(held[0]), int(free[0])
+    if held_ns > _HELD_FOR_NS // 10:
+        raise Broken(f"who was held used {held_ns // 1000} microseconds of a processor")
+    if not free_ns:
+        raise Broken("who was let go does not go on")
+    return "for limits.cpu, who computes can be held, and let go"
 
 
 def temporary_directory() -> str:

@@ -7,7 +7,6 @@ be had), the audit log gets the cause.
 from __future__ import annotations
 
 import errno
-import math
 import time
 from functools import partial
 from typing import Any
@@ -22,9 +21,10 @@ from sandlockd.handlers.answers import (
     Restart,
     Settled,
     Value,
+    when_free,
     when_over,
 )
-from sandlockd.kernel.aside import Unfinished
+from sandlockd.kernel.aside import NotYet, Unfinished
 from sandlockd.kernel.engine import (
     REASON_CROWDED,
     REASON_FAILED,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sandlockd.handlers.allowed import AllowedCalls
+    from sandlockd.kernel.aside import Turn
     from sandlockd.kernel.engine import Engine, Request
 
     Handler = Callable[[Request], Answer | Later]
@@ -98,9 +99,9 @@ class Dispatcher:
         self._poke = poke
         self._kill = kill
         self._tried_again = 0  # calls that wait for their turn in _try_again
+        self._awaiting_turns = 0
         self.untold = 0  # failures that could not even be put on record
         self._workers: Any = None
-        self._ends: Any = None
         self._waiting: list[Callable[[], Any]] = []
         self._start_task: StartTask | None = None
 
@@ -165,7 +166,9 @@ class Dispatcher:
         except Unfinished as unfinished:
             if unfinished.has_begun:
                 return when_over(unfinished, _done)
-            return Later(unfinished.job.wait, lambda _: self._from_the_start(request), _nothing)
+            return when_free(unfinished.job, lambda: self._from_the_start(request))
+        except NotYet as busy:
+            return when_free(busy.turn, partial(self._ask, request))
         except Gone:
             return EIO  # frees the slot; there is nobody to read it
         except Exception as error:
@@ -216,8 +219,9 @@ class Dispatcher:
 
         if self._workers is None:
             self._workers = trio.CapacityLimiter(_WORKERS_MAX)
-            self._ends = trio.CapacityLimiter(math.inf)  # there are no more than what goes on aside
-        if not later.has_begun and not self._workers.available_tokens:
+        if later.until is not None:
+            return await self._when_free(request, later, later.until)
+        if not self._workers.available_tokens:
             later.abandon()
             # Waiting here would let one blocked open block another for ever.
             full = BlockingIOError(
@@ -228,7 +232,7 @@ class Dispatcher:
             result = await in_a_worker(
                 request,
                 later,
-                self._ends if later.has_begun else self._workers,
+                self._workers,
                 alive=self._engine.alive,
                 interrupt=self._have_interrupted,
                 poke=self._poke,
@@ -237,6 +241,27 @@ class Dispatcher:
             return None
         except Gone:
             return EIO  # frees the slot; there is nobody to read it
+        except OSError as error:
+            return Errno(error.errno or errno.EIO)
+        except Exception as error:
+            return self._failed(request, error, EACCES)
+        return self._guarded(request, partial(later.then, result))
+
+    async def _when_free(self, request: Request, later: Later, turn: Turn) -> Answer | Later:
+        from sandlockd.notify.waits import until_free
+
+        self._awaiting_turns += 1
+        try:
+            await until_free(turn, partial(self._engine.alive, request), lambda: self._awaiting_turns)
+        except BaseException as error:
+            later.abandon()
+            if isinstance(error, Gone):
+                return EIO  # frees the slot; there is nobody to read it
+            raise
+        finally:
+            self._awaiting_turns -= 1
+        try:
+            result = later.work()
         except OSError as error:
             return Errno(error.errno or errno.EIO)
         except Exception as error:

@@ -14,6 +14,7 @@ ours whose descriptor nobody gets. A wait that cannot be interrupted goes on, as
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import signal
 from typing import Any
@@ -30,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlockd.kernel.aside import Turn
     from sandlockd.kernel.engine import Request
 
 _LOOK_EVERY_S = 0.02
@@ -38,6 +40,7 @@ _LOOK_EVERY_S = 0.02
 _LOOK_AFTER_SHARE = 0.1
 _LOOK_EVERY_S_MAX = 0.1
 _LOOK_EVERY_S_PER_WAIT = 0.001  # the loop is for others, however many wait
+_LOOK_EVERY_S_PER_TURN = 0.01  # the same of those that wait without a thread, whatever their signals
 _ASK_AGAIN_AFTER_S = 1.0  # init did not answer in time: asking holds the loop up
 _POKE_EVERY_S = 0.005
 _POKES_MAX = 100  # a worker that waits for the waiter's answer is ended by that alone
@@ -76,6 +79,24 @@ async def in_a_worker(
             later.abandon()
             raise Interrupted
         ask_after = trio.current_time() + _ASK_AGAIN_AFTER_S
+
+
+async def until_free(turn: Turn, alive: Callable[[], bool], count: Callable[[], int]) -> None:
+    """Without a thread. count: how many wait so. Raises Gone when nobody waits for it any more."""
+    is_free = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def tell() -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(is_free.set)
+
+    turn.when_free(tell)
+    while not is_free.is_set():
+        with trio.move_on_after(max(_LOOK_EVERY_S_MAX, _LOOK_EVERY_S_PER_TURN * count())):
+            await is_free.wait()
+            return
+        if not alive():
+            raise Gone
 
 
 async def _done(

@@ -225,9 +225,21 @@ class _Walk:
 
     def _compare_directory(self, path: bytes) -> None:
         facts, old = self.look.upper(path), self.look.lower(path)
-        # Not the times: they change with every name in it, here and when the changes are committed.
-        if self._owned(facts, old) != _owned(old):
+        if self._owned(facts, old) != _owned(old) or self._has_chosen_time(path, facts, old):
             self.changed[path] = Change(What.METADATA, path, facts, base=old.identity)
+
+    def _has_chosen_time(self, path: bytes, facts: Facts, old: Facts) -> bool:
+        """Whether the program gave it a time that no change of a name in it would have: touch -d, tar, rsync.
+
+        Others are nothing to be listed: each name that comes and goes leaves one. Of the root there is no record.
+        """
+        if self.since_ns is None or self.since_ns <= facts.mtime_ns <= facts.ctime_ns:
+            return False
+        origin = self.look.origin(path)
+        was_ns = None if origin is None else origin.identity.mtime_ns
+        return (
+            was_ns is not None and facts.mtime_ns not in (was_ns, old.mtime_ns) and self.look.keeps_owner(old)
+        )
 
     def _compare_object(self, path: bytes, facts: Facts) -> None:
         old = self.look.lower(path)

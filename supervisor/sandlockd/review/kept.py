@@ -109,7 +109,7 @@ def forget_unused(state_dir: bytes, run_id: str) -> bool:
     if os.path.lexists(path + b"/" + storage.META_NAME):
         return False
     os.rename(path, path + _GONE)
-    sweep(state.run_path(state_dir, run_id))  # what resists is told of by sandlockctl ps
+    sweep(state.run_path(state_dir, run_id), flush=False)  # what resists is told of by sandlockctl ps
     return True
 
 
@@ -266,13 +266,7 @@ def remove_storage(state_dir: bytes, run_id: str, path: bytes, *, flush: bool = 
         if journals:
             flushing.flush_directory(directory)
     os.rename(path, path + _GONE)
-    if flush or journals:
-        try:
-            with _opened(os.path.dirname(path)) as above:
-                flushing.flush_directory(above)
-        except OSError as error:
-            return _resisting(path + _GONE, error)
-    problem = sweep(run)
+    problem = sweep(run, flush=flush or bool(journals))
     return None if problem is None else f"{problem}; sandlockctl discard {run_id} tries again"
 
 
@@ -292,9 +286,10 @@ def _keep_journal(old: OwnedFd, directory: OwnedFd, name: bytes) -> None:
     beneath.rename(directory, temporary, directory, name)
 
 
-def sweep(run: bytes) -> str | None:
+def sweep(run: bytes, *, flush: bool = True) -> str | None:
     """What is left of a storage that was going when its process was killed, or that could not be removed.
 
+    flush: that it has gone is to be on the disk before anything of it is removed.
     Returns: why it still cannot.
     """
     path = _path_below(run)
@@ -303,6 +298,8 @@ def sweep(run: bytes) -> str | None:
         return None
     try:
         with _opened(os.path.dirname(gone)) as above:
+            if flush:
+                flushing.flush_directory(above)
             remove(above, os.path.basename(gone))
         places.leave(path)
         if not os.path.lexists(path):

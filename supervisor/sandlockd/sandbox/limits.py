@@ -221,7 +221,9 @@ class Limits:
         if self.memory is None:
             return None
         _, peak_bytes, is_over, uncounted_error = self.memory.state()
-        result.peak_memory_bytes = max(peak_bytes, result.peak_memory_bytes if peak_bytes == 0 else 0)
+        # Over before anybody looked: the kernel's number of the largest process has us in it, whom it was forked from.
+        seen_bytes = min(result.peak_memory_bytes, self.memory.limit_bytes)
+        result.peak_memory_bytes = peak_bytes or seen_bytes
         if not is_over:
             return None
         if uncounted_error:

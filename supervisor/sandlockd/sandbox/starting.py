@@ -33,7 +33,7 @@ _STAGE_HELP = {
     "signal_scope": "the kernel did not confine init's signals; `sandlockd doctor` tests it",
     "throttle": (
         "limits.cpu cannot be kept here: who computes too much is held by ptrace(2), which this machine forbids;"
-        " kernel.yama.ptrace_scope must be 0 or 1"
+        " to fix: set kernel.yama.ptrace_scope to 0 or 1; `sandlockd doctor` tests it"
     ),
     "landlock": "the Landlock ruleset could not be entered; `sandlockd doctor` tests it",
     "seccomp": "the filter could not be installed; is another supervisor's listener on this process already?",

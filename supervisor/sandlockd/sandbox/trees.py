@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
 
 from sandlockd.audit.state import StateError
+from sandlockd.kernel.aside import TreesLock
 from sandlockd.kernel.mounts import Mounts
 from sandlockd.launch.prepare import CannotStart
 from sandlockd.launch.temporary import furnish, is_own, links_of
@@ -65,7 +65,7 @@ class RunTree:
         except OSError as error:
             raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
         try:
-            return Tree(root, made, _thread.allocate_lock(), disk=disk)
+            return Tree(root, made, TreesLock(), disk=disk)
         except BaseException:
             made.close()
             raise

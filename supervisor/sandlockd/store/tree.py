@@ -11,7 +11,6 @@ it copies data or waits for anything else.
 
 from __future__ import annotations
 
-import _thread
 import collections
 import contextlib
 import errno
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import NamedTuple
 
+    from sandlockd.kernel.aside import TreesLock
     from sandlockd.kernel.disk import Disk
     from sandlockd.kernel.paths import Identity
     from sandlockd.overlay.entries import Entry, Name
@@ -75,7 +75,7 @@ class Tree:
         self,
         root: bytes,
         storage: Storage,
-        lock: _thread.LockType,
+        lock: TreesLock,
         *,
         starts_empty: bool = False,
         passages: frozenset[bytes] = frozenset(),

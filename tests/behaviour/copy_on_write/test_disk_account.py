@@ -31,6 +31,15 @@ class Counted(Sandboxed):
 
     more: int = 0
 
+    @property
+    def keeps_apart(self) -> bool:
+        """That is COMMITTED's to show."""
+        return False
+
+    @property
+    def leaves_changes(self) -> bool:
+        return False
+
     def run(self, runner: Runner, command: Line, read: Sequence[Path], env: Mapping[str, str]) -> Ended:
         status_file = runner.place.root / "outside" / "status.json"
         options = ("--disk", "1G", "--on-exit", "keep", "--status-file", str(status_file))

@@ -74,6 +74,7 @@ _SCRIPTS = {
 }
 
 
+@pytest.mark.one_user
 @pytest.mark.parametrize("name", _SCRIPTS)
 def test_what_follows_files_is_told_of_changes_as_bare(runner: Runner, name: str) -> None:
     script, program = _SCRIPTS[name]

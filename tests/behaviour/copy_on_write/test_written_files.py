@@ -171,6 +171,7 @@ def test_who_changes_a_file_that_is_being_written_waits_alone(runner: Runner, wh
     assert ours["count"] > 20
 
 
+@pytest.mark.one_user
 def test_where_one_long_write_follows_another_everybody_has_his_turn(runner: Runner) -> None:
     found = []
     for sandboxed in (False, True):
@@ -235,7 +236,7 @@ for _ in range(300):
     threading.Thread(target=wait, daemon=True).start()
 time.sleep(2.5)
 threading.Thread(target=write, daemon=True).start()
-for number in range(10):
+for number in range(5):
     time.sleep(0.05)
     mode = 0o600 + number
     os.chmod("big", mode)
@@ -244,8 +245,66 @@ os._exit(0)
 """
 
 
+@pytest.mark.one_user
 def test_what_is_being_made_is_never_answered_as_if_it_were_not(runner: Runner) -> None:
     line = [system_python(), "-I", "-c", _AMONG_WAITING_OPENS]
     options = ["--workdir", runner.place.empty_work(), "--on-exit", "discard"]
     ended = runner.sandboxed(line, options=options, timeout=120)
     assert ended.returncode == 0, ended.stderr.decode()
+
+
+# More than there are threads for acts that wait, and than there are workers.
+_MANY_WAIT = """
+import json, mmap, os, sys, threading, time
+
+threading.stack_size(1 << 16)
+source = mmap.mmap(-1, 3 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+fd = os.open("big", os.O_RDWR | os.O_CREAT, 0o644)
+other = os.open("other", os.O_RDWR | os.O_CREAT, 0o644)
+for number in range(100):
+    os.link("big", f"big-{number}")
+written, outcomes = [], {}
+
+def write():
+    os.pwrite(fd, source, 0)
+    written.append(time.monotonic())
+
+def change(number):
+    try:
+        if number < 100:
+            os.unlink(f"big-{number}")
+        else:
+            os.fchmod(fd, 0o600)
+        outcome = "done"
+    except OSError as error:
+        outcome = error.errno
+    outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+writer = threading.Thread(target=write)
+writer.start()
+while os.fstat(fd).st_size == 0:
+    time.sleep(0.001)
+threads = [threading.Thread(target=change, args=(number,)) for number in range(500)]
+for thread in threads:
+    thread.start()
+os.fchmod(other, 0o600)
+begun = time.monotonic()
+os.fchmod(other, 0o640)
+os.rename("other", "moved")
+changed, still_written = time.monotonic() - begun, not written
+for thread in (*threads, writer):
+    thread.join()
+assert os.listdir(".") == ["moved", "big"] or os.listdir(".") == ["big", "moved"]
+print(json.dumps([changed, still_written, outcomes]))
+"""
+
+
+@pytest.mark.one_user
+def test_however_many_change_one_file_those_of_another_are_made(runner: Runner) -> None:
+    line = [system_python(), "-I", "-c", _MANY_WAIT]
+    options = ["--workdir", runner.place.empty_work(), "--on-exit", "discard"]
+    ended = runner.sandboxed(line, options=options, timeout=120)
+    assert ended.returncode == 0, ended.stderr.decode()
+    changed, still_written, outcomes = json.loads(ended.stdout)
+    assert outcomes == {"done": 500}
+    assert changed < 0.2 or not still_written, "it waited for the write to the other file"

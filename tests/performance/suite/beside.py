@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from suite.place import Place
-from suite.processes import Failure, killed_at_the_end, start
+from suite.processes import Failure, killed_at_the_end, start, wait_until_dead
 from suite.rows import Budget, Group, Measure, Row, Unit
 from suite.session import new_session
-from suite.subjects import Subject
+from suite.subjects import Kind, Subject
 
 _BUDGET = Budget(2, Measure.ABSOLUTE)
 _SAMPLES = 3000
 _ATTACKS = Path(__file__).resolve().parents[2] / "security" / "attacks"
 _NO_CAP = "100000000"
-_LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\n"
+_LIMITS = "[limits]\nmemory = '256M'\nprocesses = {processes}\ndisk = '256M'\noutput = '16M'\n"
 _FILES = 'i=0; while :; do i=$((i+1)); head -c 100000 /dev/zero > "$TMPDIR/f$i" || rm -f "$TMPDIR"/f*; done 2>/dev/null'
 _SCAN = "while :; do find /proc -maxdepth 3; done > /dev/null 2>&1"
 _LOOK_S = 0.02
+_END_S = 20.0
 _STARTED_S = 1.0  # until it is at its limit
 
 
@@ -51,6 +52,7 @@ BOMBS = (
         for way in ("small-pieces", "memfd-written", "shared-small-let-go", "many-children", "threads")
     ),
     Bomb("files", "files of 100 KB, up to limits.disk, and anew", ("sh", "-c", _FILES)),
+    Bomb("output", "what is written without end, up to limits.output, and dropped", ("yes",)),
     Bomb("scans", "find /proc -maxdepth 3, in a loop", ("sh", "-c", _SCAN)),
 )
 
@@ -64,11 +66,12 @@ def new_rows() -> list[Row]:
 def measure(
     place: Place, sandlockd: Path, subjects: Sequence[Subject], rows: Sequence[Row], *, quick: bool
 ) -> None:
-    """One round, into the rows; the subjects one after the other."""
+    """One round, into the rows; the subjects one after the other. quick: what is idle is measured once for all."""
     samples, started_s, limits = _SAMPLES, _STARTED_S, _LIMITS.format(processes=32)
     if quick:
         samples, started_s, limits = 5, 0.0, _LIMITS.format(processes=2)
     wanted = {row.name: row for row in rows}
+    idle_s: dict[Kind, float] = {}
     programs = {name: _compiled(place, name) for name in ("forks", "takers")}
     for bomb in BOMBS:
         row = wanted.get(bomb.row)
@@ -76,18 +79,20 @@ def measure(
             continue
         for subject in subjects:
             try:
-                idle_s = _percentile_s(place, subject, samples)
+                if not quick or subject.kind not in idle_s:
+                    idle_s[subject.kind] = _percentile_s(place, subject, samples, quick=quick)
                 with _bomb(place, sandlockd, bomb, programs, limits=limits, started_s=started_s):
-                    row.add(subject.kind, _percentile_s(place, subject, samples) / idle_s)
+                    beside_s = _percentile_s(place, subject, samples, quick=quick)
+                    row.add(subject.kind, beside_s / idle_s[subject.kind])
             except Failure as failure:
                 row.fail(subject.kind, str(failure))
     place.renew_work(())
 
 
-def _percentile_s(place: Place, subject: Subject, samples: int) -> float:
+def _percentile_s(place: Place, subject: Subject, samples: int, *, quick: bool) -> float:
     """Raises: Failure."""
     place.renew_work(())
-    with new_session(place, subject) as session:
+    with new_session(place, subject, quick=quick) as session:
         session.greet()
         answer = session.ask("look_idle", samples)
         session.end()
@@ -126,14 +131,18 @@ def _bomb(
 
     def go_off() -> subprocess.Popen[bytes]:
         cwd, env = directory / "tree", place.environment()
-        null = subprocess.DEVNULL
-        return start(line, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=null, stderr=null)
+        with (directory / "output").open("wb") as output:  # of a device nothing would be passed on
+            return start(line, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
     def keep_on(process: subprocess.Popen[bytes]) -> None:
         while True:
             with killed_at_the_end(process):
                 while not over.wait(_LOOK_S) and process.poll() is None:
                     pass
+                if process.poll() is None:
+                    # Asked to end, it takes its cgroups with it; killed with its init, it would leave them.
+                    process.terminate()
+                    wait_until_dead(process, _END_S)
             assert process.stdin is not None
             process.stdin.close()
             if over.is_set():

@@ -22,6 +22,7 @@ _BUDGET = Budget(2, Measure.ABSOLUTE)
 _CHUNK = 1 << 20
 _FILES = 3  # as in ops.c
 _IDLE_SAMPLES = 4000
+_SIZE_BYTES = 1 << 30
 _SAMPLES_MAX = 100_000
 
 
@@ -30,25 +31,30 @@ def new_rows() -> list[Row]:
     return [Row(Group.TREE_COPY, "tree_copying_p99", what, Unit.TIMES_IDLE, _BUDGET)]
 
 
-def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], size_bytes: int) -> None:
+def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], *, quick: bool) -> None:
     """One round, into the rows; the subjects one after the other."""
     for row in rows:
         for subject in subjects:
             try:
-                row.add(subject.kind, _times_idle(place, subject, size_bytes))
+                row.add(subject.kind, _times_idle(place, subject, quick=quick))
             except Failure as failure:
                 row.fail(subject.kind, str(failure))
     place.renew_work(())
 
 
-def _times_idle(place: Place, subject: Subject, size_bytes: int) -> float:
+def _times_idle(place: Place, subject: Subject, *, quick: bool) -> float:
     """Raises: Failure."""
     place.renew_work(())
     in_tree = subject.kind in (Kind.SANDBOXED, Kind.PEER)
     word = "look_beside_first_write" if in_tree else "look_beside_copy"
-    with new_session(place, subject, prepare=lambda directory: _fill(directory, size_bytes)) as session:
+    size_bytes, idle_samples = (_CHUNK, 5) if quick else (_SIZE_BYTES, _IDLE_SAMPLES)
+
+    def fill(directory: Path) -> None:
+        _fill(directory, size_bytes)
+
+    with new_session(place, subject, quick=quick, prepare=fill) as session:
         session.greet()
-        idle = session.ask("look_idle", _IDLE_SAMPLES)
+        idle = session.ask("look_idle", idle_samples)
         beside = session.ask(word, _SAMPLES_MAX)
         session.end()
     shutil.rmtree(place.work / subject.kind)

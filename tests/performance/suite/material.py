@@ -14,9 +14,7 @@ from pathlib import Path
 from suite.place import Place
 from suite.processes import Failure
 
-_PACKAGES = ("json", "asyncio", "email")
 _COMMITS = 60
-_FUNCTIONS_PER_SOURCE = 16
 _LINES_PER_FILE = 60
 
 
@@ -25,14 +23,16 @@ class Amount:
     """How much there is to do."""
 
     sources: int = 32  # main.c is one of them
+    functions: int = 16  # of each source
+    packages: tuple[str, ...] = ("json", "asyncio", "email")
     repository_files: int = 400
     pipelines: int = 300
 
 
 def make_material(place: Place, amount: Amount) -> None:
     """Raises: Failure."""
-    _make_source(place.material / "source", amount.sources - 1)
-    _make_packages(place.material / "packages")
+    _make_source(place.material / "source", amount.sources - 1, amount.functions)
+    _make_packages(place.material / "packages", amount.packages)
     _make_repository(place, amount.repository_files)
 
 
@@ -71,7 +71,7 @@ $(objects): table.h
 """
 
 
-def _make_source(directory: Path, sources: int) -> None:
+def _make_source(directory: Path, sources: int, functions: int) -> None:
     """So many parts, and main.c, which calls them."""
     directory.mkdir()
     declarations = "".join(f"unsigned part_{number}(struct table *table);\n" for number in range(sources))
@@ -81,7 +81,7 @@ def _make_source(directory: Path, sources: int) -> None:
         "struct table {\n\tchar names[16][32];\n\tchar last[32];\n\tunsigned counts[64];\n};\n" + declarations
     )
     for number in range(sources):
-        (directory / f"part_{number:02}.c").write_text(_source(number))
+        (directory / f"part_{number:02}.c").write_text(_source(number, functions))
     calls = "".join(f"\tsum += part_{number}(&table);\n" for number in range(sources))
     (directory / "main.c").write_text(
         '#include "table.h"\nstatic struct table table;\nint main(void)\n{\n\tunsigned sum = 0;\n'
@@ -90,11 +90,11 @@ def _make_source(directory: Path, sources: int) -> None:
     (directory / "Makefile").write_text(_MAKEFILE)
 
 
-def _source(number: int) -> str:
-    functions = "".join(_FUNCTION.format(number=n) for n in range(_FUNCTIONS_PER_SOURCE))
-    calls = " + ".join(f'step_{n}(table, "part {number}")' for n in range(_FUNCTIONS_PER_SOURCE))
+def _source(number: int, functions: int) -> str:
+    text = "".join(_FUNCTION.format(number=n) for n in range(functions))
+    calls = " + ".join(f'step_{n}(table, "part {number}")' for n in range(functions))
     return (
-        f'#include "table.h"\n{functions}\n'
+        f'#include "table.h"\n{text}\n'
         f"unsigned part_{number}(struct table *table)\n{{\n\treturn {calls};\n}}\n"
     )
 
@@ -102,10 +102,10 @@ def _source(number: int) -> str:
 # ---- Python ----
 
 
-def _make_packages(directory: Path) -> None:
+def _make_packages(directory: Path, packages: tuple[str, ...]) -> None:
     directory.mkdir()
     library = Path(sysconfig.get_path("stdlib"))
-    for package in _PACKAGES:
+    for package in packages:
         shutil.copytree(library / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
 
 

@@ -138,11 +138,15 @@ ALL_OPERATIONS = (*OPERATIONS, *LIMITED_OPERATIONS, *PRIVATE_OPERATIONS, *TREE_O
 
 @dataclass(frozen=True)
 class Plan:
-    """samples: per round and row. settle_s: how old a sandbox is before it is measured. scale: of the counts."""
+    """samples: per round and row. settle_s: how old a sandbox is before it is measured. scale: of the counts.
+
+    quick: as few files as that takes.
+    """
 
     samples: int = 3
     settle_s: float = 4.0
     scale: float = 1.0
+    quick: bool = False
 
 
 def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], plan: Plan) -> None:
@@ -151,7 +155,9 @@ def measure(place: Place, subjects: Sequence[Subject], rows: Sequence[Row], plan
     chosen = [(by_name[row.name], row) for row in rows]
     place.renew_work(())
     with contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(new_session(place, subject)) for subject in subjects]
+        sessions = [
+            stack.enter_context(new_session(place, subject, quick=plan.quick)) for subject in subjects
+        ]
         for session in sessions:
             with contextlib.suppress(Failure):  # it will be raised again, where it belongs to a row
                 session.greet()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import ledger
+from harness import groups, ledger
 from harness.removing import remove_tree
 from harness.session_end import end_session, sweep
 
@@ -132,7 +132,7 @@ def clean_machine() -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_place(parent: Path, lang: str) -> Iterator[Place]:
-    """Raises: Failure: a program could not be compiled."""
+    """Raises: Failure: a program could not be compiled, or a run has left its cgroups."""
     root = ledger.make_directory("sandlockd-benchmark", parent)
     place = Place(root, lang)
     try:
@@ -145,7 +145,11 @@ def new_place(parent: Path, lang: str) -> Iterator[Place]:
         _make_programs(place)
         yield place
     finally:
+        left = groups.left_of(root, groups.places())
+        groups.remove(left)
         remove_tree(root)
+    if left:
+        raise Failure(f"left behind, and removed: {', '.join(f'cgroup {path}' for path in left)}")
 
 
 def _make_programs(place: Place) -> None:

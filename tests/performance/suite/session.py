@@ -29,29 +29,29 @@ class Answer:
     error: int
 
 
-# Names that serve once, which is enough for all samples of a round.
-_SERVE_ONCE = 400
+# Names that serve once, which is enough for all samples of a round; or for --quick.
+_SERVE_ONCE, _SERVE_QUICKLY = 400, 4
 
 
-def _make_lower(directory: Path) -> None:
+def _make_lower(directory: Path, names: int) -> None:
     """What is there before the program begins: see ops.c."""
     directory.mkdir()
     (directory / "lower.txt").write_text("lower\n")
-    for number in range(_SERVE_ONCE):
+    for number in range(names):
         (directory / f"unlinked{number}").write_text("x")
         (directory / f"written{number}").write_text("x" * 4096)
 
 
 @contextlib.contextmanager
 def new_session(
-    place: Place, subject: Subject, prepare: Callable[[Path], None] | None = None
+    place: Place, subject: Subject, *, quick: bool, prepare: Callable[[Path], None] | None = None
 ) -> Iterator[Session]:
     """prepare: puts more into the directory, before the program begins.
 
     Raises: Failure: there is no such command. What it does wrong later is raised by what is asked of it.
     """
     directory = place.work / subject.kind
-    _make_lower(directory)
+    _make_lower(directory, _SERVE_QUICKLY if quick else _SERVE_ONCE)
     if prepare is not None:
         prepare(directory)
     with (place.scratch / f"ops-{subject.kind}").open("w+b") as stderr:

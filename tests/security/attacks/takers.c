@@ -356,6 +356,24 @@ static void many_children(void)
 	children(4 * MEGA, in_pieces);
 }
 
+/* Areas that the kernel makes larger by itself, downwards, by whoever touches what is below them: nobody asks for that. */
+static void grows_down(void)
+{
+	size_t each = 7 * MEGA, apart = 9 * MEGA; /* RLIMIT_STACK for each, and a gap that the kernel keeps free */
+	char *place = mapped((all / each + 1) * apart, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+	munmap(place, (all / each + 1) * apart);
+	for (size_t done = 0; done < all; done += each, place += apart) {
+		char *top = place + apart - PAGE;
+
+		if (mmap(top, PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0) != top)
+			refused("mmap");
+		for (size_t at = 0; at < each; at += PAGE)
+			touch(top - at, PAGE);
+	}
+}
+
 static void stacks(void)
 {
 	children(7 * MEGA, deep);
@@ -536,6 +554,7 @@ static const struct {
 	{"mprotect-in-pieces", protected_in_pieces},
 	{"many-children", many_children},
 	{"stacks", stacks},
+	{"grows-down", grows_down},
 	{"threads", threads},
 	{"thread-stacks", thread_stacks},
 	{"first-thread-has-ended", first_thread_has_ended},

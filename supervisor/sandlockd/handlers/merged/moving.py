@@ -15,6 +15,7 @@ import struct
 
 from sandlockd.handlers import interpreters, lookup, record
 from sandlockd.handlers.answers import LANDLOCK_FILES, Backstop, Continue, Errno, Restart
+from sandlockd.handlers.leased import read_at_once
 from sandlockd.handlers.merged.doing import Call, denied, kernel_finds
 from sandlockd.handlers.merged.opening import open_by_name
 from sandlockd.handlers.merged.places import Elsewhere, Place, resolve
@@ -186,7 +187,7 @@ class _Execution:
                 return Errno(errno.EACCES)
             # As the caller: another of its threads may read from the descriptor. What it may execute and not read
             # it does not execute here.
-            return caller.act(acts.reopen_at_once, seen, os.O_RDONLY)
+            return read_at_once(seen, caller.act, caller.wait_for)
 
     def _binary(self, opened: OwnedFd, words: list[bytes]) -> Answer:
         execveat = number_of("execveat")

@@ -6,8 +6,9 @@ import errno
 from functools import partial
 
 from sandlockd.handlers import lookup
-from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later
+from sandlockd.handlers.answers import EACCES, Backstop, Continue, Errno, Later, when_free
 from sandlockd.handlers.context import Caller, TreesBusy
+from sandlockd.handlers.leased import Leased
 from sandlockd.handlers.merged import (
     changing,
     growing,
@@ -23,8 +24,8 @@ from sandlockd.handlers.merged import (
 from sandlockd.handlers.merged.doing import Call
 from sandlockd.handlers.merged.places import Elsewhere
 from sandlockd.kernel import acts
-from sandlockd.kernel.aside import Unfinished
-from sandlockd.kernel.files import MayWait
+from sandlockd.kernel.aside import NotYet, Unfinished
+from sandlockd.kernel.files import Many, MayWait
 from sandlockd.overlay.entries import FsError
 
 TYPE_CHECKING = False
@@ -121,12 +122,15 @@ def _answer(
 ) -> Answer | Later:
     again = partial(_handle, name, bare, context, request)
     call = Call(Caller(context, request), name, again, is_lifted=is_lifted, has_waited=has_waited)
-    when_free = Later(context.until_trees_are_free, lambda _: call.start_again(), _nothing)
     if not context.take_trees():
-        return when_free
+        return when_free(context.trees_lock, call.start_again)
     try:
         context.avoid_slow_mounts()
         answer = _MERGED[name](call)
+    except Leased as leased:
+        return leased.then(call.start_again)
+    except NotYet as busy:
+        return when_free(busy.turn, call.start_patiently if busy.had_lock else call.start_again)
     except FsError as error:
         return Errno(error.errno)
     except OSError as error:
@@ -138,13 +142,26 @@ def _answer(
         return answer
     try:
         return _elsewhere(name, bare, context, request, answer)
+    except Leased as leased:
+        return leased.then(call.start_again)
     except TreesBusy:
-        return when_free
+        return when_free(context.trees_lock, call.start_again)
+    except NotYet as busy:
+        return when_free(busy.turn, call.start_again)
+    except Many:
+        return _patiently(name, bare, context, request, answer)
     except Unfinished as unfinished:
         if unfinished.has_begun:
             raise
-        patiently = partial(_elsewhere, name, bare, context.in_a_worker(), request, answer)
-        return Later(unfinished.job.wait, lambda _: Later(patiently, lambda found: found, _nothing), _nothing)
+        return when_free(unfinished.job, partial(_patiently, name, bare, context, request, answer))
+
+
+def _patiently(
+    name: str, bare: Handler | None, context: Context, request: Request, place: Elsewhere
+) -> Later:
+    return Later(
+        partial(_elsewhere, name, bare, context.in_a_worker(), request, place), lambda found: found, _nothing
+    )
 
 
 def _elsewhere(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from sandlockd.handlers import answers
-from sandlockd.handlers.answers import Later, Value, when_over
+from sandlockd.handlers.answers import Later, Value, when_free, when_over
 from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.fds import OwnedFd
@@ -144,12 +144,12 @@ def carry_out(
         for opened in (*locked, *(() if unnamed is None else (unnamed,))):
             opened.close()
 
-    return _aside(call, act, wait, release)
+    return _aside(call, act, locked, wait, release)
 
 
 def copy(call: Call, place: Place, steps: Steps) -> Answer | Later:
     """What somebody writes to was changed since it was copied beforehand: it is copied while the trees wait."""
-    found = _aside(call, lambda: _carried_out(place, copies_of(steps), Making()), None, _nothing)
+    found = _aside(call, lambda: _carried_out(place, copies_of(steps), Making()), (), None, _nothing)
     if isinstance(found, Later):
         return found._replace(then=lambda _: call.start_again())
     return Later(_nothing, lambda _: call.start_again(), _nothing)
@@ -163,7 +163,11 @@ def _carried_out(place: Place, steps: Steps, making: Making) -> OwnedFd | None:
 
 
 def _aside(
-    call: Call, act: Callable[[], object], wait: Callable[[], None] | None, release: Callable[[], None]
+    call: Call,
+    act: Callable[[], object],
+    locked: Sequence[OwnedFd],
+    wait: Callable[[], None] | None,
+    release: Callable[[], None],
 ) -> Answer | Later:
     context = call.caller.context
 
@@ -174,6 +178,7 @@ def _aside(
     try:
         answer: Answer | Later = context.aside.run(
             act,
+            files=frozenset(map(acts.number_of, locked)),
             first=None if call.has_waited else wait,
             left=lambda: context.engine.park_trees(parked=True),
             ended=unpark,
@@ -181,7 +186,7 @@ def _aside(
         )
     except Unfinished as unfinished:
         if not unfinished.has_begun:
-            return Later(unfinished.job.wait, lambda _: call.start_patiently(), _nothing)
+            return when_free(unfinished.job, call.start_patiently)
         call.trees_are_given = True
         return when_over(unfinished, lambda found: found)
     return answer

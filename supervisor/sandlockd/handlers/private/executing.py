@@ -7,13 +7,14 @@ where a server may not answer: that is read by the kernel alone.
 
 from __future__ import annotations
 
-import os
+import errno
 import stat
 from functools import partial
 
 from sandlockd.handlers import interpreters, lookup
 from sandlockd.handlers.answers import ENOENT, Continue
 from sandlockd.handlers.context import Caller
+from sandlockd.handlers.leased import Leased, read_at_once
 from sandlockd.handlers.private import walk
 from sandlockd.kernel import acts, procfs
 from sandlockd.kernel.files import MayWait
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 _INTERPRETERS_MAX = 5  # exec_binprm of fs/exec.c: then ELOOP
 _AT_SYMLINK_NOFOLLOW = 0x100
+# Of looking for what is executed: then it executes nothing either, or (EACCES) what may be executed and not be read.
+_FOUND_BY_THE_KERNEL = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EBADF)
+)
 
 
 def around(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
@@ -43,11 +48,17 @@ def _handle(bare: Handler, context: Context, request: Request) -> Answer | Later
     answer = bare(context, request)
     if not isinstance(answer, Continue) or context.index is None:
         return answer  # in a worker: it takes a server to find it
-    return ENOENT if _asks_for_nobody(Caller(context, request)) else answer
+    try:
+        return ENOENT if _asks_for_nobody(Caller(context, request)) else answer
+    except Leased as leased:
+        return leased.then(partial(_handle, bare, context, request))
 
 
 def _asks_for_nobody(caller: Caller) -> bool:
-    """Does it, or its interpreter, name an interpreter by way of what does not exist for the caller?"""
+    """Does it, or its interpreter, name an interpreter by way of what does not exist for the caller?
+
+    Raises Leased, and OSError where that cannot be told.
+    """
     try:
         opened = _executed(caller)
         for _ in range(_INTERPRETERS_MAX):
@@ -62,8 +73,8 @@ def _asks_for_nobody(caller: Caller) -> bool:
     except MayWait:
         pass  # only a server could tell
     except OSError as error:
-        if walk.is_ours(error):
-            raise  # else the kernel finds the same
+        if error.errno not in _FOUND_BY_THE_KERNEL:
+            raise
     return False
 
 
@@ -81,7 +92,7 @@ def _interpreter(caller: Caller, opened: OwnedFd) -> bytes:
     files = caller.context.files
     if files.run(acts.kind_of, opened) != stat.S_IFREG:
         return b""  # nor does the kernel execute it: opening a FIFO or a device would do something to it
-    with files.run(acts.reopen_at_once, opened, os.O_RDONLY) as file:
+    with read_at_once(opened, files.run, files.wait_for) as file:
         line = interpreters.of_script(files.run(acts.first_bytes, file, interpreters.FIRST_LINE))
         return loader(caller, file) if line is None else line[0]
 

@@ -12,13 +12,15 @@ import errno
 import os
 import time
 from bisect import bisect_left
+from functools import partial
 from typing import NamedTuple
 
 from sandlockd.handlers import lookup, metadata, procfiles, rows
-from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno
+from sandlockd.handlers.answers import ENOENT, Backstop, Continue, Errno, Later
 from sandlockd.handlers.context import Caller
 from sandlockd.handlers.private import members, walk
-from sandlockd.kernel import acts
+from sandlockd.kernel import acts, procfs
+from sandlockd.kernel.files import Many
 from sandlockd.overlay import listing
 from sandlockd.overlay.entries import FsError
 
@@ -38,30 +40,40 @@ _END = _FIRST_PROCESS + _PIDS_MAX
 _PROC = b"/proc"
 NAMES = ("getdents", "getdents64")
 _LOOK_HOLDS_S = 1.0
+_SIZE_MAX = 8192  # of one answer: some 250 processes
 _LOOKS_MAX = 4  # listings under way that are remembered
 
 
-def handle(context: Context, request: Request) -> Answer:
+def handle(context: Context, request: Request, found: list[int] | None = None) -> Answer | Later:
+    """found: who was looked for since it was asked, by a worker."""
     caller = Caller(context, request)
     try:
         with metadata.by_descriptor(caller, 0) as opened:
             if not caller.context.files.run(acts.is_procfs, opened):
                 return _LISTED  # also where its path is longer than anybody can tell
-            found = caller.describe(opened)
-            inside = procfiles.below_mount(found.path)
+            inside = procfiles.below_mount(caller.describe(opened).path)
             if inside is None or (inside and not walk.exists(caller, inside)):
                 return ENOENT  # as of a process that has ended
             if walk.lists_interfaces(inside):
                 return rows.tell(caller, lambda *_: _of_interfaces(caller, inside), _END)
-            return _LISTED if inside else _list(caller)
+            return _LISTED if inside else _list(caller, found)
+    except Many:
+        # What is remembered of a listing is the loop's.
+        look = partial(procfs.members, context.init_pid)
+        return Later(look, lambda leaders: handle(context, request, leaders), _nothing)
     except FsError as error:
         return Errno(error.errno)
     except OSError as error:
         return Errno(error.errno or errno.EIO)
 
 
-def _list(caller: Caller) -> Answer:
-    return rows.tell(caller, lambda offset, size: _rows(caller, offset, size), _END)
+def _nothing() -> None:
+    """There is nothing to release."""
+
+
+def _list(caller: Caller, found: list[int] | None) -> Answer:
+    """No more of them at once than others may wait for; the program asks again."""
+    return rows.tell(caller, lambda offset, size: _rows(caller, offset, size, found), _END, _SIZE_MAX)
 
 
 def _of_interfaces(caller: Caller, inside: bytes) -> list[Row]:
@@ -80,7 +92,7 @@ class Look(NamedTuple):
     at_s: float
 
 
-def _leaders(caller: Caller, offset: int) -> tuple[Sequence[int], bool]:
+def _leaders(caller: Caller, offset: int, found: list[int] | None) -> tuple[Sequence[int], bool]:
     """The processes of the sandbox; and whether they are those that were found for a part of the listing before.
 
     With a small buffer a listing is asked for in many parts: to look for all processes for each would take the square
@@ -95,7 +107,8 @@ def _leaders(caller: Caller, offset: int) -> tuple[Sequence[int], bool]:
     look = looks.pop(key, None)
     goes_on = look is not None and look.offset < offset == look.end and now_s < look.at_s + _LOOK_HOLDS_S
     if look is None or not goes_on:
-        look = Look(members.leaders(caller.context), offset, offset, now_s)
+        found = members.leaders(caller.context) if found is None else found
+        look = Look(found, offset, offset, now_s)
     while len(looks) >= _LOOKS_MAX:
         del looks[next(iter(looks))]
     looks[key] = look._replace(offset=offset)
@@ -112,10 +125,10 @@ def _key(caller: Caller) -> tuple[int, int]:
     return caller.tgid, lookup.as_int(caller.request.args[0])
 
 
-def _rows(caller: Caller, offset: int, size: int) -> list[Row]:
+def _rows(caller: Caller, offset: int, size: int, known: list[int] | None) -> list[Row]:
     """No more than fill a buffer of this size and one row."""
     found = [] if offset >= _FIRST_PROCESS else _of_machine(caller)
-    leaders, are_old = _leaders(caller, offset)
+    leaders, are_old = _leaders(caller, offset, known)
     asked = size
     for at in range(bisect_left(leaders, offset - _FIRST_PROCESS), len(leaders)):
         if size < 0:

@@ -6,9 +6,11 @@ on with it names what the kernel does if it is another's by then.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from sandlockd.kernel import procfs
+from sandlockd.kernel.files import Many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
     from sandlockd.handlers.context import Context
 
+_ON_THE_LOOP_MAX = 128  # 5 to 10 ms
+
 
 def belongs(context: Context, pid: int) -> bool:
-    """Is this the number of a process of the sandbox, or of a thread of one? Zombies are processes.
+    """Is this the number of a process of the sandbox, or of a thread of one? Zombies are processes. Raises OSError.
 
     The index is only sooner: whoever is in it is held by a descriptor, so that nobody else has the number.
     """
@@ -29,8 +33,15 @@ def belongs(context: Context, pid: int) -> bool:
 
 
 def leaders(context: Context) -> list[int]:
-    """The processes of the sandbox, by number. Whoever is there all the while is among them. Raises OSError."""
-    return procfs.members(context.init_pid)
+    """The processes of the sandbox, by number. Whoever is there all the while is among them. Raises OSError, Many."""
+    if context.index is None:  # in a worker
+        return procfs.members(context.init_pid)
+    try:
+        return procfs.members(context.init_pid, _ON_THE_LOOP_MAX)
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        raise Many from None
 
 
 def is_leader(context: Context, pid: int) -> bool:
@@ -44,9 +55,14 @@ def count_threads(leaders: list[int]) -> int:
 
 
 def threads(context: Context) -> Iterator[int]:
-    """Of all processes of the sandbox."""
+    """Of all processes of the sandbox. Raises OSError, Many."""
+    count = 0
     for leader in leaders(context):
-        yield from procfs.threads_of(leader)
+        for tid in procfs.threads_of(leader):
+            count += 1
+            if count > _ON_THE_LOOP_MAX and context.index is not None:
+                raise Many
+            yield tid
 
 
 def has_group(context: Context, group: int) -> bool:
@@ -79,6 +95,6 @@ def of_user(context: Context, uid: int) -> list[int]:
         try:
             if procfs.status(tid).uids[0] == uid:
                 found.append(tid)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
     return found

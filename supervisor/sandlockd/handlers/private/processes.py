@@ -14,7 +14,7 @@ from functools import partial
 from sandlockd.handlers import lookup, record
 from sandlockd.handlers.answers import EINVAL, Backstop, Continue, Errno, Value, Write
 from sandlockd.handlers.context import Caller
-from sandlockd.handlers.private import members
+from sandlockd.handlers.private import members, walk
 from sandlockd.kernel import acts, memory, procfs
 
 TYPE_CHECKING = False
@@ -44,6 +44,8 @@ def _handle(act: Act, bare: Handler | None, context: Context, request: Request) 
     try:
         answer = act(Caller(context, request))
     except OSError as error:
+        if walk.is_ours(error):
+            raise  # nobody is said not to be there for that
         return Errno(error.errno or errno.EIO)
     if answer is not None:
         return answer

@@ -98,15 +98,20 @@ _MODES = {
 Prepare = Callable[[bytes], list[bytes]]
 
 
-def build(root: bytes, outside: bytes, uid: int, gid: int, prepare: Prepare | None = None) -> None:
-    """Make the tree at root, a new directory of the user's. prepare: makes more there, and returns the names."""
+def build(
+    root: bytes, outside: bytes, uid: int, gid: int, prepare: Prepare | None = None, *, timed: int = 1
+) -> None:
+    """Make the tree at root, a new directory of the user's.
+
+    prepare: makes more there, and returns the names. timed: one of so many gets a time of its own; others are new.
+    """
     os.mkdir(root)
     # Shorter names, and nothing of where we are in them.
     here = os.open(".", os.O_RDONLY)
     os.chdir(root)
     mask = os.umask(0)
     try:
-        _build(root, outside, uid, gid, prepare)
+        _build(root, outside, uid, gid, prepare, timed)
     finally:
         os.umask(mask)
         os.fchdir(here)
@@ -118,7 +123,7 @@ def _set_time(path: bytes, number: int) -> None:
     os.utime(path, ns=(time_ns, time_ns), follow_symlinks=False)
 
 
-def _build(root: bytes, outside: bytes, uid: int, gid: int, prepare: Prepare | None) -> None:
+def _build(root: bytes, outside: bytes, uid: int, gid: int, prepare: Prepare | None, timed: int) -> None:
     is_root = os.geteuid() == 0
     made: list[bytes] = [b"."]
     for name in _DIRECTORIES:
@@ -146,17 +151,18 @@ def _build(root: bytes, outside: bytes, uid: int, gid: int, prepare: Prepare | N
         os.chmod(name, mode)
     os.setxattr(b"acl", b"system.posix_acl_access", ACCESS_ACL)
     os.setxattr(b"acl-dir", b"system.posix_acl_default", DEFAULT_ACL)
+    numbered = list(enumerate(reversed(made)))[::timed]
     if is_root:
-        for number, name in enumerate(reversed(made)):
+        for number, name in numbered:
             _set_time(name, number)
     else:
-        _set_times_unprivileged(made)
+        _set_times_unprivileged(numbered)
 
 
-def _set_times_unprivileged(made: list[bytes]) -> None:
+def _set_times_unprivileged(numbered: list[tuple[int, bytes]]) -> None:
     for name in _MODES:
         os.chmod(name, 0o755)
-    for number, name in enumerate(reversed(made)):
+    for number, name in numbered:
         _set_time(name, number)
     for name, mode in _MODES.items():
         os.chmod(name, mode)

@@ -4,7 +4,8 @@
 
 JOB is a file of JSON: {"work", "outside", "numbers", "group", "programs"} or {"work", "command"}. One line of JSON per
 program comes out: {"program", "lines", "ended", "tree"}. With "build", the trees that the programs start in are made
-here as well, in a work directory that is made, too.
+here as well, in a work directory that is made, too. With "remember", attributes of what no program touched are asked
+for once (snapshot.py).
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from typing import Any
 
 LIMIT_S = 10
+_TIMED = 4
 _PR_SET_PDEATHSIG = 1
+_CLOCK_REALTIME_COARSE = 5  # the one that a ctime is taken from
 
 
 def _read_all(fd: int) -> bytes:
@@ -48,7 +52,7 @@ def _act(job: dict[str, Any], program: Any, root: bytes) -> None:
     os._exit(0)
 
 
-def _run_program(job: dict[str, Any], program: Any, name: str) -> dict[str, Any]:
+def _run_program(job: dict[str, Any], program: Any, name: str, remembered: Any) -> dict[str, Any]:
     from corpus.snapshot import seen
 
     root = os.fsencode(job["work"]) + b"/" + os.fsencode(name)
@@ -63,7 +67,7 @@ def _run_program(job: dict[str, Any], program: Any, name: str) -> dict[str, Any]
     output = _read_all(read_end)
     ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     lines = output.decode("ascii", "backslashreplace").splitlines()
-    return {"program": name, "lines": lines, "ended": ended, "tree": seen(root)}
+    return {"program": name, "lines": lines, "ended": ended, "tree": seen(root, remembered)}
 
 
 def _run_command(job: dict[str, Any]) -> dict[str, Any]:
@@ -83,10 +87,14 @@ def _build(job: dict[str, Any], prepare: Any) -> None:
     os.mkdir(work, 0o755)
     for name in job["programs"]:
         root = work + b"/" + os.fsencode(name)
-        fixture.build(root, os.fsencode(job["outside"]), os.getuid(), os.getgid(), prepare)
+        outside = os.fsencode(job["outside"])
+        # In the sandbox each time is a call that is served.
+        fixture.build(root, outside, os.getuid(), os.getgid(), prepare, timed=_TIMED)
 
 
 def main() -> None:
+    from corpus.snapshot import Remembered
+
     with open(sys.argv[1]) as file:
         job = json.load(file)
     if "command" in job:
@@ -95,8 +103,10 @@ def main() -> None:
     group = importlib.import_module(f"corpus.{job['group']}")
     if job.get("build"):
         _build(job, getattr(group, "prepare", None))
+    now_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    remembered = Remembered(now_ns) if job.get("remember") else None
     for name in job["programs"]:
-        result = _run_program(job, group.PROGRAMS[name], name)
+        result = _run_program(job, group.PROGRAMS[name], name, remembered)
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(result), flush=True)
 

@@ -56,6 +56,7 @@ def what_may_be_watched(s: Calls) -> None:
     s.inotify_add_watch(99, "file", _ALL)
     s.inotify_add_watch(s.open("file", os.O_RDONLY, 0), "file", _ALL)
     s.inotify_add_watch(fd, None, _ALL)
+    s.inotify_add_watch(s.open(f"/proc/self/fd/{fd}", os.O_PATH, 0), "file", _ALL)
 
 
 @program

@@ -1,0 +1,102 @@
+"""A supervisor belongs to its user, who can take its line to the service and say anything by it: to nobody's harm but
+that user's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.service import Served
+
+from sandlockd.control import messages
+from sandlockd.control.messages import Began, Denied, Ended, Ready, Said, Started, Worked
+
+_PIDFD_GETFD = 438
+_CHANNEL = 3  # where zygote.py leaves it
+
+pytestmark = pytest.mark.parametrize("as_user", ["root"], indirect=True)
+
+
+@contextlib.contextmanager
+def _line_of(supervisor: int) -> Iterator[socket.socket]:
+    """Its end of the line to the service."""
+    assert "socket:" in os.readlink(f"/proc/{supervisor}/fd/{_CHANNEL}")
+    pidfd = os.pidfd_open(supervisor)
+    fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, _CHANNEL, 0)
+    os.close(pidfd)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    with socket.socket(fileno=fd) as line:
+        line.setblocking(False)
+        yield line
+
+
+_LIES = {
+    "rubbish": b"\xff" * 100,
+    "nothing": b"h",
+    "no-message": b"h\x81\xa4type\xa3bad",
+    "too-long": b"h" * 40_000,
+    "beside-without": b"b",
+    "ready-again": b"h" + messages.encoded(Ready(1)),
+    "began-again": b"h" + messages.encoded(Began("x", "0")),
+    "started-again": b"h" + messages.encoded(Started(1)),
+    "worked": b"h" + messages.encoded(Worked("done")),
+    "long-line": b"h" + messages.encoded(Said("x" * 5000)),
+}
+
+
+@pytest.mark.parametrize("kind", _LIES)
+def test_what_it_may_not_say_ends_its_sandbox_only(served: Served, kind: str) -> None:
+    served.runner.may_leave_temporary = True
+    other = served.run(["sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.01; done"])["id"]
+    made = served.run(["sleep", "1000"])
+    with _line_of(made["supervisor_pid"]) as line:
+        line.send(_LIES[kind])
+    ended = served.wait(made["id"])
+    assert (ended["state"], ended["error"]) == ("failed", "its supervisor was lost")
+    assert not Path(f"/proc/{made['pid']}").exists()
+    assert served.post(f"/v1/sandboxes/{other}/stop")["exit_status"] == 5
+
+
+def test_an_end_that_is_none_is_its_end(served: Served) -> None:
+    """Whatever the status says: it is shown for that sandbox, and what still lives of it is ended."""
+    served.runner.may_leave_temporary = True
+    made = served.run(["sleep", "1000"])
+    status = {
+        "reason": 7,
+        "changes": "none",
+        "denials": "many",
+        "usage": [1],
+        "error": {"x": 1},
+        "exit_code": "no",
+    }
+    with _line_of(made["supervisor_pid"]) as line:
+        line.send(b"h" + messages.encoded(Ended(status, 1 << 40)))
+    ended = served.wait(made["id"])
+    assert ended["state"] not in ("running", "stopping")
+    assert not Path(f"/proc/{made['pid']}").exists()
+    assert served.ask("GET", "/metrics").status == 200 and served.get("/v1/sandboxes")["sandboxes"]
+
+
+def test_a_flood_of_words_keeps_nobody_else_waiting(served: Served) -> None:
+    made = served.run(["sleep", "1000"])
+    word = b"h" + messages.encoded(Denied("open", "x" * 4000, "rule", 1, 1))
+    with _line_of(made["supervisor_pid"]) as line:
+        sent, waiting, end = 0, select.poll(), time.monotonic() + 1
+        waiting.register(line, select.POLLOUT)
+        while sent < 2500 and time.monotonic() < end:
+            waiting.poll(100)
+            with contextlib.suppress(BlockingIOError):
+                line.send(word)
+                sent += 1
+        # It is read no faster than it may speak.
+        assert sent < 2500
+        assert served.wait(served.run(["sh", "-c", "exit 3"])["id"])["exit_status"] == 3
+    assert served.post(f"/v1/sandboxes/{made['id']}/kill")["state"] == "exited"
