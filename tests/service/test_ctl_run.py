@@ -156,8 +156,8 @@ def test_a_program_that_does_not_read_keeps_neither_signals_nor_its_output_waiti
                 if not select.select([], [process.stdin], [], 0.2)[1]:
                     break
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.read() == b"term\n"
         assert process.wait(PATIENCE_S) == 6
+        assert process.stdout.read() == b"term\n"
 
 
 def test_detached_it_prints_an_id_and_json_an_object(ctl: Ctl) -> None:

@@ -51,14 +51,22 @@ def test_keys_are_its_keys_and_the_terminal_is_restored(ctl: Ctl) -> None:
 
 def test_its_shell_does_job_control(ctl: Ctl) -> None:
     require("bash")
-    with ctl.terminal("run", "-t", "--", "bash", "--norc", "-i", PS1="[prompt]") as terminal:
+
+    def is_sleeping(state: str) -> bool:
+        """It has the terminal by then: its shell gives it before it starts it, or lets it go on."""
+        found = ctl.served.get("/v1/sandboxes/n/processes")["processes"]
+        return [one["state"] for one in found if one["name"] == "sleep"] == [state]
+
+    command = ["run", "-t", "--name", "n", "--", "bash", "--norc", "-i"]
+    with ctl.terminal(*command, PS1="[prompt]") as terminal:
         terminal.expect(rb"\[prompt\]")
         terminal.send(b"sleep 100\r")
-        terminal.expect(rb"sleep 100\r\n")
+        until(lambda: is_sleeping("S"), "it sleeps")
         terminal.send(b"\x1a")
         terminal.expect(rb"Stopped.*\[prompt\]")
+        assert is_sleeping("T")
         terminal.send(b"fg\r")
-        terminal.expect(rb"sleep 100\r\n")
+        until(lambda: is_sleeping("S"), "it goes on")
         terminal.send(b"\x03")
         terminal.expect(rb"\[prompt\]")
         terminal.send(b"exit 3\r")
