@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from harness.running import Runner
 from harness.service import Served, service
@@ -152,3 +154,12 @@ def test_memory_is_shared_out_among_a_users_sandboxes(runner: Runner) -> None:
         assert served.run(["true"], memory="40M")
         served.post(f"/v1/sandboxes/{first['id']}/kill")
         assert served.run(["true"], memory="60M")
+
+
+@pytest.mark.one_user
+def test_of_several_at_once_with_one_name_one_is_made(runner: Runner) -> None:
+    """Also where a policy has to be read before."""
+    with service(runner) as served, ThreadPoolExecutor(8) as at_once:
+        request = {"command": ["sleep", "100"], "name": "one", "policy": "build"}
+        answers = list(at_once.map(lambda _: served.ask("POST", "/v1/sandboxes", request).status, range(8)))
+        assert sorted(answers) == [201, *[409] * 7]

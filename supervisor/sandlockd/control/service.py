@@ -161,9 +161,10 @@ class Service:
         """Returns when it runs, or could not be started. Raises Problem."""
         if self.is_closing:
             raise Unavailable("the service is ending")
+        policies = await self._policies(request)
+        # No await between these and the place in the table: two at once would both find room, and the name free.
         self._require_room(peer)
         self._require_free_name(peer, request.name)
-        policies = await self._policies(request)
         record = Record(
             id=self._new_id(),
             uid=peer.uid,
