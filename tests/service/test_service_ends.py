@@ -152,13 +152,16 @@ def test_a_warm_supervisor_that_was_killed_is_not_handed_out(runner: Runner) -> 
         for _ in range(3):
             zygote = _zygote(served)
             children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
-            for pid in children:
-                os.kill(int(pid), signal.SIGKILL)
+            with _pidfds([int(pid) for pid in children]) as pidfds:
+                for pidfd in pidfds:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                wait_dead(pidfds)
             one = served.run(["sh", "-c", "exit 3"])["id"]
             assert served.wait(one)["exit_status"] == 3
         served.remove_all()
 
 
+@pytest.mark.soak  # some 25 s, until patience is at its end
 def test_a_supervisor_that_is_stopped_is_ended_with_its_sandbox(runner: Runner) -> None:
     """By its own user, who may do that. Others go on, and the service ends in its time."""
     runner.may_leave_temporary = True

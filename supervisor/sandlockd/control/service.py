@@ -640,11 +640,16 @@ class Service:
 
 
 async def _until_gone(sandbox: Sandbox, supervisor: Supervisor) -> None:
-    """The supervisor, and the init of what it had, whose end is that of all processes in it."""
-    with trio.move_on_after(_DRAIN_S):
-        await supervisor.gone()
-        if sandbox.init_pidfd is not None:
-            await trio.lowlevel.wait_readable(sandbox.init_pidfd.fd)
+    """The supervisor, and the init of what it had, whose end is that of all processes in it. One that has said its
+    last word, and stays, is ended.
+    """
+    for _ in range(2):
+        with trio.move_on_after(_DRAIN_S):
+            await supervisor.gone()
+            if sandbox.init_pidfd is not None:
+                await trio.lowlevel.wait_readable(sandbox.init_pidfd.fd)
+            return
+        supervisor.end()
 
 
 async def _log_all(streams: Streams, drained: trio.Event) -> None:
