@@ -222,3 +222,20 @@ def test_nothing_of_the_control_planes_environment_is_in_a_supervisor(runner: Ru
             assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
         plane.order("a", "Kill")
         plane.report("a", "Ended")
+
+
+@pytest.mark.one_user
+def test_a_supervisor_whose_words_nobody_hears_ends_its_sandbox(runner: Runner) -> None:
+    """It finds out by telling, just after the start, and not by listening."""
+    with control_plane(runner) as plane:
+        pidfds = []
+        for key in range(8):
+            pidfds.append(os.pidfd_open(plane.start(str(key), ["sleep", "100"])))
+        plane.report("7", "Began")
+        plane.process.kill()
+        plane.process.wait()
+        wait_dead(pidfds)
+        for fd in pidfds:
+            os.close(fd)
+        until(lambda: not marked(runner.marker), "nobody is left")
+        plane.process.returncode = 0  # by us

@@ -334,7 +334,7 @@ static void test_a_pause_saves_nothing_up(void)
 		poll(NULL, 0, 2);
 		unpaused += slk_now_ns() - began;
 		pause_it(&paused);
-		poll(NULL, 0, 20);
+		poll(NULL, 0, 100); /* saved up, that would be the most that can be, each time */
 		began = slk_now_ns();
 		give(&paused.launched, SLK_ORDER_RESUME, 0);
 		poll(NULL, 0, 10);
@@ -346,7 +346,7 @@ static void test_a_pause_saves_nothing_up(void)
 	share_ms = (double)unpaused / 1e6 * SHARE_PERCENT / 100;
 	if (getenv("SLK_MEASURE"))
 		printf("used %.1f ms, the share is %.1f ms\n", used_ms, share_ms);
-	CHECK(used_ms < share_ms + 2 * SHARE_PERCENT);
+	CHECK(used_ms < share_ms + 5 * SHARE_PERCENT); /* what runs until it is held, 2 to 8 ms each time, too */
 	is_over_with(&paused);
 }
 

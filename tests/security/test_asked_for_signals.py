@@ -276,7 +276,7 @@ def test_a_descriptor_that_already_has_an_owner_outside(runner: Runner, build: s
     command = [system_python(), "-S", "-c", _INHERITED]
     line = command if build == "bare" else runner.command_line(command)
     if build == "broken":
-        patch = "from sandlockd.launch import prepare\nprepare._refuse_owners = lambda: None\n"
+        patch = "from sandlockd.launch import prepare\nprepare._refuse_owners = lambda *_: None\n"
         line = broken.command_line(patch, line)
     reading, writing = os.pipe()
     try:

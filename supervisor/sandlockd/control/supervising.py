@@ -282,12 +282,12 @@ class _Supervisor:
             if self._kill_by is not None and time.monotonic() >= self._kill_by:
                 self._kill_by = None
                 sandbox.kill(RULE_STOPPED)
+        # Found out by whatever was read or sent, before this began, too.
+        sandbox.kill(RULE_ALONE)
 
     def _obey_what_came(self, sandbox: Sandbox) -> None:
         while not self._is_alone and (order := self._next_order()) is not None:
             self._obey_one(sandbox, order)
-        if self._is_alone:
-            sandbox.kill(RULE_ALONE)
 
     def _hear_early(self) -> None:
         """Raises CannotStart: nobody wants it to be run any more."""
