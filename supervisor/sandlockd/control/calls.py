@@ -4,6 +4,7 @@ which the routes and the OpenAPI document are made from.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sandlockd.control.service import Service
 
 _NESTED_MAX = 64
+_REST_PATIENCE_S = 1.0
 _REPEATABLE = ("label", "path")  # in a query
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -109,6 +111,19 @@ async def body_of(request: HttpRequest, kind: Any, patience_s: float) -> Any:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body: {error}") from None
+
+
+async def read_rest(request: HttpRequest) -> None:
+    """What nobody wants of a body: answered before it has come, its connection would have to be closed."""
+    size = 0
+    with (
+        trio.move_on_after(_REST_PATIENCE_S),
+        suppress(ClientDisconnect, RuntimeError),
+    ):  # it was read already
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                return
 
 
 def _require_flat(content: bytes) -> None:

@@ -22,6 +22,7 @@ from sandlockd.control.calls import (
     Streamed,
     body_of,
     query_of,
+    read_rest,
 )
 from sandlockd.control.problems import Broken, NotAllowed, NotFound, Problem
 from sandlockd.control.routes import ENDPOINTS
@@ -77,6 +78,7 @@ def _served(endpoint: Endpoint, service: Service, log: FilteringBoundLogger) -> 
         try:
             response = _response(await _answer(endpoint, service, request), request)
         except Problem as problem:
+            await read_rest(request)
             response = _problem(problem)
         except Exception as error:
             log.exception("a request was given up", route=endpoint.path)
@@ -144,6 +146,7 @@ def _attached(path: str, service: Service, log: FilteringBoundLogger) -> Any:
 
 async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    await read_rest(request)
     if error.status_code == 405:
         response = _problem(NotAllowed(f"{request.method} is not for {request.url.path[:200]}"))
         response.headers.update(error.headers or {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _FILES = 'i=0; while :; do i=$((i+1)); head -c 100000 /dev/zero > "$TMPDIR/f$i" 
 _SCAN = "while :; do find /proc -maxdepth 3; done > /dev/null 2>&1"
 _LOOK_S = 0.02
 _END_S = 20.0
+_STARTING_S = 1.0  # on a busy machine
 _STARTED_S = 1.0  # until it is at its limit
 
 
@@ -136,11 +138,14 @@ def _bomb(
 
     def keep_on(process: subprocess.Popen[bytes]) -> None:
         while True:
+            begun = time.monotonic()
             with killed_at_the_end(process):
                 while not over.wait(_LOOK_S) and process.poll() is None:
                     pass
                 if process.poll() is None:
-                    # Asked to end, it takes its cgroups with it; killed with its init, it would leave them.
+                    # Asked to end, it takes its cgroups with it; killed with its init, or before it serves its
+                    # program, it would leave them.
+                    wait_until_dead(process, max(begun + _STARTING_S - time.monotonic(), 0))
                     process.terminate()
                     wait_until_dead(process, _END_S)
             assert process.stdin is not None
