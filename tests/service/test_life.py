@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -139,8 +141,10 @@ def test_what_ended_goes_when_there_is_more_than_is_kept(runner: Runner) -> None
             return [one["id"] for one in served.get("/v1/sandboxes")["sandboxes"]]
 
         until(lambda: known() == [*ended[:1:-1], kept], "the two newest are left, and what waits for a word")
-        assert sorted(path.name for path in (served.state / "runs").iterdir()) == sorted(known())
-        assert sorted(path.name for path in (served.state / "sandboxes").iterdir()) == sorted(known())
+        for where in ("runs", "sandboxes"):
+            until(
+                lambda: sorted(os.listdir(served.state / where)) == sorted(known()), "nothing of the others"
+            )
 
 
 @pytest.mark.one_user
@@ -163,3 +167,19 @@ def test_of_several_at_once_with_one_name_one_is_made(runner: Runner) -> None:
         request = {"command": ["sleep", "100"], "name": "one", "policy": "build"}
         answers = list(at_once.map(lambda _: served.ask("POST", "/v1/sandboxes", request).status, range(8)))
         assert sorted(answers) == [201, *[409] * 7]
+
+
+@pytest.mark.one_user
+def test_changes_that_nobody_told_of_are_not_removed_without_a_word(runner: Runner) -> None:
+    """A run that fails keeps them, and what retention or rm does not know of must not go with the sandbox."""
+    with service(runner) as served:
+        script = "echo 1 > made; while :; do sleep 0.01; done"
+        made = served.run(["sh", "-c", script], workdir=str(runner.work))
+        until(lambda: list(served.state.glob("runs/*/tree/upper/made")), "it has written")
+        path = f"/v1/sandboxes/{made['id']}"
+        os.kill(made["supervisor_pid"], signal.SIGKILL)
+        runner.may_leave_temporary = True
+        assert served.post(f"{path}/wait")["state"] == "kept"
+        assert served.ask("DELETE", path).status == 409
+        assert [at.status for at in [served.ask("DELETE", f"{path}?force=true")]] == [204]
+        assert not list((served.state / "runs").iterdir())

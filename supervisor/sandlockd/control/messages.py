@@ -131,6 +131,7 @@ class Work(Message, frozen=True, tag="work"):
     force: tuple[bytes, ...] = ()
     digest: str | None = None
     skip_marked: bool = False
+    drops_changes: bool = False  # of `forget`; else kept changes are refused
     as_text: bool = False
 
 

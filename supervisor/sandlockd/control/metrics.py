@@ -166,4 +166,5 @@ class _Few:
 
 
 def _number(value: object) -> float:
-    return max(value, 0) if isinstance(value, (int, float)) else 0
+    """What is no count (negative, NaN, more than can be) would spoil all that are counted after it."""
+    return value if isinstance(value, (int, float)) and 0 <= value < 1 << 63 else 0

@@ -60,6 +60,7 @@ class Sandbox:
         self._further: dict[int, Further] = {}
         self._next_further = 0
         self._not_paused: str | None = None
+        self.changing = trio.Lock()  # who commits, discards or removes what it has left has it
         self._changed = trio.lowlevel.ParkingLot()
         if record.state not in states.ALIVE:
             self.begun.set()

@@ -62,7 +62,21 @@ _READ_BYTES = 1 << 16
 _RETENTION_PAUSE_S, _RETENTION_AT_LEAST_S = 60.0, 0.5
 _LOST = "its supervisor was lost"
 _LOOKS_AT_ONCE, _LOOK_PATIENCE_S = 4, 10.0
+_ANSWER_BYTES = 1 << 20  # of what a worker, which is its user's, may say in one piece
 _FORSAKEN = "the service ended while it ran"
+
+
+class _Listed(msgspec.Struct):
+    """The first line of a list of changes."""
+
+    digest: str
+    counts: dict[str, int]
+
+
+class _Left(msgspec.Struct):
+    """Of what was done: how many changes are kept still."""
+
+    left: int
 
 
 class Service:
@@ -269,7 +283,7 @@ class Service:
                 with trio.move_on_after(_DRAIN_S):
                     await drained.wait()
                 nursery.cancel_scope.cancel()
-            self._ended(sandbox, ended)
+            await self._ended(sandbox, ended)
         except* SupervisorLost as group:
             await self._lost(sandbox, str(group.exceptions[0]))
         except* (NoneToBeHad, OSError) as group:
@@ -411,8 +425,11 @@ class Service:
             **more,
         )
 
-    def _ended(self, sandbox: Sandbox, ended: messages.Ended) -> None:
+    async def _ended(self, sandbox: Sandbox, ended: messages.Ended) -> None:
         record, status = sandbox.record, ended.status
+        if sandbox.has_begun and status.get("reason") == "sandbox_error" and status.get("changes") is None:
+            # Whose run failed keeps what was changed until then, and does not say how much.
+            status["changes"] = await self._changes_left(sandbox)
         record.status = status
         record.exit_status = ended.exit_status
         error = status.get("error")
@@ -447,16 +464,19 @@ class Service:
             sandbox.happened(Happening.BROKE)
 
     async def _changes_left(self, sandbox: Sandbox) -> dict[str, Any] | None:
+        head = b""
         try:
-            listed = b"".join([chunk async for chunk in self.work(sandbox, "changes")])
-            first = msgspec.json.decode(listed.split(b"\n", 1)[0])
-            if sum(first["counts"].values()):
-                return {"state": "kept", "digest": first["digest"], "counts": first["counts"]}
+            async for chunk in self.work(sandbox, "changes"):
+                if b"\n" not in head and len(head) < _ANSWER_BYTES:
+                    head += chunk
+            first = msgspec.json.decode(head.split(b"\n", 1)[0], type=_Listed)
         except NotFound:
-            pass  # it had no tree, or one that was not begun
-        except (Problem, msgspec.MsgspecError, KeyError):
+            return None  # it had no tree, or one that was not begun
+        except (Problem, msgspec.MsgspecError):
             return {"state": "unknown"}  # they cannot be listed now: they are not lost by that
-        return None
+        if not any(first.counts.values()):
+            return None
+        return {"state": "kept", "digest": first.digest, "counts": first.counts}
 
     def _broke(self, sandbox: Sandbox, why: str) -> None:
         if not sandbox.is_alive:
@@ -504,28 +524,53 @@ class Service:
         assert isinstance(worked, Worked)
         _require_done(worked)
 
+    async def _done(self, sandbox: Sandbox, verb: str, **options: Any) -> tuple[bytes, int]:
+        """The answer to what changes something, and how many changes are left. Raises Problem."""
+        answer = b""
+        with trio.CancelScope(shield=True):  # it is not left half done because a client has gone
+            async for chunk in self.work(sandbox, verb, **options):
+                answer += chunk
+                if len(answer) > _ANSWER_BYTES:
+                    raise Broken(f"{verb} of {sandbox.id}: the answer is too long")
+        try:
+            return answer, msgspec.json.decode(answer, type=_Left).left
+        except msgspec.MsgspecError as error:
+            raise Broken(f"{verb} of {sandbox.id}: the answer is none: {error}") from None
+
+    @contextlib.contextmanager
+    def _alone(self, sandbox: Sandbox, request: Request) -> Iterator[None]:
+        """Raises Conflict."""
+        sandbox.require(request)
+        try:
+            sandbox.changing.acquire_nowait()
+        except trio.WouldBlock:
+            raise Conflict(
+                "its changes are worked on by another request", state=sandbox.state.value
+            ) from None
+        try:
+            yield
+        finally:
+            sandbox.changing.release()
+
     async def commit(self, sandbox: Sandbox, **options: Any) -> bytes:
         """What was done, as JSON. Raises Problem."""
-        sandbox.require(Request.COMMIT)
-        sandbox.happened(Happening.COMMIT_BEGAN)
-        left = True
-        try:
-            with trio.CancelScope(shield=True):  # it is not left half done because a client has gone
-                answer = b"".join([chunk async for chunk in self.work(sandbox, "commit", **options)])
-            left = bool(msgspec.json.decode(answer).get("left", 0))
-        finally:
-            sandbox.happened(Happening.COMMIT_LEFT_SOME if left else Happening.COMMIT_DONE)
-        self._note_changes(sandbox, "kept" if left else "committed")
+        with self._alone(sandbox, Request.COMMIT):
+            sandbox.happened(Happening.COMMIT_BEGAN)
+            left = 1
+            try:
+                answer, left = await self._done(sandbox, "commit", **options)
+            finally:
+                sandbox.happened(Happening.COMMIT_LEFT_SOME if left else Happening.COMMIT_DONE)
+            self._note_changes(sandbox, "kept" if left else "committed")
         return answer
 
     async def discard(self, sandbox: Sandbox, **options: Any) -> bytes:
         """What was done, as JSON. Raises Problem."""
-        sandbox.require(Request.DISCARD)
-        with trio.CancelScope(shield=True):
-            answer = b"".join([chunk async for chunk in self.work(sandbox, "discard", **options)])
-        if not msgspec.json.decode(answer).get("left", 0):
-            sandbox.happened(Happening.DISCARDED)
-            self._note_changes(sandbox, "discarded")
+        with self._alone(sandbox, Request.DISCARD):
+            answer, left = await self._done(sandbox, "discard", **options)
+            if not left:
+                sandbox.happened(Happening.DISCARDED)
+                self._note_changes(sandbox, "discarded")
         return answer
 
     def _note_changes(self, sandbox: Sandbox, state: str) -> None:
@@ -540,19 +585,21 @@ class Service:
         """Nothing of it is left. Raises Problem."""
         if sandbox.id in self._forsaken:
             await self._forsaken_found.wait()
-        sandbox.require(Request.DELETE_FORCED if force else Request.DELETE)
+        request = Request.DELETE_FORCED if force else Request.DELETE
+        sandbox.require(request)
         if sandbox.is_alive:
             await sandbox.kill()
-        if self._sandboxes.get(sandbox.id) is not sandbox:
-            return  # somebody else was faster
-        if sandbox.has_begun or sandbox.record.policy_digest is not None:
-            with trio.CancelScope(shield=True):
-                async for _ in self.work(sandbox, "forget"):
-                    pass
-        if self._sandboxes.pop(sandbox.id, None) is None:
-            return
-        self.events.happened(sandbox.id, sandbox.record.uid, "removed")
-        await self._forget(sandbox)
+        async with sandbox.changing:
+            if self._sandboxes.get(sandbox.id) is not sandbox:
+                return  # somebody else was faster
+            sandbox.require(request)
+            if sandbox.has_begun or sandbox.record.policy_digest is not None:
+                with trio.CancelScope(shield=True):
+                    async for _ in self.work(sandbox, "forget", drops_changes=force):
+                        pass
+            del self._sandboxes[sandbox.id]
+            self.events.happened(sandbox.id, sandbox.record.uid, "removed")
+            await self._forget(sandbox)
 
     async def _forget(self, sandbox: Sandbox) -> None:
         """What is left of it here, when nobody finds it any more. What goes wrong the next start tries again."""

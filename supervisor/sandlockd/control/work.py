@@ -12,7 +12,7 @@ from sandlockd.control.messages import Worked
 from sandlockd.policy.spelling import printable
 from sandlockd.review import kept
 from sandlockd.review.kept import NoChanges, NotRemoved
-from sandlockd.review.reviewing import CannotReview, NotCommitted, Review, open_review
+from sandlockd.review.reviewing import CannotReview, InUse, NotCommitted, Review, open_review
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def carried_out(work: Work, state_dir: bytes, output_fd: int) -> Worked:
         return Worked(NONE, (f"{error.strerror}: {error.filename!r}" if error.filename else str(error),))
     except NotCommitted as error:
         return Worked(REFUSED, tuple(error.lines))
+    except InUse as error:
+        return Worked(REFUSED, (str(error),))
     except (CannotReview, NotRemoved, state.StateError) as error:
         return Worked(BROKEN, (str(error),))
     except OSError as error:
@@ -110,8 +112,12 @@ def _denials(work: Work, state_dir: bytes) -> Iterator[str]:
 
 
 def _forget(work: Work, state_dir: bytes) -> Iterator[str]:
-    """Nothing of it stays."""
+    """Nothing of it stays. Changes that wait for a word are dropped where that is said."""
     with contextlib.suppress(NoChanges, FileNotFoundError), open_review(state_dir, work.run_id) as review:
+        if not work.drops_changes and (review.rows or review.pending is not None):
+            raise NotCommitted(
+                ["it keeps changes: commit or discard them first, or drop them with it (force)"]
+            )
         review.discard()
     with contextlib.suppress(NoChanges, FileNotFoundError):
         if not kept.finish_removal(state_dir, work.run_id):
