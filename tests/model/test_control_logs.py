@@ -40,8 +40,10 @@ def _all(log: Log, cursor: int = 0, max_bytes: int = 1 << 18) -> tuple[list[Reco
     """Records, and the bytes of log that had gone."""
     found: list[Record] = []
     dropped = 0
+    is_boundary = False  # a client's may be anywhere
     while True:
-        batch = log.read(cursor, max_bytes)
+        batch = log.read(cursor, max_bytes, is_boundary=is_boundary)
+        is_boundary = True
         dropped += batch.dropped
         found += batch.records
         if not batch.records and not batch.dropped:

@@ -141,10 +141,11 @@ def test_what_ended_goes_when_there_is_more_than_is_kept(runner: Runner) -> None
             return [one["id"] for one in served.get("/v1/sandboxes")["sandboxes"]]
 
         until(lambda: known() == [*ended[:1:-1], kept], "the two newest are left, and what waits for a word")
-        for where in ("runs", "sandboxes"):
-            until(
-                lambda: sorted(os.listdir(served.state / where)) == sorted(known()), "nothing of the others"
-            )
+
+        def names(of: str) -> list[str]:
+            return sorted(os.listdir(served.state / of))
+
+        until(lambda: names("runs") == names("sandboxes") == sorted(known()), "nothing is left of the others")
 
 
 @pytest.mark.one_user

@@ -105,15 +105,14 @@ async def attach(service: Service, socket: WebSocket) -> None:
 
 async def _show(attached: Attached, socket: WebSocket, cursor: int) -> None:
     """All that it writes, and how it ended."""
-    log = attached.log
+    reader = attached.log.reader(cursor)
     while True:
-        batch = log.read(cursor)
-        cursor = batch.cursor
+        batch = reader.read()
         if batch.dropped:
             await socket.send_text(_text(type="dropped", bytes=batch.dropped))
         for entry in batch.records:
             await socket.send_bytes(HEAD.pack(entry.stream, entry.cursor) + entry.data)
-        if not batch.records and not await log.beyond(cursor):
+        if not batch.records and not await reader.beyond():
             break
     await attached.over.wait()
     await socket.send_text(_text(type="exit", **attached.ending()))

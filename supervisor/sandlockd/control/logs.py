@@ -42,6 +42,11 @@ class Record(NamedTuple):
     time_ns: int
     data: bytes
 
+    @property
+    def start(self) -> int:
+        """Its own."""
+        return self.cursor - _HEADER.size - len(self.data)
+
 
 class Batch(NamedTuple):
     """dropped: so many bytes of log before these had gone already. cursor: to go on from."""
@@ -49,6 +54,25 @@ class Batch(NamedTuple):
     records: list[Record]
     cursor: int
     dropped: int
+
+
+class Reader:
+    """Who reads a log on and on. cursor: where it is."""
+
+    def __init__(self, log: Log, cursor: int) -> None:
+        self._log = log
+        self._is_boundary = False  # a client's may be anywhere
+        self.cursor = cursor
+
+    def read(self) -> Batch:
+        """What comes next. Raises OSError."""
+        batch = self._log.read(self.cursor, is_boundary=self._is_boundary)
+        self.cursor, self._is_boundary = batch.cursor, True
+        return batch
+
+    async def beyond(self) -> bool:
+        """Wait until there is more. False: never again."""
+        return await self._log.beyond(self.cursor)
 
 
 class Log:
@@ -129,15 +153,25 @@ class Log:
             await self._readers.park()
         return True
 
-    def read(self, cursor: int, max_bytes: int = 1 << 18) -> Batch:
-        """From the cursor on; one in the middle of a record is moved to the next. Raises OSError."""
+    def reader(self, cursor: int) -> Reader:
+        """For who reads on and on."""
+        return Reader(self, cursor)
+
+    def read(self, cursor: int, max_bytes: int = 1 << 18, *, is_boundary: bool = False) -> Batch:
+        """From the cursor on; one in the middle of a record is moved to the next. Raises OSError.
+
+        is_boundary: a cursor of ours: what lies before it need not be looked at.
+        """
         records: list[Record] = []
         first = self._bases[0] if self._bases else self._at
+        is_boundary = is_boundary or cursor <= first
         dropped, cursor = max(first - cursor, 0), max(cursor, first)
         size = 0
         while cursor < self._at and size < max_bytes:
             base = max(base for base in self._bases if base <= cursor)
-            for record in self._segment(base, cursor):
+            for record in self._segment(base, cursor if is_boundary else base):
+                if record.start < cursor:
+                    continue
                 records.append(record)
                 cursor = record.cursor
                 size += len(record.data)
@@ -145,6 +179,7 @@ class Log:
                     break
             else:
                 cursor = self._after(base)
+                is_boundary = True
         return Batch(records, cursor, dropped)
 
     def last(self, count: int) -> int:
@@ -161,17 +196,18 @@ class Log:
     def _after(self, base: int) -> int:
         return next((later for later in self._bases if later > base), self._at)
 
-    def _segment(self, base: int, cursor: int) -> Iterator[Record]:
+    def _segment(self, base: int, begin: int) -> Iterator[Record]:
+        """From that boundary on: who follows has read what is before it already."""
         with open(self._path(base), "rb") as file:
-            content = file.read(self._at - base)
+            file.seek(begin - base)
+            content = file.read(self._at - begin)
         at = 0
         while at + _HEADER.size <= len(content):
             length, stream, time_ns = _HEADER.unpack_from(content, at)
-            start, at = at, at + _HEADER.size + length
+            at += _HEADER.size + length
             if at > len(content):
                 return
-            if base + start >= cursor:
-                yield Record(base + at, Stream(stream), time_ns, content[at - length : at])
+            yield Record(begin + at, Stream(stream), time_ns, content[at - length : at])
 
     def _repaired(self, base: int) -> int:
         """How much of the last segment is whole: the service may have been killed in the middle of a record."""

@@ -307,16 +307,15 @@ def _streamed_log(log: Log, query: LogsQuery) -> Streamed:
     wanted = None if query.stream is None else Stream[query.stream.upper()]
 
     async def items() -> AsyncIterator[Any]:
-        at = cursor
+        reader = log.reader(cursor)
         while True:
-            batch = log.read(at)
-            at = batch.cursor
+            batch = reader.read()
             if batch.dropped and not query.raw:
                 yield Dropped(batch.dropped)
             for entry in batch.records:
                 if wanted is None or entry.stream is wanted:
                     yield entry.data if query.raw else log_record(entry)
-            if not batch.records and not (query.follow and await log.beyond(at)):
+            if not batch.records and not (query.follow and await reader.beyond()):
                 return
             await trio.lowlevel.checkpoint()
 
