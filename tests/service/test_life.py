@@ -184,3 +184,15 @@ def test_changes_that_nobody_told_of_are_not_removed_without_a_word(runner: Runn
         assert served.ask("DELETE", path).status == 409
         assert [at.status for at in [served.ask("DELETE", f"{path}?force=true")]] == [204]
         assert not list((served.state / "runs").iterdir())
+
+
+@pytest.mark.one_user
+def test_what_old_further_commands_wrote_goes(runner: Runner, soak: bool) -> None:
+    """A look at its health now and then, for weeks, must not fill the disk."""
+    if not soak:
+        pytest.skip("a long run, only with --soak")
+    with service(runner) as served:
+        served.run(["sleep", "1000"], name="a")
+        for _ in range(300):
+            _exec(served, "true")
+        assert len(list(served.state.glob("sandboxes/*/exec-*"))) <= 256

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import os
+import shutil
 import struct
 import time
 from typing import NamedTuple
@@ -142,6 +143,10 @@ class Log:
             self._fd = -1
         self.is_over = True
         self._readers.unpark_all()
+
+    def remove(self) -> None:
+        """Of one that is over. What resists goes with the directory that it is in."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     # ---- reading
 

@@ -195,17 +195,17 @@ class Sandbox:
         further.on_signal = self._signal_further
         assert further.streams is not None
         self._further[further.number] = further
-        while len(self._further) > _FURTHER_KNOWN:
-            self._forget_further()
         try:
             further.streams.own_terminal(self.record.uid)
             self._order(further.order(), further.streams.theirs)
         except BaseException:
             del self._further[further.number]
             further.streams.close()
+            further.log.remove()
             raise
         further.streams.given()
         nursery.start_soon(further.run)
+        await self._forget_further()
         await further.begun.wait()
         further.require_begun()
         return further
@@ -213,11 +213,12 @@ class Sandbox:
     def _signal_further(self, ticket: int, number: int) -> None:
         self._order(messages.SignalFurther(ticket, number))
 
-    def _forget_further(self) -> None:
-        for number, one in self._further.items():
-            if one.over.is_set():
-                del self._further[number]
-                return
+    async def _forget_further(self) -> None:
+        """The oldest that have ended, where there are many, and what they wrote."""
+        ended = [one for one in self._further.values() if one.over.is_set()]
+        for one in ended[: max(len(self._further) - _FURTHER_KNOWN, 0)]:
+            del self._further[one.number]
+            await trio.to_thread.run_sync(one.log.remove)
 
     def further_of(self, number: int) -> Further:
         """Raises NotFound."""

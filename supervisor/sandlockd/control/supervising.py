@@ -79,6 +79,7 @@ _UMASK = 0o022  # as a login has it
 _LAST_WORD_PATIENCE_MS = 10_000
 _UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
 _DENIED_PER_S = 20
+_POLICY_LATE_S = 0.1
 _TARGET_CHARACTERS, _RULE_CHARACTERS = 512, 256
 _PROCESSES_SHOWN = 1000
 
@@ -173,6 +174,7 @@ class _Supervisor:
         self._early: list[Signal] = []  # for a program that was not there yet
         self._beside: list[OwnedFd] = []  # what came with the order that is obeyed
         self._further: dict[int, Execution] = {}
+        self._has_told_policy = False
         self._answer_soon: Callable[[Ask], None] | None = None
         self._denied_left, self._denied_at, self._denied_unsaid = float(_DENIED_PER_S), time.monotonic(), 0
 
@@ -230,7 +232,6 @@ class _Supervisor:
             )
             self._close_streams()
             self._tell(Started(sandbox.init_pid))
-            self._tell_policy(run)
             # Not before: a stop of what is not running yet would be out of turn.
             sandbox.on_stopped = lambda number: self._tell(messages.Stopped(number))
             sandbox.on_continued = lambda: self._tell(Continued())
@@ -239,15 +240,24 @@ class _Supervisor:
             for order in self._early:
                 self._obey_one(sandbox, order)
             gc.enable()  # as it was not in the zygote; what a start makes stays
-            trio.run(self._serve, sandbox, audit)
+            trio.run(self._serve, run, sandbox, audit)
         finally:
             self._close_streams()
             sandbox.close()
+        self._tell_policy(run)  # of one that ended before it was
         if self._is_alone:
             raise _ServiceLost("the service ended while it ran")
 
+    async def _tell_policy_late(self, run: Run) -> None:
+        """Nobody waits for it, and the program has much to ask at first."""
+        await trio.sleep(_POLICY_LATE_S)
+        self._tell_policy(run)
+
     def _tell_policy(self, run: Run) -> None:
-        """One that is too long is not told: it is for people who look."""
+        """Once. One that is too long is not told: it is for people who look."""
+        if self._has_told_policy:
+            return
+        self._has_told_policy = True
         import json
 
         text = json.dumps(effective(run.asked.policy)).encode()
@@ -261,7 +271,7 @@ class _Supervisor:
 
     # ---- serving
 
-    async def _serve(self, sandbox: Sandbox, audit: AuditLog) -> None:
+    async def _serve(self, run: Run, sandbox: Sandbox, audit: AuditLog) -> None:
         async with trio.open_nursery() as nursery:
 
             def answer(ask: Ask) -> None:
@@ -269,6 +279,7 @@ class _Supervisor:
 
             self._answer_soon = answer
             nursery.start_soon(self._obey, sandbox)
+            nursery.start_soon(self._tell_policy_late, run)
             await sandbox.serve()
             nursery.cancel_scope.cancel()
 
