@@ -23,9 +23,9 @@ from sandlockd.control.calls import query_of
 from sandlockd.control.objects import Asked, Side, SignalRequest
 from sandlockd.control.problems import Invalid, Problem
 from sandlockd.control.routes import AttachQuery
-from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request
 from sandlockd.control.streams import InputClosed
+from sandlockd.control.translating import signal_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -40,8 +40,8 @@ from sandlockd.control.objects import (
     sandbox_object,
 )
 from sandlockd.control.problems import Conflict, Forbidden, Invalid, UpgradeNeeded
-from sandlockd.control.service import signal_number
 from sandlockd.control.states import Request, State
+from sandlockd.control.translating import signal_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

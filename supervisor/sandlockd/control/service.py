@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import signal
 import time
 
 import msgspec
@@ -18,13 +17,12 @@ import trio
 from sandlockd.audit.state import new_run_id
 from sandlockd.control import messages, states
 from sandlockd.control.access import owner_name
-from sandlockd.control.messages import PolicyText, Settings, Start, Work, Worked
+from sandlockd.control.messages import PolicyText, Start, Work, Worked
 from sandlockd.control.policies import PolicyDirectory
 from sandlockd.control.pool import NoneToBeHad
 from sandlockd.control.problems import (
     Broken,
     Conflict,
-    Invalid,
     NotFound,
     NotStarted,
     OutOfRoom,
@@ -38,6 +36,7 @@ from sandlockd.control.sandboxes import Sandbox
 from sandlockd.control.states import Happening, Request, State
 from sandlockd.control.streams import Streams
 from sandlockd.control.supervisors import OutOfStage, SupervisorLost
+from sandlockd.control.translating import environment_of, settings_of
 from sandlockd.kernel.fds import OwnedFd
 
 TYPE_CHECKING = False
@@ -328,9 +327,9 @@ class Service:
             uid=record.uid,
             command=tuple(map(os.fsencode, request.command)),
             cwd=os.fsencode(request.cwd),
-            environment=_environment(request.environment),
+            environment=environment_of(request),
             policies=policies,
-            settings=_settings(request),
+            settings=settings_of(request),
             name=request.name,
             state_dir=self.state_dir_of(record.uid),
             run_id=record.id,
@@ -739,29 +738,6 @@ def _outcome(record: Record) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _environment(given: dict[str, str] | None) -> dict[bytes, bytes]:
-    return {os.fsencode(name): os.fsencode(value) for name, value in (given or {}).items()}
-
-
-def _settings(request: RunRequest) -> Settings:
-    encode = os.fsencode
-    return Settings(
-        read=tuple(map(encode, request.read)),
-        write=tuple(map(encode, request.write)),
-        deny=tuple(map(encode, request.deny)),
-        env=tuple(encode(f"{name}={value}") for name, value in request.env.items()),
-        clean_env=request.clean_env,
-        workdir=None if request.workdir is None else encode(request.workdir),
-        on_exit=request.on_exit,
-        dry_run=request.dry_run,
-        allow_net=tuple(request.allow_net),
-        disk=request.disk,
-        memory=request.memory,
-        processes=request.processes,
-        timeout=request.timeout,
-    )
-
-
 def _child_of(pid: int, parent: int | None) -> OwnedFd | None:
     """To wait for its end, no more: whose supervisor this is might tell anything."""
     try:
@@ -789,16 +765,3 @@ def _own_directory(root: str, uid: int) -> bytes:
         if os.lstat(path).st_uid != uid:
             raise OSError(f"{path} does not belong to user {uid}") from None
     return os.fsencode(path)
-
-
-def signal_number(asked: int | str) -> int:
-    """Raises Invalid."""
-    if isinstance(asked, int):
-        return asked
-    name = asked.upper()
-    if name.isdigit() and 1 <= int(name) <= 64:
-        return int(name)
-    try:
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
-    except KeyError:
-        raise Invalid(f"{asked!r} is no signal: a number, or a name as TERM") from None
