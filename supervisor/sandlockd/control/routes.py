@@ -376,14 +376,14 @@ async def _changes(call: Call) -> Streamed | Reply:
         return Reply({"state": sandbox.state.value, "changes": (sandbox.record.status or {}).get("changes")})
     verb = "changes" if query.diff in (None, "list") else "diff"
     as_text = query.diff in ("text", "list")
-    chunks = call.service.work(sandbox, verb, paths=_encoded(query.path), as_text=as_text)
+    chunks = call.service.left.work(sandbox, verb, paths=_encoded(query.path), as_text=as_text)
     return await _worked(chunks, TEXT if as_text else LINES)
 
 
 async def _denials(call: Call) -> Streamed | Reply:
     sandbox = _found(call)
     as_text = call.query.format == "text"
-    chunks = call.service.work(sandbox, "denials", as_text=as_text)
+    chunks = call.service.left.work(sandbox, "denials", as_text=as_text)
     return await _worked(chunks, TEXT if as_text else LINES)
 
 

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import time
 
-import msgspec
 import trio
 
 from sandlockd.audit.state import new_run_id
 from sandlockd.control import messages, states
 from sandlockd.control.access import owner_name
-from sandlockd.control.messages import PolicyText, Start, Work, Worked
+from sandlockd.control.leftovers import Leftovers
+from sandlockd.control.messages import PolicyText, Start
 from sandlockd.control.policies import PolicyDirectory
 from sandlockd.control.pool import NoneToBeHad
 from sandlockd.control.problems import (
-    Broken,
     Conflict,
     NotFound,
     NotStarted,
     OutOfRoom,
-    Problem,
     TooMany,
     Unavailable,
 )
@@ -35,13 +32,13 @@ from sandlockd.control.registry import RegistryError
 from sandlockd.control.sandboxes import Sandbox
 from sandlockd.control.states import Happening, Request, State
 from sandlockd.control.streams import Streams
-from sandlockd.control.supervisors import OutOfStage, SupervisorLost
+from sandlockd.control.supervisors import SupervisorLost
 from sandlockd.control.translating import environment_of, settings_of
 from sandlockd.kernel.fds import OwnedFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
     from structlog.typing import FilteringBoundLogger
@@ -57,25 +54,10 @@ if TYPE_CHECKING:
     from sandlockd.control.supervisors import Supervisor
 
 _DRAIN_S = 5.0  # for what is left in pipes, once nobody is left to write
-_READ_BYTES = 1 << 16
 _RETENTION_PAUSE_S, _RETENTION_AT_LEAST_S = 60.0, 0.5
 _LOST = "its supervisor was lost"
 _LOOKS_AT_ONCE, _LOOK_PATIENCE_S = 4, 10.0
-_ANSWER_BYTES = 1 << 20  # of what a worker, which is its user's, may say in one piece
 _FORSAKEN = "the service ended while it ran"
-
-
-class _Listed(msgspec.Struct):
-    """The first line of a list of changes."""
-
-    digest: str
-    counts: dict[str, int]
-
-
-class _Left(msgspec.Struct):
-    """Of what was done: how many changes are kept still."""
-
-    left: int
 
 
 class Service:
@@ -99,6 +81,7 @@ class Service:
         self.log = log
         self.is_closing = False
         self._state_dir = state_dir
+        self.left = Leftovers(config, state_dir, pool)
         self._sandboxes: dict[str, Sandbox] = {}
         self._memory_turns: dict[int, trio.Lock] = {}
         self._nursery: trio.Nursery | None = None
@@ -331,7 +314,7 @@ class Service:
             policies=policies,
             settings=settings_of(request),
             name=request.name,
-            state_dir=self.state_dir_of(record.uid),
+            state_dir=self.left.state_dir_of(record.uid),
             run_id=record.id,
             memory=self._memory_left(record.uid),
             quiet=request.quiet,
@@ -339,18 +322,6 @@ class Service:
         sandbox.supervisor.order(start, streams.theirs)
         streams.given()
         sandbox.happened(Happening.TAKEN)
-
-    def state_dir_of(self, uid: int) -> bytes:
-        """Where that user's runs are recorded. Raises OSError."""
-        if uid == os.geteuid():
-            return os.fsencode(self._state_dir)
-        if self.config.keeping.users_dir is not None:
-            return _own_directory(self.config.keeping.users_dir, uid)
-        try:
-            home = pwd.getpwuid(uid).pw_dir
-        except KeyError:
-            raise OSError(f"the user database has no user {uid}") from None
-        return os.fsencode(f"{home}/.local/state/sandlockd")
 
     async def _follow(
         self, sandbox: Sandbox, supervisor: Supervisor, turn: trio.Lock | None
@@ -428,7 +399,7 @@ class Service:
         record, status = sandbox.record, ended.status
         if sandbox.has_begun and status.get("reason") == "sandbox_error" and status.get("changes") is None:
             # Whose run failed keeps what was changed until then, and does not say how much.
-            status["changes"] = await self._changes_left(sandbox)
+            status["changes"] = await self.left.changes(sandbox)
         record.status = status
         record.exit_status = ended.exit_status
         error = status.get("error")
@@ -455,27 +426,12 @@ class Service:
         record.status = {"reason": "sandbox_error", "error": _LOST, "denials": sandbox.denials}
         self.metrics.ended(record.status)
         self.log.warning("a supervisor was lost", sandbox=sandbox.id, why=why)
-        changes = None if not sandbox.has_begun else await self._changes_left(sandbox)
+        changes = None if not sandbox.has_begun else await self.left.changes(sandbox)
         if changes is not None:
             record.status["changes"] = changes
             sandbox.happened(Happening.ENDED_KEEPING)
         else:
             sandbox.happened(Happening.BROKE)
-
-    async def _changes_left(self, sandbox: Sandbox) -> dict[str, Any] | None:
-        head = b""
-        try:
-            async for chunk in self.work(sandbox, "changes"):
-                if b"\n" not in head and len(head) < _ANSWER_BYTES:
-                    head += chunk
-            first = msgspec.json.decode(head.split(b"\n", 1)[0], type=_Listed)
-        except NotFound:
-            return None  # it had no tree, or one that was not begun
-        except (Problem, msgspec.MsgspecError):
-            return {"state": "unknown"}  # they cannot be listed now: they are not lost by that
-        if not any(first.counts.values()):
-            return None
-        return {"state": "kept", "digest": first.digest, "counts": first.counts}
 
     def _broke(self, sandbox: Sandbox, why: str) -> None:
         if not sandbox.is_alive:
@@ -496,45 +452,6 @@ class Service:
         return further
 
     # ---- what it has left
-
-    async def work(self, sandbox: Sandbox, verb: str, **options: Any) -> AsyncIterator[bytes]:
-        """The answer, in pieces. Raises Problem, before the first one or, if something breaks meanwhile, after any."""
-        uid = sandbox.record.uid
-        try:
-            supervisor = await self.pool.take()
-        except NoneToBeHad as error:
-            raise Unavailable(str(error)) from None
-        reader = None
-        try:
-            reader, writer = (OwnedFd(fd) for fd in os.pipe2(os.O_CLOEXEC))
-            with writer:
-                order = Work(uid, verb, sandbox.id, self.state_dir_of(uid), **options)
-                supervisor.order(order, (writer.fd,))
-            os.set_blocking(reader.fd, False)
-            async for chunk in _chunks(reader):
-                yield chunk
-            worked = await supervisor.next_report()
-        except (SupervisorLost, OutOfStage, OSError) as error:
-            raise Broken(f"{verb} of {sandbox.id} was not done: {error}") from None
-        finally:
-            if reader is not None:
-                reader.close()
-            supervisor.close()  # one whose answer nobody wants any more ends by that, but for a commit
-        assert isinstance(worked, Worked)
-        _require_done(worked)
-
-    async def _done(self, sandbox: Sandbox, verb: str, **options: Any) -> tuple[bytes, int]:
-        """The answer to what changes something, and how many changes are left. Raises Problem."""
-        answer = b""
-        with trio.CancelScope(shield=True):  # it is not left half done because a client has gone
-            async for chunk in self.work(sandbox, verb, **options):
-                answer += chunk
-                if len(answer) > _ANSWER_BYTES:
-                    raise Broken(f"{verb} of {sandbox.id}: the answer is too long")
-        try:
-            return answer, msgspec.json.decode(answer, type=_Left).left
-        except msgspec.MsgspecError as error:
-            raise Broken(f"{verb} of {sandbox.id}: the answer is none: {error}") from None
 
     @contextlib.contextmanager
     def _alone(self, sandbox: Sandbox, request: Request) -> Iterator[None]:
@@ -557,7 +474,7 @@ class Service:
             sandbox.happened(Happening.COMMIT_BEGAN)
             left = 1
             try:
-                answer, left = await self._done(sandbox, "commit", **options)
+                answer, left = await self.left.done(sandbox, "commit", **options)
             finally:
                 sandbox.happened(Happening.COMMIT_LEFT_SOME if left else Happening.COMMIT_DONE)
             self._note_changes(sandbox, "kept" if left else "committed")
@@ -566,7 +483,7 @@ class Service:
     async def discard(self, sandbox: Sandbox, **options: Any) -> bytes:
         """What was done, as JSON. Raises Problem."""
         with self._alone(sandbox, Request.DISCARD):
-            answer, left = await self._done(sandbox, "discard", **options)
+            answer, left = await self.left.done(sandbox, "discard", **options)
             if not left:
                 sandbox.happened(Happening.DISCARDED)
                 self._note_changes(sandbox, "discarded")
@@ -594,7 +511,7 @@ class Service:
             sandbox.require(request)
             if sandbox.has_begun or sandbox.record.policy_digest is not None:
                 with trio.CancelScope(shield=True):
-                    async for _ in self.work(sandbox, "forget", drops_changes=force):
+                    async for _ in self.left.work(sandbox, "forget", drops_changes=force):
                         pass
             del self._sandboxes[sandbox.id]
             self.events.happened(sandbox.id, sandbox.record.uid, "removed")
@@ -617,7 +534,7 @@ class Service:
 
         async def look(sandbox: Sandbox) -> None:
             async with at_once:
-                changes = await self._changes_left(sandbox)
+                changes = await self.left.changes(sandbox)
             if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
                 sandbox.record.status["changes"] = changes
                 sandbox.happened(Happening.FOUND_KEPT)
@@ -662,7 +579,7 @@ class Service:
 
     def reconfigure(self, config: Config) -> None:
         """For what begins from now on."""
-        self.config = config
+        self.config = self.left.config = config
         self.pool.resize(config.starting.warm)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -703,32 +620,6 @@ async def _log_all(streams: Streams, drained: trio.Event) -> None:
     drained.set()
 
 
-async def _chunks(reader: OwnedFd) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            await trio.lowlevel.wait_readable(reader.fd)
-            chunk = os.read(reader.fd, _READ_BYTES)
-        except BlockingIOError:
-            continue
-        if not chunk:
-            return
-        yield chunk
-
-
-def _require_done(worked: Worked) -> None:
-    """Raises Problem."""
-    detail, lines = (worked.lines[0] if worked.lines else "it was not done"), list(worked.lines)
-    match worked.outcome:
-        case "done":
-            return
-        case "refused":
-            raise Conflict(detail, lines=lines)
-        case "none":
-            raise NotFound(detail, lines=lines)
-        case _:
-            raise Broken(detail, lines=lines)
-
-
 def _outcome(record: Record) -> dict[str, Any]:
     """For the event of a new state."""
     if record.state in states.ALIVE:
@@ -753,15 +644,3 @@ def _child_of(pid: int, parent: int | None) -> OwnedFd | None:
         pass
     pidfd.close()
     return None
-
-
-def _own_directory(root: str, uid: int) -> bytes:
-    """Raises OSError."""
-    path = f"{root}/{uid}"
-    try:
-        os.mkdir(path, 0o700)
-        os.chown(path, uid, -1, follow_symlinks=False)
-    except FileExistsError:
-        if os.lstat(path).st_uid != uid:
-            raise OSError(f"{path} does not belong to user {uid}") from None
-    return os.fsencode(path)
