@@ -22,7 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from sandlockd.control.calls import query_of
 from sandlockd.control.objects import Asked, Side, SignalRequest
 from sandlockd.control.problems import Invalid, Problem
-from sandlockd.control.routes import AttachQuery
+from sandlockd.control.queries import AttachQuery
 from sandlockd.control.states import Request
 from sandlockd.control.streams import InputClosed
 from sandlockd.control.translating import signal_number

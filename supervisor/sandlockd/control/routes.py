@@ -7,11 +7,10 @@ import json
 import os
 import re
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import trio
-from msgspec import Meta
 
 from sandlockd import __version__
 from sandlockd.control import metrics
@@ -19,7 +18,6 @@ from sandlockd.control.calls import EVENT_STREAM, LINES, TEXT, Call, Endpoint, R
 from sandlockd.control.logs import Stream
 from sandlockd.control.objects import (
     API_VERSION,
-    Asked,
     CommitRequest,
     DiscardRequest,
     Dropped,
@@ -27,7 +25,6 @@ from sandlockd.control.objects import (
     ExecObject,
     ExecRequest,
     LogRecord,
-    Path,
     RunRequest,
     SandboxList,
     SandboxObject,
@@ -40,6 +37,15 @@ from sandlockd.control.objects import (
     sandbox_object,
 )
 from sandlockd.control.problems import Conflict, Forbidden, Invalid, UpgradeNeeded
+from sandlockd.control.queries import (
+    AttachQuery,
+    ChangesQuery,
+    DeleteQuery,
+    DenialsQuery,
+    EventsQuery,
+    ListQuery,
+    LogsQuery,
+)
 from sandlockd.control.states import Request, State
 from sandlockd.control.translating import signal_number
 
@@ -52,64 +58,7 @@ if TYPE_CHECKING:
     from sandlockd.control.logs import Record as LogEntry
     from sandlockd.control.sandboxes import Sandbox
 
-_PAGE_MAX = 1000
 _LABEL = re.compile(r"([^=]+)(?:=(.*))?", re.DOTALL)
-Cursor = Annotated[int, Meta(ge=0, le=1 << 62)]
-
-
-class ListQuery(Asked):
-    """label: key or key=value, several: all of them. state: one of the states. limit, after: a page (`next`)."""
-
-    label: Annotated[list[str], Meta(max_length=64)] = msgspec.field(default_factory=list)
-    state: State | None = None
-    limit: Annotated[int, Meta(ge=1, le=_PAGE_MAX)] = 100
-    after: str | None = None
-
-
-class DeleteQuery(Asked):
-    """force: end it first, if it lives, and drop its changes."""
-
-    force: bool = False
-
-
-class LogsQuery(Asked):
-    """after: a cursor. tail: so many records before the end. stream: stdout, stderr or tty. raw: bytes, as written."""
-
-    follow: bool = False
-    stream: Annotated[str, Meta(pattern="^(stdout|stderr|tty)$")] | None = None
-    after: Cursor | None = None
-    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    raw: bool = False
-
-
-class AttachQuery(Asked):
-    """after: a cursor (default: from the beginning). tail: so many records before the end."""
-
-    after: Cursor | None = None
-    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-
-
-class EventsQuery(Asked):
-    """after: a cursor: 0, from the oldest on; default: what comes from now on, or of one sandbox all."""
-
-    follow: bool = False
-    after: Cursor | None = None
-
-
-class ChangesQuery(Asked):
-    """diff: `json` or `text`: with what changed in files; `list`: as text, without it.
-
-    path: only what is at and below it; several: all of these.
-    """
-
-    diff: Annotated[str, Meta(pattern="^(json|text|list)$")] | None = None
-    path: Annotated[list[Path], Meta(max_length=1024)] = msgspec.field(default_factory=list)
-
-
-class DenialsQuery(Asked):
-    """as: `text`, as explain prints it."""
-
-    format: Annotated[str, Meta(pattern="^(json|text)$")] = "json"
 
 
 class Healthy(msgspec.Struct):
