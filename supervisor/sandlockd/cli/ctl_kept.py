@@ -14,7 +14,7 @@ from sandlockd.cli.ending import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sandlockd.review.reviewing import Done, Review
 
@@ -99,16 +99,6 @@ def _on_run(
         return BROKEN
 
 
-def _paths(given: Sequence[str], review: Review) -> list[bytes]:
-    """Relative to the tree, or absolute and in it. A slash behind a directory, as the list shows it, says nothing."""
-    found = []
-    for path in map(os.fsencode, given):
-        if path.startswith(review.workdir + b"/"):
-            path = path[len(review.workdir) + 1 :]
-        found.append(path.removeprefix(b"./").rstrip(b"/") or b".")
-    return found
-
-
 def diff(options: argparse.Namespace) -> int:
     def act(review: Review) -> int:
         from sandlockd.review.listing import diff_output
@@ -116,7 +106,7 @@ def diff(options: argparse.Namespace) -> int:
         if review.pending is not None:
             _say(_half_done(review))
             return REFUSED
-        rows = review.chosen(_paths(options.paths, review))
+        rows = review.chosen(review.named(map(os.fsencode, options.paths)))
         for line in diff_output(review, rows, as_json=options.json, only_list=options.list):
             _print(line)
         return DONE
@@ -136,10 +126,10 @@ def _half_done(review: Review) -> str:
 def commit(options: argparse.Namespace) -> int:
     def act(review: Review) -> int:
         done = review.commit(
-            _paths(options.paths, review),
+            review.named(map(os.fsencode, options.paths)),
             approved=options.digest,
             skip_marked=options.skip_marked,
-            force=_paths(options.force, review),
+            force=review.named(map(os.fsencode, options.force)),
         )
         return _finished(review, "committed", done, options)
 
@@ -148,7 +138,9 @@ def commit(options: argparse.Namespace) -> int:
 
 def discard(options: argparse.Namespace) -> int:
     def act(review: Review) -> int:
-        return _finished(review, "discarded", review.discard(_paths(options.paths, review)), options)
+        return _finished(
+            review, "discarded", review.discard(review.named(map(os.fsencode, options.paths))), options
+        )
 
     return _on_run(options, act, _removed)
 

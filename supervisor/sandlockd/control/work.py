@@ -16,7 +16,7 @@ from sandlockd.review.reviewing import CannotReview, InUse, NotCommitted, Review
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from sandlockd.control.messages import Work
 
@@ -59,7 +59,7 @@ def _changes(work: Work, state_dir: bytes) -> Iterator[str]:
 
     with open_review(state_dir, work.run_id) as review:
         _require_whole(review)
-        rows = review.chosen(_paths(work.paths, review))
+        rows = review.chosen(review.named(work.paths))
         yield from diff_output(review, rows, as_json=not work.as_text, only_list=work.verb == "changes")
 
 
@@ -76,10 +76,10 @@ def _commit(work: Work, state_dir: bytes) -> Iterator[str]:
 
     with open_review(state_dir, work.run_id) as review:
         done = review.commit(
-            _paths(work.paths, review),
+            review.named(work.paths),
             approved=work.digest,
             skip_marked=work.skip_marked,
-            force=_paths(work.force, review),
+            force=review.named(work.force),
         )
         yield from finished_json(review, "committed", done)
 
@@ -88,16 +88,7 @@ def _discard(work: Work, state_dir: bytes) -> Iterator[str]:
     from sandlockd.review.listing import finished_json
 
     with open_review(state_dir, work.run_id) as review:
-        yield from finished_json(review, "discarded", review.discard(_paths(work.paths, review)))
-
-
-def _paths(given: Sequence[bytes], review: Review) -> list[bytes]:
-    """Relative to the tree, or absolute and in it. A slash behind a directory, as the list shows it, says nothing."""
-    found = []
-    for path in given:
-        inside = path.removeprefix(review.workdir + b"/") if path.startswith(b"/") else path
-        found.append(inside.removeprefix(b"./").rstrip(b"/") or b".")
-    return found
+        yield from finished_json(review, "discarded", review.discard(review.named(work.paths)))
 
 
 def _denials(work: Work, state_dir: bytes) -> Iterator[str]:

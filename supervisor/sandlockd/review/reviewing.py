@@ -32,7 +32,7 @@ from sandlockd.store.storage import StorageError, StorageInUse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from sandlockd.overlay.commit import CommitPlan
 
@@ -114,6 +114,14 @@ class Review:
             return inspector.lower(change.source or change.path)
         except FsError:
             return None  # it is gone meanwhile: the commit will say so
+
+    def named(self, given: Iterable[bytes]) -> list[bytes]:
+        """As people name paths: relative to the tree, or absolute and in it. A slash behind one says nothing."""
+        found = []
+        for path in given:
+            inside = path.removeprefix(self.workdir + b"/") if path.startswith(b"/") else path
+            found.append(inside.removeprefix(b"./").rstrip(b"/") or b".")
+        return found
 
     def chosen(self, paths: Collection[bytes] | None) -> list[Row]:
         """The rows at and below the paths; all where there are none.
