@@ -186,11 +186,10 @@ def test_changes_that_nobody_told_of_are_not_removed_without_a_word(runner: Runn
         assert not list((served.state / "runs").iterdir())
 
 
+@pytest.mark.soak
 @pytest.mark.one_user
-def test_what_old_further_commands_wrote_goes(runner: Runner, soak: bool) -> None:
+def test_what_old_further_commands_wrote_goes(runner: Runner) -> None:
     """A look at its health now and then, for weeks, must not fill the disk."""
-    if not soak:
-        pytest.skip("a long run, only with --soak")
     with service(runner) as served:
         served.run(["sleep", "1000"], name="a")
         for _ in range(300):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,27 @@ def test_a_supervisor_that_is_stopped_is_ended_with_its_sandbox(runner: Runner) 
         assert served.process.wait(40) == 0
         assert time.monotonic() - began < 30
         _nobody_is_left(runner)
+
+
+def test_work_that_its_user_has_stopped_keeps_the_service_from_ending_for_a_while_only(
+    runner: Runner,
+) -> None:
+    config = '[starting]\nwarm = 1\nstop_grace = "1s"\n'
+    with service(runner, config=config) as served, ThreadPoolExecutor(1) as beside:
+        made = served.run(["touch", "new"], workdir=str(runner.work), on_exit="keep")
+        path = f"/v1/sandboxes/{made['id']}"
+        assert served.wait(made["id"])["state"] == "kept"
+        zygote = _zygote(served)
+        children = Path(f"/proc/{zygote}/task/{zygote}/children")
+        until(lambda: len(children.read_text().split()) == 1, "one is warm, and nobody else is there")
+        os.kill(int(children.read_text()), signal.SIGSTOP)
+        stuck = beside.submit(served.ask, "POST", f"{path}/commit", {})
+        until(lambda: served.get(path)["state"] == "committing", "it is being worked on")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(20) == 0
+        assert isinstance(stuck.exception(20), Exception) or stuck.result().status == 500
+        with service(runner, config=config) as later:
+            assert later.get(path)["state"] == "kept"
 
 
 def test_clients_killed_in_the_middle_leave_nothing(runner: Runner, soak: bool) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandlockd.control.config import Config
     from sandlockd.control.pool import Pool
     from sandlockd.control.sandboxes import Sandbox
+    from sandlockd.control.supervisors import Supervisor
 
 _READ_BYTES = 1 << 16
 _ANSWER_BYTES = 1 << 20  # of what a worker, which is its user's, may say in one piece
@@ -49,6 +50,8 @@ class Leftovers:
         self.config = config
         self._state_dir = state_dir
         self._pool = pool
+        self._working: set[Supervisor] = set()
+        self._one_is_done = trio.lowlevel.ParkingLot()
 
     def state_dir_of(self, uid: int) -> bytes:
         """Where that user's runs are recorded. Raises OSError."""
@@ -70,6 +73,7 @@ class Leftovers:
         except NoneToBeHad as error:
             raise Unavailable(str(error)) from None
         reader = None
+        self._working.add(supervisor)
         try:
             reader, writer = (OwnedFd(fd) for fd in os.pipe2(os.O_CLOEXEC))
             with writer:
@@ -84,9 +88,21 @@ class Leftovers:
         finally:
             if reader is not None:
                 reader.close()
+            self._working.discard(supervisor)
+            self._one_is_done.unpark_all()
             supervisor.close()  # one whose answer nobody wants any more ends by that, but for a commit
         assert isinstance(worked, Worked)
         _require_done(worked)
+
+    async def end_all(self, patience_s: float) -> None:
+        """What is under way is done, or killed: a commit is finished or taken back by the next one (its journal).
+        Whoever works is its user's, who may have stopped it.
+        """
+        with trio.move_on_after(patience_s):
+            while self._working:
+                await self._one_is_done.park()
+        for supervisor in self._working:
+            supervisor.end()
 
     async def done(self, sandbox: Sandbox, verb: str, **options: Any) -> tuple[bytes, int]:
         """The answer to what changes something, and how many changes are left. Raises Problem."""

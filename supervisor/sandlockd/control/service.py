@@ -88,6 +88,7 @@ class Service:
         self._forsaken: list[str] = []  # that the service before left alone
         self._forsaken_found = trio.Event()
         self._one_has_ended = trio.Event()
+        self._going: set[str] = set()  # that are being removed for their age
         for record in registry.records():
             self._taken_up(record)
 
@@ -533,8 +534,12 @@ class Service:
         at_once = trio.CapacityLimiter(_LOOKS_AT_ONCE)
 
         async def look(sandbox: Sandbox) -> None:
+            changes: dict[str, Any] | None = {"state": "unknown"}
             async with at_once:
-                changes = await self.left.changes(sandbox)
+                with trio.move_on_after(
+                    _LOOK_PATIENCE_S
+                ):  # whoever looks is its user's, who may have stopped it
+                    changes = await self.left.changes(sandbox)
             if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
                 sandbox.record.status["changes"] = changes
                 sandbox.happened(Happening.FOUND_KEPT)
@@ -551,14 +556,22 @@ class Service:
         await self._find_forsaken()
         while True:
             for sandbox in self._outdated():
-                try:
-                    await self.remove(sandbox, force=False)
-                except Exception as error:
-                    self.log.warning("an old sandbox stays", sandbox=sandbox.id, error=str(error))
+                if sandbox.id not in self._going and self._nursery is not None:
+                    self._going.add(sandbox.id)
+                    self._nursery.start_soon(self._remove_old, sandbox)
             with trio.move_on_after(_RETENTION_PAUSE_S):
                 await self._one_has_ended.wait()
             await trio.sleep(_RETENTION_AT_LEAST_S)  # those that end together go together
             self._one_has_ended = trio.Event()
+
+    async def _remove_old(self, sandbox: Sandbox) -> None:
+        """A task of its own: who removes it is its user's, and may keep others waiting for ever."""
+        try:
+            await self.remove(sandbox, force=False)
+        except Exception as error:
+            self.log.warning("an old sandbox stays", sandbox=sandbox.id, error=str(error))
+        finally:
+            self._going.discard(sandbox.id)
 
     def _outdated(self) -> list[Sandbox]:
         before = time.time_ns() - self.config.age_s * 10**9
@@ -600,6 +613,7 @@ class Service:
             for sandbox in self._sandboxes.values():
                 if sandbox.is_alive and sandbox.state is not State.CREATED:
                     nursery.start_soon(sandbox.stop, float(self.config.stop_grace_s))
+            nursery.start_soon(self.left.end_all, float(self.config.stop_grace_s))
 
 
 async def _until_gone(sandbox: Sandbox, supervisor: Supervisor) -> None:
