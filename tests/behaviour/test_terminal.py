@@ -222,7 +222,7 @@ int main(void)
 	if (write(1, "ready\n", 6) != 6)
 		return 2;
 	while ((got = read(0, line, sizeof(line))) < 0 && (errno == EINTR || errno == EIO))
-		if (close(open("/etc/passwd", O_RDONLY)) < 0)
+		if (close(open("/usr/lib/os-release", O_RDONLY)) < 0)
 			return 3;
 	return got == 4 ? 5 : 4;
 }

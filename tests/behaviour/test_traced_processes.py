@@ -38,7 +38,7 @@ static void *spin(void *argument)
 {
 	(void)argument;
 	for (;;)
-		close(open("/etc/passwd", O_RDONLY));
+		close(open("/usr/lib/os-release", O_RDONLY));
 	return NULL;
 }
 
@@ -139,7 +139,7 @@ static void *spin(void *argument)
 {
 	(void)argument;
 	for (;;)
-		close(open("/etc/passwd", O_RDONLY));
+		close(open("/usr/lib/os-release", O_RDONLY));
 	return NULL;
 }
 

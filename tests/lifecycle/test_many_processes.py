@@ -29,7 +29,7 @@ static void batch(char *self, int forks, int per_exec)
 				_exit(99);
 			}
 			if (i % 4 == 0)
-				close(open("/etc/passwd", O_RDONLY));
+				close(open("/usr/lib/os-release", O_RDONLY));
 			_exit(i % 7);
 		}
 		if (pid < 0)
