@@ -14,8 +14,8 @@
  * Nobody else may set the mask of a caller but another thread of its process, and of the leader only
  * (handlers/targets.py), and whoever is outside. That call is trapped; once it was let through, nobody is confined for a
  * while. If the mask is not the one that we set any more, it is left as it is; what somebody outside sets between that
- * look and the giving back, a microsecond, is lost. If we are killed in between, the thread stays
- * confined.
+ * look and the giving back, a microsecond, is lost. If we are killed in between, whoever takes over gives it back
+ * (takeover.c); if nobody does, the sandbox ends.
  */
 #define _GNU_SOURCE
 #include "slk.h"
@@ -59,6 +59,7 @@ int slk_confine(int32_t tid, struct slk_confined *ret_confined)
 	ret_confined->tid = tid;
 	ret_confined->cpu = cpu;
 	ret_confined->length = (size_t)length;
+	__atomic_store_n(&ret_confined->is_set, 1, __ATOMIC_RELEASE);
 	return set_mask(tid, &here, (size_t)length);
 }
 
@@ -76,7 +77,7 @@ static int online_cpus(void)
  * A thread that may run on every CPU there is gets all that there could be: the kernel keeps what was asked for, and a
  * CPU or a cpuset that comes later counts for it as before (kernel/sched/syscalls.c, user_cpus_ptr).
  */
-void slk_release(const struct slk_confined *confined)
+static void give_back(const struct slk_confined *confined)
 {
 	cpu_set_t now;
 	long length = get_mask(confined->tid, &now);
@@ -88,6 +89,12 @@ void slk_release(const struct slk_confined *confined)
 		return;
 	memset(&now, 0xff, sizeof(now)); /* also where its cpuset was changed meanwhile */
 	set_mask(confined->tid, &now, sizeof(now));
+}
+
+void slk_release(struct slk_confined *confined)
+{
+	give_back(confined);
+	__atomic_store_n(&confined->is_set, 0, __ATOMIC_RELEASE);
 }
 
 int slk_stay_near(int32_t tid, int32_t cpu)

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,6 +24,12 @@ int slk_notif_id_valid(int listener_fd, uint64_t notif_id)
 		result = ioctl(listener_fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &notif_id);
 	while (result < 0 && errno == EINTR);
 	return result < 0 ? -errno : 1;
+}
+
+/* Whoever takes over reads it, wherever we were killed: what belongs to the phase is there before it. */
+static void set_phase(struct slk_slot *slot, enum slk_phase phase)
+{
+	__atomic_store_n(&slot->phase, (uint32_t)phase, __ATOMIC_RELEASE);
 }
 
 struct slk_slot *slk_slot_take(struct slk_engine *engine)
@@ -48,9 +55,72 @@ void slk_slot_release(struct slk_engine *engine, struct slk_slot *slot)
 {
 	if (slot->phase == SLK_PHASE_FREE)
 		return;
+	set_phase(slot, SLK_PHASE_FREE);
 	slot->notif_id = 0;
-	slot->phase = SLK_PHASE_FREE;
+	if (engine->shared->handled == (uint32_t)(slot - engine->slots))
+		slk_handles(engine, SLK_SLOTS_MAX);
 	slk_listener_released(engine, slot->listener);
+}
+
+struct slk_slot *slk_slot_fill(struct slk_engine *engine, const struct seccomp_notif *notif, uint32_t listener,
+			       struct slk_request *ret_request)
+{
+	struct slk_slot *slot = slk_slot_take(engine);
+
+	ret_request->notif_id = notif->id;
+	ret_request->instruction_pointer = notif->data.instruction_pointer;
+	memcpy(ret_request->args, notif->data.args, sizeof(ret_request->args));
+	ret_request->tid = (int32_t)notif->pid;
+	ret_request->nr = notif->data.nr;
+	ret_request->listener = listener;
+	ret_request->slot = slot ? (uint32_t)(slot - engine->slots) : SLK_SLOTS_MAX;
+	ret_request->reason = SLK_REASON_SLOW;
+	ret_request->path_error = 0;
+	ret_request->may_wait = 0;
+	ret_request->is_resumed = 0;
+	ret_request->path_length = 0;
+	if (!slot)
+		return NULL;
+	slot->notif_id = notif->id;
+	memcpy(slot->args, notif->data.args, sizeof(slot->args));
+	slot->instruction_pointer = notif->data.instruction_pointer;
+	slot->tid = (int32_t)notif->pid;
+	slot->nr = notif->data.nr;
+	slot->listener = listener;
+	slot->deaths = 0;
+	return slot;
+}
+
+void slk_slot_received(struct slk_engine *engine, struct slk_slot *slot)
+{
+	set_phase(slot, SLK_PHASE_RECEIVED);
+	engine->listeners[slot->listener].open++;
+}
+
+void slk_slot_acts(struct slk_engine *engine, uint32_t index, uint64_t noted)
+{
+	struct slk_slot *slot = slk_slot_in_use(engine, index);
+
+	if (!slot)
+		return;
+	slot->noted = noted;
+	set_phase(slot, SLK_PHASE_ACTING);
+}
+
+void slk_slot_acted(struct slk_engine *engine, uint32_t index)
+{
+	struct slk_slot *slot = slk_slot_in_use(engine, index);
+
+	if (slot)
+		set_phase(slot, SLK_PHASE_ACTED);
+}
+
+void slk_slot_acts_not(struct slk_engine *engine, uint32_t index)
+{
+	struct slk_slot *slot = slk_slot_in_use(engine, index);
+
+	if (slot)
+		set_phase(slot, SLK_PHASE_RECEIVED);
 }
 
 int slk_slot_alive(const struct slk_engine *engine, const struct slk_slot *slot)
@@ -75,7 +145,7 @@ int slk_respond(struct slk_engine *engine, uint32_t listener, uint64_t notif_id,
 	if (result == 0)
 		return 0;
 	if (errno == ENOENT)
-		engine->counts.vanished++;
+		engine->shared->counts.vanished++;
 	return -errno;
 }
 
@@ -88,10 +158,11 @@ int slk_answer(struct slk_engine *engine, uint32_t index, int64_t value, int32_t
 		return -EBADSLT;
 	slot->value = value;
 	slot->error = error;
-	slot->phase = SLK_PHASE_PREPARED;
+	slot->flags = flags;
+	set_phase(slot, SLK_PHASE_PREPARED);
 	result = slk_respond(engine, slot->listener, slot->notif_id, value, error, flags);
 	if (result < 0 && result != -ENOENT) {
-		engine->counts.failed++;
+		engine->shared->counts.failed++;
 		slk_respond(engine, slot->listener, slot->notif_id, 0, -EIO, 0); /* an error is better than no answer */
 	}
 	slk_timing_end(engine->timing, index, slot->nr);
@@ -198,12 +269,12 @@ static int inject_now(const struct slk_engine *engine, const struct slk_slot *sl
 
 static int inject(const struct slk_engine *engine, const struct slk_slot *slot, int32_t fd, int32_t close_on_exec)
 {
-	struct slk_confined confined;
-	int is_confined = slk_may_confine(engine) && slk_confine(slot->tid, &confined);
+	struct slk_confined *confined = &engine->shared->confined;
+	int is_confined = slk_may_confine(engine) && slk_confine(slot->tid, confined);
 	int number = inject_now(engine, slot, fd, close_on_exec);
 
 	if (is_confined)
-		slk_release(&confined);
+		slk_release(confined);
 	return number;
 }
 
@@ -268,7 +339,7 @@ int slk_answer_given(struct slk_engine *engine, uint32_t index, int number)
 		return result < 0 ? result : number;
 	}
 	if (number == -ENOENT) {
-		engine->counts.vanished++;
+		engine->shared->counts.vanished++;
 		slk_slot_release(engine, slot);
 		return -ENOENT;
 	}

@@ -83,6 +83,7 @@ struct slk_rlimit {
 };
 
 struct slk_engine;
+struct slk_shared;
 
 /* Everything that happens between fork and exec, decided beforehand. */
 struct slk_launch_plan {
@@ -97,6 +98,7 @@ struct slk_launch_plan {
 	uint8_t scope_signals; /* init confines its own signals to its descendants */
 	uint8_t new_session;   /* setsid(2), and stdio[0] becomes the controlling terminal when it is one */
 	uint8_t drop_capabilities;
+	uint8_t is_kept;       /* others hold the leash too: a supervisor that dies is replaced */
 	uint8_t keeps_ruleset; /* init does, for further programs (SLK_ORDER_EXECUTE); without, there are none */
 	int32_t stdio[3];   /* -1: inherit, -2: closed */
 	int32_t ruleset_fd; /* -1: no Landlock */
@@ -353,6 +355,7 @@ struct slk_engine_config {
 	int32_t tell_granted;  /* what the fast path would let through goes to Python first, to be put on record */
 	int32_t mounts_fd;     /* /proc/self/mountinfo, asked with poll(2) whether that is still so; -1: not asked */
 	int32_t ledger_fd;     /* a memfd of slk_ledger_bytes() bytes */
+	struct slk_shared *shared; /* borrowed, and mapped for as long as the engine is there */
 	int32_t own_pids;      /* processes outside do not exist: whatever path comes by /proc is Python's */
 };
 
@@ -371,6 +374,9 @@ enum slk_reason {
 	SLK_REASON_CROWDED,     /* no more processes: answered already */
 };
 
+/* SLK_RESUMED_ACT: and it was being done, so that it may be done already. */
+enum slk_resumed { SLK_RESUMED_NOT, SLK_RESUMED, SLK_RESUMED_ACT };
+
 struct slk_request {
 	uint64_t notif_id;
 	uint64_t instruction_pointer;
@@ -382,6 +388,8 @@ struct slk_request {
 	int16_t reason;
 	int16_t path_error; /* errno, 0 when path holds path_length bytes */
 	int32_t may_wait;   /* continued, it may wait in the kernel for a signal to end it */
+	int32_t is_resumed; /* who had received it has died: SLK_RESUMED_* */
+	uint64_t noted;     /* where it was being done (SLK_RESUMED_ACT) */
 	uint32_t path_length;
 	char path[4096];
 };
@@ -412,6 +420,9 @@ struct slk_times {
 int slk_order_init(struct slk_engine *engine, int control_fd, int kind, int32_t tid, int32_t timeout_ms);
 
 uint64_t slk_ledger_bytes(void);
+/* What an engine shares with init and with whoever takes over from us (fork(2) hands it down), besides the ledger. */
+int slk_shared_create(struct slk_shared **ret_shared);
+void slk_shared_destroy(struct slk_shared *shared);
 int slk_engine_create(const struct slk_engine_config *config, struct slk_engine **ret_engine);
 void slk_engine_destroy(struct slk_engine *engine);
 /* The listener stays the caller's; returns 1 where SYNC_WAKE_UP took, 0 where the kernel lacks it. */
@@ -447,6 +458,18 @@ int slk_pump(struct slk_engine *engine, int other_fd, int64_t timeout_us, struct
 /* Threads that asked for the first time some milliseconds ago and still live: how many were copied. */
 int slk_new_threads(struct slk_engine *engine, int32_t *ret_tids, uint32_t capacity);
 void slk_forget_thread(struct slk_engine *engine, int32_t tid);
+
+/* The call in this slot is being handled: who dies dies of it, perhaps. */
+void slk_handles(struct slk_engine *engine, uint32_t slot);
+/* What it asks for is about to be done, and nothing stands against it. noted: whatever says later whether it was. */
+void slk_slot_acts(struct slk_engine *engine, uint32_t slot, uint64_t noted);
+/* It is done, and others may undo it before it is answered: with 0, or a descriptor. From any thread, as slk_slot_acts. */
+void slk_slot_acted(struct slk_engine *engine, uint32_t slot);
+/* takeover.c: an engine with the ledger of one whose process has died; the listeners are attached. What was answered is
+ * answered again. Once, before anything is drained. */
+void slk_take_over(struct slk_engine *engine);
+/* What had been received, and not answered: handled anew, as by a drain. ret_count: for Python. 0: that was all. */
+int slk_take_over_calls(struct slk_engine *engine, struct slk_request *batch, uint32_t capacity, uint32_t *ret_count);
 
 /* Answers. The slot is free afterwards whatever is returned; -ENOENT: the caller is gone. */
 int slk_answer_errno(struct slk_engine *engine, uint32_t slot, int32_t error);

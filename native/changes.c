@@ -34,6 +34,13 @@ static void work_name(char *name, size_t size)
 	snprintf(name, size, "#c%d", gettid());
 }
 
+/* What was begun (slk_slot_acts) came to nothing, and is Python's. */
+static int not_done(struct slk_engine *engine, const struct slk_request *request)
+{
+	slk_slot_acts_not(engine, request->slot);
+	return PYTHON;
+}
+
 static uint64_t arg(const struct slk_request *request, int position)
 {
 	return position < 0 ? 0 : request->args[position];
@@ -57,7 +64,7 @@ static int umask_of(const struct slk_engine *engine, int32_t tid, uint32_t *ret_
 	int fd;
 
 	*ret_umask = engine->umask;
-	if (!engine->umask_changed)
+	if (!engine->shared->umask_changed)
 		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/status", tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -231,12 +238,13 @@ static int create_file(struct slk_engine *engine, struct slk_request *request, c
 		return PYTHON;
 	if (!has_room(engine, 0) || umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
 		return PYTHON;
+	slk_slot_acts(engine, request->slot, 0);
 	if (aside)
 		fd = create_aside(tree, path, kept, mode & ~mask);
 	else
 		fd = slk_open_confined(tree->upper_fd, path, kept, mode & ~mask);
 	if (fd < 0)
-		return fd == -EEXIST || fd == -EXDEV || fd == -ELOOP ? PYTHON :
+		return fd == -EEXIST || fd == -EXDEV || fd == -ELOOP ? not_done(engine, request) :
 								       slk_answer_call(engine, request, 0, -fd);
 	note_made(tree, fd, "");
 	number = slk_give_fd(engine, request->slot, fd, (flags & O_CLOEXEC) != 0);
@@ -257,8 +265,9 @@ int slk_tree_make_directory(struct slk_engine *engine, struct slk_request *reque
 	    !has_room(engine, SLK_DISK_BLOCK) ||
 	    umask_of(engine, request->tid, &mask) < 0 || !slk_tree_alive(engine, request))
 		return PYTHON;
+	slk_slot_acts(engine, request->slot, 0);
 	if (mkdirat(tree->upper_fd, path, mode & ~mask) < 0)
-		return errno == EEXIST ? PYTHON : slk_answer_call(engine, request, 0, errno);
+		return errno == EEXIST ? not_done(engine, request) : slk_answer_call(engine, request, 0, errno);
 	note_made(tree, tree->upper_fd, path);
 	note_new(engine, tree, path);
 	slk_layers_set(tree->layers, path, SLK_LAYER_DIRECTORY, 0);
@@ -344,7 +353,7 @@ static int copy_up(struct slk_engine *engine, const struct slk_tree *tree, const
 		slk_numbers_copied(tree->numbers, copy.st_ino, status.st_dev, status.st_ino);
 	if (result == 0) {
 		note_new(engine, tree, path);
-		engine->copied_bytes += (uint64_t)copy.st_size;
+		engine->shared->copied_bytes += (uint64_t)copy.st_size;
 	}
 	if (result != 0) /* what was lost (SLK_LOST_*), Python tells */
 		unlinkat(tree->work_fd, name, 0);
@@ -403,6 +412,7 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 	if (!slk_tree_alive(engine, request))
 		return PYTHON;
 	leaving(engine, tree, path);
+	slk_slot_acts(engine, request->slot, 0);
 	if (lower == NOTHING)
 		result = unlinkat(tree->upper_fd, path, 0) < 0 ? -errno : 0;
 	else if (is_upper)
@@ -411,7 +421,7 @@ int slk_tree_remove_file(struct slk_engine *engine, struct slk_request *request,
 		result = linkat(tree->work_fd, WHITEOUT, tree->upper_fd, path, 0) < 0 ? -errno : 0;
 	if (result < 0)
 		return result == -ENOENT || result == -EMLINK || result == -EEXIST ?
-			       PYTHON :
+			       not_done(engine, request) :
 			       slk_answer_call(engine, request, 0, -result);
 	note_names(engine, tree, path);
 	if (lower != NOTHING && status.st_nlink > 1)
@@ -434,8 +444,9 @@ int slk_tree_remove_directory(struct slk_engine *engine, struct slk_request *req
 	    slk_layers_is_watched(tree->layers, path) || !slk_tree_alive(engine, request))
 		return PYTHON;
 	leaving(engine, tree, path);
+	slk_slot_acts(engine, request->slot, 0);
 	if (unlinkat(tree->upper_fd, path, AT_REMOVEDIR) < 0)
-		return errno == ENOTEMPTY ? PYTHON : slk_answer_call(engine, request, 0, errno);
+		return errno == ENOTEMPTY ? not_done(engine, request) : slk_answer_call(engine, request, 0, errno);
 	note_names(engine, tree, path);
 	slk_layers_drop(tree->layers, path);
 	return slk_answer_call(engine, request, 0, 0);
@@ -473,7 +484,7 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 
 	if (from->length - tree->root_length > SLK_PATH_MAX || to->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
-	if (engine->ids_changed || engine->tell_granted || slk_trees_parked(engine) || (row->flags >= 0 && (uint32_t)arg(request, row->flags)) ||
+	if (engine->shared->ids_changed || engine->tell_granted || slk_trees_parked(engine) || (row->flags >= 0 && (uint32_t)arg(request, row->flags)) ||
 	    slk_layers_is_watched(tree->layers, old) || slk_layers_is_watched(tree->layers, new))
 		return PYTHON;
 	slk_layers_walk(tree->layers, from->text, from->ends, tree->root_components, from->count, &source);
@@ -495,6 +506,7 @@ int slk_tree_rename(struct slk_engine *engine, struct slk_request *request, stru
 	if ((!target.is_whole && !has_room(engine, 0)) || !slk_tree_alive(engine, request))
 		return PYTHON;
 	leaving(engine, tree, new);
+	slk_slot_acts(engine, request->slot, 0);
 	if (syscall(SYS_renameat2, tree->upper_fd, old, tree->upper_fd, new,
 		    lower == NOTHING ? 0 : RENAME_WHITEOUT_FLAG) < 0)
 		return slk_answer_call(engine, request, 0, errno);

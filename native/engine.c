@@ -35,6 +35,22 @@ uint64_t slk_ledger_bytes(void)
 	return sizeof(struct slk_slot) * SLK_SLOTS_MAX;
 }
 
+int slk_shared_create(struct slk_shared **ret_shared)
+{
+	/* Not of the memfd: a file may be no larger than the user's RLIMIT_FSIZE. */
+	struct slk_shared *shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (shared == MAP_FAILED)
+		return -errno;
+	*ret_shared = shared;
+	return 0;
+}
+
+void slk_shared_destroy(struct slk_shared *shared)
+{
+	munmap(shared, sizeof(*shared));
+}
+
 static int copy_refusals(struct slk_engine *engine, const struct slk_engine_config *config)
 {
 	engine->refusals = calloc((size_t)config->refusal_count + 1, sizeof(*engine->refusals));
@@ -66,13 +82,7 @@ int slk_engine_create(const struct slk_engine_config *config, struct slk_engine 
 		return -ENOMEM;
 	}
 	engine->slots = slots;
-	/* Not of the memfd: a file may be no larger than the user's RLIMIT_FSIZE. */
-	engine->shared = mmap(NULL, sizeof(*engine->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (engine->shared == MAP_FAILED) {
-		munmap(slots, slk_ledger_bytes());
-		free(engine);
-		return -ENOMEM;
-	}
+	engine->shared = config->shared;
 	engine->newcomers_fd = -1;
 	result = slk_listeners_create(engine);
 	slk_bases_create(engine);
@@ -121,14 +131,13 @@ void slk_engine_destroy(struct slk_engine *engine)
 	slk_timing_destroy(engine->timing);
 	slk_zones_destroy(engine->zones);
 	free(engine->refusals);
-	munmap(engine->shared, sizeof(*engine->shared));
 	munmap(engine->slots, slk_ledger_bytes());
 	free(engine);
 }
 
 void slk_engine_ids_changed(struct slk_engine *engine)
 {
-	engine->ids_changed = 1;
+	engine->shared->ids_changed = 1;
 }
 
 void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask)
@@ -138,12 +147,12 @@ void slk_engine_set_umask(struct slk_engine *engine, uint32_t umask)
 
 uint64_t slk_engine_copied(const struct slk_engine *engine)
 {
-	return engine->copied_bytes;
+	return engine->shared->copied_bytes;
 }
 
 int slk_engine_counts(const struct slk_engine *engine, struct slk_engine_counts *ret_counts)
 {
-	*ret_counts = engine->counts;
+	*ret_counts = engine->shared->counts;
 	return 0;
 }
 
@@ -162,46 +171,31 @@ static void failed(struct slk_request *request, int error)
  * the listener is none any more. */
 static int receive(struct slk_engine *engine, uint32_t listener, struct slk_request *request)
 {
-	struct seccomp_notif notif;
+	struct seccomp_notif *notif = &engine->shared->arrival;
 	struct slk_slot *slot;
 
-	memset(&notif, 0, sizeof(notif)); /* the kernel insists */
-	if (ioctl(engine->listeners[listener].fd, SECCOMP_IOCTL_NOTIF_RECV, &notif) < 0) {
+	memset(notif, 0, sizeof(*notif)); /* the kernel insists */
+	engine->shared->arrival_listener = listener;
+	if (ioctl(engine->listeners[listener].fd, SECCOMP_IOCTL_NOTIF_RECV, notif) < 0) {
 		if (errno != ENOENT && errno != EINTR)
 			return -errno;
-		engine->counts.vanished++; /* ENOENT: withdrawn meanwhile; EINTR: the poll will tell again */
+		engine->shared->counts.vanished++; /* ENOENT: withdrawn meanwhile; EINTR: the poll will tell again */
 		return 0;
 	}
-	engine->counts.received++;
-	slot = slk_slot_take(engine);
-	request->notif_id = notif.id;
-	request->instruction_pointer = notif.data.instruction_pointer;
-	memcpy(request->args, notif.data.args, sizeof(request->args));
-	request->tid = (int32_t)notif.pid;
-	request->nr = notif.data.nr;
-	request->listener = listener;
-	request->slot = slot ? (uint32_t)(slot - engine->slots) : SLK_SLOTS_MAX;
-	request->reason = SLK_REASON_SLOW;
-	request->path_error = 0;
-	request->may_wait = 0;
-	request->path_length = 0;
+	engine->shared->counts.received++;
+	slot = slk_slot_fill(engine, notif, listener, request);
 	/* A thread that our pid namespace does not show has number 0: never act on it. */
-	if (!slot || (int32_t)notif.pid <= 0 || notif.data.arch != engine->native_arch || notif.data.nr < 0 ||
-	    notif.data.nr >= SLK_CALLS_MAX) {
+	if (!slot || (int32_t)notif->pid <= 0 || notif->data.arch != engine->native_arch || notif->data.nr < 0 ||
+	    notif->data.nr >= SLK_CALLS_MAX) {
 		failed(request, slot ? ENOSYS : ENOMEM);
-		slk_respond(engine, listener, notif.id, 0, -request->path_error, 0);
-		engine->counts.failed++;
+		if (slot)
+			slot->notif_id = 0;
+		slk_respond(engine, listener, notif->id, 0, -request->path_error, 0);
+		engine->shared->counts.failed++;
 		return 1;
 	}
-	slk_waits_no_more(engine, (int32_t)notif.pid);
-	slot->notif_id = notif.id;
-	memcpy(slot->args, notif.data.args, sizeof(slot->args));
-	slot->instruction_pointer = notif.data.instruction_pointer;
-	slot->tid = (int32_t)notif.pid;
-	slot->nr = notif.data.nr;
-	slot->phase = SLK_PHASE_RECEIVED;
-	slot->listener = listener;
-	engine->listeners[listener].open++;
+	slk_waits_no_more(engine, (int32_t)notif->pid);
+	slk_slot_received(engine, slot);
 	slk_timing_begin(engine->timing, request->slot);
 	return 1;
 }
@@ -281,29 +275,29 @@ static int settle_fork(struct slk_engine *engine, struct slk_request *request, e
 			request->reason = SLK_REASON_GRANTED;
 			return 1;
 		}
-		engine->counts.continued++;
+		engine->shared->counts.continued++;
 		return settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 	case SLK_FORK_FORBIDDEN:
 		request->reason = SLK_REASON_REFUSED;
-		engine->counts.refused++;
+		engine->shared->counts.refused++;
 		return settle(engine, request, refuse_errno(engine, request), 0);
 	case SLK_FORK_REFUSED:
 		break;
 	}
 	request->reason = SLK_REASON_CROWDED;
-	engine->counts.refused++;
+	engine->shared->counts.refused++;
 	return settle(engine, request, EAGAIN, 0);
 }
 
-/* 1: Python has something to do with it. */
-static int handle(struct slk_engine *engine, struct slk_request *request)
+int slk_handle(struct slk_engine *engine, struct slk_request *request)
 {
 	const struct slk_call *row;
 	int told = 1;
 	int judged;
 
+	slk_handles(engine, request->slot);
 	if (request->reason == SLK_REASON_FAILED) {
-		engine->counts.to_python++;
+		engine->shared->counts.to_python++;
 		return 1;
 	}
 	row = &engine->calls[request->nr];
@@ -323,7 +317,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		if (judged == SLK_ANSWERED) {
 			if (row->treatment != SLK_CALL_OPEN)
 				engine->generation += row->may_touch;
-			engine->counts.answered++;
+			engine->shared->counts.answered++;
 			return 0;
 		}
 		/* Not what is outside of all trees: bash opens /dev/tty for writing whenever it starts. */
@@ -334,7 +328,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		if ((judged != 0 || request->may_wait || engine->tell_granted) &&
 		    !slk_request_alive(engine, request)) {
 			slk_slot_release(engine, &engine->slots[request->slot]);
-			engine->counts.vanished++;
+			engine->shared->counts.vanished++;
 			return 0;
 		}
 		if (judged != 0)
@@ -345,7 +339,7 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 			request->reason = SLK_REASON_GRANTED;
 			break;
 		}
-		engine->counts.continued++;
+		engine->shared->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_SLOW:
@@ -354,32 +348,32 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		engine->generation += row->may_touch;
 		judged = !row->act || engine->tell_granted ? 1 : judge_descriptor(engine, request);
 		if (judged == SLK_ANSWERED) {
-			engine->counts.answered++;
+			engine->shared->counts.answered++;
 			return 0;
 		}
 		if (judged != 0)
 			break;
-		engine->counts.continued++;
+		engine->shared->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_MEMORY:
 		judged = slk_memory_call(engine, request);
 		if (judged != 0 && !slk_request_alive(engine, request)) {
 			slk_slot_release(engine, &engine->slots[request->slot]);
-			engine->counts.vanished++;
+			engine->shared->counts.vanished++;
 			return 0;
 		}
 		if (judged == 0 && engine->tell_granted)
 			request->reason = SLK_REASON_GRANTED;
 		if (judged != 0 || engine->tell_granted)
 			break;
-		engine->counts.continued++;
+		engine->shared->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_NOTICE:
-		engine->umask_changed |= row->act == SLK_ACT_UMASK;
-		engine->ids_changed |= row->act == SLK_ACT_IDS && changes_ids(engine, row, request);
-		engine->counts.continued++;
+		engine->shared->umask_changed |= row->act == SLK_ACT_UMASK;
+		engine->shared->ids_changed |= row->act == SLK_ACT_IDS && changes_ids(engine, row, request);
+		engine->shared->counts.continued++;
 		told = settle(engine, request, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 		break;
 	case SLK_CALL_COUNT:
@@ -389,15 +383,15 @@ static int handle(struct slk_engine *engine, struct slk_request *request)
 		if (slk_is_asked(engine, request->nr, request->args))
 			break;
 		request->reason = SLK_REASON_REFUSED;
-		engine->counts.refused++;
+		engine->shared->counts.refused++;
 		told = settle(engine, request, refuse_errno(engine, request), 0);
 		break;
 	default:
-		engine->counts.refused++;
+		engine->shared->counts.refused++;
 		told = settle(engine, request, ENOSYS, 0);
 	}
 	if (told) {
-		engine->counts.to_python++;
+		engine->shared->counts.to_python++;
 		slk_timing_by_python(engine->timing, request->slot);
 	}
 	return told;
@@ -430,7 +424,7 @@ static uint32_t answer_held(struct slk_engine *engine, struct slk_request *batch
 	while (kept < capacity && slk_forks_take_held(engine, &position, &batch[kept], &answer)) {
 		int told = settle_fork(engine, &batch[kept], answer);
 
-		engine->counts.to_python += (uint64_t)told;
+		engine->shared->counts.to_python += (uint64_t)told;
 		kept += (uint32_t)told;
 	}
 	slk_forks_looked_again(engine->forks);
@@ -507,7 +501,7 @@ static int drain(struct slk_engine *engine, int state, struct slk_request *batch
 			slk_forks_next_round(engine->forks);
 		choose_wakes(engine, batch + kept, end - kept);
 		for (uint32_t i = kept; i < end; i++) {
-			if (!handle(engine, &batch[i]))
+			if (!slk_handle(engine, &batch[i]))
 				continue;
 			if (kept != i)
 				move_request(&batch[kept], &batch[i]);
@@ -548,7 +542,7 @@ static int wait_for(struct slk_engine *engine, struct pollfd *waiting, int64_t t
 		timeout_ns = fork_due_ns;
 	limit.tv_sec = timeout_ns / 1000000000;
 	limit.tv_nsec = timeout_ns % 1000000000;
-	engine->counts.wakes++;
+	engine->shared->counts.wakes++;
 	return ppoll(waiting, WAITING, timeout_ns < 0 ? NULL : &limit, NULL);
 }
 

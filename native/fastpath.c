@@ -153,7 +153,7 @@ static int may_wait(const struct slk_engine *engine, int fd)
 {
 	struct stat opened;
 
-	if (!engine->tracing || fstat(fd, &opened) < 0 || S_ISREG(opened.st_mode) || S_ISDIR(opened.st_mode))
+	if (!engine->shared->tracing || fstat(fd, &opened) < 0 || S_ISREG(opened.st_mode) || S_ISDIR(opened.st_mode))
 		return 0;
 	return !S_ISCHR(opened.st_mode) || major(opened.st_rdev) != MEMORY_DEVICES;
 }

@@ -203,7 +203,7 @@ int slk_forks_take_held(struct slk_engine *engine, uint32_t *position, struct sl
 			(forks->held_count - *position) * sizeof(held));
 		if (!is_there) {
 			slk_slot_release(engine, &engine->slots[held.slot]);
-			engine->counts.vanished++;
+			engine->shared->counts.vanished++;
 			continue;
 		}
 		*ret_answer = answer;

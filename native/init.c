@@ -181,7 +181,7 @@ static void remove_groups(const struct init *init)
 
 	if (!init->plan->groups[0])
 		return;
-	if (poll(&leash, 1, 0) <= 0 && has_ended(init->supervisor) <= 0)
+	if (poll(&leash, 1, 0) <= 0 && (init->plan->is_kept || has_ended(init->supervisor) <= 0))
 		return;
 	for (int i = 0; i < SLK_CGROUPS_MAX && init->plan->groups[i]; i++)
 		rmdir(init->plan->groups[i]); /* it may be gone already, or another run may have swept it */
@@ -401,7 +401,7 @@ static int has_ended(pid_t supervisor)
  * before the thread is a zombie (exit_notify() of kernel/exit.c). */
 static void look_after_supervisor(struct init *init)
 {
-	for (int looks = 0; looks < ZOMBIE_LOOKS_MAX; looks++) {
+	for (int looks = 0; looks < ZOMBIE_LOOKS_MAX && !init->plan->is_kept; looks++) {
 		if (has_ended(init->supervisor) > 0)
 			finish(init);
 		poll(NULL, 0, 1);
@@ -537,8 +537,8 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	signal(SIGCHLD, SIG_DFL); /* ignored, it would make children vanish unreaped */
 	prctl(PR_SET_NAME, "sandlockd-init", 0, 0, 0);
-	/* Had it ended before, nobody would have a duplicate of the leash by now: that hangs up. (Who keeps one, so that the
-	 * program outlives its supervisor, has to tell init not to ask for this.) */
+	/* Had it ended before, nobody would have a duplicate of the leash by now: that hangs up. (Where somebody keeps one, so
+	 * that the program outlives its supervisor, only that counts.) */
 	if (prctl(PR_SET_PDEATHSIG, FORKER_ENDED) < 0)
 		give_up(control_fd, SLK_STAGE_SUBREAPER, errno);
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)

@@ -26,7 +26,7 @@
  * as_far_as: the phase from which on the caller needs our drain.
  */
 static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns, int options,
-		      enum slk_rewrite_phase as_far_as, const struct slk_confined *confined)
+		      enum slk_rewrite_phase as_far_as, struct slk_confined *confined)
 {
 	for (;;) {
 		int status, request;
@@ -127,7 +127,7 @@ int slk_rewrite_passes(struct slk_engine *engine, const struct slk_request *requ
 	slk_rewrite_forget(engine, request->tid); /* used, or what it was meant for has not come */
 	if (!fits)
 		return 0;
-	engine->counts.continued++;
+	engine->shared->counts.continued++;
 	slk_answer_continue(engine, request->slot);
 	follow(engine, request->tid);
 	return 1;
@@ -174,13 +174,13 @@ static int hold(struct slk_engine *engine, uint32_t index, int32_t fd, struct sl
 static int finish_now(const struct slk_engine *engine, struct slk_rewrite *rewrite, uint64_t end_ns,
 		      enum slk_rewrite_phase as_far_as)
 {
-	struct slk_confined confined;
+	struct slk_confined *confined = &engine->shared->confined;
 	int is_confined = rewrite->call.end != SLK_RESTART_LEAVE && slk_may_confine(engine) &&
-			  slk_confine(rewrite->tid, &confined);
-	int result = finish_one(engine, rewrite, end_ns, 0, as_far_as, is_confined ? &confined : NULL);
+			  slk_confine(rewrite->tid, confined);
+	int result = finish_one(engine, rewrite, end_ns, 0, as_far_as, is_confined ? confined : NULL);
 
 	if (is_confined && result != 0)
-		slk_release(&confined);
+		slk_release(confined);
 	return result;
 }
 
@@ -224,7 +224,7 @@ static int has_vanished(struct slk_engine *engine, struct slk_slot *slot)
 {
 	if (slk_slot_alive(engine, slot))
 		return 0;
-	engine->counts.vanished++;
+	engine->shared->counts.vanished++;
 	slk_slot_release(engine, slot);
 	return 1;
 }

@@ -2,6 +2,7 @@
 #ifndef SLK_H
 #define SLK_H
 
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -520,7 +521,11 @@ struct slk_slot {
 	uint32_t phase;
 	int32_t error;
 	int64_t value;
+	uint64_t noted;    /* of an act: enough to tell whether it was done */
+	uint32_t flags;    /* of the answer */
 	uint32_t listener; /* in slk_engine.listeners */
+	uint32_t deaths;   /* of who handled it, and when the first of them was */
+	uint64_t death_ns;
 };
 
 /* A call that was let go on and may wait in the kernel, as it waits bare: for the other end of a FIFO, say. */
@@ -542,9 +547,29 @@ struct slk_restart_result {
 #define SLK_RESULTS_MAX 256 /* it is asked for at once; one that is lost is a call made anew */
 
 /* What the supervisor and init both see. */
+struct slk_confined {
+	int32_t tid;
+	size_t cpu;
+	size_t length; /* of the kernel's mask, in bytes */
+	cpu_set_t own;
+	int is_set; /* or about to be */
+};
+
+/* Init has it as well, and so has whoever takes over when we die (takeover.c). */
 struct slk_shared {
 	uint32_t acknowledged; /* the serial of the last order that init has carried out; a futex */
 	int32_t done;          /* did it succeed? */
+	uint32_t orders;       /* that init acknowledges, so far */
+	int tracing;           /* init traces somebody */
+	int umask_changed;     /* by somebody */
+	int ids_changed;
+	struct slk_engine_counts counts;
+	uint64_t copied_bytes; /* into trees */
+	/* What is received comes here first: the kernel writes it whole, or gives the call to nobody. */
+	struct seccomp_notif arrival;
+	uint32_t arrival_listener;
+	uint32_t handled; /* the slot of the call that is being handled; SLK_SLOTS_MAX: none */
+	struct slk_confined confined; /* whoever is */
 	struct slk_waiting_call waiting[SLK_WAITING_MAX];
 	struct slk_restart_result results[SLK_RESULTS_MAX]; /* by thread number */
 };
@@ -552,7 +577,9 @@ struct slk_shared {
 #define SLK_REWRITES_MAX 64
 
 #define SLK_SLOTS_MAX 4096
-enum slk_phase { SLK_PHASE_FREE, SLK_PHASE_RECEIVED, SLK_PHASE_PREPARED };
+/* ACTING: what it asks for is being done, and may be done: nothing stood against it. ACTED: it is. PREPARED: with its
+ * answer. */
+enum slk_phase { SLK_PHASE_FREE, SLK_PHASE_RECEIVED, SLK_PHASE_ACTING, SLK_PHASE_ACTED, SLK_PHASE_PREPARED };
 
 struct slk_new_thread {
 	int32_t tid;
@@ -603,8 +630,6 @@ struct slk_engine {
 	int has_trees;
 	uint32_t tree_count;
 	uint32_t umask;
-	int umask_changed; /* by somebody */
-	int ids_changed;
 	uint32_t uid, gid; /* of all at the start */
 	struct slk_tree trees[SLK_TREES_MAX];
 	struct slk_disk *disk; /* borrowed; NULL: no limit */
@@ -621,9 +646,8 @@ struct slk_engine {
 	struct slk_zone_table *zones;
 	struct slk_slot *slots;
 	struct slk_shared *shared;
-	uint32_t orders;           /* that init acknowledges, so far */
-	int tracing;               /* init traces somebody */
 	uint32_t next_slot;
+	uint32_t resumed; /* so far (slk_take_over_calls) */
 	uint32_t new_count;
 	int newcomers_fd;    /* a timer: the oldest of them is due */
 	int newcomers_timed; /* it is set */
@@ -636,8 +660,6 @@ struct slk_engine {
 	uint64_t generation; /* of names and of rights in trees, as far as we see them change */
 	int32_t last_tid;    /* whose calls the last ones were, and how many of them in a row */
 	uint32_t in_a_row;
-	struct slk_engine_counts counts;
-	uint64_t copied_bytes; /* into trees */
 	struct slk_timing *timing;
 	struct slk_call calls[SLK_CALLS_MAX];
 	struct slk_judged judged[SLK_JUDGED_MAX];
@@ -698,18 +720,11 @@ void slk_timing_end(struct slk_timing *timing, uint32_t slot, int32_t nr);
 
 /* ---- affinity.c: which CPU a caller wakes on */
 
-struct slk_confined {
-	int32_t tid;
-	size_t cpu;
-	size_t length; /* of the kernel's mask, in bytes */
-	cpu_set_t own;
-};
-
 /* Not where several callers are to spread over the CPUs (engine.c, drain), nor where masks are being set. */
 int slk_may_confine(const struct slk_engine *engine);
 /* Confine a waiting thread to this CPU; 0 where that makes no difference, or is not to be had. */
 int slk_confine(int32_t tid, struct slk_confined *ret_confined);
-void slk_release(const struct slk_confined *confined);
+void slk_release(struct slk_confined *confined);
 
 /* Of a call whose row says refuse: does Python decide, by its arguments? */
 int slk_is_asked(const struct slk_engine *engine, int32_t nr, const uint64_t *args);
@@ -744,6 +759,15 @@ int slk_request_alive(const struct slk_engine *engine, const struct slk_request 
 
 /* Forget that a call of this thread may wait in the kernel (slk_answer_may_wait). */
 void slk_waits_no_more(struct slk_engine *engine, int32_t tid);
+/* It waits for its answer from now on. */
+void slk_slot_received(struct slk_engine *engine, struct slk_slot *slot);
+/* It was not done after all. */
+void slk_slot_acts_not(struct slk_engine *engine, uint32_t slot);
+/* engine.c: what a drain does with a call that it has received. 1: Python has something to do with it. */
+int slk_handle(struct slk_engine *engine, struct slk_request *request);
+/* Of what was received: a slot, or NULL; and the request, but for its path. */
+struct slk_slot *slk_slot_fill(struct slk_engine *engine, const struct seccomp_notif *notif, uint32_t listener,
+			       struct slk_request *ret_request);
 /* Frees the slot whatever it returns. */
 int slk_answer(struct slk_engine *engine, uint32_t slot, int64_t value, int32_t error, uint32_t flags);
 

@@ -49,9 +49,9 @@ static int futex(uint32_t *word, int operation, uint32_t value, const struct tim
 /* Everything judged before was not asked whether it may wait. */
 static void begin(struct slk_engine *engine)
 {
-	if (engine->tracing)
+	if (engine->shared->tracing)
 		return;
-	engine->tracing = 1;
+	engine->shared->tracing = 1;
 	engine->generation++;
 }
 
@@ -61,7 +61,7 @@ static int give_order(struct slk_engine *engine, int control_fd, struct slk_orde
 	uint64_t end_ns = slk_now_ns() + (uint64_t)timeout_ms * 1000000u;
 	int result;
 
-	order->serial = ++engine->orders;
+	order->serial = ++engine->shared->orders;
 	result = slk_order_send(control_fd, order);
 	if (result < 0)
 		return result;

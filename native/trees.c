@@ -404,7 +404,7 @@ int slk_tree_call(struct slk_engine *engine, struct slk_request *request, struct
 	int result;
 
 	/* From a working directory that is nearly as deep as a path can tell, more than one path can tell. */
-	if (engine->ids_changed || engine->tell_granted || slk_trees_parked(engine) || walk->length - tree->root_length > SLK_PATH_MAX)
+	if (engine->shared->ids_changed || engine->tell_granted || slk_trees_parked(engine) || walk->length - tree->root_length > SLK_PATH_MAX)
 		return PYTHON;
 	tree->touched |= slk_may_touch(engine, request);
 	slk_layers_walk(tree->layers, walk->text, walk->ends, tree->root_components, walk->count, &found);

@@ -34,6 +34,7 @@ from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import Prepared, raise_own_descriptor_limit
 from sandlockd.notify import loop
 from sandlockd.sandbox.executing import CannotExecute, Execution
+from sandlockd.sandbox.keeping import Keeper
 from sandlockd.sandbox.policies import load_policy
 from sandlockd.sandbox.result import Result
 from sandlockd.sandbox.run import Asked, Run
@@ -70,7 +71,12 @@ class _Host:
     def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
         pass
 
-    def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+    def release(self) -> None:
+        """There is no keeper."""
+
+    def supervise(
+        self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int], keeper: Keeper | None
+    ) -> None:
         try:
             become_subreaper(spared)
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

@@ -24,6 +24,7 @@ from sandlockd.audit.log import AuditLog
 from sandlockd.audit.state import state_directory
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import Prepared, raise_own_descriptor_limit
+from sandlockd.sandbox.keeping import Keeper
 from sandlockd.sandbox.pausing import CannotPause
 from sandlockd.sandbox.policies import load_policy
 from sandlockd.sandbox.result import Result
@@ -47,7 +48,12 @@ class _Host:
     def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
         pass
 
-    def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+    def release(self) -> None:
+        """There is no keeper."""
+
+    def supervise(
+        self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int], keeper: Keeper | None
+    ) -> None:
         try:
             become_subreaper(spared)
             sandbox.start(

@@ -104,6 +104,23 @@ class Served:
         line.settimeout(limit_s)
         return line
 
+    def kill_supervisor(self, identifier: str, *, keeper_too: bool = False) -> None:
+        """By SIGKILL; of one that is replaced, whoever is in its place now. keeper_too: so that it is not."""
+
+        def is_killed() -> bool:
+            found = self.get(f"/v1/sandboxes/{identifier}")
+            if found["keeper_pid"] is None:
+                return False
+            try:
+                if keeper_too:
+                    os.kill(found["keeper_pid"], signal.SIGKILL)
+                os.kill(found["supervisor_pid"], signal.SIGKILL)
+            except ProcessLookupError:
+                return False  # the one before, whose place was not taken yet
+            return True
+
+        until(is_killed, "it is killed")
+
     def output(self, identifier: str, stream: str = "stdout") -> bytes:
         answer = self.ask("GET", f"/v1/sandboxes/{identifier}/logs?raw=true&stream={stream}")
         assert answer.status == 200

@@ -15,7 +15,7 @@ from sandlockd.kernel import launching
 STUB = Path(sandlockd.__file__).parent / "_native.pyi"
 BOUNDARY = Path(__file__).parents[2] / "native" / "boundary.h"
 
-OPAQUE = {"slk_engine", "slk_disk", "slk_layers", "slk_memory", "slk_output", "slk_numbers"}
+OPAQUE = {"slk_engine", "slk_disk", "slk_layers", "slk_memory", "slk_output", "slk_numbers", "slk_shared"}
 
 
 def _lib_class() -> ast.ClassDef:

@@ -50,6 +50,8 @@ _REPORTS: tuple[Message, ...] = (
     Said("a line"),
     Began("20260101T000000.000-abc", "00"),
     Started(7),
+    messages.Kept(),
+    messages.Replaced(7, 1),
     Effective(b"{}"),
     Stopped(20),
     Continued(),
@@ -99,7 +101,7 @@ def test_what_may_be_reported_when() -> None:
     }
     running = {
         **dict.fromkeys(("Said", "Paused", "NotPaused", "Resumed", "Denied", "Told")),
-        **dict.fromkeys(("Effective", "Executed", "NotExecuted", "FurtherEnded")),
+        **dict.fromkeys(("Effective", "Executed", "NotExecuted", "FurtherEnded", "Kept", "Replaced")),
         "Stopped": Stage.STOPPED,
         "Continued": Stage.RUNNING,
         "Ended": Stage.OVER,

@@ -66,6 +66,7 @@ static struct slk_engine *new_engine(int *ret_ledger_fd)
 	row_of(rows, SYS_mknodat, SLK_CALL_REFUSE)->refuse_errno = EPERM;
 	config.ledger_fd = *ret_ledger_fd = memfd_create("ledger", MFD_CLOEXEC);
 	CHECK_EQUAL(0, ftruncate(config.ledger_fd, (off_t)slk_ledger_bytes()));
+	CHECK_EQUAL(0, slk_shared_create(&config.shared));
 	CHECK_EQUAL(0, slk_engine_create(&config, &engine));
 	return engine;
 }

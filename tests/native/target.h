@@ -240,6 +240,7 @@ __attribute__((unused)) static char *words_at(const struct target *target, int o
 struct served {
 	struct slk_engine *engine;
 	int ledger_fd;
+	struct slk_shared *shared;
 	struct slk_slot *slots; /* the ledger, mapped once more: as another process sees it */
 };
 
@@ -265,11 +266,10 @@ static void fill_rows(struct slk_call *rows)
 	row_of(rows, REFUSED_NR, SLK_CALL_REFUSE)->refuse_errno = REFUSED_ERRNO;
 }
 
-__attribute__((unused)) static struct served start_engine(const struct target *target, const struct slk_zone *zones,
-							  uint32_t zone_count)
+/* With the ledger that is there. */
+static void start_engine_with(struct served *served, const struct target *target, const struct slk_zone *zones, uint32_t zone_count)
 {
 	static struct slk_call rows[SLK_CALLS_MAX];
-	struct served served = {.ledger_fd = memfd_create("ledger", MFD_CLOEXEC)};
 	struct slk_engine_config config = {
 		.mounts_fd = -1,
 		.calls = rows,
@@ -281,20 +281,38 @@ __attribute__((unused)) static struct served start_engine(const struct target *t
 		.open_nr = -1,
 		.creat_nr = -1,
 		.openat2_nr = SYS_openat2,
-		.ledger_fd = served.ledger_fd,
+		.ledger_fd = served->ledger_fd,
+		.shared = served->shared,
 		.tell_granted = more_config.tell_granted,
 		.refusals = more_config.refusals,
 		.refusal_count = more_config.refusal_count,
 	};
 
 	fill_rows(rows);
+	CHECK_EQUAL(0, slk_engine_create(&config, &served->engine));
+	if (target)
+		CHECK(slk_engine_attach(served->engine, target->listener) >= 0);
+}
+
+__attribute__((unused)) static struct served start_engine(const struct target *target, const struct slk_zone *zones,
+							  uint32_t zone_count)
+{
+	struct served served = {.ledger_fd = memfd_create("ledger", MFD_CLOEXEC)};
+
 	CHECK_EQUAL(0, ftruncate(served.ledger_fd, (off_t)slk_ledger_bytes()));
-	CHECK_EQUAL(0, slk_engine_create(&config, &served.engine));
+	CHECK_EQUAL(0, slk_shared_create(&served.shared));
 	served.slots = mmap(NULL, slk_ledger_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, served.ledger_fd, 0);
 	CHECK(served.slots != MAP_FAILED);
-	if (target)
-		CHECK(slk_engine_attach(served.engine, target->listener) >= 0);
+	start_engine_with(&served, target, zones, zone_count);
 	return served;
+}
+
+/* Another in its place, which was given nothing but what both share. */
+__attribute__((unused)) static void replace_engine(struct served *served, const struct target *target)
+{
+	slk_engine_destroy(served->engine);
+	start_engine_with(served, target, NULL, 0);
+	slk_take_over(served->engine);
 }
 
 __attribute__((unused)) static int slots_in_use(const struct served *served)
@@ -311,6 +329,7 @@ __attribute__((unused)) static void end_engine(struct served *served)
 {
 	CHECK_EQUAL(0, slots_in_use(served));
 	slk_engine_destroy(served->engine);
+	slk_shared_destroy(served->shared);
 	munmap(served->slots, slk_ledger_bytes());
 	close(served->ledger_fd);
 }

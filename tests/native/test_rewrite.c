@@ -300,16 +300,16 @@ static void test_the_new_call_passes_once_and_by_its_thread_only(void)
 	request = next(&program);
 	CHECK_EQUAL(SYS_execveat, request->nr); /* the program's own */
 	CHECK_EQUAL(0, program.engine->passing_count);
-	CHECK_EQUAL(1, program.engine->counts.continued);
+	CHECK_EQUAL(1, program.engine->shared->counts.continued);
 	CHECK_EQUAL(0, slk_answer_errno(program.engine, request->slot, EXDEV));
 	/* With another argument it is another call. */
 	request = next(&program);
 	CHECK_EQUAL(0, restart_as_another_execveat(&program, request));
 	program.engine->passing[0].call.args[5] = 1;
-	continued = program.engine->counts.continued;
+	continued = program.engine->shared->counts.continued;
 	request = next(&program);
 	CHECK_EQUAL(SYS_execveat, request->nr);
-	CHECK_EQUAL(continued, program.engine->counts.continued);
+	CHECK_EQUAL(continued, program.engine->shared->counts.continued);
 	CHECK_EQUAL(0, program.engine->passing_count);
 	CHECK_EQUAL(0, slk_answer_continue(program.engine, request->slot));
 	CHECK(!next(&program));

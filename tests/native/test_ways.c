@@ -72,6 +72,7 @@ static void make_scene(void)
 	zones[1].length = (uint32_t)strlen(told);
 	config.ledger_fd = memfd_create("ledger", 0);
 	CHECK_EQUAL(0, ftruncate(config.ledger_fd, (off_t)slk_ledger_bytes()));
+	CHECK_EQUAL(0, slk_shared_create(&config.shared));
 	CHECK_EQUAL(0, slk_engine_create(&config, &engine));
 	close(config.ledger_fd);
 }

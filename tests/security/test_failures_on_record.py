@@ -109,8 +109,8 @@ def test_a_full_ledger(runner: Runner) -> None:
         "    drained, full = self.pump, []\n"
         "    def pump(other, timeout):\n"
         "        if full:\n"
-        "            with mmap.mmap(self.ledger.fd, 4096 * 96) as slots:\n"  # struct slk_slot
-        "                for at in range(0, 4096 * 96, 96):\n"
+        "            with mmap.mmap(self.ledger.file.fd, 4096 * 120) as slots:\n"  # struct slk_slot
+        "                for at in range(0, 4096 * 120, 120):\n"
         "                    struct.pack_into('=I', slots, at + 72, 1)\n"  # its phase
         "        state, requests, due = drained(other, timeout)\n"
         "        full.extend(r for r in requests if r.path == b'/fill-the-ledger')\n"

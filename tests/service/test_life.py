@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -178,7 +177,7 @@ def test_changes_that_nobody_told_of_are_not_removed_without_a_word(runner: Runn
         made = served.run(["sh", "-c", script], workdir=str(runner.work))
         until(lambda: list(served.state.glob("runs/*/tree/upper/made")), "it has written")
         path = f"/v1/sandboxes/{made['id']}"
-        os.kill(made["supervisor_pid"], signal.SIGKILL)
+        served.kill_supervisor(made["id"], keeper_too=True)
         runner.may_leave_temporary = True
         assert served.post(f"{path}/wait")["state"] == "kept"
         assert served.ask("DELETE", path).status == 409

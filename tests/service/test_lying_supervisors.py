@@ -9,6 +9,7 @@ import ctypes
 import os
 import select
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,38 @@ def test_what_it_may_not_say_ends_its_sandbox_only(served: Served, kind: str) ->
     assert (ended["state"], ended["error"]) == ("failed", "its supervisor was lost")
     assert not _lives(made["pid"])
     assert served.post(f"/v1/sandboxes/{other}/stop")["exit_status"] == 5
+
+
+_NAMES = {
+    "kept-nobody": (messages.Kept(), lambda stranger: []),
+    "kept-no-process": (messages.Kept(), lambda stranger: [os.open("/dev/null", os.O_RDONLY)]),
+    "kept-by-a-stranger": (messages.Kept(), lambda stranger: [os.pidfd_open(stranger)]),
+    "replaced-by-a-stranger": (messages.Replaced(1, 1), lambda stranger: [os.pidfd_open(stranger)]),
+    "kept-by-two": (
+        messages.Kept(),
+        lambda stranger: [os.pidfd_open(os.getpid()), os.pidfd_open(os.getpid())],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _NAMES)
+def test_whom_it_names_is_not_ended_for_it(served: Served, kind: str) -> None:
+    """The service may end any process; a supervisor those of its user."""
+    served.runner.may_leave_temporary = True
+    made = served.run(["sleep", "1000"])
+    message, descriptors = _NAMES[kind]
+    with subprocess.Popen(["sleep", "1000"], user=65534, group=65534, extra_groups=[]) as stranger:
+        try:
+            fds = descriptors(stranger.pid)
+            with _line_of(made["supervisor_pid"]) as line:
+                socket.send_fds(line, [b"h" + messages.encoded(message)], fds)
+            for fd in fds:
+                os.close(fd)
+            ended = served.wait(made["id"])
+            assert (ended["state"], ended["error"]) == ("failed", "its supervisor was lost")
+            assert not _lives(made["pid"]) and _lives(stranger.pid)
+        finally:
+            stranger.kill()
 
 
 @pytest.mark.soak  # it is given some seconds to end

@@ -105,7 +105,7 @@ def test_a_supervisor_that_is_killed_takes_its_own_sandbox_with_it_only(runner: 
         for _ in range(20 if soak else 5):
             made = served.run(["sh", "-c", _ESCAPING])
             until(lambda: len(_sleepers(runner)) >= 4, "they run")
-            os.kill(made["supervisor_pid"], signal.SIGKILL)
+            served.kill_supervisor(made["id"], keeper_too=True)
             ended = served.wait(made["id"])
             assert (ended["state"], ended["exit_status"], ended["reason"]) == ("failed", 125, "sandbox_error")
             assert ended["error"] == "its supervisor was lost"
@@ -123,7 +123,7 @@ def test_what_the_program_of_a_killed_supervisor_changed_is_kept(runner: Runner)
     with service(runner, config=_CONFIG) as served:
         made = served.run(["sh", "-c", "echo x > new; echo; sleep 1000"], workdir=str(runner.work))
         until(lambda: served.output(made["id"]), "it has changed something")
-        os.kill(made["supervisor_pid"], signal.SIGKILL)
+        served.kill_supervisor(made["id"], keeper_too=True)
         ended = served.wait(made["id"])
         assert (ended["state"], ended["error"]) == ("kept", "its supervisor was lost")
         assert (

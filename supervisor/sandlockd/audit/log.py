@@ -93,6 +93,7 @@ class AuditLog:
         self._entries: dict[Key, _Entry] = {}
         self._more: dict[Key, _Entry] = {}
         self._key_bytes = 0
+        self._first_number = 0  # that was given before us
         self._header: bytes | None = None
         self._has_header = False
         self._has_end = False
@@ -114,6 +115,32 @@ class AuditLog:
     def begin(self, header: RunHeader) -> None:
         self._header = header.line(self._clock_ns())
         self._has_header = self._append(self._header)
+
+    def resume(self) -> None:
+        """Another process wrote this log since, and died: go on behind what it wrote."""
+        if self._log_fd is None:
+            return
+        import json  # only where it is wanted
+
+        try:
+            with open(f"/proc/self/fd/{self._log_fd}", "rb") as file:
+                text = file.read(self._max_bytes + _RESERVE_BYTES)
+        except OSError as error:
+            self.failure = self.failure or error
+            return
+        self._size_bytes = len(text)
+        self._torn = bool(text) and not text.endswith(b"\n")
+        counts: dict[int, int] = {}
+        for line in text.split(b"\n"):
+            try:
+                record = json.loads(line)
+                number = int(record["number"])
+                self._first_number = max(self._first_number, number)
+                if record["kind"] in _REFUSED:
+                    counts[number] = int(record["count"])
+            except (ValueError, KeyError, TypeError):
+                continue  # no event, or torn
+        self.denials = sum(counts.values())
 
     def refuse(self, refusal: Refusal | Failure) -> None:
         """Count a refusal, and write it if it is the first of its kind. Never raises OSError."""
@@ -297,7 +324,7 @@ class AuditLog:
         return self._size_bytes >= self._max_bytes
 
     def _next_number(self) -> int:
-        return len(self._entries) + len(self._more) + 1
+        return self._first_number + len(self._entries) + len(self._more) + 1
 
     def _failure_words(self) -> str | None:
         if self.failure is None:

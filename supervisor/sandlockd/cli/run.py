@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sandlockd.cli.verbose import Verbose
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.inputs import Overrides
+    from sandlockd.sandbox.keeping import Keeper
     from sandlockd.sandbox.limits import Limits
     from sandlockd.sandbox.sandbox import Sandbox
 
@@ -144,7 +145,12 @@ class _Foreground:
         if self._options.verbose:
             self._verbose = _verbose(prepared, audit, run.asked.sources)
 
-    def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+    def release(self) -> None:
+        """There is no keeper."""
+
+    def supervise(
+        self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int], keeper: Keeper | None
+    ) -> None:
         capture: Capture | None = None
         try:
             capture = self._capture(run.limits)

@@ -7,6 +7,7 @@ FIFO, nor find it changed under its eyes.
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import os
 import socket
@@ -108,6 +109,11 @@ class Channel:
             for fd in fds:
                 fd.close()
             raise
+
+    def shut(self) -> None:
+        """For good, whoever else has an end of it."""
+        with contextlib.suppress(OSError):  # the other end did so before
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

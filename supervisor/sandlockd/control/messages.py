@@ -217,6 +217,19 @@ class Started(Message, frozen=True, tag="started"):
     pid: int
 
 
+class Kept(Message, frozen=True, tag="kept"):
+    """There is somebody who replaces a supervisor that dies. With one descriptor: his pidfd."""
+
+
+class Replaced(Message, frozen=True, tag="replaced"):
+    """Who says this goes on in the place of one that has died; deaths: how many have by now. With one descriptor: a
+    pidfd of himself.
+    """
+
+    pid: int
+    deaths: int
+
+
 class Effective(Message, frozen=True, tag="effective"):
     """What the policies come to, as JSON (policy/show.py)."""
 
@@ -315,6 +328,8 @@ Report = (
     | Said
     | Began
     | Started
+    | Kept
+    | Replaced
     | Effective
     | Stopped
     | Continued
@@ -350,6 +365,8 @@ class Stage(enum.Enum):
 _RUNS: Final = (Stage.RUNNING, Stage.STOPPED)
 _AT_ANY_TIME: Final = (
     Said,
+    Kept,
+    Replaced,
     Effective,
     Paused,
     NotPaused,
@@ -409,6 +426,8 @@ def may_order(stage: Stage, order: type[Message]) -> bool:
 # ---- as bytes
 
 _M = TypeVar("_M", bound=Message)
+WITH_DESCRIPTOR: Final[tuple[type[Message], ...]] = (Kept, Replaced)  # of what a supervisor reports
+
 _encoder = msgspec.msgpack.Encoder()
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 _reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)

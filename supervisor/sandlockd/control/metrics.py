@@ -35,6 +35,9 @@ class Metrics:
             buckets=_START_BUCKETS_S,
             registry=registry,
         )
+        self._deaths = Counter(
+            "sandlockd_supervisor_deaths", "Supervisors that died and were replaced.", registry=registry
+        )
         self._exits = Counter(
             "sandlockd_exits", "Sandboxes that ended, by reason.", ["reason"], registry=registry
         )
@@ -86,6 +89,9 @@ class Metrics:
         record = sandbox.record
         if record.started_ns is not None:
             self._start_time.observe((record.started_ns - record.created_ns) / 1e9)
+
+    def supervisor_died(self) -> None:
+        self._deaths.inc()
 
     def denied(self, rule: str) -> None:
         self._denials.labels(self._rules.known(rule)).inc()

@@ -159,6 +159,8 @@ class SandboxObject(msgspec.Struct):
     ended: str | None
     pid: int | None
     supervisor_pid: int | None
+    keeper_pid: int | None
+    supervisor_deaths: int
     exit_status: int | None
     exit_code: int | None
     signal: int | None
@@ -234,8 +236,10 @@ def rfc3339(time_ns: int | None) -> str | None:
     return f"{moment}.{rest // 1000:06d}Z"
 
 
-def sandbox_object(record: Record, denials: int = 0) -> SandboxObject:
-    """denials: so far, of one that is running."""
+def sandbox_object(
+    record: Record, denials: int = 0, keeper_pid: int | None = None, deaths: int = 0
+) -> SandboxObject:
+    """denials, keeper_pid, deaths: of one that is running. deaths: how many supervisors of it have died so far."""
     status = record.status or {}
     return SandboxObject(
         id=record.id,
@@ -255,6 +259,8 @@ def sandbox_object(record: Record, denials: int = 0) -> SandboxObject:
         ended=rfc3339(record.ended_ns),
         pid=record.pid,
         supervisor_pid=record.supervisor_pid,
+        keeper_pid=keeper_pid,
+        supervisor_deaths=deaths,
         exit_status=record.exit_status,
         exit_code=status.get("exit_code"),
         signal=status.get("signal"),

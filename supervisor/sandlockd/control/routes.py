@@ -76,7 +76,8 @@ def _found(call: Call) -> Sandbox:
 
 
 def _object(sandbox: Sandbox) -> SandboxObject:
-    return sandbox_object(sandbox.record, sandbox.denials)
+    keeper = None if sandbox.supervisor is None else sandbox.supervisor.keeper_pid
+    return sandbox_object(sandbox.record, sandbox.denials, keeper, sandbox.deaths)
 
 
 # ---- sandboxes

@@ -53,6 +53,7 @@ class Sandbox:
         self.over = trio.Event()  # nothing of it is left
         self.has_begun = False  # there is a run of it on record
         self.denials = 0
+        self.deaths = 0  # of supervisors, that were replaced
         self.policy: bytes | None = None  # effective, as JSON; of one that has ended it is on disk
         self.memory_reserved = 0
         self._answers: dict[int, tuple[trio.Event, list[messages.Told]]] = {}
@@ -60,6 +61,7 @@ class Sandbox:
         self._further: dict[int, Further] = {}
         self._next_further = 0
         self._not_paused: str | None = None
+        self._ordered: Stop | Kill | None = None  # whichever ends it
         self.changing = trio.Lock()  # who commits, discards or removes what it has left has it
         self._changed = trio.lowlevel.ParkingLot()
         if record.state not in states.ALIVE:
@@ -127,13 +129,24 @@ class Sandbox:
         except SupervisorLost:
             pass  # its end is on the way
 
+    def supervisor_replaced(self, deaths: int) -> None:
+        """What the one before was told, and may have died of, or before."""
+        self.deaths = deaths
+        if self.supervisor is not None:
+            self.record.supervisor_pid = self.supervisor.pid
+        if self.state is State.STOPPING and self._ordered is not None:
+            self._order(self._ordered)
+        elif self.state is State.PAUSED:
+            self._order(Pause())
+
     async def stop(self, grace_s: float) -> None:
         """Wait for its end. Done already: nothing."""
         self.require(Request.STOP)
         if not self.is_alive:
             return
         if self.state is not State.STOPPING:
-            self._order(Stop(grace_s))
+            self._ordered = Stop(grace_s)
+            self._order(self._ordered)
             self.happened(Happening.STOP_ASKED)
         with trio.move_on_after(grace_s + KILL_PATIENCE_S):
             await self.over.wait()
@@ -146,7 +159,8 @@ class Sandbox:
             return
         if self.state is not State.STOPPING:
             self.happened(Happening.STOP_ASKED)
-        self._order(Kill())
+        self._ordered = Kill()
+        self._order(self._ordered)
         with trio.move_on_after(KILL_PATIENCE_S):
             await self.over.wait()
         if not self.over.is_set() and self.supervisor is not None:

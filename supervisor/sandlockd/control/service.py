@@ -359,6 +359,11 @@ class Service:
                 sandbox.happened(Happening.STARTED)
                 self.metrics.started(sandbox)
                 sandbox.begun.set()
+            case messages.Replaced(deaths=deaths):
+                self.log.warning("a supervisor died and was replaced", sandbox=sandbox.id, deaths=deaths)
+                self.events.happened(sandbox.id, record.uid, "supervisor-replaced", deaths=deaths)
+                self.metrics.supervisor_died()
+                sandbox.supervisor_replaced(deaths)
             case messages.Effective(policy=policy):
                 sandbox.policy = policy
                 await trio.to_thread.run_sync(sandbox.keep_policy)

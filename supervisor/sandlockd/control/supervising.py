@@ -51,6 +51,7 @@ from sandlockd.control.messages import (
     Worked,
 )
 from sandlockd.kernel import tree, users
+from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.orphans import become_subreaper
 from sandlockd.launch.prepare import CannotStart, raise_own_descriptor_limit
 from sandlockd.policy.inputs import Overrides, Source
@@ -68,9 +69,9 @@ if TYPE_CHECKING:
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.audit.records import Refusal
-    from sandlockd.kernel.fds import OwnedFd
     from sandlockd.launch.prepare import Prepared
     from sandlockd.sandbox.executing import Execution
+    from sandlockd.sandbox.keeping import Keeper, Left
     from sandlockd.sandbox.sandbox import Sandbox
 
 STREAMS = 3
@@ -80,6 +81,7 @@ _LAST_WORD_PATIENCE_MS = 10_000
 _UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
 _DENIED_PER_S = 20
 _POLICY_LATE_S = 0.1
+_TICKET = "ticket-%d"  # by the serial of a further program
 _TARGET_CHARACTERS, _RULE_CHARACTERS = 512, 256
 _PROCESSES_SHOWN = 1000
 
@@ -171,6 +173,8 @@ class _Supervisor:
         self._is_alone = False  # the control plane is gone
         self._kill_by: float | None = None  # monotonic
         self._unsent: list[messages.Message] = []
+        self._unsent_beside: dict[int, OwnedFd] = {}
+        self._keeper: Keeper | None = None
         self._early: list[Signal] = []  # for a program that was not there yet
         self._beside: list[OwnedFd] = []  # what came with the order that is obeyed
         self._further: dict[int, Execution] = {}
@@ -201,6 +205,7 @@ class _Supervisor:
             counts_changes=True,
             terminal_device=_terminal_device(self._streams[0].fd),
             may_execute=True,
+            is_kept=True,
         )
         Run(asked, result, self, start.state_dir or _state_directory_of(start.uid)).run()
 
@@ -219,19 +224,19 @@ class _Supervisor:
         policy = prepared.policy
         self._tell(Began(audit.run_id, policy_digest(policy), messages.shown(command), policy.limits.memory))
 
-    def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+    def release(self) -> None:
+        self._close_streams()
+
+    def supervise(
+        self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int], keeper: Keeper | None
+    ) -> None:
+        self._keeper = keeper
         try:
             become_subreaper(spared)
-            self._hear_early()
-            first, second, third = (stream.fd for stream in self._streams)
-            sandbox.start(
-                stdio=(first, second, third),
-                descriptor_limit=raise_own_descriptor_limit(),
-                umask=run.umask,
-                new_session=True,
-            )
-            self._close_streams()
-            self._tell(Started(sandbox.init_pid))
+            if keeper is not None and keeper.left is not None:
+                self._take_over(sandbox, keeper.left)
+            else:
+                self._start(run, sandbox)
             # Not before: a stop of what is not running yet would be out of turn.
             sandbox.on_stopped = lambda number: self._tell(messages.Stopped(number))
             sandbox.on_continued = lambda: self._tell(Continued())
@@ -247,6 +252,43 @@ class _Supervisor:
         self._tell_policy(run)  # of one that ended before it was
         if self._is_alone:
             raise _ServiceLost("the service ended while it ran")
+
+    def _start(self, run: Run, sandbox: Sandbox) -> None:
+        """Raises CannotStart."""
+        self._hear_early()
+        first, second, third = (stream.fd for stream in self._streams)
+        sandbox.start(
+            stdio=(first, second, third),
+            descriptor_limit=raise_own_descriptor_limit(),
+            umask=run.umask,
+            new_session=True,
+        )
+        self._close_streams()
+        self._tell(Started(sandbox.init_pid))
+        if self._keeper is not None:
+            self._tell(messages.Kept(), self._keeper.pidfd)
+
+    def _take_over(self, sandbox: Sandbox, left: Left) -> None:
+        """Raises CannotStart."""
+        self._has_told_policy = True
+        with OwnedFd(os.pidfd_open(os.getpid())) as own:
+            self._tell(messages.Replaced(os.getpid(), left.deaths), own)
+            self._flush()
+        tickets = {serial: left.notes[_TICKET % serial] for serial in left.further}
+
+        def revive(serial: int) -> tuple[Callable[[Execution], None], Callable[[Execution], None]]:
+            return self._told_of(tickets[serial])
+
+        sandbox.take_over(left, revive)
+        for execution in sandbox.executions:
+            self._further[tickets[execution.serial]] = execution
+
+    def _told_of(self, ticket: int) -> tuple[Callable[[Execution], None], Callable[[Execution], None]]:
+        """Of the start and of the end of a further program."""
+        return (
+            lambda execution: self._tell(Executed(ticket, execution.pid)),
+            partial(self._further_ended, ticket),
+        )
 
     async def _tell_policy_late(self, run: Run) -> None:
         """Nobody waits for it, and the program has much to ask at first."""
@@ -372,14 +414,17 @@ class _Supervisor:
             name, _, value = variable.partition(b"=")
             environment[name] = value
         first, second, third = (stream.fd for stream in self._beside)
+        on_started, on_ended = self._told_of(ticket)
+        if self._keeper is not None:
+            self._keeper.noted(_TICKET % (sandbox.last_execution + 1), ticket)
         try:
             self._further[ticket] = sandbox.execute(
                 order.command,
                 stdio=(first, second, third),
                 environment=environment,
                 cwd=order.cwd,
-                on_started=lambda execution: self._tell(Executed(ticket, execution.pid)),
-                on_ended=partial(self._further_ended, ticket),
+                on_started=on_started,
+                on_ended=on_ended,
             )
         except CannotExecute as error:
             self._tell(NotExecuted(ticket, error.exit_status, (str(error),)))
@@ -389,7 +434,7 @@ class _Supervisor:
             self._beside = []
 
     def _further_ended(self, ticket: int, execution: Execution) -> None:
-        del self._further[ticket]
+        self._further.pop(ticket, None)  # of one that ended while it was taken over, nobody has heard yet
         if execution.error is not None or execution.status is None:
             lines = (execution.error,) if execution.error is not None else ()
             self._tell(NotExecuted(ticket, execution.exit_status, lines))
@@ -444,9 +489,11 @@ class _Supervisor:
 
     # ---- telling
 
-    def _tell(self, message: messages.Message) -> None:
-        """In turn. What does not go out now goes a little later; of what is said for people only some is kept for that,
-        and of stops that are over nothing.
+    def _tell(self, message: messages.Message, beside: OwnedFd | None = None) -> None:
+        """In turn. beside: goes with it; stays the caller's.
+
+        What does not go out now goes a little later; of what is said for people only some is kept for that, and of
+        stops that are over nothing.
         """
         unsent = self._unsent
         if isinstance(message, Said) and len(unsent) >= _UNSENT_MAX:
@@ -460,13 +507,22 @@ class _Supervisor:
         ):
             unsent.pop()
         unsent.append(message)
+        if beside is not None:
+            self._unsent_beside[id(message)] = OwnedFd(os.dup(beside.fd))
         self._send_on()
+
+    def _flush(self) -> None:
+        while not self._send_on():
+            _wait(self._channel, select.POLLOUT, None)
 
     def _send_on(self) -> bool:
         """True: nothing is left to be sent, or nobody to send it to."""
         try:
             while self._unsent:
-                self._channel.send(self._unsent[0])
+                beside = self._unsent_beside.get(id(self._unsent[0]))
+                self._channel.send(self._unsent[0], () if beside is None else (beside.fd,))
+                if beside is not None:
+                    self._unsent_beside.pop(id(self._unsent[0])).close()
                 del self._unsent[0]
         except BlockingIOError:
             return False

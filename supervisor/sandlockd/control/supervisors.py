@@ -15,12 +15,12 @@ from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
 from sandlockd.control.messages import Fork, Forked, NotForked, Ready, Reaped, Said, Stage, Start, Unfit, Work
 from sandlockd.control.zygote import start_zygote
+from sandlockd.kernel.fds import OwnedFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from sandlockd.kernel.fds import OwnedFd
 
 _READY_PATIENCE_S = 30.0
 _WORDS_PER_S, _WORDS_AT_ONCE = 100, messages.MAX_LINES + 200  # what it says for people comes at once
@@ -43,11 +43,14 @@ class OutOfStage(Exception):
 
 
 class Supervisor:
-    """One, from its fork to its end. Owns the line to it and its pidfd."""
+    """One, from its fork to its end, and whoever replaces it meanwhile. Owns the line to it and its pidfd."""
 
     def __init__(self, channel: Channel, pid: int, pidfd: OwnedFd) -> None:
         self._channel = channel
         self._pidfd = pidfd
+        self._keeper: OwnedFd | None = None
+        self.keeper_pid: int | None = None
+        self._uid: int | None = None  # that it has become
         self._said = 0
         self._words_left, self._heard_at = float(_WORDS_AT_ONCE), 0.0
         self.pid = pid
@@ -69,6 +72,8 @@ class Supervisor:
             raise SupervisorLost("it does not read what it is told") from None
         except Closed:
             raise SupervisorLost("it has ended") from None
+        if isinstance(order, (Start, Work)):
+            self._uid = order.uid
         if isinstance(order, Start):
             self.stage = Stage.STARTING
         elif isinstance(order, Work):
@@ -115,37 +120,78 @@ class Supervisor:
     def _received(self) -> messages.Report:
         """Raises BlockingIOError, Closed, Unfit, OSError."""
         data, fds = self._channel.receive()
-        for fd in fds:
-            fd.close()
-        if fds:
-            raise Unfit("descriptors beside a report")
-        report = messages.report_from(data)
-        self.stage = messages.after(self.stage, report)
+        try:
+            report = messages.report_from(data)
+            self.stage = messages.after(self.stage, report)
+            if len(fds) != isinstance(report, messages.WITH_DESCRIPTOR):
+                raise Unfit("not with the descriptors that it needs")
+            if fds:
+                self._now(report, fds[0])
+        finally:
+            for fd in fds:
+                fd.close()
         if isinstance(report, Said):
             self._said += 1
             if self._said > messages.MAX_LINES:
                 raise Unfit("too many lines for people")
         return report
 
+    def _now(self, report: messages.Report, pidfd: OwnedFd) -> None:
+        """Who keeps it, or whoever is in its place: another one, where that has died again. Raises Unfit."""
+        pid = self._users_process(pidfd)
+        if pid is None and _number_of(pidfd) is not None and _is_over(pidfd):
+            return
+        if pid is None:
+            raise Unfit("a process that is not its user's")
+        kept, pidfd_kept = self._keeper, OwnedFd(pidfd.take())
+        if isinstance(report, messages.Kept):
+            self._keeper, self.keeper_pid = pidfd_kept, pid
+        else:
+            kept, self._pidfd, self.pid = self._pidfd, pidfd_kept, pid
+        if kept is not None:
+            kept.close()
+
+    def _users_process(self, pidfd: OwnedFd) -> int | None:
+        """Its number, if it is one that the user could end himself: his real user id; None: or nobody any more.
+
+        Any process can be named that has a number: whatever a supervisor says, it runs as its user.
+        """
+        pid = _number_of(pidfd)
+        if pid is None or pid <= 0:
+            return None
+        try:
+            with open(f"/proc/{pid}/status") as file:
+                uids = next(line for line in file if line.startswith("Uid:")).split()
+        except (OSError, StopIteration):
+            return None
+        return pid if int(uids[1]) == self._uid and not _is_over(pidfd) else None
+
     def end(self) -> None:
-        """SIGKILL; its init sees that, and ends the sandbox."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd.fd, signal.SIGKILL)
+        """SIGKILL; its init sees that, and ends the sandbox. Who would replace it comes first."""
+        if self._keeper is not None and self._users_process(self._keeper) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._keeper.fd, signal.SIGKILL)
+        if self._keeper is None or self._users_process(self._pidfd) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd.fd, signal.SIGKILL)
+        self._channel.shut()  # whoever is in its place by now ends by that
 
     @property
     def has_ended(self) -> bool:
-        waiting = select.poll()
-        waiting.register(self._pidfd.fd, select.POLLIN)
-        return bool(waiting.poll(0))
+        return _is_over(self._pidfd)
 
     async def gone(self) -> None:
-        """Wait for its death."""
+        """Wait for its death, and for that of its keeper, when no replacement is to come any more."""
+        if self._keeper is not None:
+            await trio.lowlevel.wait_readable(self._keeper.fd)
         await trio.lowlevel.wait_readable(self._pidfd.fd)
 
     def close(self) -> None:
         """It sees that, and ends what it has."""
         self._channel.close()
         self._pidfd.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
 
 class Zygote:
@@ -239,6 +285,19 @@ class Zygote:
         self.is_lost = True
         self._channel.close()
         os.waitpid(self.pid, 0)
+
+
+def _number_of(pidfd: OwnedFd) -> int | None:
+    """-1: it is over. None: that is no pidfd (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{pidfd.fd}") as file:
+        found = [int(line.split()[1]) for line in file if line.startswith("Pid:")]
+    return found[0] if found else None
+
+
+def _is_over(pidfd: OwnedFd) -> bool:
+    waiting = select.poll()
+    waiting.register(pidfd.fd, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 async def _made_ready(made: Supervisor) -> None:

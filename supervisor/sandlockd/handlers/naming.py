@@ -139,11 +139,38 @@ def _in_place(
 
 def _done(caller: Caller, act: Callable[..., None], *args: Any) -> Answer:
     """The kernel's own answer to what is done on behalf; not one after which it should look for itself."""
+    if caller.context.engine.is_kept and _nothing_is_against(caller, act, args):
+        caller.context.engine.acts(caller.request)
     try:
         caller.act(act, *args)
     except OSError as error:
         return Errno(error.errno or errno.EIO)
     return Value(0)
+
+
+def _nothing_is_against(caller: Caller, act: Callable[..., None], args: tuple[Any, ...]) -> bool:
+    """Whoever finds it done later may take it for ours."""
+    there: list[tuple[OwnedFd, bytes]] = []
+    missing: list[tuple[OwnedFd, bytes]] = []
+    if act is acts.rename:
+        there = [] if args[4] else [args[0:2]]
+    elif act in (acts.remove_directory, acts.remove_file):
+        there = [args[0:2]]
+    else:
+        missing = [args[1:3] if act is acts.make_link else args[0:2]]
+    return (
+        bool(there or missing)
+        and all(_exists(caller, *name) for name in there)
+        and not any(_exists(caller, *name) for name in missing)
+    )
+
+
+def _exists(caller: Caller, parent: OwnedFd, name: bytes) -> bool:
+    try:
+        caller.act(acts.open_at, parent, name.rstrip(b"/"), os.O_PATH | os.O_NOFOLLOW).close()
+    except OSError:
+        return False
+    return True
 
 
 def _refused(

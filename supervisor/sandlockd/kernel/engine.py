@@ -43,6 +43,9 @@ AGAIN = lib.SLK_RESTART_AGAIN
 OPEN = lib.SLK_RESTART_OPEN
 ENTER = lib.SLK_RESTART_ENTER
 
+RESUMED = lib.SLK_RESUMED
+RESUMED_ACT = lib.SLK_RESUMED_ACT
+
 ZONE_SLOW = lib.SLK_ZONE_SLOW
 ZONE_IDENTITY = lib.SLK_ZONE_IDENTITY
 ZONE_TREE = lib.SLK_ZONE_TREE
@@ -93,6 +96,8 @@ if TYPE_CHECKING:
         path_error: int  # an errno, or 0
         instruction_pointer: int
         listener: int = 0  # 0: the program's; else as attach_further has it
+        is_resumed: int = 0  # who had received it has died (RESUMED_NOT, RESUMED, RESUMED_ACT)
+        noted: int = 0  # by who was doing it (RESUMED_ACT)
 
 else:  # without importing typing
     Zone = collections.namedtuple("Zone", "path flags rights device inode", defaults=(0, 0))
@@ -102,8 +107,8 @@ else:  # without importing typing
     Times = collections.namedtuple("Times", "nr is_by_python calls p50_ns p99_ns")
     Request = collections.namedtuple(
         "Request",
-        "notif_id tid nr args slot reason path path_error instruction_pointer listener",
-        defaults=(0,),
+        "notif_id tid nr args slot reason path path_error instruction_pointer listener is_resumed noted",
+        defaults=(0, 0, 0),
     )
 
 # So many threads of all processes together for each process that is allowed: node has 11, a JVM some 30 and more.
@@ -116,6 +121,32 @@ _BATCH = lib.SLK_BATCH_MAX
 _NEW_THREADS = 256
 _TRACE_PATIENCE_MS = 100  # somebody may have stopped init; it needs 0.1 ms
 _RESTART_PATIENCE_MS = 20  # what takes longer is gone on with between other calls
+
+
+class Ledger:
+    """What outlives the process that serves a sandbox: its open calls (native/takeover.c), and what is shared with
+    init.
+
+    Made before whoever may take over is forked, who has it by that.
+    """
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self.file = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
+        os.ftruncate(self.file.fd, LEDGER_BYTES)
+        holder = ffi.new("struct slk_shared **")
+        try:
+            check(lib.slk_shared_create(holder))
+        except BaseException:
+            self.file.close()
+            raise
+        self.shared = holder[0]
+
+    def close(self) -> None:
+        if self.shared:
+            lib.slk_shared_destroy(self.shared)
+            self.shared = ffi.NULL
+        self.file.close()
 
 
 class Engine:
@@ -133,18 +164,19 @@ class Engine:
         tell_granted: bool = False,
         mounts: OwnedFd | None = None,
         own_pids: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
         """rows: as launch/filter_plan.py's c_rows. openers: the numbers of open, openat, creat, openat2, -1: none.
 
         refusals: (number, argument, mask, value, errno). tell_granted: see SLK_REASON_GRANTED.
         mounts: /proc/self/mountinfo, taken, and nobody else's to poll.
         own_pids: whatever path comes by /proc is Python's, only looked at or not.
+        ledger: taken; None: one of its own.
         """
         self._mounts = mounts
         self._trees = 0
         self.trees_are_parked = False
-        self.ledger = OwnedFd(os.memfd_create("sandlockd-ledger", os.MFD_CLOEXEC))
-        os.ftruncate(self.ledger.fd, LEDGER_BYTES)
+        self.ledger = ledger or Ledger()
         config = ffi.new("struct slk_engine_config *")
         calls = ffi.new("struct slk_call[]", rows)  # each row in the order of the fields
         config.calls, config.call_count = calls, len(rows)
@@ -169,7 +201,7 @@ class Engine:
         config.open_nr, config.openat_nr, config.creat_nr, config.openat2_nr = openers
         config.slow_lookups = slow_lookups
         config.mounts_fd = -1 if mounts is None else mounts.fd
-        config.ledger_fd = self.ledger.fd
+        config.ledger_fd, config.shared = self.ledger.file.fd, self.ledger.shared
         holder = ffi.new("struct slk_engine **")
         check(lib.slk_engine_create(config, holder))
         self._engine = holder[0]
@@ -181,6 +213,7 @@ class Engine:
         self._listener_fds: dict[int, int] = {}  # of all, the ended ones too; for `alive`
         self.sync_wake_up = False
         self.process_limit: int | None = None
+        self.is_kept = False  # somebody takes over where we die
         self.control_fd = -1  # init's, where it traces processes (native/tracer.c); borrowed
 
     def attach(self, listener: OwnedFd) -> None:
@@ -250,7 +283,38 @@ class Engine:
             native.path_error,
             native.instruction_pointer,
             native.listener,
+            native.is_resumed,
+            native.noted,
         )
+
+    def take_over(self) -> list[Request]:
+        """In the place of a process that has died: answer again what it answered. The listeners are attached.
+
+        Returns: what it left open and Python must handle; acts that were begun come first.
+        """
+        lib.slk_take_over(self._engine)
+        requests: list[Request] = []
+        while True:
+            more = check(lib.slk_take_over_calls(self._engine, self._batch, _BATCH, self._count))
+            requests += self._requests()
+            if not more:
+                return requests
+
+    def handles(self, request: Request) -> None:
+        """Whoever dies now dies of this call, perhaps."""
+        lib.slk_handles(self._engine, request.slot)
+
+    def acts(self, request: Request, noted: int = 0) -> None:
+        """What it asks for is about to be done, and nothing stands against it: if it is found done later, this has done
+        it.
+
+        noted: enough to tell whether it was, where what is there does not.
+        """
+        lib.slk_slot_acts(self._engine, request.slot, noted)
+
+    def acted(self, request: Request) -> None:
+        """It is done: others may undo it before it is answered, with 0 or a descriptor. From any thread, as `acts`."""
+        lib.slk_slot_acted(self._engine, request.slot)
 
     def new_threads(self) -> list[int]:
         """Thread ids that asked for the first time since the last call."""

@@ -106,6 +106,7 @@ class Plan:
         "filter_program",
         "grace_s",
         "groups",
+        "is_kept",
         "keeps_ruleset",
         "kept_capabilities",
         "new_session",
@@ -142,7 +143,9 @@ class Plan:
         cpu_percent: int | None = None,
         groups: Sequence[bytes] = (),
         keeps_ruleset: bool = False,
+        is_kept: bool = False,
     ) -> None:
+        """is_kept: who starts it is replaced when he dies (others hold the control socket, too)."""
         self.executable = executable
         self.argv = argv
         self.environment = environment
@@ -165,6 +168,7 @@ class Plan:
         self.cpu_percent = cpu_percent
         self.groups = groups
         self.keeps_ruleset = keeps_ruleset
+        self.is_kept = is_kept
 
 
 def start(plan: Plan) -> tuple[int, OwnedFd]:
@@ -194,6 +198,7 @@ def start(plan: Plan) -> tuple[int, OwnedFd]:
     native.scope_signals = plan.scope_signals
     native.new_session = plan.new_session
     native.keeps_ruleset = plan.keeps_ruleset
+    native.is_kept = plan.is_kept
     native.drop_capabilities = plan.drop_capabilities
     native.kept_capabilities = plan.kept_capabilities
     native.stdio = list(plan.stdio)

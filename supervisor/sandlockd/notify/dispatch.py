@@ -32,6 +32,7 @@ from sandlockd.kernel.engine import (
     REASON_LOOKUP,
     REASON_REFUSED,
     REASON_UNREADABLE,
+    RESUMED_ACT,
 )
 from sandlockd.kernel.files import MayWait
 from sandlockd.notify.reply import reply
@@ -75,6 +76,7 @@ class Dispatcher:
         interrupt: Callable[[Request], bool],
         poke: Callable[[int], None],
         kill: Callable[[str], None],
+        as_done: Callable[[Request, Settled], Answer],
     ) -> None:
         """handlers: for the loop; they raise MayWait where in_a_worker's would wait.
 
@@ -83,6 +85,7 @@ class Dispatcher:
         allowed: puts on record what is not refused, at audit level `all`.
         interrupt: answer a call that waits by having its caller take its pending signals; False: not to be had.
         poke: interrupt what a worker thread waits for.
+        as_done: the answer to what a supervisor before us has begun, and perhaps done.
         """
         self._engine = engine
         self._handlers = handlers
@@ -98,6 +101,7 @@ class Dispatcher:
         self._interrupt = interrupt
         self._poke = poke
         self._kill = kill
+        self._as_done = as_done
         self._tried_again = 0  # calls that wait for their turn in _try_again
         self._awaiting_turns = 0
         self.untold = 0  # failures that could not even be put on record
@@ -107,6 +111,7 @@ class Dispatcher:
 
     def dispatch(self, request: Request) -> None:
         """Answer now, or start the task that will. Never raises, never waits."""
+        self._engine.handles(request)
         if request.reason in (REASON_REFUSED, REASON_CROWDED):
             self._tell(request, partial(self._refused, request))  # answered by C already
             return
@@ -287,6 +292,8 @@ class Dispatcher:
     def _send(self, request: Request, answer: Answer) -> None:
         """Never raises: what was received together with this request has its turn, too."""
         try:
+            if request.is_resumed == RESUMED_ACT and not isinstance(answer, Refused):
+                answer = self._as_done(request, answer)
             settled: Settled = self._recorded(request, answer) if isinstance(answer, Refused) else answer
             is_new = not isinstance(settled, Restart) or not settled.is_retry
             if self._allowed is not None and is_new:

@@ -227,7 +227,8 @@ class Disposer:
         if self.pid:
             os.close(self._asking)
             os.close(self._answers)
-            os.waitpid(self.pid, 0)
+            with contextlib.suppress(ChildProcessError):  # it is a child of who forked it
+                os.waitpid(self.pid, 0)
             self.pid = 0
 
 

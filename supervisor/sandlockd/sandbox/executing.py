@@ -9,6 +9,7 @@ Nothing here waits: who asks is told later, in the reports of init.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sandlockd.kernel.engine import Engine
     from sandlockd.kernel.launching import Report
     from sandlockd.launch.prepare import Prepared
+    from sandlockd.sandbox.keeping import Keeper, Left
     from sandlockd.sandbox.limits import Limits
 
     Told = Callable[["Execution"], None]
@@ -108,8 +110,10 @@ class Executions:
         limits: Limits | None,
         control_fd: int,
         start_directory: bytes | None,
+        keeper: Keeper | None,
     ) -> None:
         """start_directory: absolute, where the first program was started; None: it cannot be told."""
+        self._keeper = keeper
         self._prepared = prepared
         self._audit = audit
         self._engine = engine
@@ -117,12 +121,17 @@ class Executions:
         self._control_fd = control_fd
         self._start_directory = start_directory
         self._open: dict[int, Execution] = {}  # whose end was not told yet, by serial
-        self._last_serial = 0
+        self.last_serial = 0
         self.sandbox_ends = False  # everything is being killed
         self.terminals: set[int] = set()  # st_rdev of those that were given
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def open(self) -> list[Execution]:
+        """Whose end was not told yet."""
+        return list(self._open.values())
 
     def execute(
         self,
@@ -147,10 +156,11 @@ class Executions:
         except (CommandError, CannotStart) as error:
             raise CannotExecute(str(error), error.exit_status) from None
         self._require_room()
-        self._last_serial += 1
+        self.last_serial += 1
         execution = Execution(
-            self._last_serial, tuple(argv), self._directory(cwd), paths, on_started, on_ended
+            self.last_serial, tuple(argv), self._directory(cwd), paths, on_started, on_ended
         )
+        self._keep(execution)  # first: nobody else would know what init has been told
         try:
             launching.order_execute(
                 self._control_fd,
@@ -162,11 +172,30 @@ class Executions:
                 environment=whole,
             )
         except OSError as error:
+            if self._keeper is not None:
+                self._keeper.further_over(execution.serial)
             raise CannotExecute(f"{_shown(execution)}: cannot be started: {error.strerror}") from None
         if os.isatty(stdio[0]):
             self.terminals.add(os.fstat(stdio[0]).st_rdev)
         self._open[execution.serial] = execution
         return execution
+
+    def _keep(self, execution: Execution) -> None:
+        if self._keeper is not None:
+            what = execution.argv, execution.directory, execution.paths, execution.pid
+            self._keeper.further(execution.serial, *what)
+
+    def take_over(self, left: Left, revive: Callable[[int], tuple[Told | None, Told | None]]) -> None:
+        """Those that a supervisor before us has started. revive: who is told of the one with that serial."""
+        for serial, (argv, directory, paths, pid) in left.further.items():
+            execution = Execution(serial, argv, directory, paths, *revive(serial))
+            execution.pid = pid
+            self._open[serial] = execution
+            self.last_serial = max(self.last_serial, serial)
+        for serial, listener in left.further_listeners.items():
+            self.last_serial = max(self.last_serial, serial)
+            with contextlib.suppress(OSError):  # what it serves has ended long ago
+                self._engine.attach_further(listener)
 
     def _directory(self, cwd: bytes | None) -> bytes | None:
         """Where it goes by itself, by the names that a program of the sandbox has for it."""
@@ -216,6 +245,8 @@ class Executions:
             if report.fd is None:
                 raise CannotStart("the listener did not arrive; raise the limit of open files")
             with report.fd:
+                if self._keeper is not None:
+                    self._keeper.further_listener(execution.serial, report.fd.fd)
                 self._engine.attach_further(report.fd)
             if self._limits is not None:
                 self._limits.confine(report.pid)
@@ -225,6 +256,7 @@ class Executions:
             self._kill(execution)
         self._note(execution, f"{_shown(execution)} was started in the sandbox", report.pid)
         execution.started(report.pid)
+        self._keep(execution)
 
     def _kill(self, execution: Execution) -> None:
         try:
@@ -234,6 +266,8 @@ class Executions:
 
     def _ended(self, execution: Execution, status: int | None) -> None:
         del self._open[execution.serial]
+        if self._keeper is not None:
+            self._keeper.further_over(execution.serial)
         if execution.error is not None:
             self._note(execution, execution.error, execution.pid)
         execution.ended_with_sandbox = self.sandbox_ends and status == signal.SIGKILL

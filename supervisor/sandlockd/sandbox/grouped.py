@@ -50,6 +50,16 @@ class Grouped:
         else:
             self.kept[name] = by.format(version=group.version)
 
+    def keep_memory(self, memory: Memory) -> None:
+        """By the group that kept it for a supervisor before us. Raises CannotStart."""
+        group = self._groups.of(cgroups.MEMORY)
+        if group is None or "memory" not in self.kept:
+            return
+        try:
+            memory.keep_by_group(cgroup_limits.limit_memory(group, memory.limit_bytes))
+        except (OSError, cgroup_places.NotOurs) as error:
+            raise CannotStart(f"limits.memory: its cgroup cannot be asked any more: {error}") from None
+
     def count_memory(self, memory: Memory) -> None:
         """By sandlockd, after all. Raises OSError."""
         group = self._groups.of(cgroups.MEMORY)

@@ -70,17 +70,21 @@ class Limits:
             from sandlockd.sandbox.grouped import hasten
 
             hasten(self)
-        if limits.disk is None:
-            return
-        from sandlockd.kernel.disk import Disk  # only where it is asked for
+        if limits.disk is not None:
+            self.disk = _disk(limits.disk)
 
-        try:
-            self.disk = Disk(limits.disk)
-        except OSError as error:
-            raise CannotStart(
-                f"limits.disk: what is written cannot be watched: {error.strerror};"
-                " is fs.inotify.max_user_instances used up?"
-            ) from None
+    def renew(self) -> None:
+        """What a supervisor before us had counted is counted anew. Raises CannotStart."""
+        if self.disk is not None:
+            self.disk = _disk(self.disk.limit_bytes)
+        if self.memory is None:
+            return
+        self.memory = _memory(self.memory.limit_bytes)
+        if self._grouped is not None:
+            self._grouped.keep_memory(self.memory)
+        if not self.memory.is_by_group:
+            # Which objects were made on behalf, nobody knows any more: what is mapped of any counts.
+            self.memory.count_mapped()
 
     @property
     def _wants_groups(self) -> bool:
@@ -280,6 +284,18 @@ def _memory(limit_bytes: int) -> Memory:
     except OSError as error:
         raise CannotStart(
             f"limits.memory: nobody can look at it: {error.strerror};"
+            " is fs.inotify.max_user_instances used up?"
+        ) from None
+
+
+def _disk(limit_bytes: int) -> Disk:
+    from sandlockd.kernel.disk import Disk  # only where it is asked for
+
+    try:
+        return Disk(limit_bytes)
+    except OSError as error:
+        raise CannotStart(
+            f"limits.disk: what is written cannot be watched: {error.strerror};"
             " is fs.inotify.max_user_instances used up?"
         ) from None
 

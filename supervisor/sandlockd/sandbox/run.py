@@ -12,6 +12,7 @@ import os
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
 from sandlockd.audit.state import StateError
+from sandlockd.kernel.engine import Ledger
 from sandlockd.kernel.orphans import remember_children
 from sandlockd.launch.prepare import (
     CannotStart,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from sandlockd.launch.prepare import Prepared
     from sandlockd.policy.model import Policy
+    from sandlockd.sandbox.keeping import Keeper
     from sandlockd.sandbox.result import Result
     from sandlockd.sandbox.trees import RunTree
     from sandlockd.store.tree import Tree
@@ -56,10 +58,16 @@ if TYPE_CHECKING:
         def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
             """The log has its header; the program was not started yet."""
 
-        def supervise(self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int]) -> None:
+        def release(self) -> None:
+            """In the keeper: close what it is not to hold, as the program's streams."""
+
+        def supervise(
+            self, run: Run, sandbox: Sandbox, audit: AuditLog, spared: Sequence[int], keeper: Keeper | None
+        ) -> None:
             """Start it, serve it until nothing of it is left, and close it, whatever raises.
 
-            spared: children of ours that are no processes of the sandbox.
+            spared: children of ours that are no processes of the sandbox. keeper: if it has something left, the sandbox
+            was started by somebody else, who has died: take it over.
             """
 
 
@@ -84,12 +92,13 @@ class Asked:
         counts_changes: bool = False,
         terminal_device: int | None = None,
         may_execute: bool = False,
+        is_kept: bool = False,
     ) -> None:
         """sources: as the policies were named. run_id: a new one, where it is given already. counts_changes: the
         result is to tell how many there were.
 
         terminal_device: st_rdev of the terminal that the program is given. may_execute: further programs may be started
-        in its sandbox.
+        in its sandbox. is_kept: whoever supervises it is replaced when he dies (sandbox/keeping.py).
         """
         self.policy = policy
         self.sources = tuple(sources)
@@ -101,6 +110,7 @@ class Asked:
         self.counts_changes = counts_changes
         self.terminal_device = terminal_device
         self.may_execute = may_execute
+        self.is_kept = is_kept
 
 
 class Run:
@@ -164,7 +174,33 @@ class Run:
     def _run_in(
         self, trees: tuple[Tree, ...], prepared: Prepared, audit: AuditLog, spared: Sequence[int]
     ) -> None:
+        keeper, ledger = None, Ledger()
+        if self.asked.is_kept:
+            from sandlockd.sandbox import keeping  # only where it is wanted
+
+            if keeping.is_possible():
+                keeper = keeping.keep(self._host.release)
         try:
+            self._supervise(trees, prepared, audit, spared, ledger, keeper)
+        finally:
+            if keeper is not None:
+                keeper.over()
+
+    def _supervise(
+        self,
+        trees: tuple[Tree, ...],
+        prepared: Prepared,
+        audit: AuditLog,
+        spared: Sequence[int],
+        ledger: Ledger,
+        keeper: Keeper | None,
+    ) -> None:
+        """As who was forked for it, or as whoever replaces him: the keeper says which."""
+        try:
+            if keeper is not None and keeper.left is not None:
+                self.limits.renew()
+                trees = tuple(tree.renewed(self.limits.disk) for tree in trees)
+                audit.resume()
             sandbox = Sandbox(
                 prepared,
                 audit,
@@ -173,12 +209,14 @@ class Run:
                 trees=trees,
                 limits=self.limits,
                 may_execute=self.asked.may_execute,
+                ledger=ledger,
+                keeper=keeper,
             )
         except BaseException:
             for tree in trees:
                 tree.close()
             raise
-        self._host.supervise(self, sandbox, audit, spared)
+        self._host.supervise(self, sandbox, audit, spared, keeper)
 
     def _prepare(self, private: PrivateDirectory) -> Prepared:
         """Raises CannotStart, PolicyErrors."""

@@ -7,14 +7,17 @@ a program asks and for the reports of init. A program that ends within the first
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
+import signal
 import time
 from functools import partial
 
 from sandlockd.kernel import launching
 from sandlockd.kernel.engine import TERMINAL, Engine
+from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.files import Patient, Prompt
 from sandlockd.kernel.mounts import Mounts, watch_changes
 from sandlockd.kernel.orphans import kill_orphans
@@ -35,19 +38,22 @@ if TYPE_CHECKING:
     from sandlockd.handlers.limited.view import View
     from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.aside import Aside
-    from sandlockd.kernel.engine import Request
-    from sandlockd.kernel.fds import OwnedFd
+    from sandlockd.kernel.engine import Ledger, Request
     from sandlockd.kernel.launching import Report
     from sandlockd.launch.prepare import Prepared
     from sandlockd.notify.dispatch import Dispatcher
     from sandlockd.process.state import PerProcessState
     from sandlockd.sandbox.executing import Execution, Executions
+    from sandlockd.sandbox.keeping import Keeper, Left
     from sandlockd.sandbox.limits import Limits
     from sandlockd.store.tree import Tree
 
 _START_PATIENCE_S = 30.0
 _ASIDE_PATIENCE_S = 10.0  # at the end; whoever of the program wrote to the file is dead
 _SETTLING_S, _SETTLING_STEP_S = 1.0, 0.001
+_TELLS_HOW_IT_STANDS = frozenset(
+    {launching.STOPPED, launching.CONTINUED, launching.EXITED, launching.LIMIT, launching.DONE}
+)
 
 
 class Sandbox:
@@ -63,15 +69,20 @@ class Sandbox:
         trees: tuple[Tree, ...] = (),
         limits: Limits | None = None,
         may_execute: bool = False,
+        ledger: Ledger | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
-        """result: to be filled in. trees, limits: taken, and closed with the sandbox.
+        """result: to be filled in. trees, limits: taken, and closed with the sandbox; ledger: likewise.
 
         Of the trees, one in another comes before it. may_execute: further programs may be started in it.
+        keeper: told of all that a supervisor needs that replaces us; borrowed.
         """
+        self._keeper = keeper
         self._prepared = prepared
         self._may_execute = may_execute
         self._executions: Executions | None = None
         self._trees = trees
+        self._tree_moved: list[Callable[[], None]] = []
         self._limits = limits
         self._audit = audit
         self._terminal_device = terminal_device
@@ -90,12 +101,16 @@ class Sandbox:
             refusals=prepared.c_refusals,
             tell_granted=audit.records_allowed,
             own_pids=prepared.filter_plan.own_pids,
+            ledger=ledger,
         )
+        self._engine.is_kept = keeper is not None
         self._mounts_changed()
         for tree in trees:
             fds = (tree.lower_directory, tree.storage.upper, tree.storage.work)
             layers, numbers = tree.index.layers, tree.origins.numbers
-            tree.on_moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
+            moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
+            tree.on_moved = partial(self._moved, len(self._tree_moved), moved)
+            self._tree_moved.append(moved)
         if limits is not None and limits.disk is not None:
             self._engine.set_disk(limits.disk)
         if limits is not None and limits.memory is not None:
@@ -114,6 +129,7 @@ class Sandbox:
         self._status: int | None = None
         self._stop = 0  # the last stop of the program, as counted by init
         self.stopped_by = 0  # the signal, while it is stopped
+        self._left: Left | None = None  # by who started it, where that is not us
         self._kill_rule: str | None = None
         self._killed = False
         self._is_paused = False
@@ -139,6 +155,8 @@ class Sandbox:
         prepared = self._prepared
         own_umask, umask = starting.umask_of(prepared, umask)
         self._engine.set_umask(umask)
+        if self._keeper is not None:
+            self._keeper.noted("umask", umask)
         plan = starting.plan_of(
             prepared,
             self._limits,
@@ -149,21 +167,69 @@ class Sandbox:
             descriptor_limit=descriptor_limit,
             new_session=new_session,
             may_execute=self._may_execute,
+            is_kept=self._keeper is not None,
         )
         self._started_at = time.monotonic()
         self._init_pid, self._control = launching.start(plan)
+        if self._keeper is not None:
+            with OwnedFd(os.pidfd_open(self._init_pid)) as pidfd:
+                self._keeper.launched(self._init_pid, self._started_at, self._control.fd, pidfd.fd)
+        self._launched(self._control)
+        self._await_listener()
+
+    def _launched(self, control: OwnedFd) -> None:
+        """There is an init. Raises CannotStart."""
         if self._may_trace:
-            self._engine.control_fd = self._control.fd
-        prepared.wall.close()  # the child has its own
+            self._engine.control_fd = control.fd
+        self._prepared.wall.close()  # the child has its own
         self._advance(Event.FORKED)
         if self._limits is not None:
-            self._limits.watch(self._control.fd, self._init_pid)
+            self._limits.watch(control.fd, self._init_pid)
             self._limits.count_processes(self._engine, self._init_pid)
         self._index = ProcessIndex(self._init_pid)
         if self._may_execute:
             self._executions = self._make_executions()
         self._make_dispatcher()
-        self._await_listener()
+
+    def _moved(self, number: int, moved: Callable[[], None], old: bytes, new: bytes) -> None:
+        moved()
+        if self._keeper is not None:
+            self._keeper.moved(number, old, new)
+
+    # ---- in the place of another ----
+
+    def take_over(
+        self,
+        left: Left,
+        revive: Callable[[int], tuple[Callable[[Execution], None], Callable[[Execution], None]]],
+    ) -> None:
+        """Go on with what a supervisor started that has died; once. Raises CannotStart.
+
+        revive: who is told of the start and of the end of a further program, by its serial.
+        """
+        assert left.control is not None and left.listener is not None
+        self._left = left
+        self._engine.set_umask(left.notes["umask"])
+        self._started_at = left.started_at
+        self._init_pid, self._control = left.init_pid, left.control
+        self._launched(self._control)
+        keeper, self._keeper = self._keeper, None  # it knows all this
+        self._engine.attach(left.listener)
+        self.result.has_run = True
+        self._advance(Event.LISTENING)
+        for number, old, new in left.moved:
+            with contextlib.suppress(OSError):  # it has moved on, or is gone
+                self._trees[number].moved(old, new)
+        if self._executions is not None:
+            self._executions.take_over(left, revive)
+        for words in left.reports:
+            if not self.over:
+                self._on_report(launching.Report(*words))
+        self._keeper = keeper
+        for request in self._engine.take_over():
+            self.dispatcher.dispatch(request)
+        if keeper is not None:
+            keeper.ready()
 
     def _await_listener(self) -> None:
         deadline = time.monotonic() + _START_PATIENCE_S
@@ -189,11 +255,13 @@ class Sandbox:
             start: bytes | None = os.path.join(os.getcwdb(), self._prepared.directory or b"")
         except OSError:
             start = self._prepared.directory  # ours was removed
-        return Executions(self._prepared, self._audit, self._engine, self._limits, self.control_fd, start)
+        return Executions(
+            self._prepared, self._audit, self._engine, self._limits, self.control_fd, start, self._keeper
+        )
 
     def _make_dispatcher(self) -> None:
         # Imported here: the new process is on its way meanwhile.
-        from sandlockd.handlers import record, table
+        from sandlockd.handlers import record, resumed, table
         from sandlockd.handlers.context import Context
         from sandlockd.notify.dispatch import Dispatcher
 
@@ -240,6 +308,7 @@ class Sandbox:
             interrupt=self._interrupt,
             poke=self._patient.poke,
             kill=self.kill,
+            as_done=partial(resumed.as_done, prepared.rows),
         )
 
     def _view(self) -> View | None:
@@ -302,6 +371,8 @@ class Sandbox:
 
     def _on_report(self, report: Report) -> None:
         kind = report.kind
+        if self._keeper is not None and kind in _TELLS_HOW_IT_STANDS and not report.serial:
+            self._keeper.reported(kind, tuple(report._replace(fd=None)))
         if report.serial:
             if self._executions is not None:
                 self._executions.on_report(report)
@@ -310,6 +381,8 @@ class Sandbox:
                 self.result.failed("start: the listener did not arrive; raise the limit of open files")
                 self._advance(Event.BROKEN)
                 return
+            if self._keeper is not None:
+                self._keeper.has_listener(report.fd.fd)
             self._engine.attach(report.fd)
             # It waits in execve, the first call that is trapped.
             if self._limits is not None:
@@ -548,6 +621,16 @@ class Sandbox:
             raise CannotExecute("the sandbox is paused: resume it first")
         return self._executions.execute(argv, stdio, environment, cwd, on_started, on_ended)
 
+    @property
+    def executions(self) -> list[Execution]:
+        """That have not ended."""
+        return [] if self._executions is None else self._executions.open
+
+    @property
+    def last_execution(self) -> int:
+        """The serial of the last one."""
+        return 0 if self._executions is None else self._executions.last_serial
+
     def signal_execution(self, execution: Execution, number: int) -> None:
         """To a further program. Nothing happens when it is gone."""
         if self._executions is not None:
@@ -642,9 +725,10 @@ class Sandbox:
         if self._control is not None:
             self._control.close()  # the leash
         if self._init_pid:
-            os.waitpid(self._init_pid, 0)
+            self._await_init()
         self._end_executions()
         if self._init_died:
+            self._end_processes()
             kill_orphans(spared=self._patient.pid)
         if self._index is not None:
             self._index.on_unregister = None
@@ -663,6 +747,25 @@ class Sandbox:
             self._limits.close()
         self._mounts.close()
         self._prepared.close()
+
+    def _await_init(self) -> None:
+        if self._left is None or self._left.init_pidfd is None:
+            os.waitpid(self._init_pid, 0)
+            return
+        waiting = select.poll()  # it is a child of who started it
+        waiting.register(self._left.init_pidfd.fd, select.POLLIN)
+        waiting.poll()
+
+    def _end_processes(self) -> None:
+        """Where they do not become our children: whoever we have seen."""
+        if self._left is None or self._index is None:
+            return
+        for pid in self._index.pids_snapshot():
+            key = self._index.key_for(pid)
+            entry = None if key is None else self._index.entry_for(key)
+            if entry is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(entry.pidfd.fd, signal.SIGKILL)
 
 
 def _allowed_calls(context: Context) -> AllowedCalls:

@@ -88,6 +88,7 @@ def plan_of(
     descriptor_limit: tuple[int, int] | None,
     new_session: bool,
     may_execute: bool,
+    is_kept: bool,
 ) -> Plan:
     """tracer: whose calls init makes processes restart; None: the program may trace them itself.
 
@@ -118,6 +119,7 @@ def plan_of(
         grace_s=TERM_GRACE_S,
         groups=limits.groups if limits is not None else (),
         keeps_ruleset=may_execute,
+        is_kept=is_kept,
     )
 
 

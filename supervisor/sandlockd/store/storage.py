@@ -167,16 +167,23 @@ def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta
         _require_workdir(meta, path, workdir)
         work = opened.enter_context(_part(directory, path, _WORK_NAME))
         upper = opened.enter_context(_open_upper(directory, path))
-        _give_back(
-            work, upper
-        )  # first: what is settled lends, too, and notes it by names that are taken else
-        _settle(work, upper)
-        _sweep(work)
-        _furnish(work)
+        _recover(work, upper)
         opened.pop_all()
         storage = Storage(directory, workdir, upper, work, meta, _lost(workdir, upper))
         storage.slow = slow
         return storage
+
+
+def recover(storage: Storage) -> None:
+    """Whoever used it until now is dead, wherever he had got to. Raises OSError."""
+    _recover(storage.work, storage.upper)
+
+
+def _recover(work: OwnedFd, upper: OwnedFd) -> None:
+    _give_back(work, upper)  # first: what is settled lends, too, and notes it by names that are taken else
+    _settle(work, upper)
+    _sweep(work)
+    _furnish(work)
 
 
 def _slow_in(workdir: bytes) -> frozenset[bytes]:

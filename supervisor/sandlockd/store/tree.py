@@ -36,6 +36,7 @@ from sandlockd.store.layer import DirectoryLayer, HardLinks, require_prompt
 from sandlockd.store.making import Making
 from sandlockd.store.origins import Origins
 from sandlockd.store.remainders import Remainders
+from sandlockd.store.storage import recover
 from sandlockd.store.watches import Watches
 
 TYPE_CHECKING = False
@@ -111,9 +112,29 @@ class Tree:
         # Lower directories that a rename has moved: the path that they have in the lower tree, and the copy; None when
         # that is gone: held any longer, its end would not be told to who watches it.
         self._moved: dict[bytes, OwnedFd | None] = {}
-        self.on_moved: Callable[[], None] | None = None
+        self.on_moved: Callable[[bytes, bytes], None] | None = None  # (old, new), relative to the tree
         self.copied_bytes = 0  # of data, from lower files
         self.lost = 0
+
+    def renewed(self, disk: Disk | None) -> Tree:
+        """The same from the disk, in the place of this one: another process used the storage since, and died.
+
+        Raises OSError, FsError.
+        """
+        recover(self.storage)
+        tree = Tree(
+            self.root,
+            self.storage,
+            self.lock,
+            starts_empty=self.lower_directory is None,
+            passages=self.passages,
+            disk=disk,
+        )
+        self.index.close()
+        self.origins.close()
+        self.watches.close()
+        self.remainders.close()
+        return tree
 
     @property
     def lower(self) -> DirectoryLayer | None:
@@ -201,7 +222,7 @@ class Tree:
             if before is not None:
                 before.close()
         if self.on_moved is not None:
-            self.on_moved()
+            self.on_moved(old, new)
         self._moved[key] = beneath.open_below(self.storage.upper.fd, new, os.O_PATH | os.O_DIRECTORY)
 
     def _carried_out(self, step: Step) -> None:

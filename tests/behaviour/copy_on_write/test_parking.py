@@ -16,15 +16,17 @@ _SOON_S = 0.4  # until the loop has given up waiting and parks the trees; and ar
 _SLOW_CHANGE = f"""
 import os, time
 from sandlockd.handlers.merged import waiting
-carry_out = waiting._carried_out
-def slowly(*args):
-    began = time.monotonic()
-    found = carry_out(*args)
-    time.sleep({_SLOW_S})
-    with open(os.environ["TOLD"], "a") as told:
-        told.write(f"{{began}} {{time.monotonic()}}\\n")
-    return found
-waiting._carried_out = slowly
+aside = waiting._aside
+def slow_aside(call, act, *more):
+    def slowly():
+        began = time.monotonic()
+        found = act()
+        time.sleep({_SLOW_S})
+        with open(os.environ["TOLD"], "a") as told:
+            told.write(f"{{began}} {{time.monotonic()}}\\n")
+        return found
+    return aside(call, slowly, *more)
+waiting._aside = slow_aside
 """
 _NOT_PARKED = """
 from sandlockd.kernel.engine import Engine

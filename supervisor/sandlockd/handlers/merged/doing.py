@@ -19,7 +19,7 @@ from sandlockd.overlay.steps import Link, Make, Move
 from sandlockd.policy.verdict import FileIdentity, Verdict, Want
 from sandlockd.store.holding import NoRoom
 from sandlockd.store.making import Making
-from sandlockd.store.tree import is_object, kernel_error
+from sandlockd.store.tree import is_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,10 +146,7 @@ def change(
             held.enter_context(opened)
         if locked:
             return waiting.carry_out(call, place, steps, making or Making(), finish, locked)
-        try:
-            made = side.executor.carry_out(steps, making or Making())
-        except FsError as error:
-            raise kernel_error(error) from None
+        made = waiting.carried_out(call, place, steps, making or Making())
         return waiting.when_freed(large, finish(made))
 
 

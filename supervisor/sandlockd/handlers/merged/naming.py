@@ -15,6 +15,7 @@ from sandlockd.handlers.merged.places import Elsewhere, Place, last_name, of_des
 from sandlockd.handlers.merged.waiting import nobody_locks, noted
 from sandlockd.handlers.naming import truncate_served
 from sandlockd.kernel import beneath, memory, procfs
+from sandlockd.kernel.engine import RESUMED_ACT
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.overlay import plans
 from sandlockd.overlay.entries import FILE_TYPES, FsError, Kind
@@ -189,6 +190,10 @@ def rename(call: Call) -> Handled:
             refusal = denied(call, place, want, target=new.path)
             if refusal is not None:
                 return refusal
+    request, exchanged = call.caller.request, new.found.visible
+    if flags & _RENAME_EXCHANGE and request.is_resumed == RESUMED_ACT and exchanged is not None:
+        if exchanged.inode == request.noted:
+            return _DONE
     steps = partial(
         plans.rename,
         old.found,

@@ -18,7 +18,8 @@ from sandlockd.handlers.answers import Later, Value, when_free, when_over
 from sandlockd.kernel import acts
 from sandlockd.kernel.aside import Unfinished
 from sandlockd.kernel.fds import OwnedFd
-from sandlockd.overlay.entries import FsError
+from sandlockd.overlay.entries import FsError, Kind
+from sandlockd.overlay.steps import Exchange, Link, Make, Move, Remove, Whiteout
 from sandlockd.store.making import Making
 from sandlockd.store.tree import copies_of, kernel_error
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sandlockd.handlers.merged.doing import Call
     from sandlockd.handlers.merged.places import Place
     from sandlockd.overlay.plans import Steps
+    from sandlockd.overlay.steps import Step
     from sandlockd.store.tree import Tree
 
 
@@ -138,7 +140,7 @@ def carry_out(
     def act() -> Answer | Later:
         for opened in locked:
             opened.close()  # held any longer, its end would be told to who watches it after the change, not before
-        return finish(_carried_out(place, steps, making._replace(unnamed=unnamed)))
+        return finish(carried_out(call, place, steps, making._replace(unnamed=unnamed)))
 
     def release() -> None:
         for opened in (*locked, *(() if unnamed is None else (unnamed,))):
@@ -149,17 +151,41 @@ def carry_out(
 
 def copy(call: Call, place: Place, steps: Steps) -> Answer | Later:
     """What somebody writes to was changed since it was copied beforehand: it is copied while the trees wait."""
-    found = _aside(call, lambda: _carried_out(place, copies_of(steps), Making()), (), None, _nothing)
+    found = _aside(call, lambda: carried_out(call, place, copies_of(steps), Making()), (), None, _nothing)
     if isinstance(found, Later):
         return found._replace(then=lambda _: call.start_again())
     return Later(_nothing, lambda _: call.start_again(), _nothing)
 
 
-def _carried_out(place: Place, steps: Steps, making: Making) -> OwnedFd | None:
+def carried_out(call: Call, place: Place, steps: Steps, making: Making) -> OwnedFd | None:
+    """What is seen of it happens once, also where we die of it (handlers/resumed.py). Raises OSError."""
+    engine, request = call.caller.context.engine, call.caller.request
+    shows = any(map(_is_seen, steps))
+    if shows:
+        engine.acts(request, _noted(place, steps))
     try:
-        return place.side.executor.carry_out(steps, making)
+        made = place.side.executor.carry_out(steps, making)
     except FsError as error:
         raise kernel_error(error) from None
+    if shows:
+        engine.acted(request)
+    return made
+
+
+def _is_seen(step: Step) -> bool:
+    match step:
+        case Link():
+            return not step.is_copy_up
+        case Remove():
+            return step.kind is not Kind.WHITEOUT
+        case _:
+            return isinstance(step, Make | Whiteout | Move | Exchange)
+
+
+def _noted(place: Place, steps: Steps) -> int:
+    """Done, an exchange looks as before: who is to be the other one."""
+    visible = place.found.visible
+    return visible.inode if visible is not None and any(isinstance(step, Exchange) for step in steps) else 0
 
 
 def _aside(
