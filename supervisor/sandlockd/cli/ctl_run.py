@@ -12,6 +12,7 @@ from sandlockd.client.errors import ApiError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from sandlockd.cli.ctl_attach import Ended
     from sandlockd.client.sync import Client, Sandbox
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         sandbox = client_of(options).run(options.command, **_without_defaults(asked))
     except ApiError as error:
-        status = told(error)
+        status = told(_told_of_files(error, options.policy))
         given = error.document.get("exit_status")
         return given if isinstance(given, int) else max(status, BROKEN)
     except ValueError as error:
@@ -44,6 +45,14 @@ def run(options: argparse.Namespace) -> int:
             put(sandbox.known.id)
         return DONE
     return _followed(sandbox, options)
+
+
+def _told_of_files(error: ApiError, policies: Sequence[str]) -> ApiError:
+    """A name is the service's. Who meant a file beside us is told how to say that."""
+    for name in policies if error.status == 404 else ():
+        if repr(name) in error.detail and "/" not in name and os.path.isfile(name):
+            return ApiError(404, {"detail": f"{error.detail}; the file is --policy ./{name}"})
+    return error
 
 
 def _require_possible(options: argparse.Namespace) -> None:

@@ -227,7 +227,7 @@ class Service:
                 found.append(PolicyText(one.name, directory, one.text.encode()))
         if request.policy_text is not None:
             found.append(PolicyText("policy_text", os.fsencode(request.cwd), request.policy_text.encode()))
-        return tuple(found)
+        return tuple(found or [await trio.to_thread.run_sync(self.policies.named)])
 
     async def _put_on_record(self, sandbox: Sandbox) -> None:
         """Raises OutOfRoom."""
@@ -313,6 +313,7 @@ class Service:
             cwd=os.fsencode(request.cwd),
             environment=environment_of(request),
             policies=policies,
+            policy_dir=os.fsencode(self.policies.path),
             settings=settings_of(request),
             name=request.name,
             state_dir=self.left.state_dir_of(record.uid),

@@ -187,7 +187,7 @@ class _Supervisor:
             raise CannotStart(f"{os.fsdecode(start.cwd)}: cannot be entered: {error.strerror}") from None
         names = tuple(one if isinstance(one, str) else one.name for one in start.policies)
         overrides = _overrides(start.settings)
-        policy = load_policy([_source(one) for one in start.policies], overrides)
+        policy = load_policy([_source(one) for one in start.policies], overrides, start.policy_dir)
         require_tree_for(overrides, policy)
         _require_share(policy.limits.memory, start.memory)
         asked = Asked(
@@ -522,7 +522,7 @@ def _process(one: tree.Seen) -> dict[str, object]:
 def _source(policy: str | messages.PolicyText) -> str | Source:
     if isinstance(policy, str):
         return policy
-    return Source(policy.name, policy.directory, policy.content)
+    return Source(policy.name, policy.directory, policy.content, identity=policy.identity)
 
 
 def _overrides(settings: messages.Settings) -> Overrides:
