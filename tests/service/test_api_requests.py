@@ -200,11 +200,54 @@ def test_wrong_bodies_of_other_requests(served: Served) -> None:
 
 
 def test_a_body_is_json_and_nothing_else(served: Served) -> None:
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x"):
-        served.problem(415, "POST", "/v1/sandboxes", _GOOD, **{"content-type": kind})
-    body = json.dumps(_GOOD).encode()
-    answer = served.ask("POST", "/v1/sandboxes", body, **{"content-type": "Application/JSON; charset=utf-8"})
-    assert answer.status == 201
+    for kind in ("text/plain", "multipart/form-data; boundary=x", "x"):
+        told = served.problem(415, "POST", "/v1/sandboxes", _GOOD, **{"content-type": kind})
+        assert told["detail"].endswith("say so with the header `content-type: application/json`")
+    for kind in ("Application/JSON; charset=utf-8", "application/x-www-form-urlencoded"):
+        assert served.ask("POST", "/v1/sandboxes", _GOOD, **{"content-type": kind}).status == 201
+    # What is said of it changes nothing of what it has to be.
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    served.problem(400, "POST", "/v1/sandboxes", b"command=true", **form)
+
+
+def test_curl_needs_to_be_told_nothing_but_the_socket(served: Served) -> None:
+    body = '{"command": ["echo", "by curl"], "name": "curled"}'
+    curl = ["curl", "-sS", "--unix-socket", served.socket, "-w", "%{http_code}"]
+    made = served.runner.bare([*curl, "-d", body, "http://localhost/v1/sandboxes"])
+    assert made.stdout.endswith(b"201") and made.stderr == b"", made
+    assert served.wait("curled")["exit_status"] == 0 and served.output("curled") == b"by curl\n"
+    stopped = served.runner.bare([*curl, "-X", "POST", "http://localhost/v1/sandboxes/curled/stop"])
+    assert stopped.stdout.endswith(b"200"), stopped
+
+
+_PAGES = {
+    "another-site": {"origin": "https://evil.example"},
+    "no-site": {"origin": "null"},
+    "another-port": {"origin": "http://localhost:8080"},
+    "another-scheme-only": {"origin": "file://"},
+    "told-by-the-browser": {"sec-fetch-site": "cross-site"},
+    "beside": {"sec-fetch-site": "same-site"},
+}
+
+
+@pytest.mark.parametrize("kind", _PAGES)
+def test_a_web_page_of_elsewhere_asks_for_nothing_through_a_relay(served: Served, kind: str) -> None:
+    headers = _PAGES[kind]
+    made = served.run(["sleep", "100"])["id"]
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json"):
+        served.problem(403, "POST", "/v1/sandboxes", _GOOD, **headers, **{"content-type": content_type})
+    served.problem(403, "POST", f"/v1/sandboxes/{made}/kill", **headers)
+    served.problem(403, "GET", "/v1/sandboxes", **headers)
+    with served.connected() as line:
+        told = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        line.sendall(
+            f"GET /v1/sandboxes/{made}/attach HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n{told}"
+            "upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+            "\r\n".encode()
+        )
+        assert line.recv(4096).startswith(b"HTTP/1.1 403 ")
+    assert [one["id"] for one in served.get("/v1/sandboxes")["sandboxes"]] == [made]
+    assert served.get(f"/v1/sandboxes/{made}", origin="http://localhost")["state"] == "running"
 
 
 def test_a_body_of_100_mb_is_refused_before_it_is_read(served: Served) -> None:

@@ -12,7 +12,7 @@ import trio
 from starlette.requests import ClientDisconnect
 
 from sandlockd.control.objects import MAX_BODY_BYTES
-from sandlockd.control.problems import Invalid, TooLarge, TooSlow, Unsupported
+from sandlockd.control.problems import Forbidden, Invalid, TooLarge, TooSlow, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _NESTED_MAX = 64
 _REST_PATIENCE_S = 1.0
 _REPEATABLE = ("label", "path")  # in a query
 JSON = "application/json"
+_OF_CURL = "application/x-www-form-urlencoded"  # what `curl -d` says of any body; it is JSON all the same
 LINES = "application/x-ndjson"
 EVENT_STREAM = "text/event-stream"
 TEXT = "text/plain; charset=utf-8"
@@ -80,6 +81,18 @@ class Endpoint(NamedTuple):
     problems: tuple[int, ...] = ()
 
 
+def require_no_page(request: HTTPConnection) -> None:
+    """No browser reaches a Unix socket. Where somebody relays to it, a page of elsewhere must not ask with the relay's
+    rights: a browser says where a request is from, of all that it sends without asking first (CORS), and of WebSockets.
+
+    Raises Forbidden.
+    """
+    origin = request.headers.get("origin")
+    is_own = origin is None or origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
+    if not is_own or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise Forbidden("a web page may not ask that")
+
+
 async def body_of(request: HttpRequest, kind: Any, patience_s: float) -> Any:
     """Raises Invalid, TooLarge, TooSlow, Unsupported."""
     content = b""
@@ -102,10 +115,11 @@ async def body_of(request: HttpRequest, kind: Any, patience_s: float) -> Any:
         if content.strip() not in (b"", b"{}"):
             raise Invalid("this request has no body")
         return None
-    given = request.headers.get("content-type")
-    if given is not None and given.split(";")[0].strip().lower() != JSON:
-        # What browsers send without asking first (CORS) is none of this.
-        raise Unsupported(f"a body is {JSON}, not {given[:100]}")
+    given = request.headers.get("content-type", JSON)
+    if given.split(";")[0].strip().lower() not in (JSON, _OF_CURL):
+        raise Unsupported(
+            f"a body is {JSON}, not {given[:100]}: say so with the header `content-type: {JSON}`"
+        )
     _require_flat(content)
     try:
         return msgspec.json.decode(content, type=kind)

@@ -23,6 +23,7 @@ from sandlockd.control.calls import (
     body_of,
     query_of,
     read_rest,
+    require_no_page,
 )
 from sandlockd.control.problems import Broken, NotAllowed, NotFound, Problem
 from sandlockd.control.routes import ENDPOINTS
@@ -91,6 +92,7 @@ def _served(endpoint: Endpoint, service: Service, log: FilteringBoundLogger) -> 
 
 
 async def _answer(endpoint: Endpoint, service: Service, request: Request) -> Reply | Streamed:
+    require_no_page(request)
     query = query_of(request, endpoint.query)
     body = await body_of(request, endpoint.body, service.config.body_s)
     names = {name: str(value) for name, value in request.path_params.items()}
@@ -132,6 +134,7 @@ def _attached(path: str, service: Service, log: FilteringBoundLogger) -> Any:
     async def serve(socket: WebSocket) -> None:
         status = 101
         try:
+            require_no_page(socket)
             await attach.attach(service, socket)
         except Problem as problem:
             status = problem.status

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROBLEM = "application/problem+json"
 _REFERENCE = "#/components/schemas/{name}"
-_ALWAYS = (400, 405, 500)
+_ALWAYS = (400, 403, 405, 500)
 _OF_BODIES = (408, 413, 415)
 
 
