@@ -49,7 +49,7 @@ def wait(options: argparse.Namespace) -> int:
 
 def signal(options: argparse.Namespace) -> int:
     asked = int(options.signal) if options.signal.isdecimal() else options.signal
-    return _each(options, lambda sandbox: sandbox.signal(asked))
+    return _each(options, lambda sandbox: sandbox.signal(asked, group=options.group))
 
 
 def stop(options: argparse.Namespace) -> int:

@@ -209,6 +209,12 @@ def _wait_parser() -> Parser:
 
 def _signal_parser() -> Parser:
     parser = _verb("signal", "Send a signal to the program of a sandbox.")
+    parser.add_argument(
+        "-g",
+        "--group",
+        action="store_true",
+        help="to the program's process group, as ^C on a terminal is (default: to the program alone)",
+    )
     parser.add_argument("signal", metavar="SIGNAL", help="its name, with or without SIG, or its number")
     parser.add_argument("ids", nargs="+", metavar="ID", help=_ONE_ID)
     return _json(parser)

@@ -170,9 +170,9 @@ class _Running(Known[Program]):
         self.known = await _done(steps)
         return self
 
-    async def signal(self, signal: int | str) -> Self:
-        """To its program. A number, or a name as TERM."""
-        return await self._asked("signal", signal=signal)
+    async def signal(self, signal: int | str, *, group: bool = False) -> Self:
+        """To its program. A number, or a name as TERM. group: to the program's process group, as ^C on a terminal."""
+        return await self._asked("signal", signal=signal, group=group or None)
 
     def logs(
         self,
@@ -328,8 +328,8 @@ class AsyncAttachment:
         self._link.resize(rows, columns)
         await self._flush()
 
-    async def signal(self, signal: int | str) -> None:
-        self._link.signal(signal)
+    async def signal(self, signal: int | str, *, group: bool = False) -> None:
+        self._link.signal(signal, group=group)
         await self._flush()
 
     async def _flush(self) -> None:

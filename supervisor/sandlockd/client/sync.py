@@ -153,9 +153,9 @@ class _Running(Known[Program]):
         self.known = _done(steps)
         return self
 
-    def signal(self, signal: int | str) -> Self:
-        """To its program. A number, or a name as TERM."""
-        return self._asked("signal", signal=signal)
+    def signal(self, signal: int | str, *, group: bool = False) -> Self:
+        """To its program. A number, or a name as TERM. group: to the program's process group, as ^C on a terminal."""
+        return self._asked("signal", signal=signal, group=group or None)
 
     def logs(
         self,
@@ -318,8 +318,8 @@ class Attachment:
         self._link.resize(rows, columns)
         self._flush()
 
-    def signal(self, signal: int | str) -> None:
-        self._link.signal(signal)
+    def signal(self, signal: int | str, *, group: bool = False) -> None:
+        self._link.signal(signal, group=group)
         self._flush()
 
     def _flush(self) -> None:

@@ -140,9 +140,10 @@ class Work(Message, frozen=True, tag="work"):
 
 
 class Signal(Message, frozen=True, tag="signal"):
-    """To the program."""
+    """To the program, or to its process group."""
 
     number: int
+    to_group: bool = False
 
 
 class Stop(Message, frozen=True, tag="stop"):
@@ -184,10 +185,11 @@ class Execute(Message, frozen=True, tag="execute"):
 
 
 class SignalFurther(Message, frozen=True, tag="signal-further"):
-    """To a further program."""
+    """To a further program, or to its process group."""
 
     ticket: int
     number: int
+    to_group: bool = False
 
 
 Order = Start | Work | Signal | Stop | Kill | Pause | Resume | Ask | Execute | SignalFurther

@@ -154,7 +154,7 @@ async def _resume(call: Call) -> Reply:
 
 async def _signal(call: Call) -> Reply:
     sandbox = _found(call)
-    sandbox.signal(signal_number(call.body.signal))
+    sandbox.signal(signal_number(call.body.signal), to_group=call.body.group)
     return Reply(_object(sandbox))
 
 
@@ -210,7 +210,7 @@ async def _exec_signal(call: Call) -> Reply:
     further = _further(call)
     if not further.is_alive:
         raise Conflict("it has ended", state="exited")
-    further.signal(signal_number(call.body.signal))
+    further.signal(signal_number(call.body.signal), to_group=call.body.group)
     return Reply(further.as_object())
 
 

@@ -153,9 +153,9 @@ class Sandbox:
             self.supervisor.end()
         await self.over.wait()
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int, *, to_group: bool = False) -> None:
         self.require(Request.SIGNAL)
-        self._order(Signal(number))
+        self._order(Signal(number, to_group))
 
     async def pause(self) -> None:
         await self._until(Request.PAUSE, Pause(), State.PAUSED)
@@ -210,8 +210,8 @@ class Sandbox:
         further.require_begun()
         return further
 
-    def _signal_further(self, ticket: int, number: int) -> None:
-        self._order(messages.SignalFurther(ticket, number))
+    def _signal_further(self, ticket: int, number: int, to_group: bool) -> None:
+        self._order(messages.SignalFurther(ticket, number, to_group))
 
     async def _forget_further(self) -> None:
         """The oldest that have ended, where there are many, and what they wrote."""

@@ -334,7 +334,7 @@ class _Supervisor:
             case Signal(number=signal.SIGCONT):
                 sandbox.go_on()
             case Signal():
-                sandbox.signal(order.number)
+                sandbox.signal(order.number, to_group=order.to_group)
             case Stop():
                 sandbox.asked_to_end()
                 sandbox.signal(signal.SIGTERM)
@@ -359,7 +359,8 @@ class _Supervisor:
                 self._execute(sandbox, order)
             case SignalFurther():
                 if order.ticket in self._further:
-                    sandbox.signal_execution(self._further[order.ticket], order.number)
+                    execution = self._further[order.ticket]
+                    sandbox.signal_execution(execution, order.number, to_group=order.to_group)
             case Start() | Work():
                 sandbox.kill(RULE_ALONE)  # a second one: the control plane is out of its mind
 
