@@ -212,6 +212,13 @@ class AsyncSandbox(_Running[SandboxObject]):
         steps = requests.execute(self._client.socket, self._where, command, options)
         return AsyncExecution(self._client, await _done(steps))
 
+    async def execution(self, number: int) -> AsyncExecution:
+        """A further command by its number. Raises ApiError: not-found."""
+        where = where_is(self.known.id, number)
+        return AsyncExecution(
+            self._client, await _done(requests.inspected(self._client.socket, where, ExecObject))
+        )
+
     async def executions(self) -> list[AsyncExecution]:
         found = await _done(requests.executions(self._client.socket, self._where))
         return [AsyncExecution(self._client, one) for one in found]

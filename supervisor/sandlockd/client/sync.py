@@ -193,6 +193,11 @@ class Sandbox(_Running[SandboxObject]):
         steps = requests.execute(self._client.socket, self._where, command, options)
         return Execution(self._client, _done(steps))
 
+    def execution(self, number: int) -> Execution:
+        """A further command by its number. Raises ApiError: not-found."""
+        where = where_is(self.known.id, number)
+        return Execution(self._client, _done(requests.inspected(self._client.socket, where, ExecObject)))
+
     def executions(self) -> list[Execution]:
         found = _done(requests.executions(self._client.socket, self._where))
         return [Execution(self._client, one) for one in found]
