@@ -68,8 +68,8 @@ class ControlPlane:
     def order(self, key: str, name: str, **fields: Any) -> None:
         self._send(do="order", key=key, order=name, fields=fields)
 
-    def raw(self, key: str, data: bytes) -> None:
-        self._send(do="raw", key=key, hex=data.hex())
+    def raw(self, key: str, data: bytes, descriptors: int = 0) -> None:
+        self._send(do="raw", key=key, hex=data.hex(), descriptors=descriptors)
 
     def kill(self, key: str) -> None:
         self._send(do="kill", key=key)
