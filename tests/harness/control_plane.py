@@ -68,8 +68,12 @@ class ControlPlane:
     def order(self, key: str, name: str, **fields: Any) -> None:
         self._send(do="order", key=key, order=name, fields=fields)
 
-    def raw(self, key: str, data: bytes, descriptors: int = 0) -> None:
-        self._send(do="raw", key=key, hex=data.hex(), descriptors=descriptors)
+    def raw(self, key: str, data: bytes) -> None:
+        self._send(do="raw", key=key, hex=data.hex())
+
+    def beside(self, key: str, message: bytes, descriptors: int) -> None:
+        """So many descriptors, whatever it needs."""
+        self._send(do="beside", key=key, hex=message.hex(), descriptors=descriptors)
 
     def kill(self, key: str) -> None:
         self._send(do="kill", key=key)

@@ -261,7 +261,7 @@ def test_an_order_with_other_descriptors_than_it_needs_is_the_end(
     with control_plane(runner) as plane:
         plane.start("a", ["sh", "-c", "trap '' USR1; (setsid sleep 100 &); sleep 100"])
         plane.report("a", "Started")
-        plane.raw("a", messages.encoded(order), descriptors)
+        plane.beside("a", messages.encoded(order), descriptors)
         ended = plane.report("a", "Ended")
         assert ended["status"]["error"] == "the service ended while it ran"
     assert not marked(runner.marker)
