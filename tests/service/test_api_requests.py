@@ -119,6 +119,30 @@ def test_a_body_that_is_wrong_is_400_and_says_where(served: Served, kind: str) -
     assert served.get("/v1/sandboxes")["sandboxes"] == []
 
 
+def test_a_body_that_is_nested_deep_is_400_wherever_one_is_taken(served: Served) -> None:
+    made = served.run(["sleep", "100"])["id"]
+    deep = b"[" * 500_000 + b"]" * 500_000
+    objects = b'{"a":' * 150_000 + b"1" + b"}" * 150_000
+    for verb, field in (
+        ("stop", b"grace_s"),
+        ("wait", b"timeout_s"),
+        ("signal", b"signal"),
+        ("exec", b"command"),
+        ("commit", b"paths"),
+        ("discard", b"paths"),
+        ("kill", b"x"),
+    ):
+        for body in (
+            deep,
+            objects,
+            b'{"' + field + b'": ' + deep + b"}",
+            b'{"' + field + b'": ' + objects + b"}",
+        ):
+            document = served.problem(400, "POST", f"/v1/sandboxes/{made}/{verb}", body)
+            assert len(document["detail"]) < 500
+    assert served.get(f"/v1/sandboxes/{made}")["state"] == "running"
+
+
 def test_the_word_that_is_wrong_is_named(served: Served) -> None:
     for body, word in (
         ({"command": ["true"], "privileged": True}, "privileged"),

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from contextlib import aclosing
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -402,9 +403,14 @@ async def _metrics(call: Call) -> Reply:
 
 
 async def _openapi(call: Call) -> Reply:
+    return Reply(_document())
+
+
+@cache
+def _document() -> bytes:
     from sandlockd.control.openapi import document
 
-    return Reply(document(ENDPOINTS))
+    return msgspec.json.encode(document(ENDPOINTS))
 
 
 _ONE = "/v1/sandboxes/{id}"
