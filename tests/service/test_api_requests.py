@@ -43,6 +43,28 @@ def test_an_unknown_path_is_404(served: Served, path: str) -> None:
     served.problem(404, "POST", path, _GOOD)
 
 
+@pytest.mark.parametrize("digits", [10, 4000, 5000, 60_000])
+def test_a_number_of_more_digits_than_anybody_counts_is_404(served: Served, digits: int) -> None:
+    made = served.run(["sleep", "100"])["id"]
+    number = "0" * (digits - 1) + "1"
+    for method, verb in (
+        ("GET", ""),
+        ("GET", "/logs"),
+        ("GET", "/attach"),
+        ("POST", "/wait"),
+        ("POST", "/signal"),
+    ):
+        body = {"signal": "TERM"} if verb == "/signal" else None
+        document = served.problem(404, method, f"/v1/sandboxes/{made}/exec/{number}{verb}", body)
+        assert len(document["detail"]) < 500
+
+
+def test_a_head_that_is_too_long_is_in_the_document(served: Served) -> None:
+    served.problem(431, "GET", "/v1/sandboxes/" + "x" * 70_000)
+    paths = served.get("/v1/openapi.json")["paths"]
+    assert all("431" in one["responses"] for path in paths.values() for one in path.values())
+
+
 def test_a_method_that_is_not_there_is_405_and_told_which_are(served: Served) -> None:
     for method, path, allowed in (
         ("PUT", "/v1/sandboxes", {"GET", "POST", "HEAD"}),

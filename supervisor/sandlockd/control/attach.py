@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         def ending(self) -> dict[str, Any]: ...
 
 
-PATHS: Final = ("/v1/sandboxes/{id}/attach", "/v1/sandboxes/{id}/exec/{number:int}/attach")
+PATHS: Final = ("/v1/sandboxes/{id}/attach", "/v1/sandboxes/{id}/exec/{number:number}/attach")
 HEAD: Final = struct.Struct(">BQ")
 _INPUT_WAITING = 1  # messages
 _LAST_INPUT_S = 1.0

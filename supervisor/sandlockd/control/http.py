@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -40,6 +41,21 @@ if TYPE_CHECKING:
 
 PROBLEM = "application/problem+json"
 _encoder = msgspec.json.Encoder()
+
+
+class _Number(Convertor[int]):
+    """In a path. Starlette's own takes as many digits as there are, and fails with thousands of them."""
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 def application(service: Service, log: FilteringBoundLogger) -> Starlette:

@@ -414,7 +414,7 @@ def _document() -> bytes:
 
 
 _ONE = "/v1/sandboxes/{id}"
-_FURTHER = f"{_ONE}/exec/{{number:int}}"
+_FURTHER = f"{_ONE}/exec/{{number:number}}"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
