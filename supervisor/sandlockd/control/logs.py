@@ -10,6 +10,7 @@ waiting.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import shutil
@@ -177,6 +178,19 @@ class Log:
             self._fd = -1
         self.is_over = True
         self._readers.unpark_all()
+
+    @property
+    def size(self) -> int:
+        """What is kept, in bytes."""
+        return self._at - self._bases[0] if self._bases else 0
+
+    def clear(self) -> None:
+        """Of one that is over: all goes as the oldest does, and readers are told so."""
+        bases, self._bases = self._bases, []
+        self._marks.clear()
+        for base in bases:
+            with contextlib.suppress(OSError):  # it goes with the directory
+                os.unlink(self._path(base))
 
     def remove(self) -> None:
         """Of one that is over. What resists goes with the directory that it is in."""
