@@ -170,6 +170,8 @@ enum slk_order_kind {
 	SLK_ORDER_KILL,      /* everything, now */
 	SLK_ORDER_EXECUTE,   /* start a further program; see slk_order_execute */
 	SLK_ORDER_SIGNAL_EXECUTED, /* to the one with this serial */
+	SLK_ORDER_SIGNAL_GROUP,    /* to the process group that the program leads, if it does; else to the program */
+	SLK_ORDER_SIGNAL_EXECUTED_GROUP,
 };
 
 enum slk_restart_end {

@@ -144,8 +144,9 @@ void slk_signal_executed(struct slk_executing *executing, const struct slk_order
 {
 	const struct slk_executed *executed = executed_by(executing, order->serial);
 
-	if (executed)
-		kill(executed->pid, order->number); /* not reaped yet; or it had ended when this was ordered */
+	if (executed) /* not reaped yet; or it had ended when this was ordered */
+		kill(order->kind == SLK_ORDER_SIGNAL_EXECUTED_GROUP ? slk_group_of(executed->pid) : executed->pid,
+		     order->number);
 }
 
 void slk_executed_ended(struct slk_executing *executing, int control_fd, pid_t pid, int status)

@@ -57,6 +57,7 @@ struct init {
 	struct slk_limits limits;
 	struct slk_throttle throttle;
 	struct slk_signals_kept kept_signals; /* while it is paused */
+	struct slk_signals_kept kept_for_group;
 	struct slk_outbox outbox;
 	struct slk_executing executing;
 };
@@ -333,14 +334,19 @@ static void pause_all(struct init *init, const struct slk_order *order)
 /* Before a line of it runs it has its signals. */
 static void resume_all(struct init *init)
 {
+	slk_signals_send(&init->kept_for_group, slk_group_of(init->program));
 	slk_signals_send(&init->kept_signals, init->program);
 	slk_throttle_resume(&init->throttle);
 }
 
-static void signal_program(struct init *init, int number)
+static void signal_program(struct init *init, const struct slk_order *order)
 {
-	if (!init->throttle.is_paused || !slk_signals_keep(&init->kept_signals, number))
-		kill(init->program, number); /* not reaped yet, so the number is still the program's */
+	int is_for_group = order->kind == SLK_ORDER_SIGNAL_GROUP;
+
+	if (!init->throttle.is_paused ||
+	    !slk_signals_keep(is_for_group ? &init->kept_for_group : &init->kept_signals, order->number))
+		/* not reaped yet, so the number is still the program's */
+		kill(is_for_group ? slk_group_of(init->program) : init->program, order->number);
 }
 
 static void obey(struct init *init)
@@ -353,8 +359,8 @@ static void obey(struct init *init)
 		return;
 	if (got != (ssize_t)sizeof(order))
 		finish(init); /* hang-up, or nothing we understand */
-	if (order.kind == SLK_ORDER_SIGNAL)
-		signal_program(init, order.number);
+	if (order.kind == SLK_ORDER_SIGNAL || order.kind == SLK_ORDER_SIGNAL_GROUP)
+		signal_program(init, &order);
 	else if (order.kind == SLK_ORDER_TRACE || order.kind == SLK_ORDER_INTERRUPT)
 		trace(init, &order);
 	else if (order.kind == SLK_ORDER_RESTART)
@@ -367,7 +373,7 @@ static void obey(struct init *init)
 		pause_all(init, &order);
 	else if (order.kind == SLK_ORDER_RESUME)
 		resume_all(init);
-	else if (order.kind == SLK_ORDER_SIGNAL_EXECUTED)
+	else if (order.kind == SLK_ORDER_SIGNAL_EXECUTED || order.kind == SLK_ORDER_SIGNAL_EXECUTED_GROUP)
 		slk_signal_executed(&init->executing, &order);
 	else if (order.kind != SLK_ORDER_EXECUTE || slk_execute(&init->executing, init->control_fd, &order, fds) < 0)
 		finish(init);

@@ -5,6 +5,7 @@
 #include "slk.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #define REAL_TIME_FIRST 32 /* the kernel's SIGRTMIN */
 
@@ -20,6 +21,11 @@ int slk_signals_keep(struct slk_signals_kept *kept, int number)
 	if (number >= REAL_TIME_FIRST || kept->counts[number - 1] == 0)
 		kept->counts[number - 1]++;
 	return 1;
+}
+
+pid_t slk_group_of(pid_t pid)
+{
+	return getpgid(pid) == pid ? -pid : pid;
 }
 
 void slk_signals_send(struct slk_signals_kept *kept, pid_t pid)

@@ -261,6 +261,8 @@ struct slk_signals_kept {
 /* 1: it is for later; 0: it cannot wait. */
 int slk_signals_keep(struct slk_signals_kept *kept, int number);
 void slk_signals_send(struct slk_signals_kept *kept, pid_t pid);
+/* As kill(2) wants it: the group that this process leads; else itself, as its group is somebody else's. */
+pid_t slk_group_of(pid_t pid);
 
 /* ---- tracer.c: init traces processes whose calls signals would interrupt */
 

@@ -127,6 +127,8 @@ class _Lib:
     SLK_ORDER_KILL: Final[int]
     SLK_ORDER_EXECUTE: Final[int]
     SLK_ORDER_SIGNAL_EXECUTED: Final[int]
+    SLK_ORDER_SIGNAL_GROUP: Final[int]
+    SLK_ORDER_SIGNAL_EXECUTED_GROUP: Final[int]
     SLK_EXECUTED_MAX: Final[int]
     SLK_WORDS_BYTES_MAX: Final[int]
     SLK_CALL_NONE: Final[int]

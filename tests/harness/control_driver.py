@@ -5,6 +5,7 @@ Orders are JSON Lines on standard input, and what comes of them JSON Lines on st
     {"do": "start", "key", "start": {fields of messages.Start}, "streams": [paths, "" for none]}
     {"do": "order", "key", "order": "Stop", "fields": {...}}
     {"do": "raw", "key", "hex"}       # bytes that are no message of ours
+    {"do": "beside", "key", "hex", "descriptors": number}    # a message, and so many descriptors beside it
     {"do": "kill", "key"}             # its supervisor, with -9
 
 Each supervisor's reports come with its key: {"key", "report": "Began", ...fields}, in the end {"key", "lost": why} if
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 import trio
 
-from sandlockd.control import messages
+from sandlockd.control import channel, messages
 from sandlockd.control.supervisors import Supervisor, SupervisorLost, Zygote
 
 _by_key: dict[str, Supervisor] = {}
@@ -77,6 +78,9 @@ def _obey(order: dict[str, Any], zygote: Zygote, nursery: trio.Nursery) -> None:
                 _tell(key=key, not_ordered=f"{type(error).__name__}: {error}")
         case "raw":
             _by_key[key]._channel._send(bytes.fromhex(order["hex"]), ())
+        case "beside":
+            packet = channel._HERE + bytes.fromhex(order["hex"])
+            _by_key[key]._channel._send(packet, [2] * order["descriptors"])
         case "kill":
             _by_key[key].end()
 

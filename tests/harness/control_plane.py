@@ -71,6 +71,10 @@ class ControlPlane:
     def raw(self, key: str, data: bytes) -> None:
         self._send(do="raw", key=key, hex=data.hex())
 
+    def beside(self, key: str, message: bytes, descriptors: int) -> None:
+        """So many descriptors, whatever it needs."""
+        self._send(do="beside", key=key, hex=message.hex(), descriptors=descriptors)
+
     def kill(self, key: str) -> None:
         self._send(do="kill", key=key)
 

@@ -7,7 +7,8 @@ Without the pump, the loop's task serves alone (notify/loop.py).
 The program's standard streams are the driver's own standard error, and nothing to read. Orders come as JSON Lines on
 standard input:
 
-    ["execute", argv, stdin, output, cwd, environment]  paths of files; output is appended to, or the same terminal
+    ["execute", argv, stdin, output, cwd, environment]  paths of files; output is appended to, or the same terminal;
+                                    stdin may be one of _LEADING_OUT, too
     ["signal", serial, number]      to a further program
     ["signal_first", number]
     ["counts"], ["kill"]
@@ -19,9 +20,11 @@ of the first program; and at the end {"result"}.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +42,22 @@ from sandlockd.sandbox.policies import load_policy
 from sandlockd.sandbox.result import Result
 from sandlockd.sandbox.run import Asked, Run
 from sandlockd.sandbox.sandbox import Sandbox
+
+
+def _owned() -> int:
+    """Of which we are told by SIGIO when there is something to read."""
+    fd, other = os.pipe2(os.O_CLOEXEC)
+    os.close(other)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    return fd
+
+
+_LEADING_OUT = {
+    "datagrams": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(),
+    "unconnected": lambda: socket.socket(socket.AF_INET).detach(),
+    "local": lambda: socket.socket(socket.AF_UNIX).detach(),
+    "owned": _owned,
+}
 
 
 def _tell(**what: Any) -> None:
@@ -141,7 +160,11 @@ class _Host:
         cwd: str | None,
         environment: dict[str, str],
     ) -> None:
-        read = os.open(stdin, (os.O_RDWR if stdin == output else os.O_RDONLY) | os.O_NOCTTY | os.O_CLOEXEC)
+        if stdin in _LEADING_OUT:
+            read = _LEADING_OUT[stdin]()
+        else:
+            flags = os.O_RDWR if stdin == output else os.O_RDONLY
+            read = os.open(stdin, flags | os.O_NOCTTY | os.O_CLOEXEC)
         written = read
         if stdin != output:
             written = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -79,12 +79,16 @@ def is_users_turn(item: Any) -> bool:
     """Of a test marked `one_user`: root runs those of one half of the subjects, the ordinary user those of the other.
 
     The subject is the first word of the case besides the user, as `renaming` of `root-renaming-one_file`; where
-    there is no other, the test.
+    there is no other, the test. A test that says itself as whom it is run has no other half.
     """
-    if item.callspec.params["as_user"] == GROUPED:
+    if item.callspec.params["as_user"] == GROUPED or _names_its_users(item):
         return True
     words = [*(word for word in item.callspec.id.split("-") if word not in _USERS), item.originalname]
     return item.callspec.params["as_user"] == _USERS[zlib.crc32(words[0].encode()) % 2]
+
+
+def _names_its_users(item: Any) -> bool:
+    return any("as_user" in str(marker.args[0]) for marker in item.iter_markers("parametrize"))
 
 
 class TogetherScheduling(LoadScopeScheduling):

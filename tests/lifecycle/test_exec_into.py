@@ -43,6 +43,16 @@ def test_it_runs_and_its_end_is_told(runner: Runner) -> None:
     assert "sleep 1000" in notes[-1]["text"]
 
 
+@pytest.mark.parametrize("stdin", ["datagrams", "unconnected", "local", "owned"])
+def test_a_descriptor_that_leads_out_of_the_sandbox_is_given_to_none(runner: Runner, stdin: str) -> None:
+    with executable(runner) as sandbox:
+        refused = sandbox.try_to_start(["cat"], stdin=stdin)
+        assert isinstance(refused, dict) and refused["exit_status"] == 125, refused
+        why = "has its signals sent to" if stdin == "owned" else "is a socket that is not a connected stream"
+        assert f"stdin {why}" in refused["refused"]
+        assert sandbox.run("echo on").output == b"on\n"
+
+
 def test_a_command_that_cannot_be_executed_is_told_as_a_shell_tells_it(runner: Runner) -> None:
     script = runner.place.file("work/plain", "#!/bin/sh\n", mode=0o644)
     secret = runner.place.file("secret/tool", "#!/bin/sh\nexit 0\n", mode=0o755)

@@ -13,6 +13,8 @@ from harness.running import Runner
 from harness.survivors import marked
 from harness.waiting import until, wait_dead
 
+from sandlockd.control import messages
+
 
 def _file(runner: Runner, name: str = "out") -> Path:
     path = runner.place.file(name, "")
@@ -239,3 +241,27 @@ def test_a_supervisor_whose_words_nobody_hears_ends_its_sandbox(runner: Runner) 
             os.close(fd)
         until(lambda: not marked(runner.marker), "nobody is left")
         plane.process.returncode = 0  # by us
+
+
+@pytest.mark.parametrize(
+    ("order", "descriptors"),
+    [
+        (messages.Execute(1, (b"true",)), 0),
+        (messages.Execute(1, (b"true",)), 2),
+        (messages.Execute(1, (b"true",)), 4),
+        (messages.Signal(signal.SIGUSR1), 1),
+        (messages.Pause(), 3),
+    ],
+    ids=["execute-without", "execute-with-two", "execute-with-four", "signal-with-one", "pause-with-three"],
+)
+def test_an_order_with_other_descriptors_than_it_needs_is_the_end(
+    runner: Runner, order: messages.Message, descriptors: int
+) -> None:
+    """Who sends that is out of its mind: no order of it counts any more."""
+    with control_plane(runner) as plane:
+        plane.start("a", ["sh", "-c", "trap '' USR1; (setsid sleep 100 &); sleep 100"])
+        plane.report("a", "Started")
+        plane.beside("a", messages.encoded(order), descriptors)
+        ended = plane.report("a", "Ended")
+        assert ended["status"]["error"] == "the service ended while it ran"
+    assert not marked(runner.marker)

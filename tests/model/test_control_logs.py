@@ -19,12 +19,14 @@ from sandlockd.control.logs import Log, Record, Stream
 
 _SEGMENT = 256  # bytes; of a log in these tests
 _RECORD = 100
+_MARK = 60
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few lines fill it."""
     monkeypatch.setattr(logs, "_RECORD_BYTES", _RECORD)
+    monkeypatch.setattr(logs, "_MARK_BYTES", _MARK)
 
 
 @pytest.fixture
@@ -88,6 +90,7 @@ def test_it_has_what_was_written_but_for_the_oldest(
 ) -> None:
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "_RECORD_BYTES", _RECORD)
+        patch.setattr(logs, "_MARK_BYTES", _MARK)
         directory, oracle = f"{root}/logs", _Oracle()
         log = _log(directory)
         for step in steps:
@@ -111,6 +114,57 @@ def test_it_has_what_was_written_but_for_the_oldest(
         tail, _ = _all(log, log.last(count))
         assert [(record.stream, record.data) for record in tail] == (kept[-count:] if count else [])
         log.finish()
+
+
+def test_who_asks_has_little_looked_through_however_short_records_are(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is everybody's loop that looks: 190,000 records of a byte are in a segment of a log of 10M."""
+    looked = 0
+    before = Log._segment
+
+    def counted(self: Log, *given: int) -> Iterator[Record]:
+        nonlocal looked
+        for record in before(self, *given):
+            looked += 1
+            yield record
+
+    monkeypatch.setattr(Log, "_segment", counted)
+    monkeypatch.setattr(logs, "_MARK_BYTES", 1000)
+    written = Log(directory, 4 * 20_000)
+    for number in range(5000):
+        written.append(Stream.STDOUT, b"%d" % (number % 10))
+    short = logs._HEADER.size + 1
+    first = written._bases[0]
+    for log in (written, Log(directory, 4 * 20_000)):
+        for cursor in (0, first + 1, log.end - 10_001, log.end - 1):
+            looked = 0
+            batch = log.read(cursor, 2000)
+            assert len(batch.records) <= 2000 // short + 1
+            assert looked <= (1000 + 2000) // short + 2
+        for count in (1, 7, 1000, 4000):
+            looked = 0
+            assert log.last(count) == log.end - count * short
+            assert looked <= 1000 // short + 2
+        looked = 0
+        assert log.last(10**6) == first and looked == 0
+        log.finish()
+
+
+def test_a_segment_without_a_whole_record_is_passed_by(directory: str) -> None:
+    log = _log(directory)
+    for _ in range(12):
+        log.append(Stream.STDOUT, b"x" * 50)
+    log.finish()
+    oldest = min(Path(directory).iterdir())
+    oldest.write_bytes(oldest.read_bytes()[:20])
+    log = _log(directory)
+    second = log._bases[1]
+    for cursor in (0, 1, 30):
+        found, _ = _all(log, cursor)
+        assert [record.start for record in found[:1]] == [second] and len(found) < 12
+    assert log.last(100) == 0 and log.last(1) == log.end - 63
+    log.finish()
 
 
 def _tear(directory: str, size: int) -> None:

@@ -262,6 +262,35 @@ static void test_a_signal_goes_to_the_one_that_is_meant(void)
 	end_first(&launched);
 }
 
+/* In a group that the program does not lead are others: we, here. */
+static void test_a_signal_to_a_group_is_for_the_one_that_the_program_leads(void)
+{
+	struct slk_launch_plan plan = plan_of(SHELL("trap '' HUP; while :; do sleep 1000; done"));
+	struct slk_order to_group = {.kind = SLK_ORDER_SIGNAL_EXECUTED_GROUP, .number = SIGTERM};
+
+	plan.keeps_ruleset = 1;
+	for (int leads = 0; leads < 2; leads++) {
+		struct launched launched;
+		char ready;
+		int ends[2];
+
+		plan.new_session = (uint8_t)leads;
+		launched = launch(&plan);
+		hear(&launched, SLK_REPORT_LISTENER);
+		CHECK_EQUAL(0, pipe2(ends, O_CLOEXEC));
+		to_group.serial = order_shell(&launched, "sh -c 'echo; exec sleep 1000' & wait", ends[1]);
+		close(ends[1]);
+		next(&launched, SLK_REPORT_LISTENER, to_group.serial);
+		CHECK_EQUAL(1, read(ends[0], &ready, 1));
+		CHECK_EQUAL(0, slk_order_send(launched.control, &to_group));
+		CHECK_EQUAL(SIGTERM, next(&launched, SLK_REPORT_EXECUTED, to_group.serial).status);
+		if (leads)
+			CHECK_EQUAL(0, read(ends[0], &ready, 1)); /* its child has ended, too */
+		close(ends[0]);
+		end_first(&launched);
+	}
+}
+
 static void test_all_end_with_the_first_and_are_told_of(void)
 {
 	struct launched launched = launch_first();
@@ -448,6 +477,7 @@ static void run_all(void)
 	RUN(test_what_fails_is_told_with_its_step);
 	RUN(test_bad_words_are_refused_by_the_new_process);
 	RUN(test_a_signal_goes_to_the_one_that_is_meant);
+	RUN(test_a_signal_to_a_group_is_for_the_one_that_the_program_leads);
 	RUN(test_all_end_with_the_first_and_are_told_of);
 	RUN(test_all_end_with_the_leash);
 	RUN(test_where_none_are_to_be_an_order_is_the_end);

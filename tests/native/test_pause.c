@@ -139,6 +139,7 @@ static _Noreturn void be_hearing(void)
 	signal(SIGUSR1, count_signal);
 	signal(SIGTERM, count_signal);
 	signal(SIGCONT, count_signal);
+	signal(SIGUSR2, count_signal);
 	signal(SIGRTMIN, count_signal);
 	mine->of[0] = 1;
 	for (;;)
@@ -384,9 +385,10 @@ static void test_signals_come_when_it_goes_on(void)
 	}
 	CHECK(is_still_for(paused.counts, STILL_MS));
 	CHECK_EQUAL(1, sum_of(paused.counts));
+	give(&paused.launched, SLK_ORDER_SIGNAL_GROUP, SIGUSR2); /* it leads none, and we are in its own */
 	give(&paused.launched, SLK_ORDER_RESUME, 0);
-	CHECK(COMES_TRUE(heard[SIGRTMIN] == 3 && heard[SIGTERM] && heard[SIGUSR1] && heard[SIGCONT]));
-	CHECK_EQUAL(7, sum_of(paused.counts));
+	CHECK(COMES_TRUE(heard[SIGRTMIN] == 3 && heard[SIGTERM] && heard[SIGUSR1] && heard[SIGCONT] && heard[SIGUSR2]));
+	CHECK_EQUAL(8, sum_of(paused.counts));
 	give(&paused.launched, SLK_ORDER_PAUSE, 0);
 	give(&paused.launched, SLK_ORDER_SIGNAL, SIGKILL);
 	hear(&paused.launched, SLK_REPORT_DONE);

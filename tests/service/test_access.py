@@ -158,6 +158,26 @@ def test_users_neither_see_nor_touch_what_is_others(runner: Runner, _ordinary_us
 
 
 @_ROOT
+def test_a_name_that_looks_like_a_part_of_roots_id_gets_nobody_what_root_asks_for(
+    runner: Runner, _ordinary_user: User
+) -> None:
+    with _for_all(runner) as served:
+        other = _As(served, _ordinary_user.uid, _ordinary_user.gid)
+        roots = served.run(["sleep", "100"])["id"]
+        theirs = []
+        for name in (roots[-6:], roots[:-6].rstrip("-"), roots):
+            made = other.ask("POST", "/v1/sandboxes", {"command": ["sleep", "100"], "name": name})
+            assert made.status == 201
+            theirs.append(made.json["id"])
+            assert served.get(f"/v1/sandboxes/{name}")["id"] == roots
+            # Its owner means its own by that.
+            assert other.ask("GET", f"/v1/sandboxes/{name}").json["id"] == theirs[-1]
+        # Who has none that is meant administers the others'.
+        served.remove(roots[-6:])
+        assert served.get(f"/v1/sandboxes/{roots[-6:]}")["id"] == theirs[0]
+
+
+@_ROOT
 @pytest.mark.parametrize("count", [1, 300], ids=["one-group", "300-groups"])
 def test_members_of_the_admin_group_administer_and_nobody_else(runner: Runner, count: int) -> None:
     nobody, admin = pwd.getpwnam("nobody"), grp.getgrnam("daemon").gr_gid

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness import group
 from harness.service import Served
 from harness.survivors import marked
 from harness.waiting import until
@@ -136,6 +137,34 @@ def test_a_request_in_the_wrong_state_is_409_and_says_which(served: Served) -> N
     one = served.run(["sleep", "100"])["id"]
     for method, verb in (("GET", "changes"), ("POST", "commit"), ("POST", "discard")):
         assert served.problem(409, method, f"/v1/sandboxes/{one}/{verb}")["state"] == "running"
+
+
+def test_a_signal_is_for_the_program_and_for_its_group_where_that_is_asked_for(served: Served) -> None:
+    box = served.run(["sleep", "1000"])["id"]
+    one = served.run(group.COMMAND)["id"]
+    number = served.post(f"/v1/sandboxes/{box}/exec", {"command": group.COMMAND})["number"]
+    for where in (f"/v1/sandboxes/{one}", f"/v1/sandboxes/{box}/exec/{number}"):
+        raw = f"{where}/logs?raw=true"
+        until(lambda raw=raw: served.ask("GET", raw).content == b"ready\n", "it is ready")
+        served.post(f"{where}/signal", {"signal": "USR1"})
+        assert served.post(f"{where}/wait", {"timeout_s": 0.1})["ended"] is None
+        assert served.ask("GET", raw).content == b"ready\nheard\n"
+        served.post(f"{where}/signal", {"signal": "USR1", "group": True})
+        assert served.post(f"{where}/wait", {"timeout_s": 10})["exit_status"] == 5
+        assert group.told(served.ask("GET", raw).content) == [b"inner", b"outer"]
+    served.problem(400, "POST", f"/v1/sandboxes/{box}/signal", {"signal": "USR1", "group": "all"})
+
+
+def test_a_groups_signal_waits_with_it_while_it_is_paused(served: Served) -> None:
+    one = served.run(group.COMMAND)["id"]
+    until(lambda: served.output(one) == b"ready\n", "it is ready")
+    served.post(f"/v1/sandboxes/{one}/pause")
+    served.post(f"/v1/sandboxes/{one}/signal", {"signal": "USR1", "group": True})
+    assert served.post(f"/v1/sandboxes/{one}/wait", {"timeout_s": 0.2})["state"] == "paused"
+    assert served.output(one) == b"ready\n"
+    served.post(f"/v1/sandboxes/{one}/resume")
+    assert served.wait(one)["exit_status"] == 5
+    assert group.told(served.output(one)) == [b"inner", b"outer"]
 
 
 def test_signals_by_number_and_name(served: Served) -> None:

@@ -98,11 +98,32 @@ def test_a_program_that_floods_keeps_its_newest_and_is_told_what_went(served: Se
     assert size < 600 << 10
     lines = served.ask("GET", f"/v1/sandboxes/{one}/logs").lines
     dropped, records = lines[0]["dropped"], lines[1:]
-    assert dropped > 2 << 20 and records[-1]["data"].endswith("xend\n")
+    assert dropped > 2 << 20 and "".join(one["data"] for one in records).endswith("xend\n")
     kept = sum(len(record["data"]) for record in records)
     assert abs(dropped + kept - 3_000_004) < 13 * 3_000_000 / 100  # the heads of records count, too
     raw = served.ask("GET", f"/v1/sandboxes/{one}/logs?raw=true").content
     assert len(raw) == kept and raw.endswith(b"xend\n")
+
+
+def test_what_further_commands_wrote_is_bounded_together(served: Served) -> None:
+    """The log is at most 256 KiB here; and 256 of them may be known."""
+    box = served.run(["sleep", "1000"])["id"]
+    script = "head -c 200000 /dev/zero | tr '\\0' x; echo end"
+    directory = served.state / "sandboxes" / box
+    for number in range(1, 13):
+        made = served.post(f"/v1/sandboxes/{box}/exec", {"command": ["sh", "-c", script]})
+        assert made["number"] == number
+        ended = served.post(f"/v1/sandboxes/{box}/exec/{number}/wait")
+        assert ended["exit_status"] == 0
+    served.post(f"/v1/sandboxes/{box}/exec", {"command": ["true"]})
+    size = sum(path.stat().st_size for path in directory.glob("exec-*/*"))
+    assert size < 2 * (256 << 10), size
+    (dropped,) = served.ask("GET", f"/v1/sandboxes/{box}/exec/1/logs").lines
+    assert dropped["dropped"] > 200_000
+    assert served.ask("GET", f"/v1/sandboxes/{box}/exec/1/logs?tail=3").content == b""
+    assert served.get(f"/v1/sandboxes/{box}/exec/1")["exit_status"] == 0
+    newest = served.ask("GET", f"/v1/sandboxes/{box}/exec/12/logs?raw=true").content
+    assert newest.endswith(b"xend\n") and len(newest) == 200_004
 
 
 def test_a_reader_that_is_too_slow_is_told_what_it_has_missed(served: Served) -> None:

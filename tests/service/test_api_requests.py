@@ -43,6 +43,28 @@ def test_an_unknown_path_is_404(served: Served, path: str) -> None:
     served.problem(404, "POST", path, _GOOD)
 
 
+@pytest.mark.parametrize("digits", [10, 4000, 5000, 60_000])
+def test_a_number_of_more_digits_than_anybody_counts_is_404(served: Served, digits: int) -> None:
+    made = served.run(["sleep", "100"])["id"]
+    number = "0" * (digits - 1) + "1"
+    for method, verb in (
+        ("GET", ""),
+        ("GET", "/logs"),
+        ("GET", "/attach"),
+        ("POST", "/wait"),
+        ("POST", "/signal"),
+    ):
+        body = {"signal": "TERM"} if verb == "/signal" else None
+        document = served.problem(404, method, f"/v1/sandboxes/{made}/exec/{number}{verb}", body)
+        assert len(document["detail"]) < 500
+
+
+def test_a_head_that_is_too_long_is_in_the_document(served: Served) -> None:
+    served.problem(431, "GET", "/v1/sandboxes/" + "x" * 70_000)
+    paths = served.get("/v1/openapi.json")["paths"]
+    assert all("431" in one["responses"] for path in paths.values() for one in path.values())
+
+
 def test_a_method_that_is_not_there_is_405_and_told_which_are(served: Served) -> None:
     for method, path, allowed in (
         ("PUT", "/v1/sandboxes", {"GET", "POST", "HEAD"}),
@@ -117,6 +139,30 @@ def test_a_body_that_is_wrong_is_400_and_says_where(served: Served, kind: str) -
     document = served.problem(400, "POST", "/v1/sandboxes", _WRONG_BODIES[kind])
     assert len(document["detail"]) < 500
     assert served.get("/v1/sandboxes")["sandboxes"] == []
+
+
+def test_a_body_that_is_nested_deep_is_400_wherever_one_is_taken(served: Served) -> None:
+    made = served.run(["sleep", "100"])["id"]
+    deep = b"[" * 500_000 + b"]" * 500_000
+    objects = b'{"a":' * 150_000 + b"1" + b"}" * 150_000
+    for verb, field in (
+        ("stop", b"grace_s"),
+        ("wait", b"timeout_s"),
+        ("signal", b"signal"),
+        ("exec", b"command"),
+        ("commit", b"paths"),
+        ("discard", b"paths"),
+        ("kill", b"x"),
+    ):
+        for body in (
+            deep,
+            objects,
+            b'{"' + field + b'": ' + deep + b"}",
+            b'{"' + field + b'": ' + objects + b"}",
+        ):
+            document = served.problem(400, "POST", f"/v1/sandboxes/{made}/{verb}", body)
+            assert len(document["detail"]) < 500
+    assert served.get(f"/v1/sandboxes/{made}")["state"] == "running"
 
 
 def test_the_word_that_is_wrong_is_named(served: Served) -> None:
@@ -200,11 +246,54 @@ def test_wrong_bodies_of_other_requests(served: Served) -> None:
 
 
 def test_a_body_is_json_and_nothing_else(served: Served) -> None:
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x"):
-        served.problem(415, "POST", "/v1/sandboxes", _GOOD, **{"content-type": kind})
-    body = json.dumps(_GOOD).encode()
-    answer = served.ask("POST", "/v1/sandboxes", body, **{"content-type": "Application/JSON; charset=utf-8"})
-    assert answer.status == 201
+    for kind in ("text/plain", "multipart/form-data; boundary=x", "x"):
+        told = served.problem(415, "POST", "/v1/sandboxes", _GOOD, **{"content-type": kind})
+        assert told["detail"].endswith("say so with the header `content-type: application/json`")
+    for kind in ("Application/JSON; charset=utf-8", "application/x-www-form-urlencoded"):
+        assert served.ask("POST", "/v1/sandboxes", _GOOD, **{"content-type": kind}).status == 201
+    # What is said of it changes nothing of what it has to be.
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    served.problem(400, "POST", "/v1/sandboxes", b"command=true", **form)
+
+
+def test_curl_needs_to_be_told_nothing_but_the_socket(served: Served) -> None:
+    body = '{"command": ["echo", "by curl"], "name": "curled"}'
+    curl = ["curl", "-sS", "--unix-socket", served.socket, "-w", "%{http_code}"]
+    made = served.runner.bare([*curl, "-d", body, "http://localhost/v1/sandboxes"])
+    assert made.stdout.endswith(b"201") and made.stderr == b"", made
+    assert served.wait("curled")["exit_status"] == 0 and served.output("curled") == b"by curl\n"
+    stopped = served.runner.bare([*curl, "-X", "POST", "http://localhost/v1/sandboxes/curled/stop"])
+    assert stopped.stdout.endswith(b"200"), stopped
+
+
+_PAGES = {
+    "another-site": {"origin": "https://evil.example"},
+    "no-site": {"origin": "null"},
+    "another-port": {"origin": "http://localhost:8080"},
+    "another-scheme-only": {"origin": "file://"},
+    "told-by-the-browser": {"sec-fetch-site": "cross-site"},
+    "beside": {"sec-fetch-site": "same-site"},
+}
+
+
+@pytest.mark.parametrize("kind", _PAGES)
+def test_a_web_page_of_elsewhere_asks_for_nothing_through_a_relay(served: Served, kind: str) -> None:
+    headers = _PAGES[kind]
+    made = served.run(["sleep", "100"])["id"]
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json"):
+        served.problem(403, "POST", "/v1/sandboxes", _GOOD, **headers, **{"content-type": content_type})
+    served.problem(403, "POST", f"/v1/sandboxes/{made}/kill", **headers)
+    served.problem(403, "GET", "/v1/sandboxes", **headers)
+    with served.connected() as line:
+        told = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        line.sendall(
+            f"GET /v1/sandboxes/{made}/attach HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n{told}"
+            "upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+            "\r\n".encode()
+        )
+        assert line.recv(4096).startswith(b"HTTP/1.1 403 ")
+    assert [one["id"] for one in served.get("/v1/sandboxes")["sandboxes"]] == [made]
+    assert served.get(f"/v1/sandboxes/{made}", origin="http://localhost")["state"] == "running"
 
 
 def test_a_body_of_100_mb_is_refused_before_it_is_read(served: Served) -> None:

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from harness.controlling import Ctl
@@ -267,4 +266,9 @@ def test_examples_of_policies_by_name_are_the_services(ctl: Ctl) -> None:
     (ctl.runner.work / "base").write_text("no policy\n")
     assert ctl.done("run", "--policy", "base", "--", "echo", "x") == "x\n"
     assert "base" in ctl.refused("run", "--policy", "./base", "--", "true", status=125)
-    assert Path(ctl.runner.work / "base").exists()
+    (ctl.runner.work / "wide").write_text('extends = ["base"]\n')
+    said = ctl.refused("run", "--policy", "wide", "--", "true", status=125)
+    assert said.startswith("there is no policy 'wide': one of") and said.endswith(
+        "the file is --policy ./wide"
+    )
+    assert ctl.done("run", "--policy", "./wide", "--", "echo", "x") == "x\n"

@@ -7,6 +7,7 @@ import signal
 import termios
 
 import pytest
+from harness import group
 from harness.controlling import Ctl
 from harness.running import require
 from harness.service import Served
@@ -141,6 +142,47 @@ def test_without_a_terminal_of_its_own_ours_stays_as_it_is(ctl: Ctl) -> None:
         terminal.send(b"\x03")
         terminal.expect(rb"int")
         assert terminal.wait() == 5
+
+
+@pytest.mark.parametrize("verb", ["run", "exec"])
+@pytest.mark.parametrize("key", [b"\x03", b"\x1c"], ids=["interrupt", "quit"])
+def test_a_key_is_for_all_that_it_would_be_for_here(ctl: Ctl, verb: str, key: bytes) -> None:
+    """The program's process group, as bare."""
+    with open_terminal(
+        group.COMMAND,
+        user=ctl.runner.place.user,
+        cwd=str(ctl.runner.work),
+        environment=ctl.runner.environment(),
+    ) as bare:
+        bare.expect(rb"ready\r\n")
+        bare.send(key)
+        status = bare.wait()
+    box = ctl.started("box", "sleep", "1000")
+    words = ["run", "--"] if verb == "run" else ["exec", box, "--"]
+    with ctl.terminal(*words, *group.COMMAND) as terminal:
+        terminal.expect(rb"ready\r\n")
+        terminal.send(key)
+        assert terminal.wait() == status == 5
+    assert group.told(terminal.screen) == group.told(bare.screen) == [b"inner", b"outer"]
+
+
+@pytest.mark.parametrize("verb", ["run", "exec"])
+def test_a_signal_that_somebody_sends_us_is_for_the_program_alone(ctl: Ctl, verb: str) -> None:
+    box = ctl.started("box", "sleep", "1000")
+    words = ["run", "--name", "n", "--"] if verb == "run" else ["exec", box, "--"]
+    with ctl.terminal(*words, *group.COMMAND) as terminal:
+        terminal.expect(rb"ready\r\n")
+        os.kill(terminal.pid, signal.SIGQUIT)
+        terminal.expect(rb"heard\r\n")
+        # It waits for its child, which has heard nothing.
+        (one,) = [
+            sandbox for sandbox in ctl.served.get("/v1/sandboxes")["sandboxes"] if sandbox["id"] != box
+        ] or [None]
+        where = f"/v1/sandboxes/{one['id']}" if one else f"/v1/sandboxes/{box}/exec/1"
+        assert ctl.served.post(f"{where}/wait", {"timeout_s": 0.1})["ended"] is None
+        terminal.send(b"\x03")
+        assert terminal.wait() == 5
+    assert group.told(terminal.screen) == [b"inner", b"outer"]
 
 
 def test_stopped_from_the_keyboard_it_is_paused_until_we_go_on(ctl: Ctl) -> None:

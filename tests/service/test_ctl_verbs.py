@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import signal
+import subprocess
 
 import pytest
 from harness.controlling import Ctl
@@ -85,6 +86,61 @@ def test_logs_are_followed_to_the_end_or_until_interrupted(ctl: Ctl) -> None:
         assert ctl("attach", "--tail", "0", "n", stdin=None, input=b"\n").stdout == b"two\n"
         assert json.loads(process.stdout.readline())["data"] == "two\n"
         assert process.wait(PATIENCE_S) == 0
+
+
+def test_further_commands_have_numbers_by_which_they_are_read_waited_for_and_signalled(ctl: Ctl) -> None:
+    made = ctl.started("box", "sleep", "100")
+    assert ctl.done("exec", "-d", "box", "--", "sh", "-c", "echo one; echo bad >&2; exit 3") == "1\n"
+    assert (
+        ctl.done("exec", "-di", "box", "--", "sh", "-c", "echo two; read word; echo =$word=; exec sleep 100")
+        == "2\n"
+    )
+    ended = ctl("wait", "--exec", "1", "box")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, b"3\n", b"")
+    logs = ctl("logs", "box", "--exec", "1")
+    assert (logs.stdout, logs.stderr, logs.returncode) == (b"one\n", b"bad\n", 0)
+    assert ctl("logs", "box").stdout == b""
+    with ctl.followed("logs", "-f", "-e", "2", "box") as process:
+        assert process.stdout is not None and process.stdout.readline() == b"two\n"
+        with ctl.followed("attach", "-e2", "box", stdin=subprocess.PIPE) as there:
+            assert there.stdin is not None and there.stdout is not None
+            assert there.stdout.readline() == b"two\n"
+            there.stdin.write(b"word\n")
+            there.stdin.flush()
+            assert there.stdout.readline() == b"=word=\n"
+            there.send_signal(signal.SIGHUP)
+            assert there.wait(PATIENCE_S) == 129 and there.stderr is not None
+            assert (
+                there.stderr.read().decode()
+                == f"sandlockctl: it goes on: sandlockctl attach --exec 2 {made}\n"
+            )
+        assert process.stdout.readline() == b"=word=\n"
+        rows = [line.split() for line in ctl.done("exec", "--list", "box").splitlines()]
+        assert [row[:3] for row in rows] == [["1", "exited", "3"], ["2", "running", "-"]]
+        assert ctl.done("signal", "-e", "2", "TERM", "box") == "2\n"
+        assert process.wait(PATIENCE_S) == 0
+    (told,) = ctl.lines("inspect", "--json", "-e", "2", "box")
+    assert (told["kind"], told["sandbox"], told["number"], told["signal"]) == (
+        "exec",
+        made,
+        2,
+        signal.SIGTERM,
+    )
+    listed = ctl.lines("exec", "--list", "--json", "box")
+    assert listed == ctl.served.get("/v1/sandboxes/box/exec")
+    assert ctl.served.get("/v1/sandboxes/box")["state"] == "running"
+
+
+def test_a_further_command_that_is_not_there_says_what_to_type(ctl: Ctl) -> None:
+    made = ctl.started("box", "sleep", "100")
+    for verb in (["logs"], ["attach"], ["wait"], ["inspect"], ["signal", "TERM"]):
+        said = ctl.refused(*verb, "--exec", "7", "box", status=125)
+        assert said.endswith(f"{made} has no command 7: see sandlockctl exec --list {made}")
+    for wrong in ("0", "-1", "x", "1.5"):
+        assert "no number of a further command" in ctl.refused("logs", f"--exec={wrong}", "box", status=125)
+    assert "--list starts nothing" in ctl.refused("exec", "--list", "box", "--", "true", status=125)
+    assert ctl.done("exec", "--list", "box") == ""
+    assert "a command must be named" in ctl.refused("exec", "box", status=125)
 
 
 def test_events_are_told_and_followed(ctl: Ctl) -> None:

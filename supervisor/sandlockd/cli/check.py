@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from sandlockd.cli.ending import say
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 _EXIT_BAD_POLICY = 125
 
 
-def check(files: Sequence[str], json: bool) -> int:
-    """Print what `--policy` with these files and presets would mean; `base` without any.
+def check(files: Sequence[str], json: bool, policy_dir: str | None = None) -> int:
+    """Print what `--policy` with these files and presets would mean; `base` without any. policy_dir: as of `serve`.
 
     Returns: 0, or 125 with one line per error on stderr (with `json`: in the object on stdout).
     """
     try:
-        policy = load_policy(files)
+        policy = load_policy(files, None, None if policy_dir is None else os.fsencode(policy_dir))
         # Where the paths lead is part of what may be wrong with them.
         rules = compile_file_rules(policy, None)
         root = temporary_root(policy)

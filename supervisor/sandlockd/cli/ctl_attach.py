@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _OURS = (signal.SIGHUP, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+_OF_KEYS = (signal.SIGINT, signal.SIGQUIT)  # that a terminal sends
+_BY_KEY = 0x80  # beside the number of a signal that it has sent
 _QUICKLY_S = 1.0  # ^C again within it means more than ^C
 _AGAIN_S = 0.5  # longer than this takes only a connection that is made again
 _WAITING_MAX_BYTES = 1 << 18  # that were read and not yet passed on
@@ -191,7 +193,8 @@ class _Here:
         before = {number: signal.signal(number, self._caught) for number in (*_PASSED_ON, *_OURS)}
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
-            yield
+            with self._keys(writer):
+                yield
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
@@ -199,21 +202,50 @@ class _Here:
             os.close(reader)
             os.close(writer)
 
+    @contextlib.contextmanager
+    def _keys(self, writer: int) -> Iterator[None]:
+        """What a key of our terminal sends is for the program's process group, as if that was here; what somebody sends
+        us is for the program. A handler in Python is not told which it is, sigwaitinfo(2) is.
+        """
+        import threading
+
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_KEYS)
+        is_over = threading.Event()
+        main = threading.get_ident()
+
+        def hear() -> None:
+            while (heard := signal.sigwaitinfo(_OF_KEYS)) and not is_over.is_set():
+                if self._waits_for_service():
+                    signal.pthread_kill(main, signal.SIGHUP)  # there it leaves by a handler
+                with contextlib.suppress(BlockingIOError):  # that many wait already
+                    os.write(writer, bytes([heard.si_signo | (_BY_KEY if heard.si_code > 0 else 0)]))
+
+        hearing = threading.Thread(target=hear, daemon=True)
+        hearing.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            assert hearing.ident is not None
+            signal.pthread_kill(hearing.ident, _OF_KEYS[0])
+            hearing.join()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def _caught(self, number: int, frame: FrameType | None) -> None:
         """Its number is in the pipe, too. Who waits for a service to come back is not to wait for that."""
-        since = self._stepping_since
-        if (
-            since is not None
-            and time.monotonic() - since > _AGAIN_S
-            and number in (*_PASSED_ON, signal.SIGHUP)
-        ):
+        if self._waits_for_service() and number in (*_PASSED_ON, signal.SIGHUP):
             raise _Left
 
+    def _waits_for_service(self) -> bool:
+        since = self._stepping_since
+        return since is not None and time.monotonic() - since > _AGAIN_S
+
     def _take_signals(self) -> None:
-        for number in os.read(self._woken, 256):
+        for heard in os.read(self._woken, 256):
+            number, by_key = heard & ~_BY_KEY, bool(heard & _BY_KEY)
             match number:
                 case signal.SIGINT:
-                    self._interrupted()
+                    self._interrupted(by_key=by_key)
                 case signal.SIGHUP:
                     self._has_left = True
                 case signal.SIGWINCH:
@@ -223,31 +255,31 @@ class _Here:
                 case signal.SIGCONT:
                     pass  # of _stop, which goes on there
                 case _:
-                    self._pass_on(number)
+                    self._pass_on(number, to_group=by_key)
 
-    def _interrupted(self) -> None:
+    def _interrupted(self, *, by_key: bool) -> None:
         now = time.monotonic()
         self._interrupts = [when for when in self._interrupts if now - when < _QUICKLY_S] + [now]
         if self._exit is not None:
             self._output.clear()  # whoever should read it does not
         elif len(self._interrupts) == 1:
-            self._pass_on(signal.SIGINT)
+            self._pass_on(signal.SIGINT, to_group=by_key)
         elif len(self._interrupts) == 2:
             self._end(signal.SIGTERM)
         else:
             self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
-        """Of a sandbox all; of a further command in one, that."""
+        """Of a sandbox all; of a further command in one, that, and what is in its process group."""
         program = self._program
         if isinstance(program, Sandbox):
             self._aside(program.stop if number == signal.SIGTERM else program.kill)
         else:
-            self._pass_on(number)
+            self._pass_on(number, to_group=True)
 
-    def _pass_on(self, number: int) -> None:
+    def _pass_on(self, number: int, *, to_group: bool) -> None:
         """Not by the stream: there it would stand behind input that nobody reads."""
-        self._aside(lambda: self._program.signal(int(number)))
+        self._aside(lambda: self._program.signal(int(number), group=to_group))
 
     @staticmethod
     def _aside(act: Callable[[], object]) -> None:
@@ -278,7 +310,7 @@ class _Here:
         program = self._program
         with contextlib.suppress(ServiceError):  # it has ended meanwhile: we are told
             if not isinstance(program, Sandbox):
-                program.signal(int(signal.SIGSTOP if is_held else signal.SIGCONT))
+                program.signal(int(signal.SIGSTOP if is_held else signal.SIGCONT), group=True)
             elif is_held:
                 program.pause()
             else:

@@ -33,7 +33,8 @@ built, or there is no service; 126 not executable; 127 not found
 examples:
   sandlockctl exec -it box -- bash              a shell beside what runs there
   sandlockctl exec web -- cat /tmp/log          it sees what the sandbox sees
-  sandlockctl exec -d web -- sleep 60
+  sandlockctl exec -d web -- sleep 60           prints its number there, for --exec of logs, attach, wait, signal
+  sandlockctl exec --list web                   those that were started, and how they ended
 
 exit status: as of sandlockctl run
 """,
@@ -53,11 +54,13 @@ examples:
   sandlockctl logs web                          what it wrote: its standard error to ours
   sandlockctl logs -f --tail 10 web             the end of it, and what comes
   sandlockctl logs --stream stderr --json web   with times
+  sandlockctl logs --exec 2 web                 of its second further command
 """,
     "attach": """\
 examples:
   sandlockctl attach box                        its streams, as if it had been started here
   sandlockctl attach --tail 0 --no-stdin box    only what comes from now on, and nothing goes in
+  sandlockctl attach --exec 2 box               of its second further command (exec --list)
 """,
     "wait": """\
 examples:
@@ -67,6 +70,8 @@ examples:
     "signal": """\
 examples:
   sandlockctl signal HUP web                    to its program: a name or a number
+  sandlockctl signal -g INT web                 to its process group, as ^C
+  sandlockctl signal --exec 2 TERM web          to its second further command
 """,
     "stop": """\
 examples:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from sandlockd.cli.ctl_service import DONE, each, put, put_json, seconds_of
+from sandlockd.cli.ctl_service import DONE, each, program_of, put, put_json, seconds_of
 from sandlockd.client.errors import ApiError
+from sandlockd.control.objects import ExecObject
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from sandlockd.client.sync import Sandbox
+    from sandlockd.client.sync import Execution, Sandbox
 
 _TIME_IS_UP = 124
 _UNKNOWN = 125
@@ -21,12 +22,17 @@ def _each(options: argparse.Namespace, act: Callable[[Sandbox], object]) -> int:
 
     def acted(sandbox: Sandbox) -> None:
         act(sandbox)
-        if options.json:
-            put_json(sandbox.known)
-        else:
-            put(sandbox.known.id)
+        _put(sandbox, options)
 
     return each(options, acted)
+
+
+def _put(program: Sandbox | Execution, options: argparse.Namespace) -> None:
+    known = program.known
+    if options.json:
+        put_json(known)
+    else:
+        put(str(known.number) if isinstance(known, ExecObject) else known.id)
 
 
 def wait(options: argparse.Namespace) -> int:
@@ -35,8 +41,7 @@ def wait(options: argparse.Namespace) -> int:
 
     def act(sandbox: Sandbox) -> None:
         nonlocal last
-        sandbox.wait(timeout_s)
-        known = sandbox.known
+        known = program_of(sandbox, options).wait(timeout_s).known
         has_ended = known.ended is not None
         last = _TIME_IS_UP if not has_ended else _UNKNOWN if known.exit_status is None else known.exit_status
         if options.json:
@@ -49,7 +54,11 @@ def wait(options: argparse.Namespace) -> int:
 
 def signal(options: argparse.Namespace) -> int:
     asked = int(options.signal) if options.signal.isdecimal() else options.signal
-    return _each(options, lambda sandbox: sandbox.signal(asked))
+
+    def act(sandbox: Sandbox) -> None:
+        _put(program_of(sandbox, options).signal(asked, group=options.group), options)
+
+    return each(options, act)
 
 
 def stop(options: argparse.Namespace) -> int:

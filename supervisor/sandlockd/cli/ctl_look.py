@@ -14,6 +14,7 @@ from sandlockd.cli.ctl_service import (
     command_line,
     each,
     found_or_none,
+    program_of,
     put,
     put_json,
     say,
@@ -21,13 +22,14 @@ from sandlockd.cli.ctl_service import (
 from sandlockd.cli.ctl_tables import print_table, size
 from sandlockd.client.errors import ApiError, NoService
 from sandlockd.client.places import is_named
+from sandlockd.control.objects import ExecObject
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Collection
 
-    from sandlockd.client.sync import Sandbox
+    from sandlockd.client.sync import Execution, Sandbox
     from sandlockd.review.kept import KeptRun
 
 ALIVE = ("created", "starting", "running", "paused", "stopping")
@@ -82,8 +84,9 @@ def _kept_beside(known: Collection[str]) -> tuple[bytes, list[KeptRun]]:
         return b"", []
 
 
-def _as_json(sandbox: Sandbox) -> dict[str, Any]:
-    return {"kind": "sandbox", **msgspec.to_builtins(sandbox.known)}
+def _as_json(program: Sandbox | Execution) -> dict[str, Any]:
+    kind = "exec" if isinstance(program.known, ExecObject) else "sandbox"
+    return {"kind": kind, **msgspec.to_builtins(program.known)}
 
 
 def _row(sandbox: Sandbox) -> tuple[str, ...]:
@@ -98,10 +101,11 @@ def _row(sandbox: Sandbox) -> tuple[str, ...]:
 
 def inspect(options: argparse.Namespace) -> int:
     def act(sandbox: Sandbox) -> None:
+        program = program_of(sandbox, options)
         if options.json:
-            put_json(_as_json(sandbox))
+            put_json(_as_json(program))
             return
-        for name, value in _flat("", msgspec.to_builtins(sandbox.known)):
+        for name, value in _flat("", msgspec.to_builtins(program.known)):
             put(f"{name:<16} {value}")
 
     return each(options, act)

@@ -55,6 +55,26 @@ def _of_ids(verb: str, description: str, *, many: bool = True, optional: bool = 
     return _json(parser)
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of a further command; exec --list ID has them"
+        )
+    return int(text)
+
+
+def _with_exec(parser: Parser) -> Parser:
+    """Where it is for what runs beside the program, too."""
+    parser.add_argument(
+        "-e",
+        "--exec",
+        type=_number,
+        metavar="N",
+        help="of the further command with this number in it (default: of its program)",
+    )
+    return parser
+
+
 # ---- starting, and being there
 
 
@@ -107,9 +127,15 @@ def _exec_parser() -> Parser:
     parser = _verb(
         "exec",
         "Run a further command in a sandbox, behind the same walls.",
-        usage="sandlockctl exec [-d] [-i] [-t] [--env K=V]... [--cwd DIR] ID -- COMMAND [ARG...]",
+        usage="sandlockctl exec [-d] [-i] [-t] [--env K=V]... [--cwd DIR] ID -- COMMAND [ARG...]\n"
+        "       sandlockctl exec --list ID",
     )
     _with_streams(parser)
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="those that were started in it, with their numbers (default: start one)",
+    )
     parser.add_argument(
         "--env",
         action="append",
@@ -120,7 +146,7 @@ def _exec_parser() -> Parser:
     parser.add_argument("--cwd", metavar="DIR", help="where it starts (default: where the sandbox did)")
     parser.add_argument("id", metavar="ID", help=_ONE_ID)
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
-    return _json(parser, "with -d: the command as a JSON object (default: its number)")
+    return _json(parser, "with -d or --list: the command as a JSON object (default: its number, a table)")
 
 
 def _attach_parser() -> Parser:
@@ -136,7 +162,7 @@ def _attach_parser() -> Parser:
         action="store_true",
         help="nothing goes in (default: our standard input, if it takes any)",
     )
-    return parser
+    return _with_exec(parser)
 
 
 # ---- looking
@@ -156,7 +182,7 @@ def _ps_parser() -> Parser:
 
 
 def _inspect_parser() -> Parser:
-    return _of_ids("inspect", "Tell all that is known of a sandbox.")
+    return _with_exec(_of_ids("inspect", "Tell all that is known of a sandbox."))
 
 
 def _stats_parser() -> Parser:
@@ -183,7 +209,7 @@ def _logs_parser() -> Parser:
     parser.add_argument(
         "--stream", choices=("stdout", "stderr", "tty"), help="only what was written there (default: all)"
     )
-    return parser
+    return _with_exec(parser)
 
 
 def _events_parser() -> Parser:
@@ -204,14 +230,20 @@ def _wait_parser() -> Parser:
         metavar="TIME",
         help="no longer than this: seconds, or with ms, s, m, h (default: as it takes)",
     )
-    return parser
+    return _with_exec(parser)
 
 
 def _signal_parser() -> Parser:
     parser = _verb("signal", "Send a signal to the program of a sandbox.")
+    parser.add_argument(
+        "-g",
+        "--group",
+        action="store_true",
+        help="to the program's process group, as ^C on a terminal is (default: to the program alone)",
+    )
     parser.add_argument("signal", metavar="SIGNAL", help="its name, with or without SIG, or its number")
     parser.add_argument("ids", nargs="+", metavar="ID", help=_ONE_ID)
-    return _json(parser)
+    return _json(_with_exec(parser))
 
 
 def _stop_parser() -> Parser:

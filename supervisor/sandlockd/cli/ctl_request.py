@@ -10,8 +10,7 @@ import os
 from typing import Any
 
 from sandlockd.cli.ctl_service import say
-from sandlockd.policy.shipped import PRESETS
-from sandlockd.policy.spelling import toml_string
+from sandlockd.policy.spelling import is_policy_name, toml_string
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,9 +73,11 @@ def _policies(options: argparse.Namespace, here: str, cwd: str) -> list[str | di
 
 
 def _policy(name: str, here: str) -> str | dict[str, str]:
-    """A name goes as a name: the service has presets, and policies of its own. A file is read here."""
-    is_path = "/" in name or name.endswith(".toml")
-    if not is_path and (name in PRESETS or not os.path.exists(name)):
+    """A name goes as a name: the service has presets, and policies of its own. A file is read here.
+
+    A file that happens to be called so does not take its place: we may be in a directory that is not to be trusted.
+    """
+    if is_policy_name(name):
         return name
     from sandlockd.policy.errors import Unavailable
     from sandlockd.policy.inputs import MAX_POLICY_BYTES

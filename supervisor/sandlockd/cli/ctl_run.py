@@ -6,15 +6,27 @@ import os
 from typing import Any
 
 from sandlockd.cli.ctl_request import BadRequest, request_of, variables
-from sandlockd.cli.ctl_service import BROKEN, DONE, client_of, put, put_json, say, told
+from sandlockd.cli.ctl_service import (
+    BROKEN,
+    DONE,
+    client_of,
+    command_line,
+    program_of,
+    put,
+    put_json,
+    say,
+    told,
+)
 from sandlockd.client.errors import ApiError
+from sandlockd.control.objects import ExecObject
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from sandlockd.cli.ctl_attach import Ended
-    from sandlockd.client.sync import Client, Sandbox
+    from sandlockd.client.sync import Client, Execution, Sandbox
 
 _HUNG_UP = 129
 
@@ -31,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         sandbox = client_of(options).run(options.command, **_without_defaults(asked))
     except ApiError as error:
-        status = told(error)
+        status = told(_told_of_files(error, options.policy))
         given = error.document.get("exit_status")
         return given if isinstance(given, int) else max(status, BROKEN)
     except ValueError as error:
@@ -44,6 +56,14 @@ def run(options: argparse.Namespace) -> int:
             put(sandbox.known.id)
         return DONE
     return _followed(sandbox, options)
+
+
+def _told_of_files(error: ApiError, policies: Sequence[str]) -> ApiError:
+    """A name is the service's. Who meant a file beside us is told how to say that."""
+    for name in policies if error.status == 404 else ():
+        if repr(name) in error.detail and "/" not in name and os.path.isfile(name):
+            return ApiError(404, {"detail": f"{error.detail}; the file is --policy ./{name}"})
+    return error
 
 
 def _require_possible(options: argparse.Namespace) -> None:
@@ -114,8 +134,11 @@ def _followed(sandbox: Sandbox, options: argparse.Namespace) -> int:
     return status
 
 
-def _goes_on(sandbox: Sandbox) -> str:
-    return f"{sandbox.known.id} goes on: sandlockctl attach {sandbox.known.id}"
+def _goes_on(program: Sandbox | Execution) -> str:
+    known = program.known
+    if isinstance(known, ExecObject):
+        return f"it goes on: sandlockctl attach --exec {known.number} {known.sandbox}"
+    return f"{known.id} goes on: sandlockctl attach {known.id}"
 
 
 def _told(ended: Ended, goes_on: str) -> int:
@@ -167,6 +190,8 @@ def execute(options: argparse.Namespace) -> int:
     """sandlockctl exec."""
     from sandlockd.cli.ctl_attach import attached
 
+    if options.list:
+        return _listed(options)
     if not options.command:
         say("a command must be named; see sandlockctl exec --help")
         return BROKEN
@@ -194,14 +219,36 @@ def execute(options: argparse.Namespace) -> int:
             put(str(execution.known.number))
         return DONE
     ended = attached(execution, passes_input=options.interactive or options.tty)
-    return _told(ended, f"it goes on, in {sandbox.known.id}")
+    return _told(ended, _goes_on(execution))
+
+
+def _listed(options: argparse.Namespace) -> int:
+    from sandlockd.cli.ctl_tables import print_table
+
+    if options.command:
+        say("--list starts nothing: leave out the command, or that")
+        return BROKEN
+    found = client_of(options).get(options.id).executions()
+    if options.json:
+        for one in found:
+            put_json(one.known)
+        return DONE
+    print_table(
+        ("NUMBER", "STATE", "STATUS", "STARTED", "COMMAND"), [_listed_row(one.known) for one in found]
+    )
+    return DONE
+
+
+def _listed_row(known: ExecObject) -> tuple[str, ...]:
+    status = "-" if known.exit_status is None else str(known.exit_status)
+    return str(known.number), known.state, status, (known.started or "-")[:19], command_line(known.command)
 
 
 def attach(options: argparse.Namespace) -> int:
     from sandlockd.cli.ctl_attach import attached
 
     client: Client = client_of(options)
-    sandbox = client.get(options.id)
-    takes_input = sandbox.known.stdin and not options.no_stdin
-    ended = attached(sandbox, passes_input=takes_input, tail=options.tail)
-    return _told(ended, _goes_on(sandbox))
+    program = program_of(client.get(options.id), options)
+    takes_input = program.known.stdin and not options.no_stdin
+    ended = attached(program, passes_input=takes_input, tail=options.tail)
+    return _told(ended, _goes_on(program))

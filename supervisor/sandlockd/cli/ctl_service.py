@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Sequence
 
-    from sandlockd.client.sync import Sandbox
+    from sandlockd.client.sync import Execution, Sandbox
 
 DONE, REFUSED, BROKEN = 0, 1, 125
 _USED_WRONGLY = (400, 404)
@@ -45,6 +45,11 @@ def found_or_none(options: argparse.Namespace, identifier: str) -> Sandbox | Non
     return None
 
 
+def program_of(sandbox: Sandbox, options: argparse.Namespace) -> Sandbox | Execution:
+    """The sandbox, or the further command in it that --exec names. Raises ApiError."""
+    return sandbox if options.exec is None else sandbox.execution(options.exec)
+
+
 def told(error: ServiceError, about: str = "") -> int:
     """The exit status. about: which sandbox it was asked of, where there may be several."""
     if not isinstance(error, ApiError):
@@ -60,6 +65,8 @@ def told(error: ServiceError, about: str = "") -> int:
 def _hint(error: ApiError) -> str:
     """What to type next."""
     document = error.document
+    if error.status == 404 and "has no command" in error.detail:
+        return f": see sandlockctl exec --list {error.detail.partition(' ')[0]}"
     if error.status == 404 and "lines" not in document and "policy" not in error.detail:
         return ": see sandlockctl ps --all"
     if isinstance(document.get("candidates"), list):

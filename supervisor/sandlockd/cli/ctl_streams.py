@@ -7,7 +7,16 @@ import os
 import sys
 from typing import Any
 
-from sandlockd.cli.ctl_service import DONE, client_of, command_line, put, put_json, say, until_interrupted
+from sandlockd.cli.ctl_service import (
+    DONE,
+    client_of,
+    command_line,
+    program_of,
+    put,
+    put_json,
+    say,
+    until_interrupted,
+)
 from sandlockd.control.objects import Dropped, EventObject, LogRecord
 
 TYPE_CHECKING = False
@@ -16,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def logs(options: argparse.Namespace) -> int:
-    sandbox = client_of(options).get(options.id)
+    program = program_of(client_of(options).get(options.id), options)
     with until_interrupted():
-        for record in sandbox.logs(follow=options.follow, stream=options.stream, tail=options.tail):
+        for record in program.logs(follow=options.follow, stream=options.stream, tail=options.tail):
             if options.json:
                 put_json(record)
                 sys.stdout.flush()

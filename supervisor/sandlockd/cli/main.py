@@ -238,6 +238,11 @@ def _serve(arguments: list[str]) -> int:
 def _check_parser() -> argparse.ArgumentParser:
     parser = _verb_parser("check", "Validate policies and show what they come to.")
     parser.add_argument("files", nargs="+", metavar="FILE|NAME", help="policy files or presets; they add up")
+    parser.add_argument(
+        "--policy-dir",
+        metavar="DIR",
+        help="names are for the policies there, too, as in a service (default: presets)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object (default: text for people)")
     return parser
 
@@ -246,7 +251,7 @@ def _check(arguments: list[str]) -> int:
     from sandlockd.cli.check import check
 
     found = _parse(_check_parser(), arguments)
-    return check(found.files, json=found.json)
+    return check(found.files, json=found.json, policy_dir=found.policy_dir)
 
 
 def _explain_parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ def serve_with(socket: str | None, state_dir: str | None, policy_dir: str | None
     from sandlockd.audit.state import StateError, own_state_directory
 
     try:
-        state = os.path.abspath(state_dir) if state_dir is not None else os.fsdecode(own_state_directory())
+        state = os.fsdecode(own_state_directory()) if state_dir is None else state_dir
         where = os.path.abspath(socket) if socket is not None else own_socket()
     except (StateError, _NoPlace) as error:
         say("sandlockd", str(error))
@@ -28,7 +28,7 @@ def serve_with(socket: str | None, state_dir: str | None, policy_dir: str | None
     return serve(
         Places(
             socket=where,
-            state_dir=state,
+            state_dir=os.path.realpath(state),  # runs are recorded in no place that a link leads to
             policy_dir=os.path.abspath(policy_dir or f"{_configuration()}/policies"),
             config=os.path.abspath(config or f"{_configuration()}/service.toml"),
             config_was_named=config is not None,

@@ -170,9 +170,9 @@ class _Running(Known[Program]):
         self.known = await _done(steps)
         return self
 
-    async def signal(self, signal: int | str) -> Self:
-        """To its program. A number, or a name as TERM."""
-        return await self._asked("signal", signal=signal)
+    async def signal(self, signal: int | str, *, group: bool = False) -> Self:
+        """To its program. A number, or a name as TERM. group: to the program's process group, as ^C on a terminal."""
+        return await self._asked("signal", signal=signal, group=group or None)
 
     def logs(
         self,
@@ -211,6 +211,13 @@ class AsyncSandbox(_Running[SandboxObject]):
         """Start a further command in it. options: as in sandlockd.control.objects.ExecRequest."""
         steps = requests.execute(self._client.socket, self._where, command, options)
         return AsyncExecution(self._client, await _done(steps))
+
+    async def execution(self, number: int) -> AsyncExecution:
+        """A further command by its number. Raises ApiError: not-found."""
+        where = where_is(self.known.id, number)
+        return AsyncExecution(
+            self._client, await _done(requests.inspected(self._client.socket, where, ExecObject))
+        )
 
     async def executions(self) -> list[AsyncExecution]:
         found = await _done(requests.executions(self._client.socket, self._where))
@@ -328,8 +335,8 @@ class AsyncAttachment:
         self._link.resize(rows, columns)
         await self._flush()
 
-    async def signal(self, signal: int | str) -> None:
-        self._link.signal(signal)
+    async def signal(self, signal: int | str, *, group: bool = False) -> None:
+        self._link.signal(signal, group=group)
         await self._flush()
 
     async def _flush(self) -> None:

@@ -124,8 +124,8 @@ class Link:
         self._size = rows, columns
         self._text(type="resize", rows=rows, columns=columns)
 
-    def signal(self, signal: int | str) -> None:
-        self._text(type="signal", signal=signal)
+    def signal(self, signal: int | str, *, group: bool = False) -> None:
+        self._text(type="signal", signal=signal, **({"group": True} if group else {}))
 
     def _text(self, **what: Any) -> None:
         self._send(TextMessage(data=_encode(what).decode()))

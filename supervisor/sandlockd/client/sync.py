@@ -153,9 +153,9 @@ class _Running(Known[Program]):
         self.known = _done(steps)
         return self
 
-    def signal(self, signal: int | str) -> Self:
-        """To its program. A number, or a name as TERM."""
-        return self._asked("signal", signal=signal)
+    def signal(self, signal: int | str, *, group: bool = False) -> Self:
+        """To its program. A number, or a name as TERM. group: to the program's process group, as ^C on a terminal."""
+        return self._asked("signal", signal=signal, group=group or None)
 
     def logs(
         self,
@@ -192,6 +192,11 @@ class Sandbox(_Running[SandboxObject]):
         """Start a further command in it. options: as in sandlockd.control.objects.ExecRequest."""
         steps = requests.execute(self._client.socket, self._where, command, options)
         return Execution(self._client, _done(steps))
+
+    def execution(self, number: int) -> Execution:
+        """A further command by its number. Raises ApiError: not-found."""
+        where = where_is(self.known.id, number)
+        return Execution(self._client, _done(requests.inspected(self._client.socket, where, ExecObject)))
 
     def executions(self) -> list[Execution]:
         found = _done(requests.executions(self._client.socket, self._where))
@@ -318,8 +323,8 @@ class Attachment:
         self._link.resize(rows, columns)
         self._flush()
 
-    def signal(self, signal: int | str) -> None:
-        self._link.signal(signal)
+    def signal(self, signal: int | str, *, group: bool = False) -> None:
+        self._link.signal(signal, group=group)
         self._flush()
 
     def _flush(self) -> None:

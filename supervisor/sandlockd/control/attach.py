@@ -4,7 +4,7 @@ ended.
 From the service: binary messages: one byte for the stream (1 output, 2 errors, 3 terminal), eight for the cursor
 behind it (big-endian), then the data. Text messages, JSON: {"type": "dropped", "bytes"}, in the end {"type": "exit",
 ...}. From the client: binary messages are input. Text messages, JSON: {"type": "resize", "rows", "columns"}, {"type":
-"eof"}, {"type": "signal", "signal"}.
+"eof"}, {"type": "signal", "signal", "group"}.
 
 A client that goes away changes nothing for the program: its input stays open for the next one.
 """
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
         @property
         def is_alive(self) -> bool: ...
 
-        def signal(self, number: int) -> None: ...
+        def signal(self, number: int, *, to_group: bool = False) -> None: ...
 
         def ending(self) -> dict[str, Any]: ...
 
 
-PATHS: Final = ("/v1/sandboxes/{id}/attach", "/v1/sandboxes/{id}/exec/{number:int}/attach")
+PATHS: Final = ("/v1/sandboxes/{id}/attach", "/v1/sandboxes/{id}/exec/{number:number}/attach")
 HEAD: Final = struct.Struct(">BQ")
 _INPUT_WAITING = 1  # messages
 _LAST_INPUT_S = 1.0
@@ -146,9 +146,9 @@ async def _obey(attached: Attached, text: str, to_program: Any) -> None:
                 attached.streams.resize(rows, columns)
         case EndOfInput():
             await to_program.send(None)
-        case SendSignal(signal=asked):
+        case SendSignal(signal=asked, group=to_group):
             if attached.is_alive:
-                attached.signal(signal_number(asked))
+                attached.signal(signal_number(asked), to_group=to_group)
         case _:
             raise Invalid("nobody knows what that means")
 

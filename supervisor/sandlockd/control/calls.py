@@ -12,7 +12,7 @@ import trio
 from starlette.requests import ClientDisconnect
 
 from sandlockd.control.objects import MAX_BODY_BYTES
-from sandlockd.control.problems import Invalid, TooLarge, TooSlow, Unsupported
+from sandlockd.control.problems import Forbidden, Invalid, TooLarge, TooSlow, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from sandlockd.control.access import Peer
     from sandlockd.control.service import Service
 
-_NESTED_MAX = 64
 _REST_PATIENCE_S = 1.0
 _REPEATABLE = ("label", "path")  # in a query
 JSON = "application/json"
+_OF_CURL = "application/x-www-form-urlencoded"  # what `curl -d` says of any body; it is JSON all the same
 LINES = "application/x-ndjson"
 EVENT_STREAM = "text/event-stream"
 TEXT = "text/plain; charset=utf-8"
@@ -80,34 +80,48 @@ class Endpoint(NamedTuple):
     problems: tuple[int, ...] = ()
 
 
+def require_no_page(request: HTTPConnection) -> None:
+    """No browser reaches a Unix socket. Where somebody relays to it, a page of elsewhere must not ask with the relay's
+    rights: a browser says where a request is from, of all that it sends without asking first (CORS), and of WebSockets.
+
+    Raises Forbidden.
+    """
+    origin = request.headers.get("origin")
+    is_own = origin is None or origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
+    if not is_own or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise Forbidden("a web page may not ask that")
+
+
 async def body_of(request: HttpRequest, kind: Any, patience_s: float) -> Any:
     """Raises Invalid, TooLarge, TooSlow, Unsupported."""
-    content = b""
+    whole = bytearray()  # however small the pieces are that it comes in
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > MAX_BODY_BYTES:
         raise TooLarge(f"a body is at most {MAX_BODY_BYTES} bytes")
     try:
         with trio.fail_after(patience_s):
             async for chunk in request.stream():
-                content += chunk
-                if len(content) > MAX_BODY_BYTES:
+                whole += chunk
+                if len(whole) > MAX_BODY_BYTES:
                     raise TooLarge(f"a body is at most {MAX_BODY_BYTES} bytes")
     except trio.TooSlowError:
         raise TooSlow(f"the body did not come within {patience_s:.0f} s") from None
     except ClientDisconnect:
         raise Invalid("the client has gone") from None
+    content = bytes(whole)
     if not content and kind is not None:
         content = b"{}"
     if kind is None:
         if content.strip() not in (b"", b"{}"):
             raise Invalid("this request has no body")
         return None
-    given = request.headers.get("content-type")
-    if given is not None and given.split(";")[0].strip().lower() != JSON:
-        # What browsers send without asking first (CORS) is none of this.
-        raise Unsupported(f"a body is {JSON}, not {given[:100]}")
-    _require_flat(content)
+    given = request.headers.get("content-type", JSON)
+    if given.split(";")[0].strip().lower() not in (JSON, _OF_CURL):
+        raise Unsupported(
+            f"a body is {JSON}, not {given[:100]}: say so with the header `content-type: {JSON}`"
+        )
     try:
+        # By its type, no deeper than that is: a body that is nested deep costs nothing.
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body: {error}") from None
@@ -124,27 +138,6 @@ async def read_rest(request: HttpRequest) -> None:
             size += len(chunk)
             if size > MAX_BODY_BYTES:
                 return
-
-
-def _require_flat(content: bytes) -> None:
-    """Nothing of ours is deep; what is, is an attack on decoders. Raises Invalid."""
-    depth = deepest = 0
-    if content.count(b"[") + content.count(b"{") <= _NESTED_MAX:
-        return
-    is_text = is_escaped = False
-    for byte in content:
-        if is_text:
-            is_text = is_escaped or byte != 0x22
-            is_escaped = not is_escaped and byte == 0x5C
-        elif byte == 0x22:
-            is_text = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(depth, deepest)
-        elif byte in b"]}":
-            depth -= 1
-    if deepest > _NESTED_MAX:
-        raise Invalid("the body is nested too deep")
 
 
 def query_of(request: HTTPConnection, kind: Any) -> Any:

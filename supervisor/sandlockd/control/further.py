@@ -48,7 +48,7 @@ class Further:
         self._started_ns: int | None = None
         self._ended_ns: int | None = None
         self._ending = trio.Event()
-        self.on_signal: Callable[[int, int], None] = lambda number, signal: None
+        self.on_signal: Callable[[int, int, bool], None] = lambda number, signal, to_group: None
 
     def order(self) -> Execute:
         request = self.request
@@ -120,8 +120,8 @@ class Further:
 
     # ---- for clients
 
-    def signal(self, number: int) -> None:
-        self.on_signal(self.number, number)
+    def signal(self, number: int, *, to_group: bool = False) -> None:
+        self.on_signal(self.number, number, to_group)
 
     @property
     def is_alive(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -23,6 +24,7 @@ from sandlockd.control.calls import (
     body_of,
     query_of,
     read_rest,
+    require_no_page,
 )
 from sandlockd.control.problems import Broken, NotAllowed, NotFound, Problem
 from sandlockd.control.routes import ENDPOINTS
@@ -39,6 +41,21 @@ if TYPE_CHECKING:
 
 PROBLEM = "application/problem+json"
 _encoder = msgspec.json.Encoder()
+
+
+class _Number(Convertor[int]):
+    """In a path. Starlette's own takes as many digits as there are, and fails with thousands of them."""
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 def application(service: Service, log: FilteringBoundLogger) -> Starlette:
@@ -91,6 +108,7 @@ def _served(endpoint: Endpoint, service: Service, log: FilteringBoundLogger) -> 
 
 
 async def _answer(endpoint: Endpoint, service: Service, request: Request) -> Reply | Streamed:
+    require_no_page(request)
     query = query_of(request, endpoint.query)
     body = await body_of(request, endpoint.body, service.config.body_s)
     names = {name: str(value) for name, value in request.path_params.items()}
@@ -132,6 +150,7 @@ def _attached(path: str, service: Service, log: FilteringBoundLogger) -> Any:
     async def serve(socket: WebSocket) -> None:
         status = 101
         try:
+            require_no_page(socket)
             await attach.attach(service, socket)
         except Problem as problem:
             status = problem.status

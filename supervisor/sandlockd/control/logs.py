@@ -10,11 +10,13 @@ waiting.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import shutil
 import struct
 import time
+from bisect import bisect_right
 from typing import NamedTuple
 
 import trio
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("<IBQ")  # length, stream, time in ns
 _RECORD_BYTES = 1 << 16
 _SEGMENTS = 4
+_AT_ONCE_BYTES = 1 << 17  # of records with their heads: there may be thousands of them
+_MARK_BYTES = 1 << 16
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -55,6 +59,33 @@ class Batch(NamedTuple):
     records: list[Record]
     cursor: int
     dropped: int
+
+
+class _Marks:
+    """Where records of a segment begin, one of them in so many bytes: nobody has to look through more than that. A
+    program may write a byte at a time, and its log is read on everybody's loop.
+    """
+
+    def __init__(self, base: int) -> None:
+        self._at = [base]
+        self._before = [0]
+        self.count = 0  # records
+
+    def begins(self, position: int) -> None:
+        """Of each record, in turn."""
+        if position - self._at[-1] >= _MARK_BYTES:
+            self._at.append(position)
+            self._before.append(self.count)
+        self.count += 1
+
+    def before(self, cursor: int) -> int:
+        """Where one begins, there or before it."""
+        return self._at[bisect_right(self._at, cursor) - 1]
+
+    def of(self, number: int) -> tuple[int, int]:
+        """Where one begins, and its number, that or a smaller one."""
+        which = bisect_right(self._before, number) - 1
+        return self._at[which], self._before[which]
 
 
 class Reader:
@@ -90,6 +121,7 @@ class Log:
         self._lost = 0  # bytes that found no room on the disk
         self.is_over = False
         self._readers = trio.lowlevel.ParkingLot()
+        self._marks: dict[int, _Marks] = {}
         if self._bases:
             self._at = self._bases[-1] + self._repaired(self._bases[-1])
 
@@ -122,6 +154,7 @@ class Log:
         if written < len(record):  # the disk is full: half a record is none
             os.ftruncate(self._fd, self._at - self._bases[-1])
             raise OSError
+        self._marks_of(self._bases[-1]).begins(self._at)
         self._at += written
 
     def _next_segment(self) -> None:
@@ -133,7 +166,9 @@ class Log:
         self._fd = fd
         if is_new:
             self._bases.append(base)
+            self._marks[base] = _Marks(base)
         while len(self._bases) > _SEGMENTS:
+            self._marks.pop(self._bases[0], None)
             os.unlink(self._path(self._bases.pop(0)))
 
     def finish(self) -> None:
@@ -143,6 +178,19 @@ class Log:
             self._fd = -1
         self.is_over = True
         self._readers.unpark_all()
+
+    @property
+    def size(self) -> int:
+        """What is kept, in bytes."""
+        return self._at - self._bases[0] if self._bases else 0
+
+    def clear(self) -> None:
+        """Of one that is over: all goes as the oldest does, and readers are told so."""
+        bases, self._bases = self._bases, []
+        self._marks.clear()
+        for base in bases:
+            with contextlib.suppress(OSError):  # it goes with the directory
+                os.unlink(self._path(base))
 
     def remove(self) -> None:
         """Of one that is over. What resists goes with the directory that it is in."""
@@ -162,50 +210,61 @@ class Log:
         """For who reads on and on."""
         return Reader(self, cursor)
 
-    def read(self, cursor: int, max_bytes: int = 1 << 18, *, is_boundary: bool = False) -> Batch:
+    def read(self, cursor: int, max_bytes: int = _AT_ONCE_BYTES, *, is_boundary: bool = False) -> Batch:
         """From the cursor on; one in the middle of a record is moved to the next. Raises OSError.
 
         is_boundary: a cursor of ours: what lies before it need not be looked at.
         """
-        records: list[Record] = []
         first = self._bases[0] if self._bases else self._at
-        is_boundary = is_boundary or cursor <= first
-        dropped, cursor = max(first - cursor, 0), max(cursor, first)
+        dropped = max(first - cursor, 0)
+        cursor = at = max(cursor, first)
+        if cursor >= self._at:
+            return Batch([], cursor, dropped)
+        if not is_boundary:
+            at = self._marks_of(self._base_of(cursor)).before(cursor)
+        records: list[Record] = []
         size = 0
-        while cursor < self._at and size < max_bytes:
-            base = max(base for base in self._bases if base <= cursor)
-            for record in self._segment(base, cursor if is_boundary else base):
-                if record.start < cursor:
-                    continue
-                records.append(record)
-                cursor = record.cursor
-                size += len(record.data)
-                if size >= max_bytes:
-                    break
-            else:
-                cursor = self._after(base)
-                is_boundary = True
-        return Batch(records, cursor, dropped)
+        while at < self._at and size < max_bytes:
+            base, begin = self._base_of(at), at
+            for record in self._segment(base, begin, max_bytes - size):
+                at = record.cursor
+                if record.start >= cursor:
+                    records.append(record)
+                    size += _HEADER.size + len(record.data)
+                    if size >= max_bytes:
+                        break
+            if at == begin:  # nothing that is whole
+                at = self._after(base)
+        return Batch(records, at, dropped)
 
     def last(self, count: int) -> int:
-        """The cursor of the last so many records."""
-        cursors: list[int] = []
+        """The cursor of the last so many records. Raises OSError."""
+        if not count or not self._bases:
+            return self._at
         for base in reversed(self._bases):
-            cursors = [base, *(record.cursor for record in self._segment(base, base))][:-1] + cursors
-            if len(cursors) >= count:
-                break
-        return (
-            cursors[-count] if 0 < count <= len(cursors) else (cursors[0] if count and cursors else self._at)
-        )
+            marks = self._marks_of(base)
+            if count > marks.count:
+                count -= marks.count
+                continue
+            wanted = marks.count - count
+            at, number = marks.of(wanted)
+            for record in self._segment(base, at, _MARK_BYTES):
+                if number == wanted:
+                    return record.start
+                number += 1
+        return self._bases[0]
+
+    def _base_of(self, cursor: int) -> int:
+        return max(base for base in self._bases if base <= cursor)
 
     def _after(self, base: int) -> int:
         return next((later for later in self._bases if later > base), self._at)
 
-    def _segment(self, base: int, begin: int) -> Iterator[Record]:
-        """From that boundary on: who follows has read what is before it already."""
+    def _segment(self, base: int, begin: int, room: int) -> Iterator[Record]:
+        """From that boundary on, those that begin within so many bytes."""
         with open(self._path(base), "rb") as file:
             file.seek(begin - base)
-            content = file.read(self._at - begin)
+            content = file.read(min(self._at - begin, room + _HEADER.size + _RECORD_BYTES))
         at = 0
         while at + _HEADER.size <= len(content):
             length, stream, time_ns = _HEADER.unpack_from(content, at)
@@ -214,15 +273,29 @@ class Log:
                 return
             yield Record(begin + at, Stream(stream), time_ns, content[at - length : at])
 
+    def _marks_of(self, base: int) -> _Marks:
+        """Of a segment that the service before wrote they are found out. Raises OSError."""
+        if base not in self._marks:
+            with open(self._path(base), "rb") as file:
+                self._mark(base, file.read())
+        return self._marks[base]
+
+    def _mark(self, base: int, content: bytes) -> int:
+        """How much of it is whole."""
+        marks, at = _Marks(base), 0
+        while at + _HEADER.size <= len(content):
+            end = at + _HEADER.size + _HEADER.unpack_from(content, at)[0]
+            if end > len(content):
+                break
+            marks.begins(base + at)
+            at = end
+        self._marks[base] = marks
+        return at
+
     def _repaired(self, base: int) -> int:
         """How much of the last segment is whole: the service may have been killed in the middle of a record."""
         with open(self._path(base), "r+b") as file:
-            content, at = file.read(), 0
-            while at + _HEADER.size <= len(content):
-                end = at + _HEADER.size + _HEADER.unpack_from(content, at)[0]
-                if end > len(content):
-                    break
-                at = end
+            at = self._mark(base, file.read())
             file.truncate(at)
         return at
 

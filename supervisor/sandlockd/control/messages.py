@@ -68,11 +68,14 @@ class Reaped(Message, frozen=True, tag="reaped"):
 
 
 class PolicyText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A policy that was read already. directory: absolute; relative paths in it start there."""
+    """A policy that was read already. directory: absolute; relative paths in it start there. identity: of its file
+    (policy.inputs.Source), if it was one of the service's.
+    """
 
     name: str
     directory: bytes
     content: bytes
+    identity: bytes = b""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Start(Message, frozen=True, tag="start"):
     """Become this user and run it. With three descriptors: standard input, output and error.
 
-    policies: presets or files by name, or texts; none: base.
+    policies: presets by name, or texts; none: base. policy_dir: where those are that they extend by name.
     environment: of the program, as far as the policy passes it on.
     state_dir: where the run is recorded; None: where the user's own are. run_id: what it is called there.
     memory: what is left of what this user may have, in bytes; limits.memory must be set, and not more.
@@ -108,6 +111,7 @@ class Start(Message, frozen=True, tag="start"):
     cwd: bytes
     environment: dict[bytes, bytes] = {}
     policies: tuple[str | PolicyText, ...] = ()
+    policy_dir: bytes | None = None
     settings: Settings = Settings()
     name: str | None = None
     state_dir: bytes | None = None
@@ -136,9 +140,10 @@ class Work(Message, frozen=True, tag="work"):
 
 
 class Signal(Message, frozen=True, tag="signal"):
-    """To the program."""
+    """To the program, or to its process group."""
 
     number: int
+    to_group: bool = False
 
 
 class Stop(Message, frozen=True, tag="stop"):
@@ -180,10 +185,11 @@ class Execute(Message, frozen=True, tag="execute"):
 
 
 class SignalFurther(Message, frozen=True, tag="signal-further"):
-    """To a further program."""
+    """To a further program, or to its process group."""
 
     ticket: int
     number: int
+    to_group: bool = False
 
 
 Order = Start | Work | Signal | Stop | Kill | Pause | Resume | Ask | Execute | SignalFurther

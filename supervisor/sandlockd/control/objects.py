@@ -106,9 +106,12 @@ class StopRequest(Asked):
 
 
 class SignalRequest(Asked):
-    """signal: its number, or its name with or without SIG."""
+    """signal: its number, or its name with or without SIG. group: to the program's process group, as ^C on a terminal
+    is; else to the program alone.
+    """
 
     signal: Annotated[int, Meta(ge=1, le=64)] | Annotated[str, Meta(pattern=r"^[A-Za-z0-9+-]{1,16}$")]
+    group: bool = False
 
 
 class WaitRequest(Asked):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROBLEM = "application/problem+json"
 _REFERENCE = "#/components/schemas/{name}"
-_ALWAYS = (400, 405, 500)
+_ALWAYS = (400, 403, 405, 431, 500)
 _OF_BODIES = (408, 413, 415)
 
 
@@ -88,9 +88,14 @@ def _operation(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _path_parameters(endpoint: Endpoint) -> Iterable[dict[str, Any]]:
-    for name, kind in re.findall(r"{(\w+)(:int)?}", endpoint.path):
+    for name, kind in re.findall(r"{(\w+)(:number)?}", endpoint.path):
         if kind:
-            yield {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+            yield {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "integer", "minimum": 1, "maximum": 10**9 - 1},
+            }
             continue
         yield {
             "name": name,

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from contextlib import aclosing
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -155,7 +156,7 @@ async def _resume(call: Call) -> Reply:
 
 async def _signal(call: Call) -> Reply:
     sandbox = _found(call)
-    sandbox.signal(signal_number(call.body.signal))
+    sandbox.signal(signal_number(call.body.signal), to_group=call.body.group)
     return Reply(_object(sandbox))
 
 
@@ -211,7 +212,7 @@ async def _exec_signal(call: Call) -> Reply:
     further = _further(call)
     if not further.is_alive:
         raise Conflict("it has ended", state="exited")
-    further.signal(signal_number(call.body.signal))
+    further.signal(signal_number(call.body.signal), to_group=call.body.group)
     return Reply(further.as_object())
 
 
@@ -403,13 +404,18 @@ async def _metrics(call: Call) -> Reply:
 
 
 async def _openapi(call: Call) -> Reply:
+    return Reply(_document())
+
+
+@cache
+def _document() -> bytes:
     from sandlockd.control.openapi import document
 
-    return Reply(document(ENDPOINTS))
+    return msgspec.json.encode(document(ENDPOINTS))
 
 
 _ONE = "/v1/sandboxes/{id}"
-_FURTHER = f"{_ONE}/exec/{{number:int}}"
+_FURTHER = f"{_ONE}/exec/{{number:number}}"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",

@@ -35,6 +35,9 @@ _ANSWER_PATIENCE_S = 5.0
 _SAID_MAX, _SAID_CHARACTERS = 100, 16 << 10
 _FURTHER_MAX = 16  # that live at once
 _FURTHER_KNOWN = 256
+_FURTHER_SHARE = (
+    4  # of what a log may hold one of theirs may hold a fourth; those that have ended, together, one whole
+)
 
 
 class Sandbox:
@@ -167,9 +170,9 @@ class Sandbox:
             self.supervisor.end()
         await self.over.wait()
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int, *, to_group: bool = False) -> None:
         self.require(Request.SIGNAL)
-        self._order(Signal(number))
+        self._order(Signal(number, to_group))
 
     async def pause(self) -> None:
         await self._until(Request.PAUSE, Pause(), State.PAUSED)
@@ -203,7 +206,8 @@ class Sandbox:
             raise TooMany(f"{_FURTHER_MAX} further commands run in it already")
         self._next_further += 1
         try:
-            further = Further(self.id, self._next_further, request, self.directory, self._log_bytes)
+            log_bytes = self._log_bytes // _FURTHER_SHARE
+            further = Further(self.id, self._next_further, request, self.directory, log_bytes)
         except OSError as error:
             raise OutOfRoom(f"its log cannot be made: {error}") from None
         further.on_signal = self._signal_further
@@ -224,13 +228,19 @@ class Sandbox:
         further.require_begun()
         return further
 
-    def _signal_further(self, ticket: int, number: int) -> None:
-        self._order(messages.SignalFurther(ticket, number))
+    def _signal_further(self, ticket: int, number: int, to_group: bool) -> None:
+        self._order(messages.SignalFurther(ticket, number, to_group))
 
     async def _forget_further(self) -> None:
-        """The oldest that have ended, where there are many, and what they wrote."""
+        """The oldest that have ended, where there are many, and what they wrote; of others that, where it is much."""
         ended = [one for one in self._further.values() if one.over.is_set()]
-        for one in ended[: max(len(self._further) - _FURTHER_KNOWN, 0)]:
+        gone = ended[: max(len(self._further) - _FURTHER_KNOWN, 0)]
+        room = self._log_bytes
+        for one in reversed(ended[len(gone) :]):
+            room -= one.log.size
+            if room < 0:
+                one.log.clear()
+        for one in gone:
             del self._further[one.number]
             await trio.to_thread.run_sync(one.log.remove)
 
@@ -284,6 +294,8 @@ class Sandbox:
                 await event.wait()
         finally:
             self._answers.pop(ticket, None)
+        if not told and (self.supervisor is None or self.supervisor.stage is messages.Stage.OVER):
+            raise Conflict("it has ended meanwhile", state=self.state.value)
         if not told:
             raise Unavailable("its supervisor does not answer")
         if told[0].problem is not None:

@@ -129,16 +129,16 @@ class Service:
                 yield sandbox
 
     def find(self, peer: Peer, text: str) -> Sandbox:
-        """By its id, its name, or an unambiguous beginning or end of its id. Raises NotFound, Conflict."""
+        """By its id, its name, or an unambiguous beginning or end of its id. Raises NotFound, Conflict.
+
+        Who administers means an own one first: others give names as they like, also such as look like a part of an id.
+        """
         exact = self._sandboxes.get(text)
         if exact is not None and peer.may_touch(exact.record.uid):
             return exact
         all_visible = list(self.visible(peer))
-        named = [one for one in all_visible if one.record.name == text]
-        mine = [one for one in named if one.record.uid == peer.uid]
-        found = (
-            mine or named or [one for one in all_visible if one.id.startswith(text) or one.id.endswith(text)]
-        )
+        found = _meant([one for one in all_visible if one.record.uid == peer.uid], text)
+        found = found or _meant(all_visible, text)
         if not found:
             raise NotFound(f"there is no sandbox {text!r}")
         if len(found) > 1:
@@ -227,7 +227,7 @@ class Service:
                 found.append(PolicyText(one.name, directory, one.text.encode()))
         if request.policy_text is not None:
             found.append(PolicyText("policy_text", os.fsencode(request.cwd), request.policy_text.encode()))
-        return tuple(found)
+        return tuple(found or [await trio.to_thread.run_sync(self.policies.named)])
 
     async def _put_on_record(self, sandbox: Sandbox) -> None:
         """Raises OutOfRoom."""
@@ -313,6 +313,7 @@ class Service:
             cwd=os.fsencode(request.cwd),
             environment=environment_of(request),
             policies=policies,
+            policy_dir=os.fsencode(self.policies.path),
             settings=settings_of(request),
             name=request.name,
             state_dir=self.left.state_dir_of(record.uid),
@@ -619,6 +620,12 @@ class Service:
                 if sandbox.is_alive and sandbox.state is not State.CREATED:
                     nursery.start_soon(sandbox.stop, float(self.config.stop_grace_s))
             nursery.start_soon(self.left.end_all, float(self.config.stop_grace_s))
+
+
+def _meant(sandboxes: list[Sandbox], text: str) -> list[Sandbox]:
+    """By a name, or else a part of an id."""
+    named = [one for one in sandboxes if one.record.name == text]
+    return named or [one for one in sandboxes if one.id.startswith(text) or one.id.endswith(text)]
 
 
 async def _until_gone(sandbox: Sandbox, supervisor: Supervisor) -> None:

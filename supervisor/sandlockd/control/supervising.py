@@ -191,7 +191,7 @@ class _Supervisor:
             raise CannotStart(f"{os.fsdecode(start.cwd)}: cannot be entered: {error.strerror}") from None
         names = tuple(one if isinstance(one, str) else one.name for one in start.policies)
         overrides = _overrides(start.settings)
-        policy = load_policy([_source(one) for one in start.policies], overrides)
+        policy = load_policy([_source(one) for one in start.policies], overrides, start.policy_dir)
         require_tree_for(overrides, policy)
         _require_share(policy.limits.memory, start.memory)
         asked = Asked(
@@ -376,7 +376,7 @@ class _Supervisor:
             case Signal(number=signal.SIGCONT):
                 sandbox.go_on()
             case Signal():
-                sandbox.signal(order.number)
+                sandbox.signal(order.number, to_group=order.to_group)
             case Stop():
                 sandbox.asked_to_end()
                 sandbox.signal(signal.SIGTERM)
@@ -401,7 +401,8 @@ class _Supervisor:
                 self._execute(sandbox, order)
             case SignalFurther():
                 if order.ticket in self._further:
-                    sandbox.signal_execution(self._further[order.ticket], order.number)
+                    execution = self._further[order.ticket]
+                    sandbox.signal_execution(execution, order.number, to_group=order.to_group)
             case Start() | Work():
                 sandbox.kill(RULE_ALONE)  # a second one: the control plane is out of its mind
 
@@ -578,7 +579,7 @@ def _process(one: tree.Seen) -> dict[str, object]:
 def _source(policy: str | messages.PolicyText) -> str | Source:
     if isinstance(policy, str):
         return policy
-    return Source(policy.name, policy.directory, policy.content)
+    return Source(policy.name, policy.directory, policy.content, identity=policy.identity)
 
 
 def _overrides(settings: messages.Settings) -> Overrides:

@@ -263,9 +263,12 @@ def _order(control_fd: int, kind: int, number: int = 0) -> None:
     check(lib.slk_order_send(control_fd, native))
 
 
-def order_signal(control_fd: int, signal: int) -> None:
-    """Ask init to signal the program. Raises OSError EPIPE when init is gone."""
-    _order(control_fd, lib.SLK_ORDER_SIGNAL, signal)
+def order_signal(control_fd: int, signal: int, *, to_group: bool = False) -> None:
+    """Ask init to signal the program. to_group: the process group that it leads, if it does.
+
+    Raises OSError EPIPE when init is gone.
+    """
+    _order(control_fd, lib.SLK_ORDER_SIGNAL_GROUP if to_group else lib.SLK_ORDER_SIGNAL, signal)
 
 
 def order_continue(control_fd: int, stop: int) -> None:
@@ -327,10 +330,11 @@ def order_execute(
         check(lib.slk_order_execute(control_fd, serial, ffi.new("int32_t[3]", stdio), file.fd))
 
 
-def order_signal_executed(control_fd: int, serial: int, signal: int) -> None:
-    """To the further program that was started with this serial, if it is there still. Raises as order_signal."""
+def order_signal_executed(control_fd: int, serial: int, signal: int, *, to_group: bool = False) -> None:
+    """To the further program that was started with this serial, if it is there still. As order_signal."""
     native = ffi.new("struct slk_order *")
-    native.kind, native.number, native.serial = lib.SLK_ORDER_SIGNAL_EXECUTED, signal, serial
+    native.kind = lib.SLK_ORDER_SIGNAL_EXECUTED_GROUP if to_group else lib.SLK_ORDER_SIGNAL_EXECUTED
+    native.number, native.serial = signal, serial
     check(lib.slk_order_send(control_fd, native))
 
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 PATH_MAX_BYTES = 4095  # without the NUL (linux/limits.h)
 _NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _NAME = _NAME_START | frozenset("0123456789")
+_POLICY_NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_POLICY_NAME = _POLICY_NAME_START | frozenset("_.-")
+_POLICY_NAME_MAX = 63
+POLICY_ENDING = ".toml"
 
 
 class Misspelt(Exception):
@@ -27,6 +31,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def is_policy_name(text: str) -> bool:
+    """A name that a policy directory may have a policy by (`NAME.toml`): never a path, nor the name of a file."""
+    return (
+        0 < len(text) <= _POLICY_NAME_MAX
+        and text[0] in _POLICY_NAME_START
+        and _POLICY_NAME.issuperset(text)
+        and not text.endswith(POLICY_ENDING)
+    )
 
 
 def toml_string(text: str) -> str:

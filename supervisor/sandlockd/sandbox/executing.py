@@ -218,10 +218,13 @@ class Executions:
                 f"limits.processes: {self._engine.process_limit} processes run in this sandbox already"
             )
 
-    def signal(self, execution: Execution, number: int) -> None:
-        """To the program itself. Nothing happens when it has ended. Raises OSError of init."""
+    def signal(self, execution: Execution, number: int, *, to_group: bool = False) -> None:
+        """To the program itself, or the process group that it leads. Nothing happens when it has ended.
+
+        Raises OSError of init.
+        """
         if execution.serial in self._open:
-            launching.order_signal_executed(self._control_fd, execution.serial, number)
+            launching.order_signal_executed(self._control_fd, execution.serial, number, to_group=to_group)
 
     # ---- reports of init ----
 

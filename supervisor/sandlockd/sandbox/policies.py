@@ -8,9 +8,11 @@ nothing: what a policy means is sandlockd.policy's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from functools import partial
 
 from sandlockd.audit.state import home_directory
 from sandlockd.launch.temporary import NAME as TEMPORARY_NAME
@@ -19,7 +21,7 @@ from sandlockd.policy.files import Facts, Seen, compile_rules
 from sandlockd.policy.inputs import MAX_POLICY_BYTES, Context, Overrides, PathKind, Source
 from sandlockd.policy.load import load
 from sandlockd.policy.shipped import PRESETS, preset_source
-from sandlockd.policy.spelling import fits, is_within
+from sandlockd.policy.spelling import POLICY_ENDING, fits, is_policy_name, is_within
 from sandlockd.policy.verdict import FileIdentity
 
 TYPE_CHECKING = False
@@ -35,21 +37,25 @@ _WRITER_PATIENCE_S: Final = 10  # for whatever has a pipe open and will write th
 _OPENING_PATIENCE_S: Final = 1  # for whatever will open a FIFO
 
 
-def load_policy(policies: Sequence[str | Source], overrides: Overrides | None = None) -> Policy:
+def load_policy(
+    policies: Sequence[str | Source], overrides: Overrides | None = None, policy_dir: bytes | None = None
+) -> Policy:
     """The policy that `--policy` names (presets, files), or that was read already, in order; `base` if there is none.
+
+    policy_dir: where policies are that names are for, beside the presets.
 
     Raises:
         PolicyErrors: everything that is wrong with it.
     """
     sources: list[Source] = []
     errors: list[PolicyError] = []
-    context = context_here(overrides or Overrides())
+    context = context_here(overrides or Overrides(), policy_dir)
     for named in policies or (DEFAULT_POLICY,):
         if isinstance(named, Source):
             sources.append(named)
             continue
         try:
-            sources.append(find_policy(named, context.cwd))
+            sources.append(context.find(named, context.cwd))
         except Unavailable as error:
             errors.append(PolicyError(named, None, "", str(error)))
     try:
@@ -139,13 +145,13 @@ def _every_name(path: bytes) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def context_here(overrides: Overrides) -> Context:
+def context_here(overrides: Overrides, policy_dir: bytes | None = None) -> Context:
     """What a policy needs to know of this process and machine."""
     return Context(
         environment=os.environb,
         home=home_directory(),
         cwd=working_directory(),
-        find=find_policy,
+        find=partial(find_policy, policy_dir=policy_dir),
         kind_of=kind_of,
         syscall_names=_syscall_names,
         overrides=overrides,
@@ -170,8 +176,10 @@ def _syscall_names() -> Collection[str]:
 # --- reading policies ---
 
 
-def find_policy(name: str, relative_to: bytes) -> Source:
-    """A preset by its name, or else a file.
+def find_policy(name: str, relative_to: bytes, policy_dir: bytes | None = None) -> Source:
+    """A preset by its name, or one of the policy directory, or else a file.
+
+    A name is a name before it is a file's: what lies where an untrusted program works must not take its place.
 
     Raises:
         Unavailable: there is none, or it cannot be read.
@@ -180,17 +188,42 @@ def find_policy(name: str, relative_to: bytes) -> Source:
         return preset_source(name)
     if not name:
         raise Unavailable("the name of a policy is empty")
+    if policy_dir is not None and is_policy_name(name):
+        path = os.path.join(policy_dir, os.fsencode(name + POLICY_ENDING))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return _source_of(os.fsdecode(path), path)
     spelled_path = os.fsencode(name)
     if spelled_path.startswith(b"~/") and (home := home_directory()):
         spelled_path = home + spelled_path[1:]
-    path = os.path.join(relative_to, spelled_path)
+    try:
+        return _source_of(name, os.path.join(relative_to, spelled_path))
+    except FileNotFoundError:
+        if "/" in name or name.endswith(POLICY_ENDING):
+            raise Unavailable("there is no such file") from None
+    if policy_dir is None:
+        hint = suggestion(name, PRESETS) or f"; the presets are {', '.join(PRESETS)}"
+        raise Unavailable(f'there is no preset and no file "{name}"{hint}')
+    names = policy_names(policy_dir)
+    hint = suggestion(name, names) or f"; one of {', '.join(names)}"
+    raise Unavailable(f'there is no policy and no file "{name}"{hint}')
+
+
+def policy_names(policy_dir: bytes) -> list[str]:
+    """What names are for: the presets, and what is in the policy directory, as far as it can be told."""
+    try:
+        listed = [os.fsdecode(name) for name in os.listdir(policy_dir)]
+    except OSError:
+        listed = []
+    found = [name.removesuffix(POLICY_ENDING) for name in listed if name.endswith(POLICY_ENDING)]
+    return sorted({*filter(is_policy_name, found), *PRESETS})
+
+
+def _source_of(name: str, path: bytes) -> Source:
+    """Raises FileNotFoundError, Unavailable."""
     try:
         content, size_bytes, identity = read_policy_file(path)
     except FileNotFoundError:
-        if "/" in name or name.endswith(".toml"):
-            raise Unavailable("there is no such file") from None
-        hint = suggestion(name, PRESETS) or f"; the presets are {', '.join(PRESETS)}"
-        raise Unavailable(f'there is no preset and no file "{name}"{hint}') from None
+        raise
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Unavailable(f"cannot be read: {said}") from None

@@ -631,16 +631,18 @@ class Sandbox:
         """The serial of the last one."""
         return 0 if self._executions is None else self._executions.last_serial
 
-    def signal_execution(self, execution: Execution, number: int) -> None:
+    def signal_execution(self, execution: Execution, number: int, *, to_group: bool = False) -> None:
         """To a further program. Nothing happens when it is gone."""
         if self._executions is not None:
-            self._tell_init(partial(self._executions.signal, execution, number))
+            self._tell_init(partial(self._executions.signal, execution, number, to_group=to_group))
 
     # ---- ending ----
 
-    def signal(self, number: int) -> None:
-        """To the program. Nothing happens when it is gone."""
-        self._tell_init(partial(launching.order_signal, self.control_fd, number))
+    def signal(self, number: int, *, to_group: bool = False) -> None:
+        """To the program. Nothing happens when it is gone. to_group: to its process group, if it leads one: so do keys
+        of a terminal.
+        """
+        self._tell_init(partial(launching.order_signal, self.control_fd, number, to_group=to_group))
 
     @property
     def _may_trace(self) -> bool:
