@@ -164,6 +164,15 @@ class Sandbox:
             self._executions = self._make_executions()
         self._make_dispatcher()
         self._await_listener()
+        self._settle_trees()  # the program waits in execve
+
+    def _settle_trees(self) -> None:
+        try:
+            for tree in self._trees:
+                tree.storage.settle()
+        except OSError as error:
+            self.result.has_run = False
+            raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
 
     def _await_listener(self) -> None:
         deadline = time.monotonic() + _START_PATIENCE_S
