@@ -128,7 +128,7 @@ int slk_execute(struct slk_executing *executing, int control_fd, const struct sl
 	}
 	memcpy(plan.stdio, fds, sizeof(plan.stdio));
 	plan.new_session = 1;
-	pid = fork();
+	pid = slk_fork();
 	if (pid == 0) {
 		slk_be_as_prompt_as(&executing->promptness);
 		slk_further_main(&plan, control_fd, order->serial, fds[3]);

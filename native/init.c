@@ -47,7 +47,7 @@ struct init {
 	pid_t program;
 	int exited;
 	int stopped;
-	const struct slk_engine *engine;
+	const struct slk_engine_view *engine; /* NULL: we trace nobody for it */
 	int traces;      /* somebody */
 	int late_traces; /* some are left to try again */
 	int more;        /* may be left to reap */
@@ -304,13 +304,13 @@ static void trace(struct init *init, const struct slk_order *order)
 	done = done && trace_process(init, order->number);
 	if (done && order->kind == SLK_ORDER_INTERRUPT)
 		done = slk_trace_interrupt(order->number);
-	slk_acknowledge(init->engine, order->serial, done);
+	slk_acknowledge(init->engine->shared, order->serial, done);
 }
 
 static void restart(const struct init *init, const struct slk_order *order)
 {
 	if (init->engine)
-		slk_acknowledge(init->engine, order->serial, init->traces && slk_trace_restart(&order->rewrite));
+		slk_acknowledge(init->engine->shared, order->serial, init->traces && slk_trace_restart(&order->rewrite));
 }
 
 static void begin_limits(struct init *init)
@@ -328,7 +328,7 @@ static void pause_all(struct init *init, const struct slk_order *order)
 	init->traces = 1;
 	result = slk_throttle_pause(&init->throttle, init->scoped);
 	if (init->engine && order->serial)
-		slk_acknowledge(init->engine, order->serial, result < 0 ? result : 1);
+		slk_acknowledge(init->engine->shared, order->serial, result < 0 ? result : 1);
 }
 
 /* Before a line of it runs it has its signals. */
@@ -524,7 +524,7 @@ static int keep_descriptors(struct init *init)
 
 static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
 {
-	pid_t pid = fork();
+	pid_t pid = slk_fork();
 
 	if (pid == 0)
 		slk_child_main(plan, control_fd);
@@ -535,7 +535,8 @@ static pid_t fork_program(const struct slk_launch_plan *plan, int control_fd)
 
 _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 {
-	struct init init = {.control_fd = control_fd, .supervisor = getppid(), .engine = plan->engine, .plan = plan};
+	struct init init = {.control_fd = control_fd, .supervisor = getppid()};
+	struct slk_kept *kept;
 	sigset_t all;
 	int result;
 
@@ -556,9 +557,16 @@ _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd)
 	init.scoped = plan->scope_signals;
 	if (plan->cpu_percent && (result = slk_throttle_possible()) < 0)
 		give_up(control_fd, SLK_STAGE_THROTTLE, -result);
+	if ((result = slk_init_keep(plan, &kept)) < 0)
+		give_up(control_fd, SLK_STAGE_FORK, -result);
+	slk_processors();
+	slk_init_give_back(kept); /* plan is gone with it */
+	init.plan = &kept->plan;
+	init.engine = kept->has_engine ? &kept->view : NULL;
+	init.program = fork_program(init.plan, control_fd);
+	slk_init_drop_words(kept);
 	init.executing = (struct slk_executing){
-		.plan = *plan, .outbox = &init.outbox, .promptness = slk_own_promptness()};
-	init.program = fork_program(plan, control_fd);
+		.plan = kept->plan, .outbox = &init.outbox, .promptness = slk_own_promptness()};
 	slk_be_prompt(); /* it has to make an end of all others while they run */
 	if ((result = release_stdio()) < 0)
 		give_up(control_fd, SLK_STAGE_DESCRIPTORS, -result);

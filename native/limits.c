@@ -39,16 +39,27 @@ static uint64_t at_most(uint64_t value, uint64_t most)
 	return value < most ? value : most;
 }
 
+uint32_t slk_processors(void)
+{
+	static uint32_t processors;
+	long count;
+
+	if (!processors) {
+		count = sysconf(_SC_NPROCESSORS_CONF);
+		processors = count > 0 ? (uint32_t)count : 1;
+	}
+	return processors;
+}
+
 void slk_limits_begin(struct slk_limits *limits, const struct slk_launch_plan *plan, int scoped)
 {
-	long processors = sysconf(_SC_NPROCESSORS_CONF);
 	uint64_t now = slk_now_ns();
 
 	*limits = (struct slk_limits){
 		.timeout_ns = plan->timeout_ns,
 		.grace_ns = plan->grace_ns,
 		.cpu_time_ns = plan->cpu_time_ns,
-		.processors = processors > 0 ? (uint32_t)processors : 1,
+		.processors = slk_processors(),
 	};
 	if (limits->timeout_ns)
 		limits->ask_ns = now + limits->timeout_ns;

@@ -35,7 +35,7 @@ static int finish_one(const struct slk_engine *engine, struct slk_rewrite *rewri
 
 		if (result <= 0)
 			return result ? result : -EINPROGRESS;
-		request = slk_rewrite_step(engine, rewrite, status, &number);
+		request = slk_rewrite_step(engine->shared, rewrite, status, &number);
 		if (request) {
 			ptrace((enum __ptrace_request)request, rewrite->tid, 0, number); /* or it is killed by now */
 			if (request == PTRACE_LISTEN || rewrite->phase == (int32_t)as_far_as)

@@ -80,9 +80,9 @@ static int begin(struct slk_rewrite *rewrite)
 	return PTRACE_SYSCALL;
 }
 
-static void tell_result(const struct slk_engine *engine, const struct slk_rewrite *rewrite)
+static void tell_result(struct slk_shared *shared, const struct slk_rewrite *rewrite)
 {
-	struct slk_restart_result *told = &engine->shared->results[(uint32_t)rewrite->tid % SLK_RESULTS_MAX];
+	struct slk_restart_result *told = &shared->results[(uint32_t)rewrite->tid % SLK_RESULTS_MAX];
 
 	told->value = rewrite->result;
 	__atomic_store_n(&told->tid, rewrite->tid, __ATOMIC_RELEASE);
@@ -128,7 +128,7 @@ static int call_further(struct slk_rewrite *rewrite, struct user_regs_struct *no
 	return 1;
 }
 
-static int called(const struct slk_engine *engine, struct slk_rewrite *rewrite)
+static int called(struct slk_shared *shared, struct slk_rewrite *rewrite)
 {
 	struct user_regs_struct registers;
 
@@ -137,7 +137,7 @@ static int called(const struct slk_engine *engine, struct slk_rewrite *rewrite)
 	if (call_further(rewrite, &registers))
 		return slk_registers_set(rewrite->tid, &registers) ? PTRACE_SYSCALL : 0;
 	if (rewrite->call.end == SLK_RESTART_AGAIN) {
-		tell_result(engine, rewrite);
+		tell_result(shared, rewrite);
 		slk_registers_call_next(&registers, rewrite->old_nr, rewrite->old_args);
 	} else {
 		slk_registers_return(&registers, rewrite);
@@ -149,14 +149,14 @@ static int called(const struct slk_engine *engine, struct slk_rewrite *rewrite)
 
 /* Before the call it is stopped for us first (get_signal looks for that before it takes signals), and with its signals
  * blocked no other comes but SIGSTOP's. */
-int slk_rewrite_step(const struct slk_engine *engine, struct slk_rewrite *rewrite, int status, long *ret_signal)
+int slk_rewrite_step(struct slk_shared *shared, struct slk_rewrite *rewrite, int status, long *ret_signal)
 {
 	int number = WSTOPSIG(status);
 
 	*ret_signal = 0;
 	if (SLK_IS_CALL_STOP(status)) {
 		if (rewrite->phase == SLK_CALLING || rewrite->phase == SLK_MOVING || rewrite->phase == SLK_CLOSING)
-			return called(engine, rewrite);
+			return called(shared, rewrite);
 		rewrite->phase++;
 		return PTRACE_SYSCALL;
 	}

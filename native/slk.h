@@ -43,6 +43,9 @@ struct slk_landlock_attr {
 	uint64_t scoped;
 };
 
+struct slk_shared;
+struct slk_engine_view;
+
 /* fork has happened, exec has not: async-signal-safe calls only. None of the two returns. */
 _Noreturn void slk_init_main(const struct slk_launch_plan *plan, int control_fd);
 _Noreturn void slk_child_main(const struct slk_launch_plan *plan, int control_fd);
@@ -70,6 +73,9 @@ struct slk_promptness {
 	int nice;
 	int slack_ns;
 };
+
+/* How many there may ever be. Asked once, before init has no heap any more: the C library may need it for that. */
+uint32_t slk_processors(void);
 
 /* ---- exec_order.c: further programs in a sandbox that runs */
 
@@ -280,10 +286,10 @@ int slk_trace_late(void);
 int slk_trace_interrupt(pid_t tid);
 int slk_is_traced(pid_t tid);
 /* A stop of a traced thread: let it go on. Returns the signal of a job-control stop, which lasts; else 0. */
-int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status);
+int slk_traced_stopped(const struct slk_engine_view *engine, pid_t tid, int status);
 /* Is it a child of ours, not a thread nor a traced process of somebody else? Asked while it is a zombie. */
 int slk_is_own_child(pid_t pid);
-void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done);
+void slk_acknowledge(struct slk_shared *shared, uint32_t serial, int done);
 /* The supervisor's side: 1 when init has taken it, and the thread will stop. As slk_order_init. */
 int slk_order_restart(struct slk_engine *engine, int control_fd, const struct slk_rewrite *rewrite, int32_t timeout_ms);
 /* init's: at the thread's next stop. 1: it will stop. */
@@ -293,7 +299,7 @@ int slk_trace_restart(const struct slk_rewrite *rewrite);
 
 /* A stop of a thread that we trace, on its way through. The ptrace(2) request to go on with, and its signal; 0: it is
  * over, and the thread goes on as without us. */
-int slk_rewrite_step(const struct slk_engine *engine, struct slk_rewrite *rewrite, int status, long *ret_signal);
+int slk_rewrite_step(struct slk_shared *shared, struct slk_rewrite *rewrite, int status, long *ret_signal);
 int slk_is_job_control(int number);
 #define SLK_IS_CALL_STOP(status) (WSTOPSIG(status) == (SIGTRAP | 0x80)) /* PTRACE_O_TRACESYSGOOD */
 
@@ -672,6 +678,32 @@ struct slk_engine {
 };
 
 uint64_t slk_now_ns(void);
+
+/* ---- init_memory.c: what init keeps of the memory that it was forked with */
+
+/* What init sees of the engine. */
+struct slk_engine_view {
+	struct slk_shared *shared;
+	uint8_t is_always_trapped[SLK_CALLS_MAX];
+};
+
+/* All of it in one place. */
+struct slk_kept {
+	struct slk_launch_plan plan; /* without an engine */
+	struct slk_engine_view view;
+	int has_engine;
+	char *words; /* of the first program: what further ones are not started with */
+	size_t words_bytes;
+};
+
+/* Copies it: 0, or -errno. */
+int slk_init_keep(const struct slk_launch_plan *plan, struct slk_kept **ret_kept);
+/* All else is gone then, as far as it costs anything. */
+void slk_init_give_back(const struct slk_kept *kept);
+/* The first program is on its way. */
+void slk_init_drop_words(struct slk_kept *kept);
+/* As fork(2), without what others want to have called for it. The child may do what it may after that. */
+pid_t slk_fork(void);
 
 /* ---- prompt.c */
 

@@ -32,11 +32,10 @@ static struct slk_throttle *throttle;
 
 void slk_throttle_begin(struct slk_throttle *one, uint32_t percent, int scoped)
 {
-	long processors = sysconf(_SC_NPROCESSORS_CONF);
 	uint64_t now = slk_now_ns();
 
 	throttle = one;
-	one->processors = processors > 0 ? (uint32_t)processors : 1;
+	one->processors = slk_processors();
 	if (!percent || percent >= 100 * one->processors)
 		return; /* more than there is */
 	if (slk_hold_begin(&one->holding, scoped) < 0) {

@@ -19,7 +19,7 @@
 
 static pid_t begin_child(int computes)
 {
-	pid_t parent = getpid(), child = fork();
+	pid_t parent = getpid(), child = slk_fork();
 
 	if (child != 0)
 		return child < 0 ? -errno : child;

@@ -113,11 +113,11 @@ int slk_is_traced(pid_t tid)
 	return slk_status_number(text, "\nTracerPid:") == getpid();
 }
 
-void slk_acknowledge(const struct slk_engine *engine, uint32_t serial, int done)
+void slk_acknowledge(struct slk_shared *shared, uint32_t serial, int done)
 {
-	engine->shared->done = done;
-	__atomic_store_n(&engine->shared->acknowledged, serial, __ATOMIC_RELEASE);
-	futex(&engine->shared->acknowledged, FUTEX_WAKE, INT_MAX, NULL);
+	shared->done = done;
+	__atomic_store_n(&shared->acknowledged, serial, __ATOMIC_RELEASE);
+	futex(&shared->acknowledged, FUTEX_WAKE, INT_MAX, NULL);
 }
 
 static sigjmp_buf look_again;
@@ -229,7 +229,7 @@ int slk_trace_interrupt(pid_t tid)
 
 #if defined(__x86_64__)
 /* Was it let go on, and waits as it would bare? */
-static int may_wait(const struct slk_engine *engine, pid_t tid, const struct user_regs_struct *registers)
+static int may_wait(const struct slk_engine_view *engine, pid_t tid, const struct user_regs_struct *registers)
 {
 	const struct slk_waiting_call *call = &engine->shared->waiting[(uint32_t)tid % SLK_WAITING_MAX];
 
@@ -240,12 +240,12 @@ static int may_wait(const struct slk_engine *engine, pid_t tid, const struct use
 
 /* Of the calls that are trapped whatever their arguments none can be interrupted bare; of the others (ioctl of a terminal
  * in the background) what was not trapped may be. */
-static int is_trapped(const struct slk_engine *engine, unsigned long long nr)
+static int is_trapped(const struct slk_engine_view *engine, unsigned long long nr)
 {
-	return nr < SLK_CALLS_MAX && engine->calls[nr].is_always_trapped;
+	return nr < SLK_CALLS_MAX && engine->is_always_trapped[nr];
 }
 
-static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
+static void restart_withdrawn_call(const struct slk_engine_view *engine, pid_t tid)
 {
 	struct user_regs_struct registers;
 
@@ -259,7 +259,7 @@ static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
 }
 #else
 /* arm64 has decided about EINTR before it lets a tracer look (arch/arm64/kernel/signal.c, do_signal). */
-static void restart_withdrawn_call(const struct slk_engine *engine, pid_t tid)
+static void restart_withdrawn_call(const struct slk_engine_view *engine, pid_t tid)
 {
 	(void)engine;
 	(void)tid;
@@ -301,7 +301,7 @@ int slk_trace_restart(const struct slk_rewrite *ordered)
 }
 
 /* 1: it goes on with what it was told to do. */
-static int is_rewritten(const struct slk_engine *engine, pid_t tid, int status)
+static int is_rewritten(const struct slk_engine_view *engine, pid_t tid, int status)
 {
 	struct slk_rewrite *rewrite = rewrite_of(tid);
 	long number = 0;
@@ -309,7 +309,7 @@ static int is_rewritten(const struct slk_engine *engine, pid_t tid, int status)
 
 	if (!rewrite)
 		return 0;
-	request = slk_rewrite_step(engine, rewrite, status, &number);
+	request = slk_rewrite_step(engine ? engine->shared : NULL, rewrite, status, &number);
 	if (request == 0) {
 		rewrite->tid = 0;
 		if (!SLK_IS_CALL_STOP(status))
@@ -320,7 +320,7 @@ static int is_rewritten(const struct slk_engine *engine, pid_t tid, int status)
 	return 1;
 }
 
-int slk_traced_stopped(const struct slk_engine *engine, pid_t tid, int status)
+int slk_traced_stopped(const struct slk_engine_view *engine, pid_t tid, int status)
 {
 	int event = status >> 16;
 	int number = WSTOPSIG(status);

@@ -3,7 +3,7 @@
 A test compares the names and arguments here with the module's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, final, type_check_only
 
 # A class, so that `ffi.CData` names a type. The module's is one object, which nobody makes a second of.
@@ -35,6 +35,8 @@ class ffi:
 
     NULL: Final[CData]
 
+    @staticmethod
+    def new_allocator(*, should_clear_after_alloc: bool) -> Callable[[str, int], CData]: ...
     @staticmethod
     def new(cdecl: str, init: object = ..., /) -> CData: ...
     @staticmethod

@@ -175,6 +175,22 @@ def test_the_process_that_commits_was_there_before_and_holds_nothing(place: Plac
     assert in_child(check, place.user) == 0
 
 
+def test_who_will_not_commit_is_started_when_it_is_asked(place: Place) -> None:
+    def check() -> None:
+        run = _kept(place)
+        disposer = Disposer(may_commit=False)
+        assert disposer.pid == 0
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        done = disposer.dispose(_request(run, "discard"))
+        assert done == Disposed("discarded", done.changes) and done.changes is not None
+        assert not _is_kept(place) and not (place.work / "new").exists()
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    assert in_child(check, place.user) == 0
+
+
 def test_whoever_dies_before_it_asks_leaves_the_changes_kept(place: Place) -> None:
     def check() -> None:
         run = _kept(place)

@@ -206,6 +206,7 @@ class _Supervisor:
             terminal_device=_terminal_device(self._streams[0].fd),
             may_execute=True,
             is_kept=True,
+            says_kept_late=True,
         )
         Run(asked, result, self, start.state_dir or _state_directory_of(start.uid)).run()
 
@@ -293,6 +294,8 @@ class _Supervisor:
     async def _tell_policy_late(self, run: Run) -> None:
         """Nobody waits for it, and the program has much to ask at first."""
         await trio.sleep(_POLICY_LATE_S)
+        for line in await trio.to_thread.run_sync(run.kept_before):
+            self.say(line)
         self._tell_policy(run)
 
     def _tell_policy(self, run: Run) -> None:
@@ -300,6 +303,8 @@ class _Supervisor:
         if self._has_told_policy:
             return
         self._has_told_policy = True
+        for line in run.kept_before():
+            self.say(line)
         import json
 
         text = json.dumps(effective(run.asked.policy)).encode()

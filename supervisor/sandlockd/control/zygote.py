@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 _STREAMS = (0, 1, 2)
 _BUILT_AT_ONCE = 2
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+# Of the C library: what is large stays apart, so that of it only those pages exist that are in use (mallopt(3): the
+# limit grows by itself otherwise). It does not matter to what is started: a supervisor has its user's environment.
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 def start_zygote(descriptor_limit: int | None = None) -> tuple[Channel, int]:
@@ -92,8 +94,9 @@ def _name(text: str) -> None:
 
 
 def _import_all() -> None:
-    """Of a run with all that it may have: what a supervisor imports late is paid for by each."""
-
+    """Of a run with all that it may have: what a supervisor imports late is paid for by each. Likewise what libraries
+    load when they are first asked.
+    """
     import sandlockd.control.supervising
     import sandlockd.handlers.limited.view
     import sandlockd.handlers.merged.acquaintance
@@ -110,6 +113,13 @@ def _import_all() -> None:
     import sandlockd.review.changelist
     import sandlockd.review.dropping
     import sandlockd.sandbox.trees  # noqa: F401 - imported for what is forked
+    from sandlockd.kernel import users
+    from sandlockd.sandbox.policies import load_policy
+    from sandlockd.sandbox.run import policy_digest
+
+    policy_digest(load_policy([]))
+    with contextlib.suppress(users.NoUser, OSError):
+        users.look_up(0)
 
 
 def _serve(channel: Channel) -> None:
@@ -151,12 +161,13 @@ def _usual_filters() -> list[FilterPlan]:
 
 def _build(plan: FilterPlan) -> None:
     """As the start of a run does (launch/prepare.py); what that asks for is remembered."""
+    from sandlockd.kernel.engine import keep_native_rows
     from sandlockd.launch import filter_plan
     from sandlockd.launch.filter import FilterError, build
 
     with contextlib.suppress(FilterError):  # a run that needs it will say so
         build(plan)
-        filter_plan.c_rows(plan)
+        keep_native_rows(filter_plan.c_rows(plan))
         filter_plan.c_refusals(plan)
 
 

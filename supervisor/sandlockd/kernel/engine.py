@@ -118,6 +118,7 @@ THREADS_PER_PROCESS = 16
 REFUSALS_AT_ONCE = 100
 
 _BATCH = lib.SLK_BATCH_MAX
+_untouched = ffi.new_allocator(should_clear_after_alloc=False)  # C fills what it says that it has filled
 _NEW_THREADS = 256
 _TRACE_PATIENCE_MS = 100  # somebody may have stopped init; it needs 0.1 ms
 _RESTART_PATIENCE_MS = 20  # what takes longer is gone on with between other calls
@@ -149,6 +150,22 @@ class Ledger:
         self.file.close()
 
 
+_native: dict[
+    int, tuple[Sequence[tuple[int, ...]], ffi.CData]
+] = {}  # the rows, too: so the number stays theirs
+
+
+def _native_rows(rows: Sequence[tuple[int, ...]]) -> ffi.CData:
+    """Each row in the order of the fields. The zygote has made those of the usual policies."""
+    known = _native.get(id(rows))
+    return ffi.new("struct slk_call[]", rows) if known is None else known[1]
+
+
+def keep_native_rows(rows: Sequence[tuple[int, ...]]) -> None:
+    """For engines to come, here and in what is forked."""
+    _native[id(rows)] = rows, _native_rows(rows)
+
+
 class Engine:
     """Owns the listener, the ledger and the tables of the fast path."""
 
@@ -178,7 +195,7 @@ class Engine:
         self.trees_are_parked = False
         self.ledger = ledger or Ledger()
         config = ffi.new("struct slk_engine_config *")
-        calls = ffi.new("struct slk_call[]", rows)  # each row in the order of the fields
+        calls = _native_rows(rows)
         config.calls, config.call_count = calls, len(rows)
         zone_list = list(zones)
         texts = [ffi.new("char[]", zone.path) for zone in zone_list]
@@ -205,7 +222,7 @@ class Engine:
         holder = ffi.new("struct slk_engine **")
         check(lib.slk_engine_create(config, holder))
         self._engine = holder[0]
-        self._batch = ffi.new("struct slk_request[]", _BATCH)
+        self._batch = _untouched("struct slk_request[]", _BATCH)
         self._count = ffi.new("uint32_t *")
         self._other = ffi.new("int32_t *")
         self._tids = ffi.new("int32_t[]", _NEW_THREADS)

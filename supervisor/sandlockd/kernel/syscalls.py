@@ -7,6 +7,7 @@ it.
 import enum
 import errno as errnos
 import os
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from sandlockd.kernel.syscalls_table import TABLE
@@ -235,6 +236,7 @@ ROWS: Final[tuple[Syscall, ...]] = tuple(
 BY_NAME: Final[dict[str, Syscall]] = {row.name: row for row in ROWS}
 
 
+@lru_cache(maxsize=1)
 def native_architecture() -> Architecture:
     """The machine's own. Raises: RuntimeError on one that the table has no numbers for."""
     machine = os.uname().machine
@@ -250,6 +252,7 @@ def numbered(architecture: Architecture) -> dict[int, Syscall]:
     return {number: row for row in ROWS if (number := row.number(architecture)) is not None}
 
 
+@lru_cache(maxsize=1024)
 def number_of(name: str, architecture: Architecture | None = None) -> int:
     """A call's number, -1 where the architecture (default: this machine's) lacks it. Raises: KeyError."""
     number = BY_NAME[name].number(architecture or native_architecture())

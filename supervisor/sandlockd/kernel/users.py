@@ -33,6 +33,12 @@ def become(uid: int) -> None:
     check(lib.slk_become_dumpable())
 
 
+def look_up(uid: int) -> None:
+    """As `become` does, so that the C library has loaded what it needs for it. Raises NoUser, OSError."""
+    entry = _entry(uid)
+    os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
 def login_environment(uid: int) -> dict[bytes, bytes]:
     """What a login of that user begins with (environ(7)). Raises NoUser."""
     entry = _entry(uid)

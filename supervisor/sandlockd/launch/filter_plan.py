@@ -344,7 +344,8 @@ def c_refusals(plan: FilterPlan) -> tuple[Refusal, ...]:
     )
 
 
-def c_rows(plan: FilterPlan) -> list[CallRow]:
+@lru_cache(maxsize=32)
+def c_rows(plan: FilterPlan) -> tuple[CallRow, ...]:
     """The fast path's table: a row for each number from 0 to the last known. Raises: BadPlan."""
     decided = decisions(plan)
     architecture = native_architecture()
@@ -357,7 +358,7 @@ def c_rows(plan: FilterPlan) -> list[CallRow]:
             act = _ASKS.get(row.name, act)
             always = decided[number].conditions is None
             rows[number] = (*_c_row(row, decided[number]), *act, always, _may_touch(row, decided[number]))
-    return rows
+    return tuple(rows)
 
 
 def _may_touch(row: Syscall, decision: Decision) -> bool:

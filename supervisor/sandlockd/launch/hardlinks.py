@@ -141,17 +141,20 @@ def _outermost(paths: Iterable[bytes]) -> list[bytes]:
 
 def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> list[Hole]:
     """Each place where a mount shows something denied once more: a bind mount, say."""
+    twice = _shown_twice(mounts)
+    if not twice:
+        return []
+    at = {mount.point.rstrip(b"/"): mount for mount in reversed(mounts)}
     names: dict[bytes, Hole] = {}
     for hole in rules.holes():
         if hole.rule == "law.proc":
             continue  # every procfs is a hole by itself
-        home = max(
-            (mount for mount in mounts if _is_at_or_below(hole.path, mount.point)),
-            key=lambda mount: len(mount.point),
-        )
+        home = _home_of(hole.path, at)
+        if home.device not in twice:
+            continue
         inside = _joined(home.root, hole.path[len(home.point.rstrip(b"/")) :])
-        for mount in mounts:
-            if mount.device != home.device or mount == home:
+        for mount in twice[home.device]:
+            if mount == home:
                 continue
             if _is_at_or_below(inside, mount.root):
                 path = _joined(mount.point, inside[len(mount.root.rstrip(b"/")) :])
@@ -161,6 +164,22 @@ def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> list[Hole]:
     for hole in rules.holes():
         names.pop(hole.path, None)
     return list(names.values())
+
+
+def _shown_twice(mounts: list[Mount]) -> dict[int, list[Mount]]:
+    """By device, those of which there are several."""
+    found: dict[int, list[Mount]] = {}
+    for mount in mounts:
+        found.setdefault(mount.device, []).append(mount)
+    return {device: those for device, those in found.items() if len(those) > 1}
+
+
+def _home_of(path: bytes, at: dict[bytes, Mount]) -> Mount:
+    """The mount that is nearest above. at: by their points, which for the root is b""."""
+    path = path.rstrip(b"/")
+    while path not in at:
+        path = path[: path.rindex(b"/")]
+    return at[path]
 
 
 def _is_at_or_below(path: bytes, above: bytes) -> bool:

@@ -55,7 +55,7 @@ class Prepared:
         self.given_back: frozenset[str] = frozenset()
         self.filter_program = b""
         self.rows: dict[int, Syscall] = {}
-        self.c_rows: list[tuple[int, ...]] = []
+        self.c_rows: tuple[tuple[int, ...], ...] = ()
         self.c_refusals: tuple[tuple[int, int, int, int, int], ...] = ()
         self.argv: tuple[bytes, ...] = ()
         self.executable = b""
@@ -334,7 +334,7 @@ def _choose_filter(prepared: Prepared) -> None:
     )
     try:
         prepared.filter_program = build(prepared.filter_plan)
-        prepared.c_rows = list(c_rows(prepared.filter_plan))
+        prepared.c_rows = c_rows(prepared.filter_plan)
         prepared.c_refusals = c_refusals(prepared.filter_plan)
     except (BadPlan, FilterError) as error:
         raise CannotStart(str(error)) from None

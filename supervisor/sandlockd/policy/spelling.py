@@ -169,11 +169,11 @@ def parent_of(path: bytes) -> bytes:
 
 def fits(name: bytes, pattern: bytes) -> bool:
     """Whether one name is what the pattern means: `*` stands for any bytes, also none; all else for itself."""
-    first, *more = pattern.split(b"*")
-    if not more:
+    first, star, rest = pattern.partition(b"*")
+    if not star or not name.startswith(first):
         return name == pattern
-    last = more.pop()
-    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+    *more, last = rest.split(b"*")
+    if len(name) < len(first) + len(last) or not name.endswith(last):
         return False
     at, end = len(first), len(name) - len(last)
     for piece in more:  # the earliest place is as good as any: what comes behind has the most room then

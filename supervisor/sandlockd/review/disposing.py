@@ -2,7 +2,7 @@
 
 The supervisor need not be able to write to the real tree, and is to lock itself one day (it does not yet); what it
 starts then could not either, since a Landlock domain is inherited. So the process that commits is forked before
-(`Disposer`), holds
+(`Disposer`), where it may come to that, holds
 nothing but two pipes while the program runs, and executes itself anew when it is told to begin, so that nothing of what
 it is then was in a process that the program talked to. If the supervisor is killed it just ends, and the changes are
 kept.
@@ -21,7 +21,7 @@ from sandlockd.kernel.native import check, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from sandlockd.review.reviewing import Review
@@ -191,16 +191,25 @@ def _sane(terminal: int) -> Iterator[None]:
 
 
 class Disposer:
-    """Forks at once. To be made before the supervisor starts threads or becomes a subreaper."""
+    """To be made before the supervisor starts threads or becomes a subreaper."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_commit: bool = True) -> None:
+        """Forks at once, or, where nothing is to be done to the real tree, starts the process when it is asked."""
+        self.pid = 0
+        if may_commit:
+            self._begin(_forked)
+
+    def _begin(self, started: Callable[[int, int], int]) -> None:
         asked, self._asking = os.pipe2(os.O_CLOEXEC)
         self._answers, answering = os.pipe2(os.O_CLOEXEC)
-        self.pid = os.fork()
-        if self.pid == 0:
-            _wait_after_fork(asked, answering)
-        os.close(asked)
-        os.close(answering)
+        try:
+            self.pid = started(asked, answering)
+        finally:
+            os.close(asked)
+            os.close(answering)
+            if not self.pid:
+                os.close(self._asking)
+                os.close(self._answers)
 
     def dispose(self, request: Request) -> Disposed:
         """Have it done, and wait for it. When the program is dead, and its storage closed by whoever used it."""
@@ -209,6 +218,8 @@ class Disposer:
         told = {**request._asdict(), "state_dir": os.fsdecode(request.state_dir)}
         answer = b""
         try:
+            if not self.pid:
+                self._begin(_spawned)
             _write(self._asking, json.dumps(told).encode() + b"\n")
             while block := os.read(self._answers, _READ_BYTES):
                 answer += block
@@ -237,6 +248,38 @@ def _write(fd: int, text: bytes) -> None:
         text = text[os.write(fd, text) :]
 
 
+def _command() -> list[str]:
+    return [sys.executable, "-I", "-m", __name__, "3", "4"]
+
+
+def _forked(asked_fd: int, answering_fd: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _wait_after_fork(asked_fd, answering_fd)
+    return pid
+
+
+def _spawned(asked_fd: int, answering_fd: int) -> int:
+    """There may be threads by now. The terminal is none of its business: it asks nobody."""
+    places = list(zip(map(_beyond, (asked_fd, answering_fd)), (3, 4), strict=True))
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            _command(),
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+                *((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in places),
+            ],
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            setsigmask=(),
+        )
+    finally:
+        for fd, _ in places:
+            os.close(fd)
+
+
 def _wait_after_fork(asked_fd: int, answering_fd: int) -> NoReturn:
     """Hold nothing, and begin anew when told to. stderr is kept: it is for people."""
     try:
@@ -258,7 +301,7 @@ def _wait_after_fork(asked_fd: int, answering_fd: int) -> NoReturn:
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.umask(0)
-            os.execv(sys.executable, [sys.executable, "-I", "-m", __name__, "3", "4"])
+            os.execv(sys.executable, _command())
     finally:
         os._exit(0)
 
@@ -267,7 +310,7 @@ def _beyond(fd: int) -> int:
     """The same with a number that is not wanted for another."""
     import fcntl
 
-    return fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
 
 
 def _main(asked_fd: int, answering_fd: int) -> None:

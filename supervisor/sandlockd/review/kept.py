@@ -203,11 +203,11 @@ def _with_journal(run_id: str, path: bytes, workdir: bytes, *, in_use: bool) -> 
     return KeptRun(run_id, found, workdir, path)
 
 
-def kept_lines(state_dir: bytes, workdir: bytes) -> list[str]:
-    """What to say at the start of a run on a workdir of which changes are kept. Never raises for what it finds."""
+def kept_lines(state_dir: bytes, workdir: bytes, *, but: str | None = None) -> list[str]:
+    """What to say of runs on a workdir that keep changes of it, but for one. Never raises for what it finds."""
     try:
         real = os.path.realpath(workdir)
-        runs = [run for run in kept_runs(state_dir) if run.workdir == real]
+        runs = [run for run in kept_runs(state_dir) if run.workdir == real and run.run_id != but]
     except (state.StateError, OSError):
         return []
     lines = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import lru_cache
 
 from sandlockd.audit.log import AuditLog
 from sandlockd.audit.records import Level, Note, RunEnd, RunHeader
@@ -71,8 +72,9 @@ if TYPE_CHECKING:
             """
 
 
-# To clean up with, where memory is what ended the run. Untouched until then: address space only. Without any, CPython
-# 3.11 does not raise MemoryError where a call needs room for frames: it crashes.
+# To clean up with, where memory is what ended the run. Address space only: nobody writes to it (a bytearray is written
+# to when it is made). Without any, CPython 3.11 does not raise MemoryError where a call needs room for frames: it
+# crashes.
 _SPARE_BYTES = 1 << 20
 
 
@@ -93,12 +95,14 @@ class Asked:
         terminal_device: int | None = None,
         may_execute: bool = False,
         is_kept: bool = False,
+        says_kept_late: bool = False,
     ) -> None:
         """sources: as the policies were named. run_id: a new one, where it is given already. counts_changes: the
         result is to tell how many there were.
 
         terminal_device: st_rdev of the terminal that the program is given. may_execute: further programs may be started
         in its sandbox. is_kept: whoever supervises it is replaced when he dies (sandbox/keeping.py).
+        says_kept_late: the host says `Run.kept_before`, when nobody waits for it; else it is said before the start.
         """
         self.policy = policy
         self.sources = tuple(sources)
@@ -111,6 +115,7 @@ class Asked:
         self.terminal_device = terminal_device
         self.may_execute = may_execute
         self.is_kept = is_kept
+        self.says_kept_late = says_kept_late
 
 
 class Run:
@@ -121,9 +126,15 @@ class Run:
         self.umask = 0o022  # the caller's
         self.limits = Limits(asked.policy.limits, trees=asked.policy.filesystem.workdir is not None)
         self._host = host
+        self._kept_before: Callable[[], list[str]] | None = None
         self._say: Callable[[str], None] = host.say
         self._policy = asked.policy
         self._state_dir = state_dir
+
+    def kept_before(self) -> list[str]:
+        """What to say, once, of other runs that keep changes of the workdir. From any thread; looks at all runs."""
+        look, self._kept_before = self._kept_before, None
+        return [] if look is None or self.asked.is_quiet else look()
 
     def run(self) -> None:
         """Raises CannotStart, PolicyErrors, StateError, and what nobody foresaw. The program has ended then."""
@@ -132,7 +143,7 @@ class Run:
         require_room_in_files()
         remember_children()
         sweep()
-        spare = bytearray(_SPARE_BYTES)
+        spare = [bytes(_SPARE_BYTES)]
         private = PrivateDirectory()
         try:
             prepared = self._prepare(private)
@@ -158,7 +169,7 @@ class Run:
                 try:
                     self.limits.use_groups(audit.run_id, prepared)
                     run_tree = self._make_tree(prepared, audit.run_id)
-                    spared = () if run_tree is None else (run_tree.disposer_pid,)
+                    spared = () if run_tree is None else run_tree.disposers
                     self._run_in(self._trees(prepared, run_tree, private), prepared, audit, spared)
                 finally:
                     for line in self.limits.leave_groups():
@@ -280,8 +291,9 @@ class Run:
         run_tree = RunTree(
             files, self._state_dir, run_id, is_dry_run=self.asked.is_dry_run, disk=self.limits.disk
         )
-        if not self.asked.is_quiet:
-            for line in run_tree.kept_before:
+        self._kept_before = run_tree.kept_before
+        if not self.asked.says_kept_late:
+            for line in self.kept_before():
                 self._say(line)
         try:
             prepared.wall.grant_upper(run_tree.tree.upper_path)
@@ -370,8 +382,9 @@ def policy_digest(policy: Policy) -> str:
     return _sha256()(repr(policy).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+@lru_cache(maxsize=1)
 def _sha256() -> Callable[[bytes], _Hash]:
-    """As `random` does it: hashlib loads OpenSSL, 2 ms."""
+    """As `random` does it: hashlib loads OpenSSL, 2 ms. Once: a module that is not there is looked for each time."""
     try:
         from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
     except ImportError:

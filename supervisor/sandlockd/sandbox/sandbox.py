@@ -176,6 +176,7 @@ class Sandbox:
                 self._keeper.launched(self._init_pid, self._started_at, self._control.fd, pidfd.fd)
         self._launched(self._control)
         self._await_listener()
+        self._settle_trees()  # the program waits in execve
 
     def _launched(self, control: OwnedFd) -> None:
         """There is an init. Raises CannotStart."""
@@ -226,10 +227,19 @@ class Sandbox:
             if not self.over:
                 self._on_report(launching.Report(*words))
         self._keeper = keeper
+        self._settle_trees()
         for request in self._engine.take_over():
             self.dispatcher.dispatch(request)
         if keeper is not None:
             keeper.ready()
+
+    def _settle_trees(self) -> None:
+        try:
+            for tree in self._trees:
+                tree.storage.settle()
+        except OSError as error:
+            self.result.has_run = False
+            raise CannotStart(f"the storage of changes cannot be made: {error.strerror}") from None
 
     def _await_listener(self) -> None:
         deadline = time.monotonic() + _START_PATIENCE_S

@@ -48,8 +48,8 @@ class RunTree:
         self._run_id = run_id
         self._is_dry_run = is_dry_run
         self._is_dropped = False
-        self.kept_before = kept_lines(state_dir, files.workdir)
-        self._disposer = Disposer()
+        may_commit = not {"commit", "ask"}.isdisjoint((files.on_exit, files.on_error)) and not is_dry_run
+        self._disposer = Disposer(may_commit=may_commit)
         try:
             self.tree = self._make(os.path.realpath(files.workdir), disk)
         except BaseException:
@@ -76,12 +76,12 @@ class RunTree:
         if place is not None:
             try:
                 path = make_storage_directory(self._state_dir, self._run_id, place=place)
-                return storage.create(path, root)
+                return storage.create(path, root, settles_later=True)
             except (storage.StorageError, OSError):
                 with contextlib.suppress(NoChanges, FileNotFoundError):
                     forget_unused(self._state_dir, self._run_id)
         path = make_storage_directory(self._state_dir, self._run_id, self._files.storage)
-        return storage.create(path, root)
+        return storage.create(path, root, settles_later=True)
 
     def dispose(self, result: Result, say: Callable[[str], None], *, quiet: bool, counted: bool) -> None:
         """When the program is dead and the tree closed. What it comes to is put into the result.
@@ -115,9 +115,15 @@ class RunTree:
         if dropped is None and has_run:
             say(f"what the program has changed until then is kept: sandlockctl diff {self._run_id}")
 
+    def kept_before(self) -> list[str]:
+        """What to say of other runs that keep changes of the same workdir. Looks through all runs."""
+        assert self._files.workdir is not None
+        return kept_lines(self._state_dir, self._files.workdir, but=self._run_id)
+
     @property
-    def disposer_pid(self) -> int:
-        return self._disposer.pid
+    def disposers(self) -> tuple[int, ...]:
+        """Children of ours that wait for the end."""
+        return (self._disposer.pid,) if self._disposer.pid else ()
 
     def close(self) -> None:
         """Nothing was run."""
