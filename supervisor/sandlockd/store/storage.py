@@ -107,6 +107,11 @@ class Storage:
         if self._settling is not None:
             self._settling.wait()
 
+    def settle_again(self) -> None:
+        """Where who was to settle it has died, and left a fork. Raises OSError."""
+        if self._settling is not None:
+            self._settling.again()
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.settle()
@@ -204,7 +209,8 @@ def open_existing(path: bytes, workdir_path: bytes | None = None, *, known: Meta
 
 
 def recover(storage: Storage) -> None:
-    """Whoever used it until now is dead, wherever he had got to. Raises OSError."""
+    """Whoever used it until now is dead, wherever he had got to; we are a fork of his. Raises OSError."""
+    storage.settle_again()
     _recover(storage.work, storage.upper)
 
 
@@ -375,6 +381,13 @@ class Settling:
         finally:
             self._is_over.release()
 
+    def again(self) -> None:
+        """In a fork of who began it, who is dead, as its thread is: here, as far as it was not done. Raises OSError."""
+        self._is_over = _thread.allocate_lock()
+        self._is_over.acquire()
+        self._error = None
+        self._run()
+
     def wait(self) -> None:
         """Raises OSError."""
         with self._is_over:
@@ -398,9 +411,14 @@ def _write_meta(directory: OwnedFd, workdir: OwnedFd) -> tuple[Meta, Callable[[]
         raise
 
     def write_down() -> None:
-        with file:
-            os.fsync(file.fd)
-        beneath.rename(directory, temporary, directory, META_NAME)
+        """By another process, if this one dies of it or in it."""
+        if not file.closed:
+            with file:
+                os.fsync(file.fd)
+        try:
+            beneath.rename(directory, temporary, directory, META_NAME)
+        except FileNotFoundError:
+            os.stat(META_NAME, dir_fd=directory.fd, follow_symlinks=False)  # it was done, or is gone
         os.fsync(directory.fd)
 
     return Meta(path, status.st_dev, status.st_ino, began_ns), write_down
