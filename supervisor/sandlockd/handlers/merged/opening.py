@@ -84,7 +84,7 @@ def _goal(how: How) -> Goal:
 
 
 def _open(call: Call, place: Place, how: How) -> Answer | Later:
-    if call.caller.request.is_resumed == RESUMED_ACT and place.found.upper is not None:
+    if call.caller.request.is_resumed == RESUMED_ACT and place.found.kind is Kind.FILE:
         return _made_before(place, how)
     writes = how.flags & os.O_ACCMODE != os.O_RDONLY
     try:
