@@ -141,6 +141,8 @@ def _become(uid: int, environment: dict[bytes, bytes]) -> None:
     """Raises CannotStart."""
     try:
         whole = {**users.login_environment(uid), **environment}
+        if uid != os.geteuid():
+            _leave_errors()
         users.become(uid)
     except users.NoUser as error:
         raise CannotStart(str(error)) from None
@@ -149,6 +151,15 @@ def _become(uid: int, environment: dict[bytes, bytes]) -> None:
     os.environb.clear()
     os.environb.update(whole)
     os.umask(_UMASK)
+
+
+def _leave_errors() -> None:
+    """Standard error is the service's: a log of root's, or a terminal, which can be read. That user could take any
+    descriptor of a process that it is (pidfd_getfd(2)).
+    """
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _wait(channel: Channel, event: int, patience_ms: int | None) -> bool:
