@@ -132,8 +132,7 @@ def _work(channel: Channel, order: Work, output: OwnedFd) -> int:
         worked = Worked(work.BROKEN, told(error)[0])
     output.close()
     _wait(channel, select.POLLOUT, _LAST_WORD_PATIENCE_MS)
-    lines = tuple(map(messages.line, worked.lines[: messages.MAX_LINES]))
-    channel.send(Worked(worked.outcome, lines))
+    channel.send(Worked(worked.outcome, messages.lines(worked.lines)))
     return 0
 
 
@@ -418,7 +417,8 @@ class _Supervisor:
             return
         match ask.what:
             case "processes":
-                self._tell(Told(ask.ticket, {"processes": [_process(one) for one in seen]}))
+                room = min(messages.MAX_TEXT, messages.MAX_REPORT_BYTES // 8 // max(len(seen), 1))
+                self._tell(Told(ask.ticket, {"processes": [_process(one, room) for one in seen]}))
             case "stats":
                 counts = sandbox.engine.counts()._asdict()
                 self._tell(
@@ -518,7 +518,9 @@ def _require_share(memory: int | None, left: int | None) -> None:
         )
 
 
-def _process(one: tree.Seen) -> dict[str, object]:
+def _process(one: tree.Seen, room: int) -> dict[str, object]:
+    """room: for its command, in characters."""
+    command = [word.decode("utf-8", "backslashreplace") for word in one.argv]
     return {
         "pid": one.pid,
         "ppid": one.ppid,
@@ -527,7 +529,7 @@ def _process(one: tree.Seen) -> dict[str, object]:
         "threads": one.threads,
         "cpu": one.cpu_s,
         "memory": one.rss_bytes,
-        "command": [word.decode("utf-8", "backslashreplace") for word in one.argv],
+        "command": messages.shown(command, room),
     }
 
 
