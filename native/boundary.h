@@ -618,6 +618,9 @@ int slk_poke(int32_t tid);
 int slk_become_subreaper(void);
 /* That /proc/self is its user's again after it has changed its ids (proc(5), PR_SET_DUMPABLE). */
 int slk_become_dumpable(void);
+/* Have a session keyring of its own, with nothing in it: that of who started us may hold keys (session-keyring(7)), and stays
+ * ours when ids change. */
+int slk_leave_keyring(void);
 int slk_pidfd_getfd(int pidfd, int fd);
 /* The id of the mount that an open descriptor is on, as in mountinfo; asks no file system server. */
 int slk_mount_id(int fd);

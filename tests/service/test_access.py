@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +41,9 @@ while block := line.recv(65536):
     got += block
 sys.stdout.buffer.write(got)
 """
+
+
+_BODIES = {("POST", "exec"): {"command": ["id"]}, ("POST", "signal"): {"signal": 9}}
 
 
 class _As:
@@ -103,6 +107,10 @@ def test_users_neither_see_nor_touch_what_is_others(runner: Runner, _ordinary_us
         theirs = first.ask("POST", "/v1/sandboxes", request).json
         mine = second.ask("POST", "/v1/sandboxes", request).json  # the same name
         roots = served.run(["sleep", "100"], name="job")
+        assert (
+            first.ask("POST", f"/v1/sandboxes/{theirs['id']}/exec", {"command": ["sleep", "100"]}).status
+            == 201
+        )
         assert (theirs["uid"], mine["uid"], roots["uid"]) == (_ordinary_user.uid, nobody.pw_uid, 0)
         until(lambda: served.output(theirs["id"]), "it runs")
         assert served.output(theirs["id"]) == b"%d\n" % _ordinary_user.uid
@@ -126,6 +134,10 @@ def test_users_neither_see_nor_touch_what_is_others(runner: Runner, _ordinary_us
                         "/exec/1/logs",
                     )
                 ),
+                ("POST", "/signal"),
+                ("POST", "/exec"),
+                ("POST", "/exec/1/signal"),
+                ("GET", "/exec/1/attach"),
                 *(
                     ("POST", f"/{verb}")
                     for verb in (
@@ -142,7 +154,8 @@ def test_users_neither_see_nor_touch_what_is_others(runner: Runner, _ordinary_us
                 ("DELETE", "?force=true"),
                 ("GET", "/attach"),
             ):
-                told = problem_of(second.ask(method, path + verb), 404)
+                body = _BODIES.get((method, verb.rpartition("/")[2]))
+                told = problem_of(second.ask(method, path + verb, body), 404)
                 assert {**told, "detail": ""} == unknown, "it is as if it were not there"
         shown = second.ask("GET", "/v1/sandboxes").json["sandboxes"]
         assert [one["id"] for one in shown] == [mine["id"]]
@@ -211,6 +224,71 @@ def test_a_users_own_service_serves_nobody_else(_ordinary_user: User, runner: Ru
             served.wait(made["id"])
             assert served.output(made["id"]) == b"%d\n" % _ordinary_user.uid
             served.remove_all()
+
+
+_THIEF = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+os.setgroups([]); os.setresgid(*[int(sys.argv[3])] * 3); os.setresuid(*[int(sys.argv[2])] * 3)
+pidfd = os.pidfd_open(pid)
+for fd in range(64):
+    taken = ctypes.CDLL(None).syscall(438, pidfd, fd, 0)  # pidfd_getfd
+    if taken >= 0:
+        print(os.readlink(f"/proc/self/fd/{taken}"))
+"""
+
+
+@_ROOT
+def test_a_users_supervisors_have_nothing_open_that_is_the_services(
+    runner: Runner, _ordinary_user: User
+) -> None:
+    """Its user can take any descriptor of it (pidfd_getfd), and standard error is a log of root's, or a terminal."""
+    with _for_all(runner) as served:
+        other = _As(served, _ordinary_user.uid, _ordinary_user.gid)
+        work = runner.place.root / "tree"
+        work.mkdir()
+        os.chown(work, _ordinary_user.uid, _ordinary_user.gid)
+        script = f"for n in $(seq 4000); do : > {'x' * 200}$n; done"
+        body = {"command": ["sh", "-c", script], "workdir": str(work)}
+        kept = other.ask("POST", "/v1/sandboxes", {**body, "cwd": str(work)}).json["id"]
+        assert other.ask("POST", f"/v1/sandboxes/{kept}/wait").json["state"] == "kept"
+        made = other.ask("POST", "/v1/sandboxes", {"command": ["sleep", "100"], "tty": True}).json
+        with served.connected() as line:
+            # Its answer is long, and nobody reads it: who works on it is there until then.
+            line.sendall(f"GET /v1/sandboxes/{kept}/changes HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            line.recv(100)
+            worker = _child_as(served.process.pid, _ordinary_user.uid, made["supervisor_pid"])
+            for pid in (made["supervisor_pid"], worker):
+                words = [str(pid), str(_ordinary_user.uid), str(_ordinary_user.gid)]
+                thief = [sys.executable, "-I", "-S", "-c", _THIEF, *words]
+                taken = subprocess.run(thief, capture_output=True, check=True, text=True).stdout.splitlines()
+                if not taken:
+                    pytest.skip("nobody may take descriptors here (kernel.yama.ptrace_scope)")
+                service_of = str(runner.place.root / "service")
+                assert not [
+                    path for path in taken if path.startswith((service_of, "/dev/pts", "/dev/tty"))
+                ], taken
+                assert Path(f"/proc/{pid}/fd/2").readlink() == Path("/dev/null")
+            # Stopped by its user it would stay, although nobody wants its answer any more.
+            os.kill(worker, signal.SIGSTOP)
+        until(lambda: not Path(f"/proc/{worker}").exists(), "who works for nobody is ended")
+
+
+def _child_as(service: int, uid: int, but_for: int) -> int:
+    """A supervisor of that user."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                above = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+                if above == service and entry.stat().st_uid == uid and int(entry.name) != but_for:
+                    found.append(int(entry.name))
+        return bool(found)
+
+    until(is_there, "somebody works on it")
+    return found[0]
 
 
 def _of_name(runner: Runner, name: str) -> int:

@@ -167,6 +167,16 @@ def test_a_groups_signal_waits_with_it_while_it_is_paused(served: Served) -> Non
     assert group.told(served.output(one)) == [b"inner", b"outer"]
 
 
+def test_commands_of_processes_are_told_as_far_as_there_is_room(served: Served) -> None:
+    """Whatever a program has in its arguments, it does not end its supervisor."""
+    script = "for n in $(seq 30); do sh -c 'sleep 1000; :' \"$0\" & done; wait"
+    one = served.run(["sh", "-c", script, "\U0001f512" * 30_000])["id"]
+    until(lambda: len(served.get(f"/v1/sandboxes/{one}/processes")["processes"]) > 20, "they run")
+    (first, *_) = served.get(f"/v1/sandboxes/{one}/processes")["processes"]
+    assert first["command"][:2] == ["sh", "-c"] and sum(map(len, first["command"])) <= 4096
+    assert served.get(f"/v1/sandboxes/{one}")["state"] == "running"
+
+
 def test_signals_by_number_and_name(served: Served) -> None:
     for asked in ("USR1", "SIGUSR1", "usr1", "10", 10):
         one = served.run(["sh", "-c", "trap 'exit 6' USR1; echo; while :; do sleep 0.01; done"])["id"]

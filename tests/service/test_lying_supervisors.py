@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import select
 import socket
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import pytest
 from harness.service import Served
+from harness.waiting import until
 
 from sandlockd.control import messages
-from sandlockd.control.messages import Began, Denied, Ended, Ready, Said, Started, Worked
+from sandlockd.control.messages import Began, Denied, Ended, Ready, Said, Started, Told, Worked
 
 _PIDFD_GETFD = 438
 _CHANNEL = 3  # where zygote.py leaves it
@@ -64,7 +66,8 @@ _LIES = {
 @pytest.mark.parametrize("kind", _LIES)
 def test_what_it_may_not_say_ends_its_sandbox_only(served: Served, kind: str) -> None:
     served.runner.may_leave_temporary = True
-    other = served.run(["sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.01; done"])["id"]
+    other = served.run(["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"])["id"]
+    until(lambda: served.output(other), "it is ready")
     made = served.run(["sleep", "1000"])
     with _line_of(made["supervisor_pid"]) as line:
         line.send(_LIES[kind])
@@ -125,6 +128,45 @@ def test_an_end_that_is_none_is_its_end(served: Served) -> None:
     assert ended["state"] not in ("running", "stopping")
     assert not _lives(made["pid"])
     assert served.ask("GET", "/metrics").status == 200 and served.get("/v1/sandboxes")["sandboxes"]
+
+
+def _sealed(line: socket.socket, content: bytes) -> None:
+    """As a supervisor says what is longer than a packet."""
+    fd = os.memfd_create("beside", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    try:
+        socket.send_fds(line, [b"b"], [fd])
+    finally:
+        os.close(fd)
+
+
+def test_a_report_that_is_longer_than_any_of_ours_is_not_looked_at(served: Served) -> None:
+    """The more there is in it, the longer it would take everybody's loop."""
+    served.runner.may_leave_temporary = True
+    made = served.run(["sleep", "1000"])
+    with _line_of(made["supervisor_pid"]) as line:
+        _sealed(line, messages.encoded(Told(1, {str(number): number for number in range(200_000)})))
+    ended = served.wait(made["id"])
+    assert (ended["state"], ended["error"]) == ("failed", "its supervisor was lost")
+    assert "a report that is too long" in served.log.read_text()
+
+
+def test_long_words_count_as_many(served: Served) -> None:
+    made = served.run(["sleep", "1000"])
+    word = messages.encoded(Told(1, {"x": "y" * 400_000}))
+    with _line_of(made["supervisor_pid"]) as line:
+        sent, waiting, end = 0, select.poll(), time.monotonic() + 1
+        waiting.register(line, select.POLLOUT)
+        while sent < 2500 and time.monotonic() < end:
+            waiting.poll(100)
+            with contextlib.suppress(BlockingIOError):
+                _sealed(line, word)
+                sent += 1
+        # A hundred of them are 40 MB; what waits on the line is some more.
+        assert sent < 700
+        assert served.wait(served.run(["sh", "-c", "exit 3"])["id"])["exit_status"] == 3
+    assert served.post(f"/v1/sandboxes/{made['id']}/kill")["state"] == "exited"
 
 
 def test_a_flood_of_words_keeps_nobody_else_waiting(served: Served) -> None:

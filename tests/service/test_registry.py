@@ -14,6 +14,7 @@ import pytest
 import trio
 from harness.running import Runner
 from harness.service import service
+from harness.waiting import until
 
 from sandlockd.control import registry as module
 from sandlockd.control.records import Event, Record
@@ -178,9 +179,9 @@ def test_a_full_disk_is_507_nobody_else_is_affected_and_it_recovers(runner: Runn
                 ["sh", "-c", "read x < fifo; echo on; exit 3"], read=[str(runner.work)], stdin=False
             )["id"]
             served.wait(before)
-            living = served.run(["sh", "-c", "trap 'echo bye; exit 5' TERM; while :; do sleep 0.01; done"])[
-                "id"
-            ]
+            script = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done"
+            living = served.run(["sh", "-c", script])["id"]
+            until(lambda: served.output(living), "it is ready")
             filler = small / "filler"
             with contextlib.suppress(OSError), open(filler, "wb") as file:
                 while True:

@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from harness.interpreter import SANDLOCKD
 from harness.running import Runner
 from harness.service import Served, service
 from harness.survivors import marked
+from harness.terminal import open_terminal
 from harness.waiting import until, wait_dead
 
 pytestmark = pytest.mark.one_user
@@ -159,6 +161,39 @@ def test_a_warm_supervisor_that_was_killed_is_not_handed_out(runner: Runner) -> 
                 wait_dead(pidfds)
             one = served.run(["sh", "-c", "exit 3"])["id"]
             assert served.wait(one)["exit_status"] == 3
+        served.remove_all()
+
+
+def _terminal_of(pid: int) -> int:
+    """Which controls it; 0: none (proc(5), stat)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4])
+
+
+def test_a_terminal_that_it_is_started_from_is_nobodys_but_its_own(runner: Runner) -> None:
+    """Else a supervisor's user could open it by /dev/tty; and ^C would end all of them at once, not in order."""
+    place = runner.place.root / "service"
+    place.mkdir()
+    runner.place.give(place)
+    line = [SANDLOCKD, "serve", "--socket", place / "s", "--state-dir", place / "state"]
+    with open_terminal(
+        [os.fspath(word) for word in line],
+        user=runner.place.user,
+        cwd=str(runner.work),
+        environment=runner.environment(),
+    ) as terminal:
+        terminal.expect(rb"listens")
+        served = Served(None, runner, place)  # type: ignore[arg-type]
+        one = served.run(
+            ["sh", "-c", "trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.01; done"]
+        )
+        until(lambda: served.output(one["id"]), "it is ready")
+        assert _terminal_of(terminal.pid) != 0
+        assert [_terminal_of(pid) for pid in (one["supervisor_pid"], one["pid"])] == [0, 0]
+        terminal.send(b"\x03")
+        assert terminal.wait() == 0
+    with service(runner) as served:
+        ended = served.get(f"/v1/sandboxes/{one['id']}")
+        assert (ended["state"], ended["exit_status"]) == ("exited", 5)
         served.remove_all()
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sandlockd.control.supervisors import Supervisor
 
 _READ_BYTES = 1 << 16
+_CHANGING = ("commit", "discard", "forget")
+_LOOK_PATIENCE_S = 120.0  # at all changes of one that has ended
 _ANSWER_BYTES = 1 << 20  # of what a worker, which is its user's, may say in one piece
 
 
@@ -72,7 +74,7 @@ class Leftovers:
             supervisor = await self._pool.take()
         except NoneToBeHad as error:
             raise Unavailable(str(error)) from None
-        reader = None
+        reader, is_done = None, False
         self._working.add(supervisor)
         try:
             reader, writer = (OwnedFd(fd) for fd in os.pipe2(os.O_CLOEXEC))
@@ -83,6 +85,7 @@ class Leftovers:
             async for chunk in _chunks(reader):
                 yield chunk
             worked = await supervisor.next_report()
+            is_done = True
         except (SupervisorLost, OutOfStage, OSError) as error:
             raise Broken(f"{verb} of {sandbox.id} was not done: {error}") from None
         finally:
@@ -90,7 +93,10 @@ class Leftovers:
                 reader.close()
             self._working.discard(supervisor)
             self._one_is_done.unpark_all()
-            supervisor.close()  # one whose answer nobody wants any more ends by that, but for a commit
+            # Who only looks, or has said its last word, has nothing to finish; and its user may have stopped it.
+            if is_done or verb not in _CHANGING:
+                supervisor.end()
+            supervisor.close()  # who changes something sees that when it has done it
         assert isinstance(worked, Worked)
         _require_done(worked)
 
@@ -120,13 +126,14 @@ class Leftovers:
     async def changes(self, sandbox: Sandbox) -> dict[str, Any] | None:
         head = b""
         try:
-            async for chunk in self.work(sandbox, "changes"):
-                if b"\n" not in head and len(head) < _ANSWER_BYTES:
-                    head += chunk
+            with trio.fail_after(_LOOK_PATIENCE_S):
+                async for chunk in self.work(sandbox, "changes"):
+                    if b"\n" not in head and len(head) < _ANSWER_BYTES:
+                        head += chunk
             first = msgspec.json.decode(head.split(b"\n", 1)[0], type=_Listed)
         except NotFound:
             return None  # it had no tree, or one that was not begun
-        except (Problem, msgspec.MsgspecError):
+        except (Problem, msgspec.MsgspecError, trio.TooSlowError):
             return {"state": "unknown"}  # they cannot be listed now: they are not lost by that
         if not any(first.counts.values()):
             return None

@@ -22,6 +22,7 @@ VERSION: Final = 1
 MAX_BYTES: Final = (
     16 << 20
 )  # of one message; the arguments and the environment of a program are at most 6 MiB
+MAX_REPORT_BYTES: Final = 1 << 20  # of what a supervisor says: more is not looked at
 MAX_LINES: Final = 1000  # that a supervisor may say for people
 # What the control plane keeps of a supervisor's words, in characters and bytes: they are its user's, who may have many.
 MAX_TEXT: Final = 4096
@@ -454,20 +455,33 @@ def order_from(data: bytes) -> Order:
 
 def report_from(data: bytes) -> Report:
     """Raises Unfit."""
+    if len(data) > MAX_REPORT_BYTES:
+        raise Unfit("a report that is too long")
     report = _decoded(_reports, data)
     if isinstance(report, Ended) and len(data) > MAX_STATUS_BYTES:
         raise Unfit("a status that is too long")
     return report
 
 
-def shown(words: Sequence[str]) -> tuple[str, ...]:
-    """A command, as much of it as lists have room for."""
-    room, found = MAX_TEXT, list[str]()
+def shown(words: Sequence[str], room: int = MAX_TEXT) -> tuple[str, ...]:
+    """A command, as much of it as lists have room for, in characters."""
+    found = list[str]()
     for word in words:
         if len(word) > room or len(found) == 63:
             return (*found, f"{word[: max(room - 1, 0)]}…")
         found.append(word)
         room -= len(word)
+    return tuple(found)
+
+
+def lines(texts: Sequence[str]) -> tuple[str, ...]:
+    """What people are told, as many of it as there is room for."""
+    found, room = list[str](), MAX_REPORT_BYTES // 2
+    for text in map(line, texts[:MAX_LINES]):
+        room -= len(text.encode("utf-8", "surrogatepass"))
+        if room < 0:
+            break
+        found.append(text)
     return tuple(found)
 
 

@@ -134,8 +134,7 @@ def _work(channel: Channel, order: Work, output: OwnedFd) -> int:
         worked = Worked(work.BROKEN, told(error)[0])
     output.close()
     _wait(channel, select.POLLOUT, _LAST_WORD_PATIENCE_MS)
-    lines = tuple(map(messages.line, worked.lines[: messages.MAX_LINES]))
-    channel.send(Worked(worked.outcome, lines))
+    channel.send(Worked(worked.outcome, messages.lines(worked.lines)))
     return 0
 
 
@@ -143,6 +142,8 @@ def _become(uid: int, environment: dict[bytes, bytes]) -> None:
     """Raises CannotStart."""
     try:
         whole = {**users.login_environment(uid), **environment}
+        if uid != os.geteuid():
+            _leave_errors()
         users.become(uid)
     except users.NoUser as error:
         raise CannotStart(str(error)) from None
@@ -151,6 +152,15 @@ def _become(uid: int, environment: dict[bytes, bytes]) -> None:
     os.environb.clear()
     os.environb.update(whole)
     os.umask(_UMASK)
+
+
+def _leave_errors() -> None:
+    """Standard error is the service's: a log of root's, or a terminal, which can be read. That user could take any
+    descriptor of a process that it is (pidfd_getfd(2)).
+    """
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _wait(channel: Channel, event: int, patience_ms: int | None) -> bool:
@@ -457,7 +467,8 @@ class _Supervisor:
             return
         match ask.what:
             case "processes":
-                self._tell(Told(ask.ticket, {"processes": [_process(one) for one in seen]}))
+                room = min(messages.MAX_TEXT, messages.MAX_REPORT_BYTES // 8 // max(len(seen), 1))
+                self._tell(Told(ask.ticket, {"processes": [_process(one, room) for one in seen]}))
             case "stats":
                 counts = sandbox.engine.counts()._asdict()
                 self._tell(
@@ -568,7 +579,9 @@ def _require_share(memory: int | None, left: int | None) -> None:
         )
 
 
-def _process(one: tree.Seen) -> dict[str, object]:
+def _process(one: tree.Seen, room: int) -> dict[str, object]:
+    """room: for its command, in characters."""
+    command = [word.decode("utf-8", "backslashreplace") for word in one.argv]
     return {
         "pid": one.pid,
         "ppid": one.ppid,
@@ -577,7 +590,7 @@ def _process(one: tree.Seen) -> dict[str, object]:
         "threads": one.threads,
         "cpu": one.cpu_s,
         "memory": one.rss_bytes,
-        "command": [word.decode("utf-8", "backslashreplace") for word in one.argv],
+        "command": messages.shown(command, room),
     }
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _READY_PATIENCE_S = 30.0
 _WORDS_PER_S, _WORDS_AT_ONCE = 100, messages.MAX_LINES + 200  # what it says for people comes at once
+_WORD_BYTES = 4096  # what is longer counts as so many
 
 
 class SupervisorLost(Exception):
@@ -92,7 +93,7 @@ class Supervisor:
         """Raises SupervisorLost."""
         while True:
             try:
-                report = self._received()
+                report, size = self._received()
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._channel.fileno())
                 continue
@@ -101,24 +102,25 @@ class Supervisor:
             except (Unfit, OSError) as error:
                 self.end()
                 raise SupervisorLost(f"it was ended for what it sent: {error}") from None
-            await self._turn()
+            await self._turn(1 + size // _WORD_BYTES)
             return report
 
-    async def _turn(self) -> None:
+    async def _turn(self, words: int) -> None:
         """One that says much is read slowly, and waits itself: its words are work for all."""
         now = trio.current_time()
         self._words_left = min(
             self._words_left + (now - self._heard_at) * _WORDS_PER_S, float(_WORDS_AT_ONCE)
         )
         self._heard_at = now
-        self._words_left -= 1
+        self._words_left -= words
         if self._words_left < 0:
-            await trio.sleep(-self._words_left / _WORDS_PER_S)
+            with trio.move_on_after(-self._words_left / _WORDS_PER_S):
+                await self.gone()  # who is dead says nothing more than what there is
         else:
             await trio.lowlevel.checkpoint()
 
-    def _received(self) -> messages.Report:
-        """Raises BlockingIOError, Closed, Unfit, OSError."""
+    def _received(self) -> tuple[messages.Report, int]:
+        """With its size. Raises BlockingIOError, Closed, Unfit, OSError."""
         data, fds = self._channel.receive()
         try:
             report = messages.report_from(data)
@@ -134,7 +136,7 @@ class Supervisor:
             self._said += 1
             if self._said > messages.MAX_LINES:
                 raise Unfit("too many lines for people")
-        return report
+        return report, len(data)
 
     def _now(self, report: messages.Report, pidfd: OwnedFd) -> None:
         """Who keeps it, or whoever is in its place: another one, where that has died again. Raises Unfit."""

@@ -52,6 +52,9 @@ def start_zygote(descriptor_limit: int | None = None) -> tuple[Channel, int]:
                 stdout=subprocess.DEVNULL,
                 env=_ENVIRONMENT,
                 cwd="/",
+                # What keys of a terminal send is for the control plane, which ends all others in order; and by /dev/tty
+                # a user's supervisor would have the terminal that root has started the service from.
+                start_new_session=True,
             )
     except BaseException:
         ours.close()

@@ -25,6 +25,7 @@ def become(uid: int) -> None:
     entry = _entry(uid)
     if os.getuid() == os.geteuid() == uid != 0:
         return
+    check(lib.slk_leave_keyring())
     os.initgroups(entry.pw_name, entry.pw_gid)
     os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(uid, uid, uid)
