@@ -365,10 +365,21 @@ static void give_back(const struct mapping *mapping, const struct range *needed,
 		munmap((void *)part.start, part.end - part.start);
 }
 
+/* Of the processor (CET), where it keeps return addresses once more; there is no name for that in the list. NULL: none. */
+static const void *shadow_stack(void)
+{
+	uintptr_t at = 0;
+
+#if defined(__x86_64__)
+	__asm__ volatile("rdsspq %0" : "+r"(at)); /* does nothing where there is none */
+#endif
+	return (const void *)at;
+}
+
 void slk_init_give_back(const struct slk_kept *kept)
 {
 	struct mappings *mappings;
-	struct range needed[5];
+	struct range needed[6] = {{0, 0}};
 
 	if (NEEDS_ALL)
 		return;
@@ -380,6 +391,8 @@ void slk_init_give_back(const struct slk_kept *kept)
 	needed[2] = around((const void *)pthread_self(), THREAD_BYTES, THREAD_BYTES);
 	needed[3] = around(&errno, THREAD_BYTES, THREAD_BYTES); /* where the C library has its part of the thread's own */
 	needed[4] = around(&mappings, STACK_BELOW_BYTES, STACK_ABOVE_BYTES); /* where it is not the first thread's */
+	if (shadow_stack())
+		needed[5] = around(shadow_stack(), STACK_BELOW_BYTES, STACK_BELOW_BYTES);
 	/* A locale's tables are on the heap. */
 	if (uselocale(newlocale(LC_ALL_MASK, "C", (locale_t)0)) && read_mappings(mappings) == 0 &&
 	    find_ours(mappings) == 0) {

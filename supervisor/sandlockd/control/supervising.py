@@ -80,6 +80,7 @@ _UMASK = 0o022  # as a login has it
 _LAST_WORD_PATIENCE_MS = 10_000
 _UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
 _DENIED_PER_S = 20
+_EARLY_S = 0.1  # or until the first order
 _POLICY_LATE_S = 0.1
 _TICKET = "ticket-%d"  # by the serial of a further program
 _TARGET_CHARACTERS, _RULE_CHARACTERS = 512, 256
@@ -256,7 +257,10 @@ class _Supervisor:
             for order in self._early:
                 self._obey_one(sandbox, order)
             gc.enable()  # as it was not in the zygote; what a start makes stays
-            trio.run(self._serve, run, sandbox, audit)
+            # The loop takes as long to begin as a short program takes as a whole.
+            sandbox.serve_early(time.monotonic() + _EARLY_S, self._channel.fileno())
+            if not sandbox.over:
+                trio.run(self._serve, run, sandbox, audit)
         finally:
             self._close_streams()
             sandbox.close()

@@ -18,6 +18,7 @@ import resource
 import select
 import signal
 import sys
+from functools import partial
 
 from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
@@ -27,12 +28,15 @@ from sandlockd.kernel.native import check, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from sandlockd.launch.filter_plan import FilterPlan
 
 _STREAMS = (0, 1, 2)
 _BUILT_AT_ONCE = 2
+_REHEARSALS = 12
+_SOMEWHERE, _SOMEWHERE_ELSE = b"/home", b"/var/lib/sandlockd"  # for policies that nobody is held to
 # Of the C library: what is large stays apart, so that of it only those pages exist that are in use (mallopt(3): the
 # limit grows by itself otherwise). It does not matter to what is started: a supervisor has its user's environment.
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -72,8 +76,7 @@ def _be_zygote(channel_fd: int, descriptor_limit: int) -> None:
     channel = Channel.of(_alone_with(OwnedFd(channel_fd)))
     _import_all()
     gc.disable()  # what is shared with the children stays so: the collector writes into what it looks at
-    gc.collect()
-    gc.freeze()
+    _freeze()
     _serve(channel)
 
 
@@ -133,20 +136,55 @@ def _serve(channel: Channel) -> None:
     waiting = select.poll()
     waiting.register(channel.fileno(), select.POLLIN)
     waiting.register(reader, select.POLLIN)
-    left = _usual_filters()
+    left = _beforehand()
     for _ in range(_BUILT_AT_ONCE):
-        _build(left.pop())
+        left.pop()()
     with contextlib.suppress(Closed):
         while True:
             ready = dict(waiting.poll(0 if left else None))
             if not ready:
-                _build(left.pop())
+                left.pop()()
             if reader in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(reader, 1 << 12)
                 _reap(channel)
             if channel.fileno() in ready:
                 _fork_one(channel)
+
+
+def _beforehand() -> list[Callable[[], None]]:
+    """What is done while nobody asks for a supervisor. The last comes first."""
+    return [
+        _freeze,
+        *[_rehearse] * _REHEARSALS,
+        *(partial(_build, plan) for plan in _usual_filters()),
+    ]
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+def _rehearse() -> None:
+    """A start without a program, as far as it leaves nothing behind: what the interpreter learns from it (PEP 659) is
+    not learnt anew by each supervisor, in pages that it would have for itself by that.
+    """
+    from sandlockd.launch.prepare import CannotStart, prepare
+    from sandlockd.launch.temporary import NAME, temporary_of
+    from sandlockd.policy.errors import PolicyErrors
+    from sandlockd.policy.inputs import Overrides
+    from sandlockd.sandbox.policies import compile_file_rules, load_policy, temporary_root
+
+    try:
+        policy = load_policy([], Overrides(workdir=_SOMEWHERE))
+        root = temporary_root(policy)
+        if root is None:
+            return
+        rules = compile_file_rules(policy, _SOMEWHERE_ELSE, layers=[root + b"/sandlockd"])
+        prepare(policy, rules, [b"true"], NAME, temporary_of(root, rules)).close()
+    except (CannotStart, PolicyErrors, OSError):
+        return  # a run will say so
 
 
 def _usual_filters() -> list[FilterPlan]:

@@ -26,8 +26,8 @@ from sandlockd.launch import hardlinks
 from sandlockd.launch.features import check_features
 from sandlockd.launch.temporary import is_own
 from sandlockd.policy.files import LAW_PROC, LAW_STATE, WORKDIR_RULE
-from sandlockd.policy.spelling import is_within
-from sandlockd.policy.verdict import FileIdentity, Want
+from sandlockd.policy.spelling import fits, is_within
+from sandlockd.policy.verdict import Want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,10 @@ class _Builder:
         self.hole_paths = frozenset((*(hole.path for hole in holes), *other_names, *told))
         self.hole_parents = _ancestors(self.hole_paths)
         self.trees = tuple(grant.path for grant in self.grants if grant.rule == WORKDIR_RULE)
-        self.denied = frozenset(hole.identity for hole in holes if hole.identity is not None)
+        self.denied = frozenset(
+            (hole.identity.device, hole.identity.inode) for hole in holes if hole.identity is not None
+        )
+        self.own = (*self.trees, *(() if temporary is None else (temporary.root,)))
         self.siblings = 0
 
     def build(self) -> None:
@@ -207,7 +210,8 @@ class _Builder:
                         zones[path] = zone._replace(rights=zone.rights | above.rights)
                     break
 
-    def _grant(self, path: bytes, rights: int, *, top: bool) -> None:
+    def _grant(self, path: bytes, rights: int, *, top: bool, may_be_own: bool = True) -> None:
+        """may_be_own: the path may be of a tree."""
         if path in self.hole_parents:
             self._grant_around(path, rights)
             return
@@ -222,13 +226,13 @@ class _Builder:
                 raise WallError(f"{os.fsdecode(path)}: cannot be granted: {error.strerror}") from None
             return  # not granted is safe; the supervisor will answer for it
         flags = 0 if top else ZONE_IDENTITY
-        self._zone(path, flags, rights, device, inode)
+        self._zone(path, flags, rights, device, inode, may_be_own=may_be_own)
 
     def _allow(self, path: bytes, rights: int) -> tuple[int, int]:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             status = os.fstat(fd)
-            if FileIdentity(status.st_dev, status.st_ino) in self.denied:
+            if (status.st_dev, status.st_ino) in self.denied:
                 return 0, 0  # a hard link to a denied file
             if stat.S_ISCHR(status.st_mode) and rights & landlock.WRITE_FILE:
                 rights |= landlock.IOCTL_DEV
@@ -242,29 +246,43 @@ class _Builder:
     def _grant_around(self, directory: bytes, rights: int) -> None:
         self._zone(directory, ZONE_SLOW, 0)
         try:
-            names = os.listdir(directory)
+            with os.scandir(directory) as listed:
+                entries = list(listed)
         except OSError:
             return  # what we may not list we do not grant
-        self.siblings += len(names)
+        self.siblings += len(entries)
         if self.siblings > SIBLINGS_MAX:
             raise WallError(
                 f"{os.fsdecode(directory)}: a deny below it would need more than {SIBLINGS_MAX} rules around it;"
                 " grant the directories beside the denied one instead"
             )
         prefix = directory if directory != b"/" else b""
-        for name in names:
-            child = prefix + b"/" + name
-            if child in self.hole_paths or self.wall.rules.hole_by_pattern(child) is not None:
+        patterns = self.wall.rules.patterns_in(directory)
+        may_be_own = any(is_within(directory, own) or is_within(own, directory) for own in self.own)
+        for entry in entries:
+            child = prefix + b"/" + entry.name
+            if child in self.hole_paths or (patterns and _fits_one_of(entry.name, patterns)):
                 continue
-            if not os.path.islink(child):
-                self._grant(child, rights, top=False)
+            if not entry.is_symlink():
+                self._grant(child, rights, top=False, may_be_own=may_be_own)
 
     def _is_temporary(self, path: bytes) -> bool:
         return self.temporary is not None and is_own(self.temporary, path)
 
-    def _zone(self, path: bytes, flags: int, rights: int, device: int = 0, inode: int = 0) -> None:
+    def _zone(
+        self,
+        path: bytes,
+        flags: int,
+        rights: int,
+        device: int = 0,
+        inode: int = 0,
+        *,
+        may_be_own: bool = True,
+    ) -> None:
         key = b"" if path == b"/" else path
-        if any(is_within(path, tree) for tree in self.trees):
+        if not may_be_own:
+            pass
+        elif any(is_within(path, tree) for tree in self.trees):
             whole = path in self.trees and path not in self.hole_parents
             flags, rights = ZONE_SLOW | ZONE_TREE | (ZONE_WHOLE if whole else 0), 0
         elif self._is_temporary(path):
@@ -274,6 +292,13 @@ class _Builder:
             # Landlock adds up, and so does the wider of two ways to know the object.
             flags, rights = old.flags & flags, old.rights | rights
         self.wall.zones[key] = Zone(key, flags, rights, device, inode)
+
+
+def _fits_one_of(name: bytes, patterns: list[bytes]) -> bool:
+    for pattern in patterns:
+        if fits(name, pattern):
+            return True
+    return False
 
 
 def _prefixes(path: bytes) -> Iterable[bytes]:

@@ -64,7 +64,7 @@ class Dispatcher:
         engine: Engine,
         handlers: Mapping[int, Handler],
         *,
-        in_a_worker: Mapping[int, Handler],
+        in_a_worker: Callable[[], Mapping[int, Handler]],
         mounts_changed: Callable[[], None],
         put_on_record: Callable[[Request, Refused], Errno],
         refused: Callable[[Request], None],
@@ -78,7 +78,8 @@ class Dispatcher:
         kill: Callable[[str], None],
         as_done: Callable[[Request, Settled], Answer],
     ) -> None:
-        """handlers: for the loop; they raise MayWait where in_a_worker's would wait.
+        """handlers: for the loop; they raise MayWait where in_a_worker's would wait. Most programs never need those:
+        they are made when the first of them is.
 
         refused, unserved: answered by C, to be put on record. unreadable: will be refused.
         failed: a handler raised, and this errno is the answer. unsent: this answer could not be sent, for that errno.
@@ -89,7 +90,8 @@ class Dispatcher:
         """
         self._engine = engine
         self._handlers = handlers
-        self._in_a_worker = in_a_worker
+        self._make_in_a_worker = in_a_worker
+        self._in_a_worker: Mapping[int, Handler] | None = None
         self._mounts_changed = mounts_changed
         self._put_on_record = put_on_record
         self._refused = refused
@@ -199,6 +201,8 @@ class Dispatcher:
 
     def _from_the_start(self, request: Request) -> Later:
         """All over again, where it may wait: what was looked at so far may be another by then."""
+        if self._in_a_worker is None:
+            self._in_a_worker = self._make_in_a_worker()
         return Later(partial(self._in_a_worker[request.nr], request), _as_it_is, _nothing)
 
     async def _work(self, request: Request, later: Later) -> None:

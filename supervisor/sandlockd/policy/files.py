@@ -189,6 +189,10 @@ class FileRules:
         """The rule of a hole that lies below this path, if there is one: whoever makes the path prepares its place."""
         return self._hole_above.get(path)
 
+    def patterns_in(self, directory: bytes) -> list[bytes]:
+        """Of names there, which are holes."""
+        return [pattern for pattern, _ in self._patterns.get(directory, ())]
+
     def hole_by_pattern(self, path: bytes) -> str | None:
         """The rule whose pattern the last name of this path fits."""
         slash = path.rfind(b"/")

@@ -24,6 +24,7 @@ class _Slotted(type):
     """Turns the annotations of a class body into slots, and the values given there into defaults."""
 
     fields: tuple[str, ...]
+    places: tuple[Any, ...]  # where each is kept; to go by the name takes twice as long
     defaults: dict[str, Any]
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> _Slotted:
@@ -33,6 +34,7 @@ class _Slotted(type):
         namespace["__match_args__"] = fields
         made = super().__new__(mcs, name, bases, namespace)
         made.fields = fields
+        made.places = tuple(made.__dict__[field] for field in fields)
         made.defaults = defaults
         return made
 
@@ -41,8 +43,12 @@ class Value(metaclass=_Slotted):
     """A frozen value: equal when its fields are, hashable when they are."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
-        fields = type(self).fields
-        defaults = type(self).defaults
+        made = type(self)
+        if len(args) == len(made.places) and not named:
+            for place, value in zip(made.places, args, strict=True):
+                place.__set__(self, value)
+            return
+        fields, defaults = made.fields, made.defaults
         if len(args) > len(fields):
             raise TypeError(f"{type(self).__name__} takes {len(fields)} values, {len(args)} were given")
         store = object.__setattr__
@@ -70,7 +76,7 @@ class Value(metaclass=_Slotted):
         return all(getattr(self, field) == getattr(other, field) for field in type(self).fields)
 
     def __hash__(self) -> int:
-        return hash(tuple(getattr(self, field) for field in type(self).fields))
+        return hash(tuple([place.__get__(self) for place in type(self).places]))
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{field}={getattr(self, field)!r}" for field in type(self).fields)

@@ -306,7 +306,7 @@ class Sandbox:
         self._dispatcher = Dispatcher(
             self._engine,
             table.build(context),
-            in_a_worker=table.build(context.in_a_worker()),
+            in_a_worker=partial(table.build, context.in_a_worker()),
             mounts_changed=self._mounts_changed,
             put_on_record=partial(record.refused, context),
             refused=partial(table.refused_by_table, context),
