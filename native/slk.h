@@ -583,6 +583,7 @@ struct slk_shared {
 };
 
 #define SLK_REWRITES_MAX 64
+#define SLK_DEADLY_MAX 4 /* one at a time is handled; of more only the first ones are told */
 
 #define SLK_SLOTS_MAX 4096
 /* ACTING: what it asks for is being done, and may be done: nothing stood against it. ACTED: it is. PREPARED: with its
@@ -656,6 +657,8 @@ struct slk_engine {
 	struct slk_shared *shared;
 	uint32_t next_slot;
 	uint32_t resumed; /* so far (slk_take_over_calls) */
+	uint32_t deadly_count;
+	struct slk_slot deadly[SLK_DEADLY_MAX]; /* refused while taking over, for the log */
 	uint32_t new_count;
 	int newcomers_fd;    /* a timer: the oldest of them is due */
 	int newcomers_timed; /* it is set */

@@ -91,6 +91,8 @@ void slk_take_over(struct slk_engine *engine)
 			slk_answer(engine, i, 0, 0, 0);
 		} else if (is_deadly(engine, i)) {
 			engine->shared->counts.failed++;
+			if (engine->deadly_count < SLK_DEADLY_MAX)
+				engine->deadly[engine->deadly_count++] = *slot;
 			slk_answer(engine, i, 0, -EIO, 0);
 		} else if (!slk_slot_alive(engine, slot)) {
 			engine->shared->counts.vanished++;
@@ -102,10 +104,8 @@ void slk_take_over(struct slk_engine *engine)
 	engine->resumed = 0;
 }
 
-static void request_of(const struct slk_engine *engine, uint32_t index, struct slk_request *ret_request)
+static void request_of(const struct slk_slot *slot, uint32_t index, struct slk_request *ret_request)
 {
-	const struct slk_slot *slot = &engine->slots[index];
-
 	ret_request->notif_id = slot->notif_id;
 	ret_request->instruction_pointer = slot->instruction_pointer;
 	memcpy(ret_request->args, slot->args, sizeof(ret_request->args));
@@ -126,6 +126,12 @@ int slk_take_over_calls(struct slk_engine *engine, struct slk_request *batch, ui
 {
 	uint32_t count = 0;
 
+	while (engine->deadly_count && count < capacity) {
+		request_of(&engine->deadly[--engine->deadly_count], SLK_SLOTS_MAX, &batch[count]);
+		batch[count].reason = SLK_REASON_FAILED; /* answered; the log is owed the cause */
+		batch[count++].path_error = EIO;
+		engine->shared->counts.to_python++;
+	}
 	for (; engine->resumed < 2 * SLK_SLOTS_MAX && count < capacity; engine->resumed++) {
 		uint32_t index = engine->resumed % SLK_SLOTS_MAX;
 		int is_first_round = engine->resumed < SLK_SLOTS_MAX;
@@ -134,7 +140,7 @@ int slk_take_over_calls(struct slk_engine *engine, struct slk_request *batch, ui
 		if (is_first_round ? slot->phase != SLK_PHASE_ACTING && slot->phase != SLK_PHASE_ACTED :
 				     slot->phase != SLK_PHASE_RECEIVED)
 			continue;
-		request_of(engine, index, &batch[count]);
+		request_of(slot, index, &batch[count]);
 		slk_timing_begin(engine->timing, index);
 		if (is_first_round) {
 			batch[count].is_resumed = SLK_RESUMED_ACT;

@@ -47,7 +47,7 @@ while [ $i -lt $1 ]; do
 done
 echo done
 """
-_NUMBER = 40
+_NUMBER = 80
 
 
 def _furnish(work: Path, runner: Runner) -> None:
@@ -88,9 +88,11 @@ def test_what_a_program_does_happens_once(
         with service(runner) as served:
             command = ["sh", "-c", _ROUNDS, "sh", str(_NUMBER)]
             made = served.run(command, workdir=str(work), on_exit="commit")
-            deaths = _killing(served, made["id"], random.Random(turn), 0.1, 50)
+            deaths = _killing(served, made["id"], random.Random(turn), 0.3, 50)
             ended = served.wait(made["id"])
-            assert served.output(made["id"], "stderr") == b""
+            assert served.output(made["id"], "stderr") == b"", served.get(
+                f"/v1/sandboxes/{made['id']}/denials"
+            )
             assert (ended["exit_status"], served.output(made["id"])) == (0, b"done\n")
             assert {path: _without_times(entry) for path, entry in tree_of(work).items()} == wanted
             measured("deaths", deaths)

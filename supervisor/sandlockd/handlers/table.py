@@ -140,6 +140,8 @@ def unserved(context: Context, request: Request) -> None:
     """C could not serve the call, and has refused it."""
     if request.path_error == errno.ENOMEM:
         text = "too many calls wait for an answer at the same time: the ledger is full"
+    elif request.is_resumed:
+        text = "three supervisors have died of it within ten seconds"
     else:
         text = f"it could not be received or answered: {os.strerror(request.path_error)}"
     record.failed(context, request, _ERRORS_REFUSE, request.path_error, text)
