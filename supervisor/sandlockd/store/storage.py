@@ -25,7 +25,7 @@ from sandlockd.kernel import beneath, copying
 from sandlockd.kernel.beneath import CONFINED
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.mounts import Mounts
-from sandlockd.kernel.paths import AT_FDCWD, describe, openat2
+from sandlockd.kernel.paths import AT_FDCWD, describe, openat2, self_link
 from sandlockd.store.executor import STAGE_NAME, WHITEOUT_NAME
 from sandlockd.store.lending import LENT_PREFIX, give_back
 from sandlockd.store.removal import remove
@@ -155,8 +155,7 @@ def create(path: bytes, workdir_path: bytes, *, settles_later: bool = False) -> 
         beneath.make_directory(directory, _UPPER_NAME, 0o700)
         work = opened.enter_context(_part(directory, path, _WORK_NAME))
         upper = opened.enter_context(_open_upper(directory, path))
-        _require_features(path, work)
-        _furnish(work)
+        _furnish_new(path, work)
         copying.copy_metadata(workdir, upper)
         lost = _lost(workdir, upper)
         meta, write_down = _write_meta(directory, workdir)
@@ -509,28 +508,32 @@ def _sweep(work: OwnedFd) -> None:
                 remove(work, name)
 
 
-def _require_features(path: bytes, work: OwnedFd) -> None:
-    """What the kernel's overlayfs asks of an upper, too: user attributes, whiteouts, RENAME_EXCHANGE and _WHITEOUT."""
+def _furnish_new(path: bytes, work: OwnedFd) -> None:
+    """What `_furnish` makes, by what the kernel's overlayfs asks of an upper, too: user attributes, whiteouts,
+    RENAME_EXCHANGE and _WHITEOUT. To make something that is only to be removed takes a start a millisecond each.
+    """
     wanted = ""
     try:
         wanted = "whiteouts (mknod of device 0:0; Linux 5.8)"
-        beneath.make_node(work, b"#whiteout", stat.S_IFCHR, 0)
+        beneath.make_node(work, WHITEOUT_NAME, stat.S_IFCHR, 0)
         wanted = "RENAME_WHITEOUT"
-        beneath.make_directory(work, b"#one", 0o700)
+        beneath.make_directory(work, b"#one", 0o777)
         beneath.rename(work, b"#one", work, b"#two", beneath.RENAME_WHITEOUT)
         wanted = "RENAME_EXCHANGE"
         beneath.rename(work, b"#one", work, b"#two", beneath.RENAME_EXCHANGE)
         wanted = "user.* attributes"
         with beneath.open_directory(work.fd, b"#one") as directory:
             beneath.set_attribute(directory, OPAQUE_ATTRIBUTE, b"y")
+            os.removexattr(self_link(directory.fd), OPAQUE_ATTRIBUTE)
+        beneath.unlink(work, b"#two")
+        beneath.rename(work, b"#one", work, STAGE_NAME)
     except OSError as error:
+        _sweep(work)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         raise StorageError(
             path, f"is on a file system without {wanted}", "set SANDLOCKD_STATE_DIR to one that has them"
         ) from None
-    finally:
-        _sweep(work)
 
 
 def _lost(workdir: OwnedFd, upper: OwnedFd) -> tuple[str, ...]:
