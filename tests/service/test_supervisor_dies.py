@@ -90,9 +90,9 @@ def test_what_a_program_does_happens_once(
             made = served.run(command, workdir=str(work), on_exit="commit")
             deaths = _killing(served, made["id"], random.Random(turn), 0.3, 50)
             ended = served.wait(made["id"])
-            assert served.output(made["id"], "stderr") == b"", served.get(
-                f"/v1/sandboxes/{made['id']}/denials"
-            )
+            assert served.output(made["id"], "stderr") == b"", served.ask(
+                "GET", f"/v1/sandboxes/{made['id']}/denials"
+            ).content
             assert (ended["exit_status"], served.output(made["id"])) == (0, b"done\n")
             assert {path: _without_times(entry) for path, entry in tree_of(work).items()} == wanted
             measured("deaths", deaths)
