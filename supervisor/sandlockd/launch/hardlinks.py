@@ -150,7 +150,7 @@ def mounted_elsewhere(rules: FileRules, mounts: list[Mount]) -> list[Hole]:
         if hole.rule == "law.proc":
             continue  # every procfs is a hole by itself
         home = _home_of(hole.path, at)
-        if home.device not in twice:
+        if home is None or home.device not in twice:
             continue
         inside = _joined(home.root, hole.path[len(home.point.rstrip(b"/")) :])
         for mount in twice[home.device]:
@@ -174,12 +174,15 @@ def _shown_twice(mounts: list[Mount]) -> dict[int, list[Mount]]:
     return {device: those for device, those in found.items() if len(those) > 1}
 
 
-def _home_of(path: bytes, at: dict[bytes, Mount]) -> Mount:
-    """The mount that is nearest above. at: by their points, which for the root is b""."""
+def _home_of(path: bytes, at: dict[bytes, Mount]) -> Mount | None:
+    """The mount that is nearest above. at: by their points, which for the root is b"".
+
+    None: where the root of this process is no mount point (chroot(2)), the mount that it lies on is not told.
+    """
     path = path.rstrip(b"/")
-    while path not in at:
+    while path and path not in at:
         path = path[: path.rindex(b"/")]
-    return at[path]
+    return at.get(path)
 
 
 def _is_at_or_below(path: bytes, above: bytes) -> bool:
