@@ -219,7 +219,8 @@ def test_refusals_are_counted_on(runner: Runner) -> None:
             served.kill_supervisor(made["id"])
         ended = served.wait(made["id"])
         assert ended["exit_status"] == 0, script
-        assert ended["denials"] == 3
+        # One that was on record, and not answered yet, is on record again.
+        assert 3 <= ended["denials"] <= 5
         served.remove_all()
 
 

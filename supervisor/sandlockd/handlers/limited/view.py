@@ -180,12 +180,22 @@ class View:
         return None
 
     def _node_memory(self, caller: Caller, text: bytes) -> bytes:
-        return texts.node_information(text, *self.used(), texts.machine_bytes(machine.information()))
+        return texts.node_information(text, *self.used(), _bytes_of_nodes())
 
     def _node_pages(self, node: bytes, caller: Caller, text: bytes) -> bytes:
         with open(node + b"meminfo", "rb") as file:
-            share = texts.node_bytes(file.read()), texts.machine_bytes(machine.information())
+            share = texts.node_bytes(file.read()), _bytes_of_nodes()
         return texts.node_page_statistics(text, *self.used(), _PAGE_BYTES, share)
+
+
+def _bytes_of_nodes() -> int:
+    """Of all together. Not the machine's: memory that is added while it runs is in that first."""
+    found = 0
+    for name in os.listdir(NODES):
+        if re.fullmatch(rb"node\d+", name):
+            with open(NODES + b"/" + name + b"/meminfo", "rb") as file:
+                found += texts.node_bytes(file.read())
+    return found
 
 
 def _load_averages(caller: Caller, text: bytes) -> bytes:
