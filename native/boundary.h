@@ -430,8 +430,9 @@ void slk_engine_destroy(struct slk_engine *engine);
 /* The listener stays the caller's; returns 1 where SYNC_WAKE_UP took, 0 where the kernel lacks it. */
 int slk_engine_attach(struct slk_engine *engine, int listener_fd);
 /* That of a further program, served beside the first one; taken, and closed when its last task is dead and nothing of it
- * waits for an answer. By the thread that drains or pumps. Its number, from 1 on; -ENOSPC: there are as many as can be. */
-int slk_engine_attach_further(struct slk_engine *engine, int listener_fd);
+ * waits for an answer. By the thread that drains or pumps. Its number, from 1 on: `at`, or for 0 any; -ENOSPC: there are as
+ * many as can be, or another has it. */
+int slk_engine_attach_further(struct slk_engine *engine, int listener_fd, uint32_t at);
 /* How many of those there are. */
 uint32_t slk_engine_further(const struct slk_engine *engine);
 /* Readable when one of them has something to say: for who waits by himself, and drains then. */

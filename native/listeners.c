@@ -60,14 +60,14 @@ int slk_engine_attach(struct slk_engine *engine, int listener_fd)
 	return engine->pulls;
 }
 
-int slk_engine_attach_further(struct slk_engine *engine, int listener_fd)
+int slk_engine_attach_further(struct slk_engine *engine, int listener_fd, uint32_t at)
 {
 	struct epoll_event event = {.events = EPOLLIN};
-	uint32_t index = 1;
+	uint32_t index = at ? at : 1;
 
-	while (index < SLK_LISTENERS_MAX && engine->listeners[index].fd >= 0)
+	while (!at && index < SLK_LISTENERS_MAX && engine->listeners[index].fd >= 0)
 		index++;
-	if (index == SLK_LISTENERS_MAX)
+	if (index >= SLK_LISTENERS_MAX || engine->listeners[index].fd >= 0)
 		return -ENOSPC;
 	event.data.u32 = index;
 	if (epoll_ctl(engine->further_fd, EPOLL_CTL_ADD, listener_fd, &event) < 0)

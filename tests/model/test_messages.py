@@ -51,7 +51,7 @@ _REPORTS: tuple[Message, ...] = (
     Began("20260101T000000.000-abc", "00"),
     Started(7),
     messages.Kept(),
-    messages.Replaced(7, 1),
+    messages.Replaced(),
     Effective(b"{}"),
     Stopped(20),
     Continued(),

@@ -13,7 +13,7 @@ static void attach(struct target *target, int number)
 	int taken = fcntl(target->listener, F_DUPFD_CLOEXEC, 3);
 
 	CHECK(taken >= 0);
-	CHECK_EQUAL(number, slk_engine_attach_further(served.engine, taken));
+	CHECK_EQUAL(number, slk_engine_attach_further(served.engine, taken, 0));
 	close(target->listener);
 	target->listener = -1;
 }
@@ -204,7 +204,7 @@ static void test_there_are_only_so_many(void)
 
 	begin(FURTHER_MAX);
 	more = start_target(1, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
-	CHECK_EQUAL(-ENOSPC, slk_engine_attach_further(served.engine, more.listener));
+	CHECK_EQUAL(-ENOSPC, slk_engine_attach_further(served.engine, more.listener, 0));
 	CHECK_EQUAL(FURTHER_MAX, slk_engine_further(served.engine));
 	end_target(&more);
 	end(FURTHER_MAX);
@@ -213,7 +213,7 @@ static void test_there_are_only_so_many(void)
 static void test_what_is_no_listener_is_refused(void)
 {
 	begin(0);
-	CHECK_EQUAL(-EBADF, slk_engine_attach_further(served.engine, -1));
+	CHECK_EQUAL(-EBADF, slk_engine_attach_further(served.engine, -1, 0));
 	CHECK_EQUAL(0, slk_engine_further(served.engine));
 	end(0);
 }

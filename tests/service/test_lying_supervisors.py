@@ -81,7 +81,7 @@ _NAMES = {
     "kept-nobody": (messages.Kept(), lambda stranger: []),
     "kept-no-process": (messages.Kept(), lambda stranger: [os.open("/dev/null", os.O_RDONLY)]),
     "kept-by-a-stranger": (messages.Kept(), lambda stranger: [os.pidfd_open(stranger)]),
-    "replaced-by-a-stranger": (messages.Replaced(1, 1), lambda stranger: [os.pidfd_open(stranger)]),
+    "replaced-by-a-stranger": (messages.Replaced(), lambda stranger: [os.pidfd_open(stranger)]),
     "kept-by-two": (
         messages.Kept(),
         lambda stranger: [os.pidfd_open(os.getpid()), os.pidfd_open(os.getpid())],

@@ -229,12 +229,7 @@ class Kept(Message, frozen=True, tag="kept"):
 
 
 class Replaced(Message, frozen=True, tag="replaced"):
-    """Who says this goes on in the place of one that has died; deaths: how many have by now. With one descriptor: a
-    pidfd of himself.
-    """
-
-    pid: int
-    deaths: int
+    """Who says this goes on in the place of one that has died. With one descriptor: a pidfd of himself."""
 
 
 class Effective(Message, frozen=True, tag="effective"):

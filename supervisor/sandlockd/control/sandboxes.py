@@ -132,9 +132,9 @@ class Sandbox:
         except SupervisorLost:
             pass  # its end is on the way
 
-    def supervisor_replaced(self, deaths: int) -> None:
+    def supervisor_replaced(self) -> None:
         """What the one before was told, and may have died of, or before."""
-        self.deaths = deaths
+        self.deaths += 1
         if self.supervisor is not None:
             self.record.supervisor_pid = self.supervisor.pid
         if self.state is State.STOPPING and self._ordered is not None:

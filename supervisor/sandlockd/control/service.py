@@ -360,11 +360,16 @@ class Service:
                 sandbox.happened(Happening.STARTED)
                 self.metrics.started(sandbox)
                 sandbox.begun.set()
-            case messages.Replaced(deaths=deaths):
-                self.log.warning("a supervisor died and was replaced", sandbox=sandbox.id, deaths=deaths)
-                self.events.happened(sandbox.id, record.uid, "supervisor-replaced", deaths=deaths)
+            case messages.Replaced():
+                sandbox.supervisor_replaced()
                 self.metrics.supervisor_died()
-                sandbox.supervisor_replaced(deaths)
+                self.events.happened(sandbox.id, record.uid, "supervisor-replaced", deaths=sandbox.deaths)
+                if (
+                    sandbox.deaths & (sandbox.deaths - 1) == 0
+                ):  # what its user can have it say again and again
+                    self.log.warning(
+                        "a supervisor died and was replaced", sandbox=sandbox.id, deaths=sandbox.deaths
+                    )
             case messages.Effective(policy=policy):
                 sandbox.policy = policy
                 await trio.to_thread.run_sync(sandbox.keep_policy)
@@ -540,12 +545,8 @@ class Service:
         at_once = trio.CapacityLimiter(_LOOKS_AT_ONCE)
 
         async def look(sandbox: Sandbox) -> None:
-            changes: dict[str, Any] | None = {"state": "unknown"}
             async with at_once:
-                with trio.move_on_after(
-                    _LOOK_PATIENCE_S
-                ):  # whoever looks is its user's, who may have stopped it
-                    changes = await self.left.changes(sandbox)
+                changes = await self.left.changes(sandbox)
             if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
                 sandbox.record.status["changes"] = changes
                 sandbox.happened(Happening.FOUND_KEPT)

@@ -82,7 +82,7 @@ _UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
 _DENIED_PER_S = 20
 _EARLY_S = 0.1  # or until the first order
 _POLICY_LATE_S = 0.1
-_TICKET = "ticket-%d"  # by the serial of a further program
+_POLICY_TOLD = "policy-told"
 _TARGET_CHARACTERS, _RULE_CHARACTERS = 512, 256
 _PROCESSES_SHOWN = 1000
 
@@ -285,18 +285,11 @@ class _Supervisor:
 
     def _take_over(self, sandbox: Sandbox, left: Left) -> None:
         """Raises CannotStart."""
-        self._has_told_policy = True
         with OwnedFd(os.pidfd_open(os.getpid())) as own:
-            self._tell(messages.Replaced(os.getpid(), left.deaths), own)
-            self._flush()
-        tickets = {serial: left.notes[_TICKET % serial] for serial in left.further}
-
-        def revive(serial: int) -> tuple[Callable[[Execution], None], Callable[[Execution], None]]:
-            return self._told_of(tickets[serial])
-
-        sandbox.take_over(left, revive)
-        for execution in sandbox.executions:
-            self._further[tickets[execution.serial]] = execution
+            self._tell(messages.Replaced(), own)
+        self._has_told_policy = left.notes.get(_POLICY_TOLD, False)
+        sandbox.take_over(left, self._told_of)
+        self._further = {execution.ticket: execution for execution in sandbox.executions}
 
     def _told_of(self, ticket: int) -> tuple[Callable[[Execution], None], Callable[[Execution], None]]:
         """Of the start and of the end of a further program."""
@@ -324,6 +317,8 @@ class _Supervisor:
         text = json.dumps(effective(run.asked.policy)).encode()
         if len(text) <= messages.MAX_POLICY_BYTES:
             self._tell(Effective(text))
+        if self._keeper is not None:
+            self._keeper.noted(_POLICY_TOLD, True)
 
     def _close_streams(self) -> None:
         """A pipe ends when the program closes it, not when we do."""
@@ -435,8 +430,6 @@ class _Supervisor:
             environment[name] = value
         first, second, third = (stream.fd for stream in self._beside)
         on_started, on_ended = self._told_of(ticket)
-        if self._keeper is not None:
-            self._keeper.noted(_TICKET % (sandbox.last_execution + 1), ticket)
         try:
             self._further[ticket] = sandbox.execute(
                 order.command,
@@ -445,6 +438,7 @@ class _Supervisor:
                 cwd=order.cwd,
                 on_started=on_started,
                 on_ended=on_ended,
+                ticket=ticket,
             )
         except CannotExecute as error:
             self._tell(NotExecuted(ticket, error.exit_status, (str(error),)))
@@ -531,10 +525,6 @@ class _Supervisor:
         if beside is not None:
             self._unsent_beside[id(message)] = OwnedFd(os.dup(beside.fd))
         self._send_on()
-
-    def _flush(self) -> None:
-        while not self._send_on():
-            _wait(self._channel, select.POLLOUT, None)
 
     def _send_on(self) -> bool:
         """True: nothing is left to be sent, or nobody to send it to."""

@@ -49,8 +49,9 @@ class Supervisor:
     def __init__(self, channel: Channel, pid: int, pidfd: OwnedFd) -> None:
         self._channel = channel
         self._pidfd = pidfd
+        self._replacement: OwnedFd | None = None
         self._keeper: OwnedFd | None = None
-        self.keeper_pid: int | None = None
+        self._keeper_pid: int | None = None
         self._uid: int | None = None  # that it has become
         self._said = 0
         self._words_left, self._heard_at = float(_WORDS_AT_ONCE), 0.0
@@ -145,13 +146,23 @@ class Supervisor:
             return
         if pid is None:
             raise Unfit("a process that is not its user's")
-        kept, pidfd_kept = self._keeper, OwnedFd(pidfd.take())
+        named = OwnedFd(pidfd.take())
         if isinstance(report, messages.Kept):
-            self._keeper, self.keeper_pid = pidfd_kept, pid
+            before, self._keeper, self._keeper_pid = self._keeper, named, pid
         else:
-            kept, self._pidfd, self.pid = self._pidfd, pidfd_kept, pid
-        if kept is not None:
-            kept.close()
+            before, self._replacement, self.pid = self._replacement, named, pid
+        if before is not None:
+            before.close()
+
+    @property
+    def keeper_pid(self) -> int | None:
+        """Of who would replace it, if anybody is there."""
+        return None if self._keeper is None or _is_over(self._keeper) else self._keeper_pid
+
+    @property
+    def _named(self) -> list[OwnedFd]:
+        """By itself."""
+        return [one for one in (self._keeper, self._replacement) if one is not None]
 
     def _users_process(self, pidfd: OwnedFd) -> int | None:
         """Its number, if it is one that the user could end himself: his real user id; None: or nobody any more.
@@ -170,12 +181,10 @@ class Supervisor:
 
     def end(self) -> None:
         """SIGKILL; its init sees that, and ends the sandbox. Who would replace it comes first."""
-        if self._keeper is not None and self._users_process(self._keeper) is not None:
+        ours = [one for one in self._named if self._users_process(one) is not None]
+        for pidfd in (*ours, self._pidfd):
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._keeper.fd, signal.SIGKILL)
-        if self._keeper is None or self._users_process(self._pidfd) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd.fd, signal.SIGKILL)
+                signal.pidfd_send_signal(pidfd.fd, signal.SIGKILL)
         self._channel.shut()  # whoever is in its place by now ends by that
 
     @property
@@ -183,17 +192,15 @@ class Supervisor:
         return _is_over(self._pidfd)
 
     async def gone(self) -> None:
-        """Wait for its death, and for that of its keeper, when no replacement is to come any more."""
-        if self._keeper is not None:
-            await trio.lowlevel.wait_readable(self._keeper.fd)
-        await trio.lowlevel.wait_readable(self._pidfd.fd)
+        """Wait for its death, and for that of its keeper and of its replacement."""
+        for pidfd in (*self._named, self._pidfd):
+            await trio.lowlevel.wait_readable(pidfd.fd)
 
     def close(self) -> None:
         """It sees that, and ends what it has."""
         self._channel.close()
-        self._pidfd.close()
-        if self._keeper is not None:
-            self._keeper.close()
+        for pidfd in (*self._named, self._pidfd):
+            pidfd.close()
 
 
 class Zygote:

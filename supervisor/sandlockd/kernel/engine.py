@@ -239,13 +239,15 @@ class Engine:
         self._listener_fds[0] = listener.fd
         self.sync_wake_up = bool(check(lib.slk_engine_attach(self._engine, listener.fd)))
 
-    def attach_further(self, listener: OwnedFd) -> None:
+    def attach_further(self, listener: OwnedFd, at: int = 0) -> int:
         """Serve that of a further program too. Taken, and closed when it has ended, without a word.
 
-        Raises OSError: ENOSPC: they are as many as can be.
+        at: the number that it is to have, by which open calls in the ledger know it; 0: any.
+        Returns: its number. Raises OSError: ENOSPC: they are as many as can be, or another has that number.
         """
-        number = check(lib.slk_engine_attach_further(self._engine, listener.fd))
+        number = check(lib.slk_engine_attach_further(self._engine, listener.fd, at))
         self._listener_fds[number] = listener.take()
+        return number
 
     @property
     def further(self) -> int:

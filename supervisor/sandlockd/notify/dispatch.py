@@ -113,7 +113,8 @@ class Dispatcher:
 
     def dispatch(self, request: Request) -> None:
         """Answer now, or start the task that will. Never raises, never waits."""
-        self._engine.handles(request)
+        if self._engine.is_kept:
+            self._engine.handles(request)
         if request.reason in (REASON_REFUSED, REASON_CROWDED):
             self._tell(request, partial(self._refused, request))  # answered by C already
             return

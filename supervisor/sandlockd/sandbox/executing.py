@@ -9,7 +9,6 @@ Nothing here waits: who asks is told later, in the reports of init.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandlockd.audit.log import AuditLog
     from sandlockd.kernel.engine import Engine
+    from sandlockd.kernel.fds import OwnedFd
     from sandlockd.kernel.launching import Report
     from sandlockd.launch.prepare import Prepared
     from sandlockd.sandbox.keeping import Keeper, Left
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Told = Callable[["Execution"], None]
 
 _SHOWN_CHARACTERS = 256
+_KEPT_BYTES = 4096  # of its command, and of its directory, for words about it
 
 
 class CannotExecute(Exception):
@@ -56,7 +57,10 @@ class Execution:
         paths: tuple[bytes, ...],
         on_started: Told | None,
         on_ended: Told | None,
+        ticket: int = 0,
     ) -> None:
+        """ticket: the asker's, by which whoever replaces this supervisor knows who is to be told."""
+        self.ticket = ticket
         self.serial = serial
         self.argv = argv
         self.directory = directory
@@ -121,7 +125,7 @@ class Executions:
         self._control_fd = control_fd
         self._start_directory = start_directory
         self._open: dict[int, Execution] = {}  # whose end was not told yet, by serial
-        self.last_serial = 0
+        self._last_serial = 0
         self.sandbox_ends = False  # everything is being killed
         self.terminals: set[int] = set()  # st_rdev of those that were given
 
@@ -141,6 +145,7 @@ class Executions:
         cwd: bytes | None,
         on_started: Told | None,
         on_ended: Told | None,
+        ticket: int,
     ) -> Execution:
         """As Sandbox.execute. Raises CannotExecute, OSError of init."""
         if not argv:
@@ -156,9 +161,9 @@ class Executions:
         except (CommandError, CannotStart) as error:
             raise CannotExecute(str(error), error.exit_status) from None
         self._require_room()
-        self.last_serial += 1
+        self._last_serial += 1
         execution = Execution(
-            self.last_serial, tuple(argv), self._directory(cwd), paths, on_started, on_ended
+            self._last_serial, tuple(argv), self._directory(cwd), paths, on_started, on_ended, ticket
         )
         self._keep(execution)  # first: nobody else would know what init has been told
         try:
@@ -181,21 +186,38 @@ class Executions:
         return execution
 
     def _keep(self, execution: Execution) -> None:
-        if self._keeper is not None:
-            what = execution.argv, execution.directory, execution.paths, execution.pid
-            self._keeper.further(execution.serial, *what)
+        if self._keeper is None:
+            return
+        from sandlockd.sandbox.keeping import Further  # only where it is wanted
+
+        words, room = list[bytes](), _KEPT_BYTES
+        for word in execution.argv:
+            words.append(word[:room])
+            room -= len(words[-1])
+        directory = execution.directory and execution.directory[:_KEPT_BYTES]
+        self._keeper.further(
+            execution.serial, Further(tuple(filter(None, words)), directory, execution.pid, execution.ticket)
+        )
 
     def take_over(self, left: Left, revive: Callable[[int], tuple[Told | None, Told | None]]) -> None:
-        """Those that a supervisor before us has started. revive: who is told of the one with that serial."""
-        for serial, (argv, directory, paths, pid) in left.further.items():
-            execution = Execution(serial, argv, directory, paths, *revive(serial))
-            execution.pid = pid
+        """Those that a supervisor before us has started. revive: who is told of the one with that ticket."""
+        for serial, what in left.further.items():
+            execution = Execution(serial, what.argv, what.directory, (), *revive(what.ticket), what.ticket)
+            execution.pid = what.pid
             self._open[serial] = execution
-            self.last_serial = max(self.last_serial, serial)
+        self._last_serial = max((*left.further, *left.further_listeners), default=0)
+        # By their numbers open calls know them; of two with one number the first has ended.
+        numbered = {number: serial for serial, number in left.further_numbers.items()}
+        for number, serial in numbered.items():
+            self._engine.attach_further(left.further_listeners[serial], number)
         for serial, listener in left.further_listeners.items():
-            self.last_serial = max(self.last_serial, serial)
-            with contextlib.suppress(OSError):  # what it serves has ended long ago
-                self._engine.attach_further(listener)
+            if serial not in left.further_numbers:
+                self._attach(serial, listener)
+
+    def _attach(self, serial: int, listener: OwnedFd) -> None:
+        number = self._engine.attach_further(listener)
+        if self._keeper is not None:
+            self._keeper.further_number(serial, number)
 
     def _directory(self, cwd: bytes | None) -> bytes | None:
         """Where it goes by itself, by the names that a program of the sandbox has for it."""
@@ -250,7 +272,7 @@ class Executions:
             with report.fd:
                 if self._keeper is not None:
                     self._keeper.further_listener(execution.serial, report.fd.fd)
-                self._engine.attach_further(report.fd)
+                self._attach(execution.serial, report.fd)
             if self._limits is not None:
                 self._limits.confine(report.pid)
         except (CannotStart, OSError) as error:

@@ -23,6 +23,8 @@ import os
 import select
 import signal
 import socket
+import struct
+from typing import NamedTuple
 
 from sandlockd.kernel import launching
 from sandlockd.kernel.fds import OwnedFd
@@ -32,16 +34,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-_LAUNCHED, _LISTENER, _REPORT, _FURTHER, _FURTHER_LISTENER, _FURTHER_OVER, _MOVED, _NOTE, _READY, _OVER = (
-    range(10)
-)
+_LAUNCHED, _LISTENER, _REPORT, _FURTHER, _FURTHER_OVER = range(5)
+_FURTHER_LISTENER, _FURTHER_NUMBER, _MOVED, _NOTE, _READY, _OVER = range(5, 11)
 
 _MESSAGE_BYTES = 1 << 20
 _DESCRIPTORS_MAX = 4
 _UNREADY_DEATHS_MAX = 5  # of supervisors in a row that did not get as far as to serve
 _MOVED_MAX = 1024
 _STOPS = frozenset({launching.STOPPED, launching.CONTINUED})
+_READ_PATIENCE_S, _END_PATIENCE_MS = 1, 1000
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
+
+
+class Further(NamedTuple):
+    """Of a further program what one needs to go on with it. ticket: the host's."""
+
+    argv: tuple[bytes, ...]  # as much of it as is shown
+    directory: bytes | None
+    pid: int
+    ticket: int
 
 
 class Left:
@@ -54,8 +65,9 @@ class Left:
         self.listener: OwnedFd | None = None
         self.started_at = 0.0  # monotonic
         self.reports: list[tuple[Any, ...]] = []  # of init, that say how it stands with the program
-        self.further: dict[int, tuple[Any, ...]] = {}  # by serial
-        self.further_listeners: dict[int, OwnedFd] = {}
+        self.further: dict[int, Further] = {}  # by serial
+        self.further_listeners: dict[int, OwnedFd] = {}  # of those too that have left something behind
+        self.further_numbers: dict[int, int] = {}  # which listener it was to the supervisor
         self.moved: list[tuple[int, bytes, bytes]] = []
         self.notes: dict[str, Any] = {}  # of the host's
         self.deaths = 0
@@ -75,11 +87,14 @@ class Left:
             self.reports = [one for one in self.reports if of not in _STOPS or one[0] not in _STOPS]
             self.reports.append(report)
         elif kind == _FURTHER:
-            self.further[words[0]] = words[1]
-        elif kind == _FURTHER_LISTENER:
-            (self.further_listeners[words[0]],) = fds
+            self.further[words[0]] = Further(*words[1:])
         elif kind == _FURTHER_OVER:
             self.further.pop(words[0], None)
+        elif kind == _FURTHER_LISTENER:
+            self._drop_ended()
+            (self.further_listeners[words[0]],) = fds
+        elif kind == _FURTHER_NUMBER:
+            self.further_numbers[words[0]] = words[1]
         elif kind == _MOVED:
             self.moved = [*self.moved[-_MOVED_MAX:], (words[0], words[1], words[2])]
         elif kind == _NOTE:
@@ -88,6 +103,16 @@ class Left:
             self.unready = 0
         elif kind == _OVER:
             self.is_over = True
+
+    def _drop_ended(self) -> None:
+        """Listeners of which the last task is dead."""
+        for serial, listener in list(self.further_listeners.items()):
+            waiting = select.poll()
+            waiting.register(listener.fd, select.POLLIN)
+            if any(not events & select.POLLIN for _, events in waiting.poll(0)):
+                listener.close()
+                del self.further_listeners[serial]
+                self.further_numbers.pop(serial, None)
 
 
 class Keeper:
@@ -114,23 +139,19 @@ class Keeper:
     def moved(self, tree: int, old: bytes, new: bytes) -> None:
         self._tell(_MOVED, tree, old, new)
 
-    def further(
-        self,
-        serial: int,
-        argv: tuple[bytes, ...],
-        directory: bytes | None,
-        paths: tuple[bytes, ...],
-        pid: int,
-    ) -> None:
-        """Of a further program enough to go on with it."""
-        self._tell(_FURTHER, serial, (argv, directory, paths, pid))
+    def further(self, serial: int, what: Further) -> None:
+        self._tell(_FURTHER, serial, *what)
+
+    def further_over(self, serial: int) -> None:
+        """What it has left behind may live: its listener is kept until that has ended."""
+        self._tell(_FURTHER_OVER, serial)
 
     def further_listener(self, serial: int, listener_fd: int) -> None:
         self._tell(_FURTHER_LISTENER, serial, fds=(listener_fd,))
 
-    def further_over(self, serial: int) -> None:
-        """What it has left behind may live: its listener is kept."""
-        self._tell(_FURTHER_OVER, serial)
+    def further_number(self, serial: int, number: int) -> None:
+        """Which one it is by now (engine.attach_further)."""
+        self._tell(_FURTHER_NUMBER, serial, number)
 
     def noted(self, name: str, value: object) -> None:
         """value: what marshal takes."""
@@ -141,24 +162,28 @@ class Keeper:
         self._tell(_READY)
 
     def _tell(self, *message: Any, fds: Sequence[int] = ()) -> None:
-        """A keeper that does not read, or is gone, keeps nothing any more."""
+        """A keeper that is gone, or does not read for a while, keeps nothing any more: it has nothing else to do."""
         if not self.is_there:
             return
         try:
             socket.send_fds(self._line, [marshal.dumps(message)], fds)
         except OSError:
             self.is_there = False
+            with contextlib.suppress(ProcessLookupError):  # it would go on from what is not true any more
+                signal.pidfd_send_signal(self.pidfd.fd, signal.SIGKILL)
 
     def over(self) -> None:
-        """Nobody is to be replaced any more: wait for its end, since it holds what others wait to see closed."""
+        """Nobody is to be replaced any more: wait for its end, since it holds what others wait to see closed.
+
+        Its user may have stopped it.
+        """
         self._tell(_OVER)
-        if not self.is_there:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd.fd, signal.SIGKILL)
         self._line.close()
         waiting = select.poll()
         waiting.register(self.pidfd.fd, select.POLLIN)
-        waiting.poll()
+        if not waiting.poll(_END_PATIENCE_MS):
+            signal.pidfd_send_signal(self.pidfd.fd, signal.SIGKILL)
+            waiting.poll()
         _reap(self.pid)
         self.pidfd.close()
 
@@ -183,7 +208,7 @@ def keep(release: Callable[[], None]) -> Keeper:
     if pid:
         theirs.close()
         own_pidfd.close()
-        ours.setblocking(False)
+        _have_patience(ours)
         return Keeper(ours, pid, OwnedFd(os.pidfd_open(pid)), None)
     try:
         ours.close()
@@ -213,7 +238,7 @@ def _keep(line: socket.socket, pid: int, pidfd: OwnedFd) -> Keeper:
             pid = os.fork()
             if pid == 0:
                 line.close()
-                ours.setblocking(False)
+                _have_patience(ours)
                 _name(b"sandlockd-sup")
                 return Keeper(ours, keeper_pid, keeper_pidfd, left)
         ours.close()
@@ -246,6 +271,10 @@ def _heard(line: socket.socket, left: Left) -> bool:
     if left.is_over:
         os._exit(0)  # who says so waits for it
     return True
+
+
+def _have_patience(line: socket.socket) -> None:
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _READ_PATIENCE_S, 0))
 
 
 def _reap(pid: int) -> None:

@@ -82,7 +82,6 @@ class Sandbox:
         self._may_execute = may_execute
         self._executions: Executions | None = None
         self._trees = trees
-        self._tree_moved: list[Callable[[], None]] = []
         self._limits = limits
         self._audit = audit
         self._terminal_device = terminal_device
@@ -105,12 +104,11 @@ class Sandbox:
         )
         self._engine.is_kept = keeper is not None
         self._mounts_changed()
-        for tree in trees:
+        for number, tree in enumerate(trees):
             fds = (tree.lower_directory, tree.storage.upper, tree.storage.work)
             layers, numbers = tree.index.layers, tree.origins.numbers
             moved = self._engine.add_tree(tree.root, tree.upper_path, layers, numbers, fds)
-            tree.on_moved = partial(self._moved, len(self._tree_moved), moved)
-            self._tree_moved.append(moved)
+            tree.on_moved = partial(self._moved, number, moved)
         if limits is not None and limits.disk is not None:
             self._engine.set_disk(limits.disk)
         if limits is not None and limits.memory is not None:
@@ -206,7 +204,7 @@ class Sandbox:
     ) -> None:
         """Go on with what a supervisor started that has died; once. Raises CannotStart.
 
-        revive: who is told of the start and of the end of a further program, by its serial.
+        revive: who is told of the start and of the end of a further program, by its ticket.
         """
         assert left.control is not None and left.listener is not None
         self._left = left
@@ -612,13 +610,14 @@ class Sandbox:
         cwd: bytes | None = None,
         on_started: Callable[[Execution], None] | None = None,
         on_ended: Callable[[Execution], None] | None = None,
+        ticket: int = 0,
     ) -> Execution:
         """Start a further program in the sandbox, as one of its own; it ends with the first one at the latest.
 
         stdio: its descriptors 0, 1 and 2, borrowed; a terminal as the first becomes the one of its session.
         environment: beside what the policy gives. cwd: instead of where the first one was started; relative to that.
         on_started: it has a pid. on_ended: it has an exit status; of all that were asked for this is called once, after
-        execute has returned, while the sandbox is served.
+        execute has returned, while the sandbox is served. ticket: as take_over's `revive` is given it.
         Raises CannotExecute.
         """
         from sandlockd.sandbox.executing import CannotExecute  # only where it is wanted
@@ -629,17 +628,12 @@ class Sandbox:
             raise CannotExecute(f"nothing can be started in a sandbox that is {self.phase.value}")
         if self._is_paused:
             raise CannotExecute("the sandbox is paused: resume it first")
-        return self._executions.execute(argv, stdio, environment, cwd, on_started, on_ended)
+        return self._executions.execute(argv, stdio, environment, cwd, on_started, on_ended, ticket)
 
     @property
     def executions(self) -> list[Execution]:
         """That have not ended."""
         return [] if self._executions is None else self._executions.open
-
-    @property
-    def last_execution(self) -> int:
-        """The serial of the last one."""
-        return 0 if self._executions is None else self._executions.last_serial
 
     def signal_execution(self, execution: Execution, number: int, *, to_group: bool = False) -> None:
         """To a further program. Nothing happens when it is gone."""

@@ -160,7 +160,7 @@ def copy(call: Call, place: Place, steps: Steps) -> Answer | Later:
 def carried_out(call: Call, place: Place, steps: Steps, making: Making) -> OwnedFd | None:
     """What is seen of it happens once, also where we die of it (handlers/resumed.py). Raises OSError."""
     engine, request = call.caller.context.engine, call.caller.request
-    shows = any(map(_is_seen, steps))
+    shows = engine.is_kept and any(map(_is_seen, steps))
     if shows:
         engine.acts(request, _noted(place, steps))
     try:
