@@ -159,10 +159,13 @@ def test_further_programs_go_on(runner: Runner) -> None:
 
 def test_a_further_program_is_served_after_others_have_ended(runner: Runner) -> None:
     """Its listener has the place of one that is no more. And a command may be longer than what a keeper takes."""
-    script = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); mkdir e && rmdir e || exit 9; done; exit 7"
+    script = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); mkdir $0 && rmdir $0 || exit 9; done; exit 7"
     with service(runner) as served:
         made = served.run(["sleep", "1000"], workdir=str(runner.work))
         path = f"/v1/sandboxes/{made['id']}"
+
+        def started(*command: str) -> int:
+            return int(served.post(f"{path}/exec", {"command": command})["number"])
 
         def ended(number: int) -> bool:
             return served.get(f"{path}/exec/{number}")["exit_status"] is not None
@@ -171,16 +174,21 @@ def test_a_further_program_is_served_after_others_have_ended(runner: Runner) -> 
         keeper = served.get(path)["keeper_pid"]
         before = len(os.listdir(f"/proc/{keeper}/fd"))
         for _ in range(8):
-            number = served.post(f"{path}/exec", {"command": ["true"]})["number"]
+            number = started("true")
             until(lambda at=number: ended(at), "it has ended")  # type: ignore[misc]
-        lives = served.post(f"{path}/exec", {"command": ["sh", "-c", script]})["number"]
-        served.post(f"{path}/exec", {"command": ["true", *["x" * 100_000] * 10]})
-        assert len(os.listdir(f"/proc/{keeper}/fd")) <= before + 3
+        first = started("sleep", "1000")
+        living = [started("sh", "-c", script, "one")]
+        served.post(f"{path}/exec/{first}/signal", {"signal": "KILL"})
+        until(lambda: ended(first), "it has ended")
+        living.append(started("sh", "-c", script, "other"))  # before the other one
+        started("true", *["x" * 100_000] * 10)
+        assert len(os.listdir(f"/proc/{keeper}/fd")) <= before + 4
         for _ in range(4):
             time.sleep(0.05)
             served.kill_supervisor(made["id"])
-        until(lambda: ended(lives), "it has ended")
-        assert served.get(f"{path}/exec/{lives}")["exit_status"] == 7
+        for number in living:
+            until(lambda at=number: ended(at), "it has ended")  # type: ignore[misc]
+            assert served.get(f"{path}/exec/{number}")["exit_status"] == 7
         assert served.get(path)["keeper_pid"] == keeper
         served.post(f"{path}/kill")
         served.remove_all()
