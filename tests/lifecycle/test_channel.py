@@ -17,8 +17,8 @@ import trio
 from sandlockd.control import messages
 from sandlockd.control.channel import Channel, Closed
 from sandlockd.control.messages import Ended, Kill, Ready, Said, Start, Started, Unfit
-from sandlockd.control.supervising import _Supervisor
 from sandlockd.control.supervisors import OutOfStage, Supervisor, SupervisorLost
+from sandlockd.control.telling import Teller
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.sealed import file_of
 
@@ -215,21 +215,21 @@ async def test_orders_out_of_stage_are_not_sent() -> None:
 
 def test_what_could_not_be_sent_comes_in_turn_and_is_no_longer_than_it_must_be() -> None:
     ours, theirs = Channel.pair()
-    supervisor, other = _Supervisor(ours, ()), Channel.of(theirs)
+    teller, other = Teller(ours), Channel.of(theirs)
     filler = Said("x" * 1000)
     sent = 0
-    while not supervisor._unsent:
-        supervisor._tell(filler)
+    while not teller.has_unsent:
+        teller.tell(filler)
         sent += 1
-    supervisor._tell(Started(1))
+    teller.tell(Started(1))
     for _ in range(1000):
-        supervisor._tell(filler)
-        supervisor._tell(messages.Stopped(19))
-        supervisor._tell(messages.Continued())
-    supervisor._tell(messages.Stopped(20))
-    assert len(supervisor._unsent) < 100
+        teller.tell(filler)
+        teller.tell(messages.Stopped(19))
+        teller.tell(messages.Continued())
+    teller.tell(messages.Stopped(20))
+    assert len(teller._unsent) < 100
     got: list[messages.Message] = []
-    while not supervisor._send_on() or supervisor._unsent:
+    while not teller.send_on() or teller.has_unsent:
         got += _all_from(other)
     got += _all_from(other)
     stage = messages.Stage.STARTING

@@ -245,9 +245,11 @@ def test_limits_hold_on(runner: Runner, limit: str) -> None:
 
 
 def test_refusals_are_counted_on(runner: Runner) -> None:
-    script = "for i in 1 2 3; do cat /etc/shadow; while [ ! -e go$i ]; do sleep 0.02; done; done; true"
+    """Each of another file: of repeats only some are told."""
+    files = [runner.place.file(f"secret{number}", "x") for number in (1, 2, 3)]
+    script = 'for i in 1 2 3; do cat "$1"; shift; while [ ! -e go$i ]; do sleep 0.02; done; done; true'
     with service(runner) as served:
-        made = served.run(["sh", "-c", script])
+        made = served.run(["sh", "-c", script, "sh", *files])
         path = f"/v1/sandboxes/{made['id']}"
         for count in (1, 2, 3):
             until(lambda at=count: served.get(path)["denials"] >= at, "a refusal")  # type: ignore[misc]
@@ -268,6 +270,8 @@ def test_one_that_lost_its_keeper_goes_on_and_ends_with_the_next_death(runner: R
         until(lambda: served.get(path)["keeper_pid"], "it is kept")
         os.kill(served.get(path)["keeper_pid"], signal.SIGKILL)
         until(lambda: served.get(path)["keeper_pid"] is None, "that is told")
+        log = next(served.state.glob("runs/*/audit.jsonl"))
+        until(lambda: b'"subject":"keeper"' in log.read_bytes(), "it is noted")
         assert served.get(path)["state"] == "running"
         assert served.get(f"{path}/processes")["processes"]
         os.kill(served.get(path)["supervisor_pid"], signal.SIGKILL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from functools import partial
 
 import trio
 
@@ -29,6 +30,7 @@ from sandlockd.control.problems import (
 )
 from sandlockd.control.records import Record
 from sandlockd.control.registry import RegistryError
+from sandlockd.control.retention import Retention
 from sandlockd.control.sandboxes import Sandbox
 from sandlockd.control.states import Happening, Request, State
 from sandlockd.control.streams import Streams
@@ -54,9 +56,8 @@ if TYPE_CHECKING:
     from sandlockd.control.supervisors import Supervisor
 
 _DRAIN_S = 5.0  # for what is left in pipes, once nobody is left to write
-_RETENTION_PAUSE_S, _RETENTION_AT_LEAST_S = 60.0, 0.5
 _LOST = "its supervisor was lost"
-_LOOKS_AT_ONCE, _LOOK_PATIENCE_S = 4, 10.0
+_LOOK_PATIENCE_S = 10.0
 _FORSAKEN = "the service ended while it ran"
 
 
@@ -85,17 +86,14 @@ class Service:
         self._sandboxes: dict[str, Sandbox] = {}
         self._memory_turns: dict[int, trio.Lock] = {}
         self._nursery: trio.Nursery | None = None
-        self._forsaken: list[str] = []  # that the service before left alone
-        self._forsaken_found = trio.Event()
-        self._one_has_ended = trio.Event()
-        self._going: set[str] = set()  # that are being removed for their age
+        self._retention = Retention(self._sandboxes, self.left, partial(self.remove, force=False), log)
         for record in registry.records():
             self._taken_up(record)
 
     def _taken_up(self, record: Record) -> None:
         """Of a service before: what was alive then has ended with it."""
         if record.state in states.ALIVE:
-            self._forsaken.append(record.id)
+            self._retention.forsake(record.id)
             record.error = _FORSAKEN
             record.state = State.FAILED
             record.ended_ns = time.time_ns()
@@ -115,7 +113,7 @@ class Service:
     def _changed(self, sandbox: Sandbox) -> None:
         record = sandbox.record
         if record.state in states.OVER:
-            self._one_has_ended.set()
+            self._retention.one_has_ended()
         self.registry.put(record)
         self.events.happened(record.id, record.uid, record.state.value, **_outcome(record))
 
@@ -511,8 +509,7 @@ class Service:
 
     async def remove(self, sandbox: Sandbox, *, force: bool) -> None:
         """Nothing of it is left. Raises Problem."""
-        if sandbox.id in self._forsaken:
-            await self._forsaken_found.wait()
+        await self._retention.seen(sandbox)
         request = Request.DELETE_FORCED if force else Request.DELETE
         sandbox.require(request)
         if sandbox.is_alive:
@@ -540,61 +537,6 @@ class Service:
             except OSError as error:
                 self.log.warning("a directory stays", sandbox=sandbox.id, error=str(error))
 
-    async def _find_forsaken(self) -> None:
-        """What those changed that had no end of their own is where it was: it is not lost with them."""
-        at_once = trio.CapacityLimiter(_LOOKS_AT_ONCE)
-
-        async def look(sandbox: Sandbox) -> None:
-            async with at_once:
-                changes = await self.left.changes(sandbox)
-            if changes is not None and sandbox.record.status is not None and sandbox.state is State.FAILED:
-                sandbox.record.status["changes"] = changes
-                sandbox.happened(Happening.FOUND_KEPT)
-
-        async with trio.open_nursery() as nursery:
-            for identifier in self._forsaken:
-                sandbox = self._sandboxes[identifier]
-                if sandbox.record.policy_digest is not None:  # else it had not begun
-                    nursery.start_soon(look, sandbox)
-        self._forsaken_found.set()
-
-    async def retain(self) -> None:
-        """Now and then remove what has been over for long, or is too much."""
-        await self._find_forsaken()
-        while True:
-            for sandbox in self._outdated():
-                if sandbox.id not in self._going and self._nursery is not None:
-                    self._going.add(sandbox.id)
-                    self._nursery.start_soon(self._remove_old, sandbox)
-            with trio.move_on_after(_RETENTION_PAUSE_S):
-                await self._one_has_ended.wait()
-            await trio.sleep(_RETENTION_AT_LEAST_S)  # those that end together go together
-            self._one_has_ended = trio.Event()
-
-    async def _remove_old(self, sandbox: Sandbox) -> None:
-        """A task of its own: who removes it is its user's, and may keep others waiting for ever."""
-        try:
-            await self.remove(sandbox, force=False)
-        except Exception as error:
-            self.log.warning("an old sandbox stays", sandbox=sandbox.id, error=str(error))
-        finally:
-            self._going.discard(sandbox.id)
-
-    def _outdated(self) -> list[Sandbox]:
-        before = time.time_ns() - self.config.age_s * 10**9
-        most = self.config.per_user.ended
-        seen: dict[int, int] = {}
-        found = []
-        for identifier in sorted(self._sandboxes, reverse=True):
-            sandbox = self._sandboxes[identifier]
-            if not states.may(Request.DELETE, sandbox.state):
-                continue
-            uid = sandbox.record.uid
-            seen[uid] = seen.get(uid, 0) + 1
-            if seen[uid] > most or (sandbox.record.ended_ns or 0) < before:
-                found.append(sandbox)
-        return found
-
     # ---- the whole
 
     def reconfigure(self, config: Config) -> None:
@@ -605,11 +547,11 @@ class Service:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until it is cancelled. All sandboxes end then."""
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self.retain)
+            self._nursery.start_soon(self._retention.run)
             with trio.move_on_after(
                 _LOOK_PATIENCE_S
             ):  # those who ask are told of them; more of them come later
-                await self._forsaken_found.wait()
+                await self._retention.forsaken_found.wait()
             task_status.started()
             await trio.sleep_forever()
 

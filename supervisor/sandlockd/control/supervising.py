@@ -8,7 +8,6 @@ When the control plane is gone, nobody could end the sandbox any more: then it e
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import select
@@ -18,7 +17,7 @@ from functools import partial
 
 import trio
 
-from sandlockd.audit.records import Failure
+from sandlockd.audit.records import Note
 from sandlockd.audit.state import home_directory, state_directory
 from sandlockd.control import messages, work
 from sandlockd.control.channel import Channel, Closed
@@ -26,7 +25,6 @@ from sandlockd.control.messages import (
     Ask,
     Began,
     Continued,
-    Denied,
     Effective,
     Ended,
     Execute,
@@ -40,7 +38,6 @@ from sandlockd.control.messages import (
     Ready,
     Resume,
     Resumed,
-    Said,
     Signal,
     SignalFurther,
     Start,
@@ -50,6 +47,7 @@ from sandlockd.control.messages import (
     Work,
     Worked,
 )
+from sandlockd.control.telling import Teller
 from sandlockd.kernel import tree, users
 from sandlockd.kernel.fds import OwnedFd
 from sandlockd.kernel.orphans import become_subreaper
@@ -68,7 +66,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from sandlockd.audit.log import AuditLog
-    from sandlockd.audit.records import Refusal
     from sandlockd.launch.prepare import Prepared
     from sandlockd.sandbox.executing import Execution
     from sandlockd.sandbox.keeping import Keeper, Left
@@ -78,12 +75,10 @@ STREAMS = 3
 RULE_STOPPED, RULE_KILLED, RULE_ALONE = "stop", "kill", "service"
 _UMASK = 0o022  # as a login has it
 _LAST_WORD_PATIENCE_MS = 10_000
-_UNSENT_MAX, _UNSENT_PAUSE_S = 64, 0.1
-_DENIED_PER_S = 20
+_UNSENT_PAUSE_S = 0.1
 _EARLY_S = 0.1  # or until the first order
 _POLICY_LATE_S = 0.1
 _POLICY_TOLD = "policy-told"
-_TARGET_CHARACTERS, _RULE_CHARACTERS = 512, 256
 _PROCESSES_SHOWN = 1000
 
 
@@ -180,18 +175,14 @@ class _Supervisor:
     def __init__(self, channel: Channel, streams: Sequence[OwnedFd]) -> None:
         self._channel = channel
         self._streams = streams
-        self._said = 0
-        self._is_alone = False  # the control plane is gone
+        self._teller = Teller(channel)
         self._kill_by: float | None = None  # monotonic
-        self._unsent: list[messages.Message] = []
-        self._unsent_beside: dict[int, OwnedFd] = {}
         self._keeper: Keeper | None = None
         self._early: list[Signal] = []  # for a program that was not there yet
         self._beside: list[OwnedFd] = []  # what came with the order that is obeyed
         self._further: dict[int, Execution] = {}
         self._has_told_policy = False
         self._answer_soon: Callable[[Ask], None] | None = None
-        self._denied_left, self._denied_at, self._denied_unsaid = float(_DENIED_PER_S), time.monotonic(), 0
 
     def run(self, start: Start, result: Result) -> None:
         """Raises as Run.run."""
@@ -221,20 +212,22 @@ class _Supervisor:
         )
         Run(asked, result, self, start.state_dir or _state_directory_of(start.uid)).run()
 
+    def last_word(self, message: Ended) -> None:
+        """Raises TimeoutError."""
+        self._teller.last_word(message)
+
     # ---- what a run wants of its host
 
     def say(self, text: str) -> None:
-        self._said += 1
-        if self._said <= messages.MAX_LINES:
-            # Who reads this asks the service why, which may keep its runs elsewhere.
-            text = text.replace("sandlockd explain ", "sandlockctl explain ")
-            self._tell(Said(messages.line(text)))
+        self._teller.say(text)
 
     def begun(self, run: Run, prepared: Prepared, audit: AuditLog) -> None:
-        audit.on_refusal = partial(self._denied, audit)
+        audit.on_refusal = partial(self._teller.denied, audit)
         command = tuple(word.decode("utf-8", "backslashreplace") for word in prepared.argv)
         policy = prepared.policy
-        self._tell(Began(audit.run_id, policy_digest(policy), messages.shown(command), policy.limits.memory))
+        self._teller.tell(
+            Began(audit.run_id, policy_digest(policy), messages.shown(command), policy.limits.memory)
+        )
 
     def release(self) -> None:
         self._close_streams()
@@ -250,10 +243,10 @@ class _Supervisor:
             else:
                 self._start(run, sandbox)
             # Not before: a stop of what is not running yet would be out of turn.
-            sandbox.on_stopped = lambda number: self._tell(messages.Stopped(number))
-            sandbox.on_continued = lambda: self._tell(Continued())
+            sandbox.on_stopped = lambda number: self._teller.tell(messages.Stopped(number))
+            sandbox.on_continued = lambda: self._teller.tell(Continued())
             if sandbox.stopped_by:
-                self._tell(messages.Stopped(sandbox.stopped_by))
+                self._teller.tell(messages.Stopped(sandbox.stopped_by))
             for order in self._early:
                 self._obey_one(sandbox, order)
             gc.enable()  # as it was not in the zygote; what a start makes stays
@@ -265,7 +258,7 @@ class _Supervisor:
             self._close_streams()
             sandbox.close()
         self._tell_policy(run)  # of one that ended before it was
-        if self._is_alone:
+        if self._teller.is_alone:
             raise _ServiceLost("the service ended while it ran")
 
     def _start(self, run: Run, sandbox: Sandbox) -> None:
@@ -279,14 +272,14 @@ class _Supervisor:
             new_session=True,
         )
         self._close_streams()
-        self._tell(Started(sandbox.init_pid))
+        self._teller.tell(Started(sandbox.init_pid))
         if self._keeper is not None:
-            self._tell(messages.Kept(), self._keeper.pidfd)
+            self._teller.tell(messages.Kept(), self._keeper.pidfd)
 
     def _take_over(self, sandbox: Sandbox, left: Left) -> None:
         """Raises CannotStart."""
         with OwnedFd(os.pidfd_open(os.getpid())) as own:
-            self._tell(messages.Replaced(), own)
+            self._teller.tell(messages.Replaced(), own)
         self._has_told_policy = left.notes.get(_POLICY_TOLD, False)
         sandbox.take_over(left, self._told_of)
         self._further = {execution.ticket: execution for execution in sandbox.executions}
@@ -294,7 +287,7 @@ class _Supervisor:
     def _told_of(self, ticket: int) -> tuple[Callable[[Execution], None], Callable[[Execution], None]]:
         """Of the start and of the end of a further program."""
         return (
-            lambda execution: self._tell(Executed(ticket, execution.pid)),
+            lambda execution: self._teller.tell(Executed(ticket, execution.pid)),
             partial(self._further_ended, ticket),
         )
 
@@ -316,7 +309,7 @@ class _Supervisor:
 
         text = json.dumps(effective(run.asked.policy)).encode()
         if len(text) <= messages.MAX_POLICY_BYTES:
-            self._tell(Effective(text))
+            self._teller.tell(Effective(text))
         if self._keeper is not None:
             self._keeper.noted(_POLICY_TOLD, True)
 
@@ -336,15 +329,17 @@ class _Supervisor:
             self._answer_soon = answer
             nursery.start_soon(self._obey, sandbox)
             nursery.start_soon(self._tell_policy_late, run)
+            if self._keeper is not None:
+                nursery.start_soon(_note_its_end, self._keeper, audit)
             await sandbox.serve()
             nursery.cancel_scope.cancel()
 
     async def _obey(self, sandbox: Sandbox) -> None:
-        while not self._is_alone:
+        while not self._teller.is_alone:
             left_s = float("inf") if self._kill_by is None else max(self._kill_by - time.monotonic(), 0.0)
-            with trio.move_on_after(min(left_s, _UNSENT_PAUSE_S) if self._unsent else left_s):
+            with trio.move_on_after(min(left_s, _UNSENT_PAUSE_S) if self._teller.has_unsent else left_s):
                 await trio.lowlevel.wait_readable(self._channel.fileno())
-            self._send_on()
+            self._teller.send_on()
             self._obey_what_came(sandbox)
             if self._kill_by is not None and time.monotonic() >= self._kill_by:
                 self._kill_by = None
@@ -353,16 +348,16 @@ class _Supervisor:
         sandbox.kill(RULE_ALONE)
 
     def _obey_what_came(self, sandbox: Sandbox) -> None:
-        while not self._is_alone and (order := self._next_order()) is not None:
+        while not self._teller.is_alone and (order := self._next_order()) is not None:
             self._obey_one(sandbox, order)
 
     def _hear_early(self) -> None:
         """Raises CannotStart: nobody wants it to be run any more."""
-        while not self._is_alone and (order := self._next_order()) is not None:
+        while not self._teller.is_alone and (order := self._next_order()) is not None:
             if not isinstance(order, Signal):
                 raise CannotStart("it was asked to end before it was started")
             self._early.append(order)
-        if self._is_alone:
+        if self._teller.is_alone:
             raise CannotStart("the service ended before it was started")
 
     def _next_order(self) -> messages.Order | None:
@@ -382,7 +377,7 @@ class _Supervisor:
         except BlockingIOError:
             return None
         except (Closed, messages.Unfit, OSError):
-            self._is_alone = True
+            self._teller.is_alone = True
             return None
 
     def _obey_one(self, sandbox: Sandbox, order: messages.Order) -> None:
@@ -402,12 +397,12 @@ class _Supervisor:
                 try:
                     sandbox.pause()
                 except CannotPause as error:
-                    self._tell(NotPaused(str(error)))
+                    self._teller.tell(NotPaused(str(error)))
                 else:
-                    self._tell(Paused())
+                    self._teller.tell(Paused())
             case Resume():
                 sandbox.resume()
-                self._tell(Resumed())
+                self._teller.tell(Resumed())
             case Ask():
                 if self._answer_soon is not None:
                     self._answer_soon(order)
@@ -441,7 +436,7 @@ class _Supervisor:
                 ticket=ticket,
             )
         except CannotExecute as error:
-            self._tell(NotExecuted(ticket, error.exit_status, (str(error),)))
+            self._teller.tell(NotExecuted(ticket, error.exit_status, (str(error),)))
         finally:
             for stream in self._beside:
                 stream.close()
@@ -451,9 +446,9 @@ class _Supervisor:
         self._further.pop(ticket, None)  # of one that ended while it was taken over, nobody has heard yet
         if execution.error is not None or execution.status is None:
             lines = (execution.error,) if execution.error is not None else ()
-            self._tell(NotExecuted(ticket, execution.exit_status, lines))
+            self._teller.tell(NotExecuted(ticket, execution.exit_status, lines))
         else:
-            self._tell(FurtherEnded(ticket, execution.status))
+            self._teller.tell(FurtherEnded(ticket, execution.status))
 
     # ---- answering
 
@@ -461,15 +456,15 @@ class _Supervisor:
         try:
             seen = await trio.to_thread.run_sync(tree.below, sandbox.init_pid, _PROCESSES_SHOWN)
         except OSError as error:
-            self._tell(Told(ask.ticket, problem=str(error.strerror)))
+            self._teller.tell(Told(ask.ticket, problem=str(error.strerror)))
             return
         match ask.what:
             case "processes":
                 room = min(messages.MAX_TEXT, messages.MAX_REPORT_BYTES // 8 // max(len(seen), 1))
-                self._tell(Told(ask.ticket, {"processes": [_process(one, room) for one in seen]}))
+                self._teller.tell(Told(ask.ticket, {"processes": [_process(one, room) for one in seen]}))
             case "stats":
                 counts = sandbox.engine.counts()._asdict()
-                self._tell(
+                self._teller.tell(
                     Told(
                         ask.ticket,
                         {
@@ -482,73 +477,13 @@ class _Supervisor:
                     )
                 )
             case _:
-                self._tell(Told(ask.ticket, problem=f"nobody knows of {ask.what}"))
+                self._teller.tell(Told(ask.ticket, problem=f"nobody knows of {ask.what}"))
 
-    def _denied(self, audit: AuditLog, event: Refusal | Failure, count: int) -> None:
-        """For AuditLog.on_refusal. Never waits, never raises. A program may be refused in any number of ways."""
-        now = time.monotonic()
-        self._denied_left = min(
-            self._denied_left + (now - self._denied_at) * _DENIED_PER_S, float(_DENIED_PER_S)
-        )
-        self._denied_at = now
-        if self._denied_left < 1 or len(self._unsent) >= _UNSENT_MAX:
-            self._denied_unsaid += 1
-            return
-        self._denied_left -= 1
-        refusal = event.refusal if isinstance(event, Failure) else event
-        target = refusal.path if refusal.path is not None else refusal.target
-        text = target.decode("utf-8", "backslashreplace") if isinstance(target, bytes) else str(target or "")
-        said, self._denied_unsaid = self._denied_unsaid, 0
-        rule = refusal.rule[:_RULE_CHARACTERS]
-        self._tell(Denied(refusal.call, text[:_TARGET_CHARACTERS], rule, count, audit.denials, said))
 
-    # ---- telling
-
-    def _tell(self, message: messages.Message, beside: OwnedFd | None = None) -> None:
-        """In turn. beside: goes with it; stays the caller's.
-
-        What does not go out now goes a little later; of what is said for people only some is kept for that, and of
-        stops that are over nothing.
-        """
-        unsent = self._unsent
-        if isinstance(message, Said) and len(unsent) >= _UNSENT_MAX:
-            return
-        if isinstance(message, Continued) and unsent and isinstance(unsent[-1], messages.Stopped):
-            unsent.pop()
-        if (
-            isinstance(message, messages.Stopped)
-            and unsent
-            and isinstance(unsent[-1], (messages.Stopped, Continued))
-        ):
-            unsent.pop()
-        unsent.append(message)
-        if beside is not None:
-            self._unsent_beside[id(message)] = OwnedFd(os.dup(beside.fd))
-        self._send_on()
-
-    def _send_on(self) -> bool:
-        """True: nothing is left to be sent, or nobody to send it to."""
-        try:
-            while self._unsent:
-                beside = self._unsent_beside.get(id(self._unsent[0]))
-                self._channel.send(self._unsent[0], () if beside is None else (beside.fd,))
-                if beside is not None:
-                    self._unsent_beside.pop(id(self._unsent[0])).close()
-                del self._unsent[0]
-        except BlockingIOError:
-            return False
-        except Closed:
-            self._is_alone = True
-        return True
-
-    def last_word(self, message: Ended) -> None:
-        """Raises TimeoutError."""
-        self._unsent.append(message)
-        deadline = time.monotonic() + _LAST_WORD_PATIENCE_MS / 1000
-        while not self._send_on():
-            if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "the control plane does not read")
-            _wait(self._channel, select.POLLOUT, 100)
+async def _note_its_end(keeper: Keeper, audit: AuditLog) -> None:
+    await trio.lowlevel.wait_readable(keeper.pidfd.fd)
+    text = "the keeper of this sandbox was killed: with its supervisor everything in it will end"
+    audit.note(Note(subject="keeper", text=text))
 
 
 def _terminal_device(fd: int) -> int | None:

@@ -118,6 +118,8 @@ def _import_all() -> None:
     import sandlockd.process.watcher
     import sandlockd.review.changelist
     import sandlockd.review.dropping
+    import sandlockd.sandbox.handling
+    import sandlockd.sandbox.keeping
     import sandlockd.sandbox.trees  # noqa: F401 - imported for what is forked
     from sandlockd.kernel import users
     from sandlockd.sandbox.policies import load_policy

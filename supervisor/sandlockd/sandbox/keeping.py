@@ -8,7 +8,7 @@ what a supervisor has in memory, from the disk and from the kernel, and takes ov
 So nothing has to be written down to be read again by a stranger: what was compiled of the policy, which descriptors are
 locks, and what lies where is as it was at the start, not as it would be found now.
 
-The keeper does not survive itself: when it is killed the supervisor goes on without, and says so. When both are dead,
+The keeper does not survive itself: when it is killed the supervisor goes on without, and notes it. When both are dead,
 the leash breaks and everything in the sandbox dies.
 
 Who reads another process's memory must be its ancestor, where Yama says so (kernel.yama.ptrace_scope): a replacement is

@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandlockd.audit.log import AuditLog
-    from sandlockd.handlers.allowed import AllowedCalls
-    from sandlockd.handlers.context import Context
-    from sandlockd.handlers.limited.view import View
-    from sandlockd.handlers.merged.acquaintance import Acquaintance
     from sandlockd.kernel.aside import Aside
     from sandlockd.kernel.engine import Ledger, Request
     from sandlockd.kernel.launching import Report
@@ -269,64 +265,29 @@ class Sandbox:
 
     def _make_dispatcher(self) -> None:
         # Imported here: the new process is on its way meanwhile.
-        from sandlockd.handlers import record, resumed, table
-        from sandlockd.handlers.context import Context
-        from sandlockd.notify.dispatch import Dispatcher
+        from sandlockd.sandbox.handling import make_dispatcher
 
         assert self._index is not None
-        prepared = self._prepared
         files = Prompt(self._mounts)
         self._aside = files.aside
-        context = Context(
-            engine=self._engine,
+        self._dispatcher = make_dispatcher(
+            self._prepared,
+            self._engine,
+            self._audit,
+            self._index,
+            self._limits,
+            self._trees,
             files=files,
             patient=self._patient,
-            zones=prepared.wall.zones,
-            index=self._index,
-            rules=prepared.rules,
-            rule_for=prepared.rule_for,
-            errno_for=prepared.errno_for,
-            given_back=prepared.given_back,
-            rows=prepared.rows,
-            audit=self._audit,
             init_pid=self._init_pid,
             terminal_device=self._terminal_device,
             further_terminals=() if self._executions is None else self._executions.terminals,
+            may_trace=self._may_trace,
             trace=self._trace,
-            trees=self._trees,
-            trees_lock=self._trees[0].lock if self._trees else None,
-            acquaintance=_acquaintance(self._init_pid) if self._trees else None,
-            hidden=prepared.hidden if prepared.filter_plan.own_pids else None,
-            memory=None if self._limits is None else self._limits.memory,
-            makes_shared_memory=self._may_trace,
-            view=self._view(),
-        )
-        self._dispatcher = Dispatcher(
-            self._engine,
-            table.build(context),
-            in_a_worker=partial(table.build, context.in_a_worker()),
-            mounts_changed=self._mounts_changed,
-            put_on_record=partial(record.refused, context),
-            refused=partial(table.refused_by_table, context),
-            unreadable=partial(table.unreadable, context),
-            unserved=partial(table.unserved, context),
-            failed=partial(table.failed, context),
-            unsent=partial(table.unsent, context),
-            allowed=_allowed_calls(context) if self._audit.records_allowed else None,
             interrupt=self._interrupt,
-            poke=self._patient.poke,
+            mounts_changed=self._mounts_changed,
             kill=self.kill,
-            as_done=partial(resumed.as_done, prepared.rows),
         )
-
-    def _view(self) -> View | None:
-        memory = None if self._limits is None else self._limits.memory
-        processors, counts = self._prepared.processors, self._prepared.filter_plan.counts_processes
-        if memory is None and not processors and not counts:
-            return None
-        from sandlockd.handlers.limited.view import View  # only where it is wanted
-
-        return View(memory=memory, processors=processors, counts_processes=counts)
 
     def _mounts_changed(self) -> None:
         """C met a lookup that may wait, or a mount table that it does not know."""
@@ -489,7 +450,7 @@ class Sandbox:
 
     def serve_early(self, until: float | None, extra_fd: int = -1) -> None:
         """Serve without trio until the time (monotonic), the end, or until extra_fd becomes readable."""
-        self._take_over()
+        self._dispatch_left_over()
         with select.epoll(flags=select.EPOLL_CLOEXEC) as waiting:
             waiting.register(self.control_fd, select.EPOLLIN)
             if extra_fd >= 0:
@@ -513,7 +474,7 @@ class Sandbox:
             if state == TERMINAL:
                 self._engine_is_terminal = True
 
-    def _take_over(self) -> None:
+    def _dispatch_left_over(self) -> None:
         while self._left_over:
             self.dispatcher.dispatch(self._left_over.pop(0))
 
@@ -557,7 +518,7 @@ class Sandbox:
 
             self.dispatcher.start_tasks_with(start_soon)
             self._watch_with(start_soon)
-            self._take_over()
+            self._dispatch_left_over()
             nursery.start_soon(prune_now_and_then, self.index)
             if not self._engine_is_terminal:
                 nursery.start_soon(loop.run)
@@ -772,15 +733,3 @@ class Sandbox:
             if entry is not None:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(entry.pidfd.fd, signal.SIGKILL)
-
-
-def _allowed_calls(context: Context) -> AllowedCalls:
-    from sandlockd.handlers.allowed import AllowedCalls  # only where it is asked for
-
-    return AllowedCalls(context)
-
-
-def _acquaintance(init_pid: int) -> Acquaintance:
-    from sandlockd.handlers.merged.acquaintance import Acquaintance  # only where there are trees
-
-    return Acquaintance(init_pid)
